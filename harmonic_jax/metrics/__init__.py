@@ -1,0 +1,1 @@
+"""Evaluation: numpy in, dict out."""

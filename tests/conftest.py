@@ -1,0 +1,40 @@
+"""Shared by all tests: strictness, shape checks, and where the real images are."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jaxtyping
+
+# Annotations such as Float[Array, "n 4"] are checked at every call while tests run.
+jaxtyping.install_import_hook(
+    ["harmonic_jax.ops", "harmonic_jax.assign", "harmonic_jax.postprocess"], "beartype.beartype"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def _real_data(name: str) -> Path:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the {name} images, which are too big for the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """364 photos of blood cells with VOC XML annotations."""
+    return _real_data("bccd")
+
+
+@pytest.fixture(scope="session")
+def coco_tiny() -> Path:
+    """80 + 80 COCO images in COCO's own layout."""
+    return _real_data("coco_tiny")

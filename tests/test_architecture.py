@@ -1,0 +1,92 @@
+"""Who may import whom. A new edge between rooms is a decision: change the table, say why."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "harmonic_jax"
+
+# Third-party modules and sibling rooms each room may import; the standard library is free.
+ANY = {"*"}
+ALLOWED = {
+    "losses": {"jax", "jaxtyping"},
+    "structures": {"jax", "jaxtyping"},
+    "config": set(),
+    "ops": {"jax", "jaxtyping", "numpy"},
+    "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
+    "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
+    "pretrained": {"jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config"},
+    "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
+    "postprocess": {"jax", "jaxtyping", "ops", "structures"},
+    "data": {
+        "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
+        "rich", "config", "structures",
+    },
+    "metrics": {"numpy", "pycocotools"},
+    "training": ANY,
+    "cli": ANY,
+    "visualize": {"numpy", "cv2", "matplotlib"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level third-party modules and sibling rooms that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write absolute imports"
+            module = node.module or ""
+            names = [module]
+            if module == "harmonic_jax":
+                names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            found.add(parts[1] if parts[0] == "harmonic_jax" and len(parts) > 1 else parts[0])
+    return found - sys.stdlib_module_names - {"harmonic_jax"}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_stay_in_bounds(path: Path) -> None:
+    room = room_of(path)
+    assert room in ALLOWED, f"{path}: a new room needs a row in the table"
+    if ALLOWED[room] == ANY:
+        return
+    outside = imports_of(path) - ALLOWED[room] - {room}
+    assert not outside, f"{room}/ may not import {sorted(outside)}"
+
+
+def test_optax_and_orbax_stay_in_training() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if room_of(path) != "training":
+            assert not imports_of(path) & {"optax", "orbax"}, path
+
+
+def test_losses_need_jax_alone() -> None:
+    """A foreign pipeline installs jax, copies nothing else, and can import the losses."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Refuse(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        blocked = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'cv2',\n"
+        "                   'jaxtyping', 'tyro', 'rich', 'matplotlib', 'PIL'}\n"
+        "        if name.split('.')[0] in blocked: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import harmonic_jax.losses\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
