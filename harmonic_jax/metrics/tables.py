@@ -1,0 +1,248 @@
+"""Ground truth and detections of a whole data set, as columns: one row an object, not one an image.
+
+Every metric reads these two tables, whatever the numbers came from: data records, network output
+or COCO files. Boxes are float64 xyxy in pixels of the original image, with x2 = x1 + width.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class AnnotatedImage(Protocol):
+    """What a table needs of a data record: an image id and the columns of its objects."""
+
+    @property
+    def image_id(self) -> int: ...
+    @property
+    def boxes(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def is_crowd(self) -> np.ndarray: ...
+    @property
+    def is_difficult(self) -> np.ndarray: ...
+    @property
+    def area(self) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroundTruthTable:
+    """The annotated objects of every image under evaluation. Columns are converted and checked.
+
+    Attributes:
+      image_ids: int64 [n], every image evaluated, also those without objects; no id twice.
+      image_id: int64 [g], the image of each object, one of `image_ids`.
+      boxes: float64 [g, 4], xyxy in pixels, finite.
+      labels: int32 [g], 0..k-1.
+      is_crowd: bool [g], COCO's iscrowd: a region of many objects.
+      is_difficult: bool [g], VOC's flag.
+      area: float64 [g], square pixels; decides small, medium or large. COCO gives the mask's.
+      class_names: k names, no name twice.
+      category_ids: the data set's own id of each class, for files in COCO format; no id twice.
+      sizes: float64 [g, 2], width and height; by default the differences of `boxes`. A COCO file
+        gives them itself, and in floating point (x + w) - x is not always w.
+
+    Raises:
+      TypeError: A column of a type that does not convert without loss of meaning.
+      ValueError: Columns of different lengths, a box or area that is not finite, an unknown image
+        or label; the message names the image.
+    """
+
+    image_ids: np.ndarray
+    image_id: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    is_difficult: np.ndarray
+    area: np.ndarray
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    sizes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.boxes)
+        _set_column(self, "image_ids", np.int64, (len(self.image_ids),))
+        _set_column(self, "image_id", np.int64, (rows,))
+        _set_column(self, "boxes", np.float64, (rows, 4))
+        _set_column(self, "labels", np.int32, (rows,))
+        _set_column(self, "is_crowd", np.bool_, (rows,))
+        _set_column(self, "is_difficult", np.bool_, (rows,))
+        _set_column(self, "area", np.float64, (rows,))
+        _set_sizes(self, self.boxes)
+        _set_tuple(self, "class_names", len(self.class_names))
+        _set_tuple(self, "category_ids", len(self.class_names))
+        if len(np.unique(self.image_ids)) != len(self.image_ids):
+            raise ValueError("image_ids holds an id twice; every image must be listed once")
+        for column in ("boxes", "area"):
+            _refuse_non_finite(self, "ground truth", column)
+        unknown = np.flatnonzero(~np.isin(self.image_id, self.image_ids))
+        if unknown.size:
+            raise ValueError(f"an object's image {self.image_id[unknown[0]]} is not in image_ids")
+        check_labels("ground truth", self.image_id, self.labels, len(self.class_names))
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[AnnotatedImage],
+        *,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+    ) -> "GroundTruthTable":
+        """Joins the objects of data records, one record an image, in their order."""
+        records = tuple(records)
+        counts = [len(record.labels) for record in records]
+        image_ids = np.array([record.image_id for record in records], np.int64)
+        return cls(
+            image_ids=image_ids,
+            image_id=np.repeat(image_ids, counts),
+            boxes=_join([record.boxes for record in records], (0, 4)),
+            labels=_join([record.labels for record in records], (0,)),
+            is_crowd=_join([record.is_crowd for record in records], (0,)),
+            is_difficult=_join([record.is_difficult for record in records], (0,)),
+            area=_join([record.area for record in records], (0,)),
+            class_names=tuple(class_names),
+            category_ids=tuple(category_ids),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionTable:
+    """Scored boxes of a data set, in any order. Columns are converted and checked.
+
+    A box of no size is a valid, hopeless detection. An inverted one (x2 < x1 or y2 < y1) is kept
+    as well and overlaps nothing; docs/metrics.md tells how each metric counts it.
+
+    Attributes:
+      image_id: int64 [d].
+      boxes: float64 [d, 4], xyxy in pixels, finite.
+      scores: float64 [d], finite; only their order matters.
+      labels: int32 [d], 0..k-1.
+      sizes: float64 [d, 2], width and height; see `GroundTruthTable`.
+
+    Raises:
+      TypeError: A column of a type that does not convert without loss of meaning.
+      ValueError: Columns of different lengths, a box or score that is not finite, a negative label;
+        the message names the image.
+
+    Example:
+      >>> table = DetectionTable(
+      ...     image_id=[7, 7], boxes=[[0, 0, 4, 2], [1, 1, 3, 3]], scores=[0.9, 0.5], labels=[0, 1]
+      ... )
+      >>> table.sizes.tolist()
+      [[4.0, 2.0], [2.0, 2.0]]
+    """
+
+    image_id: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.boxes)
+        _set_column(self, "image_id", np.int64, (rows,))
+        _set_column(self, "boxes", np.float64, (rows, 4))
+        _set_column(self, "scores", np.float64, (rows,))
+        _set_column(self, "labels", np.int32, (rows,))
+        _set_sizes(self, self.boxes)
+        for column in ("boxes", "scores"):
+            _refuse_non_finite(self, "detection", column)
+        check_labels("detection", self.image_id, self.labels, None)
+
+    @classmethod
+    def from_padded(
+        cls,
+        image_id: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        valid: np.ndarray,
+    ) -> "DetectionTable":
+        """Takes the valid rows of padded batches.
+
+        Args:
+          image_id: [b].
+          boxes: [b, d, 4], xyxy in pixels of the original image.
+          scores, labels, valid: [b, d]; rows where `valid` is False mean nothing.
+        """
+        rows = np.asarray(valid, bool)
+        return cls(
+            image_id=np.repeat(np.asarray(image_id), rows.sum(axis=1)),
+            boxes=np.asarray(boxes)[rows],
+            scores=np.asarray(scores)[rows],
+            labels=np.asarray(labels)[rows],
+        )
+
+
+def concatenate_detections(tables: Sequence[DetectionTable]) -> DetectionTable:
+    """One table with the rows of all, in their order; of none, an empty table."""
+    return DetectionTable(
+        image_id=_join([table.image_id for table in tables], (0,)),
+        boxes=_join([table.boxes for table in tables], (0, 4)),
+        scores=_join([table.scores for table in tables], (0,)),
+        labels=_join([table.labels for table in tables], (0,)),
+        sizes=_join([box_sizes(table) for table in tables], (0, 2)),
+    )
+
+
+def box_sizes(table: GroundTruthTable | DetectionTable) -> np.ndarray:
+    """Width and height of every box, float64 [rows, 2]."""
+    assert table.sizes is not None  # set on construction
+    return table.sizes
+
+
+def check_labels(
+    name: str, image_id: np.ndarray, labels: np.ndarray, num_classes: int | None
+) -> None:
+    """Refuses labels below 0 and, where the number of classes is known, too large ones."""
+    wrong = labels < 0
+    if num_classes is not None:
+        wrong |= labels >= num_classes
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        legal = ">= 0" if num_classes is None else f"in 0..{num_classes - 1}"
+        raise ValueError(
+            f"{name} {row} of image {image_id[row]} has label {labels[row]}; it must be {legal}"
+        )
+
+
+def _join(columns: Sequence[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate(columns) if columns else np.zeros(empty_shape)
+
+
+def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    column = np.asarray(getattr(table, name))
+    if column.size == 0 and 0 in shape:
+        column = np.zeros(shape, dtype)  # an empty list has no type and no second axis
+    if column.shape != shape:
+        raise ValueError(f"{name} has shape {column.shape}; the other columns make it {shape}")
+    if not np.can_cast(column.dtype, dtype, "same_kind"):
+        raise TypeError(f"{name} has type {column.dtype}; it must convert to {dtype.__name__}")
+    object.__setattr__(table, name, column.astype(dtype, copy=False))
+
+
+def _set_sizes(table: GroundTruthTable | DetectionTable, boxes: np.ndarray) -> None:
+    if table.sizes is None:
+        object.__setattr__(table, "sizes", boxes[:, 2:] - boxes[:, :2])
+    _set_column(table, "sizes", np.float64, (len(boxes), 2))
+
+
+def _set_tuple(table: GroundTruthTable, name: str, length: int) -> None:
+    values = tuple(getattr(table, name))
+    if len(values) != length or len(set(values)) != length:
+        raise ValueError(f"{name} is {values}; it must be {length} different values, one a class")
+    object.__setattr__(table, name, values)
+
+
+def _refuse_non_finite(table: GroundTruthTable | DetectionTable, name: str, column: str) -> None:
+    values: np.ndarray = getattr(table, column)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise ValueError(
+            f"{name} {row} of image {table.image_id[row]} has {column} {values[row].tolist()}; "
+            "every number must be finite"
+        )
