@@ -1,0 +1,90 @@
+"""Batch normalisation (Ioffe and Szegedy 2015), trained over the global batch or frozen.
+
+    y = (x - mean) / sqrt(var + eps) * scale + bias
+
+Statistics and the affine map are float32 even when the network is bfloat16.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from harmonic_jax.models.conv import Frozen
+
+EPS = 1e-5
+MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Batch norm whose statistics and affine map are constants of a pretrained network."""
+
+    def __init__(self, num_channels: int) -> None:
+        self.scale = Frozen(jnp.ones((num_channels,), jnp.float32))
+        self.bias = Frozen(jnp.zeros((num_channels,), jnp.float32))
+        self.mean = Frozen(jnp.zeros((num_channels,), jnp.float32))
+        self.var = Frozen(jnp.ones((num_channels,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _normalize(x, self.mean[...], self.var[...], self.scale[...], self.bias[...])
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over all axes but the last.
+
+    Under `jax.jit` with the batch sharded over devices the mean is the global one: the
+    statistics are those of the whole batch, whatever the number of devices. In training
+    (`model.train()`) the running statistics move by a tenth towards those of the batch, the
+    variance by its unbiased estimate, as in PyTorch; `model.eval()` uses them.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        self.scale = nnx.Param(jnp.ones((num_channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_channels,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((num_channels,), jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones((num_channels,), jnp.float32))
+        self.use_running_average = False  # the name that nnx.Module.train and .eval set
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = _statistics(x)
+            self._update(mean, var, count=x.size // x.shape[-1])
+        return _normalize(x, mean, var, self.scale[...], self.bias[...])
+
+    def _update(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
+        mean, var = jax.lax.stop_gradient((mean, var))
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
+        self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * unbiased
+
+
+def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each channel, float32, in two passes.
+
+    E[x^2] - E[x]^2 would save a pass and lose every digit where the mean is far from zero.
+    """
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.float32)
+    mean = x.mean(axes, keepdims=True)
+    return mean.reshape(-1), jnp.square(x - mean).mean(axes)
+
+
+def _normalize(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    slope = scale * jax.lax.rsqrt(var + EPS)
+    offset = bias - mean * slope
+    slope, offset = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (slope, offset))
+    return (x.astype(jnp.float32) * slope + offset).astype(x.dtype)
+
+
+def build_norm(
+    kind: Literal["frozen", "batch"], num_channels: int, *, trainable: bool
+) -> BatchNorm | FrozenBatchNorm:
+    """The norm of a backbone; a stage that is not trained keeps its statistics too."""
+    if kind == "batch" and trainable:
+        return BatchNorm(num_channels)
+    return FrozenBatchNorm(num_channels)
