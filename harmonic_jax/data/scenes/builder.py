@@ -1,0 +1,144 @@
+"""Fashion scenes as a TFDS data set, with the features of TFDS's `coco`; needs no TensorFlow.
+
+    builder = FashionScenes(data_dir=folder)
+    builder.download_and_prepare()
+    train = builder.as_data_source("train")
+
+Once this module is imported, `tfds.builder("fashion_scenes")` and `tfds.data_source(..)` know the
+name; `tfds.builder_from_directory(builder.data_dir)` reads a prepared copy without it.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+import tensorflow_datasets as tfds
+
+from harmonic_jax.data.scenes.items import CLASS_NAMES, ItemPool, load_items
+from harmonic_jax.data.scenes.options import CROWDED, SceneOptions
+from harmonic_jax.data.scenes.render import Scene, render_scene, scene_rng
+
+Split = Literal["train", "validation"]
+
+# The generator's seed of each split. Another value is another data set: raise VERSION too.
+_SEEDS: dict[Split, int] = {"train": 20170825, "validation": 20170826}
+_FIRST_IMAGE_ID: dict[Split, int] = {"train": 0, "validation": 1_000_000}
+_OBJECT_IDS_PER_IMAGE = 256
+
+
+@dataclasses.dataclass(eq=False)
+class FashionScenesConfig(tfds.core.BuilderConfig):
+    """One variant of the data set: how hard, and how many scenes a split."""
+
+    options: SceneOptions = SceneOptions()
+    num_scenes: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"train": 4000, "validation": 500}
+    )
+
+
+class FashionScenes(tfds.core.GeneratorBasedBuilder):
+    """Fashion-MNIST items on procedural backgrounds, scaled, turned and partly hidden."""
+
+    name = "fashion_scenes"
+    url_infos = None  # nothing is downloaded; TFDS's own search for checksums needs more packages
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels."}
+    BUILDER_CONFIGS = [
+        FashionScenesConfig(name="default", description="1 to 6 objects, at least 40 % visible."),
+        FashionScenesConfig(
+            name="crowded",
+            description="6 to 14 objects, most of them against another, at least 25 % visible.",
+            options=CROWDED,
+        ),
+    ]
+
+    def __init__(self, *, file_format: str | None = None, **kwargs: Any) -> None:
+        # ArrayRecord is the format that can be written and read at random without TensorFlow.
+        super().__init__(file_format=file_format or "array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.options.size
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "Object detection scenes of ten classes of clothing. Items of Fashion-MNIST are "
+                "pasted on procedural backgrounds with random size, rotation, colour, occlusion "
+                "and clutter. Boxes are tight on the visible pixels. Train and validation "
+                "scenes share no item."
+            ),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(size, size, 3), dtype=np.uint8, encoding_format="jpeg"
+                    ),
+                    "image/filename": tfds.features.Text(),
+                    "image/id": np.int64,
+                    "objects": tfds.features.Sequence(
+                        {
+                            "id": np.int64,
+                            "area": np.int64,
+                            "bbox": tfds.features.BBoxFeature(),
+                            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                            "is_crowd": np.bool_,
+                        }
+                    ),
+                }
+            ),
+            homepage="https://github.com/zalandoresearch/fashion-mnist",
+            license="Items: MIT, Copyright (c) 2017 Zalando SE",
+            citation=_CITATION,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager  # everything comes with the package
+        return {split: self._generate_examples(split) for split in _SEEDS}
+
+    def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+        pool = load_items(split)
+        for index in range(self.builder_config.num_scenes[split]):
+            yield index, make_example(pool, split, index, self.builder_config.options)
+
+
+def make_example(pool: ItemPool, split: Split, index: int, options: SceneOptions) -> dict[str, Any]:
+    """Scene `index` of a split, in the form the TFDS features encode."""
+    rng = scene_rng(_SEEDS[split], index)
+    scene = render_scene(pool, rng, options)
+    quality = int(rng.integers(80, 96))
+    jpeg = simplejpeg.encode_jpeg(scene.image, quality=quality, colorsubsampling="420")
+    return {
+        "image": io.BytesIO(jpeg),
+        "image/filename": f"{split}_{index:06d}.jpg",
+        "image/id": _FIRST_IMAGE_ID[split] + index,
+        "objects": _objects(scene, _FIRST_IMAGE_ID[split] + index),
+    }
+
+
+def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+    height, width = scene.label_map.shape
+    return [
+        {
+            # Unique over the data set and never 0, which pycocotools takes for "no match".
+            "id": image_id * _OBJECT_IDS_PER_IMAGE + k + 1,
+            "area": int(scene.areas[k]),
+            "bbox": tfds.features.BBox(
+                ymin=y1 / height, xmin=x1 / width, ymax=y2 / height, xmax=x2 / width
+            ),
+            "label": int(scene.labels[k]),
+            "is_crowd": False,
+        }
+        for k, (x1, y1, x2, y2) in enumerate(scene.boxes.tolist())
+    ]
+
+
+_CITATION = """\
+@misc{xiao2017fashion,
+  title = {Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Han Xiao and Kashif Rasul and Roland Vollgraf},
+  year = {2017},
+  eprint = {1708.07747},
+  archivePrefix = {arXiv}
+}
+"""
