@@ -39,7 +39,7 @@ class Batch:
     images: UInt8[Array, "b h w 3"]  # RGB
     image_size: Float[Array, "b 2"]  # height, width
     scale: Float[Array, "b 2"]  # y, x
-    image_id: Int[Array, " b"]
+    record_index: Int[Array, " b"]  # position in the source's records
     is_real: Bool[Array, " b"]
     ground_truth: GroundTruth
 

@@ -1,0 +1,159 @@
+"""The objective of one-stage detectors with sigmoid heads: focal loss and boxes, with or without HarDet.
+
+Sums over samples are kept apart from their normaliser, so that a batch processed in parts and a
+batch sharded over devices give the gradient of the whole batch.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from harmonic_jax import losses
+from harmonic_jax.assign.targets import dense_targets
+from harmonic_jax.config import LossConfig, MatchConfig
+from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.structures import GroundTruth, Predictions, Targets
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossSums:
+    """Sums over all samples of a batch; `add` joins the parts of one batch.
+
+    Attributes:
+      total: float32 scalar, what is minimised, not yet divided.
+      terms: float32 scalars by name, for logs; each a sum over samples.
+      num_positive: float32 scalar, the normaliser.
+    """
+
+    total: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
+    num_positive: Float[Array, ""]
+
+    def add(self, other: "LossSums") -> "LossSums":
+        return jax.tree.map(jnp.add, self, other)
+
+    def normalized(self) -> dict[str, Float[Array, ""]]:
+        """`loss` and every term, divided by max(num_positive, 1)."""
+        scale = 1.0 / jnp.maximum(self.num_positive, 1.0)
+        return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
+
+
+def dense_objective(
+    predictions: Predictions,
+    anchors: tuple[Float[Array, "n 4"], ...],
+    ground_truth: GroundTruth,
+    is_real: Bool[Array, " b"],
+    *,
+    loss: LossConfig,
+    match: MatchConfig,
+) -> LossSums:
+    """Assigns the ground truth to anchors and sums the losses of a batch.
+
+    Positive anchors contribute L_i of the HarDet formula (or focal + SmoothL1 for the baseline),
+    negative ones their focal loss, ignored ones and images that are not real nothing.
+
+    Args:
+      predictions: raw outputs, [b, n_l, k] and [b, n_l, 4] a level.
+      anchors: [n_l, 4] a level, xyxy pixels.
+      ground_truth: [b, g] padded objects.
+      is_real: [b], False for slots that only fill the batch.
+      loss: which losses, and their constants.
+      match: IoU thresholds of the assignment.
+
+    Returns:
+      Sums over the batch; under jit with a sharded batch they are the global sums.
+    """
+    num_classes = predictions.cls_logits[0].shape[-1]
+
+    def assign(truth: GroundTruth) -> tuple[Targets, ...]:
+        return dense_targets(
+            anchors,
+            truth,
+            num_classes=num_classes,
+            positive_iou=match.positive_iou,
+            negative_iou=match.negative_iou,
+            low_quality=match.low_quality,
+        )
+
+    targets = jax.vmap(assign)(ground_truth)
+    # One level at a time: concatenating anchors x classes would copy the largest array there is.
+    per_level = [
+        _level_sums(*level, is_real=is_real, loss=loss)
+        for level in zip(predictions.cls_logits, predictions.deltas, anchors, targets, strict=True)
+    ]
+    sums = per_level[0]
+    for level in per_level[1:]:
+        sums = sums.add(level)
+    return sums
+
+
+def _level_sums(
+    cls_logits: Float[Array, "b n k"],
+    deltas: Float[Array, "b n 4"],
+    anchors: Float[Array, "n 4"],
+    targets: Targets,
+    *,
+    is_real: Bool[Array, " b"],
+    loss: LossConfig,
+) -> LossSums:
+    positive = targets.is_positive & is_real[:, None]
+    negative = targets.is_counted & ~targets.is_positive & is_real[:, None]
+
+    focal = losses.sigmoid_focal_loss(
+        cls_logits, targets.labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma
+    )
+    cls_loss = focal.sum(-1)
+    target_deltas = encode_boxes(targets.boxes, jnp.broadcast_to(anchors, targets.boxes.shape))
+    box_loss = loss.box_weight * losses.smooth_l1_loss(
+        deltas, target_deltas, beta=loss.smooth_l1_beta, where=positive
+    )
+    boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape))
+    iou = losses.aligned_iou(boxes, targets.boxes)
+    true_logit = _true_class_logit(cls_logits, targets.labels)
+    prob = jax.nn.sigmoid(true_logit)
+
+    terms = {
+        "cls_loss": _masked_sum(cls_loss, positive | negative),
+        "box_loss": _masked_sum(box_loss, positive),
+        "positive_score": _masked_sum(prob, positive),
+        "positive_iou": _masked_sum(iou, positive),
+    }
+    if loss.hardet:
+        entropy = losses.sigmoid_entropy(true_logit)
+        per_positive = losses.hardet_loss(
+            cls_loss,
+            box_loss,
+            prob,
+            iou,
+            entropy,
+            alpha=loss.alpha,
+            gamma=loss.gamma,
+            margin=loss.margin,
+            factor_gradient=loss.factor_gradient,
+            factor_source=loss.factor_source,
+            cross_entropy=jax.nn.softplus(-true_logit) if loss.factor_source == "ce" else None,
+            where=positive,
+        )
+        # Evaluated again for the log only: the compiler shares the work with hardet_loss.
+        terms["hiou_loss"] = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=positive).sum()
+        terms["tc_loss"] = losses.task_contrastive_loss(
+            prob, iou, entropy, margin=loss.margin, where=positive
+        ).sum()
+    else:
+        per_positive = jnp.where(positive, cls_loss + box_loss, 0.0)
+    total = per_positive.sum() + _masked_sum(cls_loss, negative)
+    return LossSums(total, terms, positive.sum(dtype=jnp.float32))
+
+
+def _true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[Array, "b n"]:
+    """The logit of each anchor's class; 0 for background. A masked sum: its gradient is fused
+    with the focal loss's, where that of a gather would scatter into a second copy."""
+    classes = jnp.arange(cls_logits.shape[-1], dtype=labels.dtype)
+    return jnp.where(classes == labels[..., None], cls_logits, 0.0).sum(-1)
+
+
+def _masked_sum(values: Float[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, ""]:
+    return jnp.where(mask, values, 0.0).sum()

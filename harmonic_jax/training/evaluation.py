@@ -1,0 +1,85 @@
+"""Detections of a whole data set split, and their metrics."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from harmonic_jax.config import Config
+from harmonic_jax.data.loader import LoaderReport, eval_batches
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.metrics.coco import coco_metrics
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.voc import voc_metrics
+from harmonic_jax.structures import Batch
+from harmonic_jax.training.progress import track
+from harmonic_jax.training.sharding import check_divides, put_batch
+from harmonic_jax.training.state import Variables
+from harmonic_jax.training.step import PredictStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Numbers, and the tables they were computed from."""
+
+    metrics: dict[str, float]
+    ground_truth: GroundTruthTable
+    detections: DetectionTable
+    skipped: LoaderReport
+
+
+def evaluate(
+    predict_step: PredictStep,
+    variables: Variables,
+    source: DetectionSource,
+    config: Config,
+    mesh: Mesh,
+) -> Evaluation:
+    """Runs the detector over every image of a source and scores the detections.
+
+    Every process returns the same numbers: predictions come back whole from the device.
+    An image that cannot be decoded has no detections, and its objects count as missed.
+    """
+    batch_size = config.train.eval_batch_size or config.train.batch_size
+    check_divides(mesh, "train.eval_batch_size", batch_size)
+    batches = eval_batches(
+        source,
+        config.data,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with batches:
+        tracked = track(batches, total=len(batches), description="evaluating")
+        detections = _collect(_detect(predict_step, variables, tracked, mesh), source)
+        skipped = batches.report
+    truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
+    metrics = dict(coco_metrics(truth, detections))
+    if any(record.is_difficult.any() for record in source.records):
+        metrics |= {f"VOC_{k}": v for k, v in voc_metrics(truth, detections).items()}
+    return Evaluation(metrics, truth, detections, skipped)
+
+
+def _detect(
+    predict_step: PredictStep, variables: Variables, batches: Iterator[Batch], mesh: Mesh
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields (record index, box, score, label) columns a batch, in original pixels."""
+    for batch in batches:
+        detections, index = jax.device_get(predict_step(variables, put_batch(batch, mesh)))
+        image, slot = np.nonzero(detections.valid)
+        yield (
+            index[image],
+            detections.boxes[image, slot],
+            detections.scores[image, slot],
+            detections.labels[image, slot],
+        )
+
+
+def _collect(columns: Iterator[tuple[np.ndarray, ...]], source: DetectionSource) -> DetectionTable:
+    index, boxes, scores, labels = (np.concatenate(c) for c in zip(*columns, strict=True))
+    # Batches group images by shape; results are written in the data set's own order.
+    order = np.argsort(index, kind="stable")
+    image_ids = np.array([record.image_id for record in source.records], np.int64)
+    return DetectionTable(image_ids[index[order]], boxes[order], scores[order], labels[order])

@@ -1,0 +1,82 @@
+"""What a person reads after an evaluation: tables, results in COCO format, pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.decode import ImageError, decode_image
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.metrics.coco import format_coco_table
+from harmonic_jax.metrics.results_json import save_coco_results
+from harmonic_jax.training.evaluation import Evaluation
+from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.visualize import LabelledBoxes, detection_grid, plot_loss_curves, save_png
+
+NUM_PICTURES = 12
+SHOWN_SCORE = 0.3
+
+
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    source: DetectionSource,
+    *,
+    data: DataConfig,
+    log: Path | None = None,
+) -> list[Path]:
+    """Writes metrics.json, metrics.txt, detections.json (COCO results), detections.png, curves.png.
+
+    Args:
+      folder: made if absent; files of an earlier report are replaced.
+      evaluation: what to report.
+      source: the images evaluated on.
+      data: for the cap on pixels.
+      log: metrics.jsonl of the run, for the curves; None leaves them out.
+
+    Returns:
+      The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("metrics.json", "metrics.txt", "detections.json")]
+    files[0].write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+    files[1].write_text(format_coco_table(evaluation.metrics) + "\n")
+    save_coco_results(files[2], evaluation.detections, source.category_ids)
+    files.append(folder / "detections.png")
+    save_png(files[-1], prediction_grid(evaluation, source, max_pixels=data.max_pixels))
+    if log is not None and log.exists():
+        files.append(folder / "curves.png")
+        plot_loss_curves(files[-1], read_metrics(log))
+    return files
+
+
+def prediction_grid(
+    evaluation: Evaluation, source: DetectionSource, *, max_pixels: int
+) -> np.ndarray:
+    """Pictures from all over the split with true and predicted boxes, uint8 RGB [h, w, 3].
+
+    Images that cannot be decoded are passed over. Predictions under a score of 0.3 are not drawn.
+    """
+    count = min(NUM_PICTURES, len(source.records))
+    images, truths, predictions = [], [], []
+    for index in np.unique(np.linspace(0, len(source.records) - 1, count).astype(int)):
+        record = source.records[index]
+        try:
+            image = decode_image(
+                source.image_bytes(int(index)),
+                max_pixels=max_pixels,
+                annotated_size=(record.height, record.width),
+            ).image
+        except (ImageError, OSError):
+            continue
+        images.append(image)
+        truths.append(LabelledBoxes(record.boxes, record.labels))
+        predictions.append(_predicted(evaluation, record.image_id))
+    return detection_grid(images, truths, predictions, source.class_names)
+
+
+def _predicted(evaluation: Evaluation, image_id: int) -> LabelledBoxes:
+    table = evaluation.detections
+    shown = (table.image_id == image_id) & (table.scores >= SHOWN_SCORE)
+    return LabelledBoxes(table.boxes[shown], table.labels[shown], table.scores[shown])

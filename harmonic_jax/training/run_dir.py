@@ -1,0 +1,114 @@
+"""The folder of a run, and whether what lies there may be continued."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.training.config_json import config_from_json, config_to_json, differences
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """Names of everything a run writes."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @classmethod
+    def of(cls, config: Config) -> "RunDir":
+        return cls(Path(config.run_dir) if config.run_dir else Path("runs") / config.name)
+
+    def read_config(self) -> Config:
+        """The config the run was started with.
+
+        Raises:
+          ConfigError: the folder holds no run, or its config.json cannot be read.
+        """
+        try:
+            return config_from_json(json.loads(self.config.read_text()))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} holds no run: there is no {self.config}") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self.config} is not valid JSON: {error}") from None
+
+    def open(self, config: Config) -> bool:
+        """Makes the folder, or checks that the run in it is this one; True if it was there.
+
+        Raises:
+          ConfigError: another run lies here. Nothing is overwritten.
+        """
+        if self.config.exists():
+            self._refuse_other(self.read_config(), config)
+            return True
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"{self.path} exists and is not a run of ours (no config.json); "
+                "choose another folder with --run-dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.config.with_suffix(".tmp")
+        partial.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
+        partial.replace(self.config)
+        return False
+
+    def _refuse_other(self, old: Config, new: Config) -> None:
+        changed = differences(old, new)
+        if changed:
+            listing = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items())
+            raise ConfigError(
+                f"{self.path} holds a run with another config ({listing}). Choose another folder "
+                "with --run-dir, or start with the same values to continue it"
+            )
+
+
+def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> dict[str, Any]:
+    """What a checkpoint says of itself, as JSON."""
+    return {
+        "config": config_to_json(config),
+        "class_names": list(source.class_names),
+        "category_ids": list(source.category_ids),
+        "order_fingerprint": fingerprint,
+    }
+
+
+def check_resumable(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuses to continue where the config or the order of the data changed.
+
+    Raises:
+      ConfigError: names what changed.
+    """
+    old, new = config_from_json(found["config"]), config_from_json(current["config"])
+    changed = differences(old, new)
+    if changed:
+        listing = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items())
+        raise ConfigError(f"the checkpoint was made with another config: {listing}")
+    if found["class_names"] != current["class_names"]:
+        raise ConfigError(
+            f"the checkpoint knows the classes {found['class_names']}, "
+            f"the data has {current['class_names']}"
+        )
+    if found["order_fingerprint"] != current["order_fingerprint"]:
+        raise ConfigError(
+            "the training data, or the order in which it comes, is not that of the checkpoint "
+            "(images, objects, seed, batch size or augmentation changed): continuing would not "
+            "give the run that was started. Restore the data, or choose another --run-dir"
+        )
