@@ -1,0 +1,276 @@
+"""The losses of HarmonicDet (Wang & Zhang, ICCV 2021, arXiv:2108.10809).
+
+All of them are functions of per-sample quantities of positives, so that every factor belongs to
+one sample: a batch mean never enters an exponential.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, check_choice, keep
+
+FactorGradient = Literal["through", "stop", "cls_only"]
+FactorSource = Literal["loss", "ce"]
+
+
+def harmonic_loss(
+    cls_loss: ArrayLike,
+    loc_loss: ArrayLike,
+    *,
+    factor_gradient: FactorGradient = "through",
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Classification and localization loss, each weighted by how small the other one is.
+
+    `(1 + exp(-loc_loss)) * cls_loss + (1 + exp(-cls_loss)) * loc_loss`
+
+    Gradient, with C = cls_loss and L = loc_loss:
+
+    - "through": d/dC = 1 + e^-L - L e^-C and d/dL = 1 + e^-C - C e^-L. A confident but badly
+      placed box is made less confident (d/dC < 0 needs L > 1.2785), and a well placed but
+      unconfident box is pushed away (d/dL < 0 needs C > 1.2785).
+    - "stop": d/dC = 1 + e^-L and d/dL = 1 + e^-C; the factors are plain weights.
+    - "cls_only": d/dC as in "through", d/dL as in "stop".
+
+    Args:
+      cls_loss: [*b] classification loss of each sample, >= 0.
+      loc_loss: [*b] localization loss of each sample, summed over its coordinates, >= 0.
+      factor_gradient: whether gradients flow through the factors, see above.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: a loss is not floating point, or `where` not bool.
+      ValueError: the shapes differ, or `factor_gradient` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import harmonic_loss
+      >>> loss = harmonic_loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]))
+      >>> [round(float(value), 3) for value in loss]  # 2 * 2, and 2 * (1 + 1/e)
+      [4.0, 2.736]
+
+    Source: arXiv:2108.10809, harmonic loss.
+    """
+    cls_loss, loc_loss = as_floats(cls_loss=cls_loss, loc_loss=loc_loss)
+    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    mask = as_mask(where, cls_loss.shape)
+    cls_loss, loc_loss = keep(mask, cls_loss), keep(mask, loc_loss)
+    return keep(mask, _harmonic(cls_loss, loc_loss, cls_loss, factor_gradient))
+
+
+def _harmonic(
+    cls_loss: jax.Array, loc_loss: jax.Array, factor_loss: jax.Array, mode: FactorGradient
+) -> jax.Array:
+    """The harmonic loss whose classification factor is exp(-factor_loss)."""
+    beta_c = jnp.exp(-(stop_gradient(factor_loss) if mode == "stop" else factor_loss))
+    beta_r = jnp.exp(-(loc_loss if mode == "through" else stop_gradient(loc_loss)))
+    return (1 + beta_r) * cls_loss + (1 + beta_c) * loc_loss
+
+
+def task_contrastive_loss(
+    prob: ArrayLike,
+    iou: ArrayLike,
+    entropy: ArrayLike,
+    *,
+    margin: float = 0.2,
+    factor_gradient: FactorGradient = "through",
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Distance of score and IoU beyond a margin; uncertain samples count less.
+
+    `max(0, |prob - iou| - margin) / (1 + exp(entropy))`
+
+    The gradient reaches `prob` always; the other two arguments by `factor_gradient`:
+
+    - "through": both. An IoU above `prob + margin` is pushed down, and a higher entropy rewarded.
+    - "stop": neither; the score alone moves, towards a constant IoU, with a constant weight.
+    - "cls_only": the entropy but not the IoU, so the classification branch alone is moved.
+
+    At the margin itself, and where score and IoU are equal, the gradient is 0.
+
+    Args:
+      prob: [*b] predicted probability of the true class, in [0, 1].
+      iou: [*b] IoU of the predicted box and its ground truth, in [0, 1].
+      entropy: [*b] entropy of the prediction in nats, >= 0: `softmax_entropy` of the logits, or
+        for a sigmoid head `sigmoid_entropy` of one logit (never a sum over classes, which grows
+        with their number).
+      margin: difference that costs nothing, in [0, 1].
+      factor_gradient: whether gradients flow through IoU and entropy, see above.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: an array is not floating point, `where` not bool, or `margin` not a number.
+      ValueError: the shapes differ, or an option is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import task_contrastive_loss
+      >>> prob, iou = jnp.array([0.9, 0.9]), jnp.array([0.8, 0.2])
+      >>> loss = task_contrastive_loss(prob, iou, jnp.zeros(2))
+      >>> [round(float(value), 3) for value in loss]  # within the margin, and 0.5 / 2
+      [0.0, 0.25]
+
+    Source: arXiv:2108.10809, task-contrastive loss.
+    """
+    prob, iou, entropy = as_floats(prob=prob, iou=iou, entropy=entropy)
+    margin = as_number("margin", margin, 0.0, 1.0)
+    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    mask = as_mask(where, prob.shape)
+    prob, iou, entropy = keep(mask, prob), keep(mask, iou), keep(mask, entropy)
+    return keep(mask, _task_contrastive(prob, iou, entropy, margin, factor_gradient))
+
+
+def _task_contrastive(
+    prob: jax.Array, iou: jax.Array, entropy: jax.Array, margin: float, mode: FactorGradient
+) -> jax.Array:
+    iou = iou if mode == "through" else stop_gradient(iou)
+    entropy = stop_gradient(entropy) if mode == "stop" else entropy
+    # 1 / (1 + exp(H)) = sigmoid(-H), which does not overflow.
+    return jax.nn.sigmoid(-entropy) * jax.nn.relu(jnp.abs(prob - iou) - margin)
+
+
+def harmonic_iou_loss(
+    iou: ArrayLike, *, gamma: float = 0.8, where: ArrayLike | None = None
+) -> jax.Array:
+    """IoU loss that keeps more weight on boxes that are already good.
+
+    `(1 + iou)**gamma * (1 - iou)`
+
+    Its slope is `(1 + iou)**(gamma - 1) * ((gamma - 1) - (gamma + 1) * iou)`: for gamma <= 1 the
+    loss falls with the IoU everywhere; above 1 it rises at first, which rewards a worse box.
+
+    Args:
+      iou: [*b] IoU of the predicted box and its ground truth, in [0, 1].
+      gamma: exponent, >= 0; 0 is the plain IoU loss, and up to 1 the loss is monotone.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: `iou` is not floating point, `where` not bool, or `gamma` not a number.
+      ValueError: the shapes differ, or `gamma` is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import harmonic_iou_loss
+      >>> [round(float(value), 3) for value in harmonic_iou_loss(jnp.array([0.0, 0.5, 1.0]))]
+      [1.0, 0.692, 0.0]
+
+    Source: arXiv:2108.10809, harmonic IoU loss.
+    """
+    (iou,) = as_floats(iou=iou)
+    gamma = as_number("gamma", gamma, 0.0)
+    mask = as_mask(where, iou.shape)
+    return keep(mask, _harmonic_iou(keep(mask, iou), gamma))
+
+
+def _harmonic_iou(iou: jax.Array, gamma: float) -> jax.Array:
+    return (1 + iou) ** gamma * (1 - iou)
+
+
+def hardet_loss(
+    cls_loss: ArrayLike,
+    smooth_l1: ArrayLike,
+    prob: ArrayLike,
+    iou: ArrayLike,
+    entropy: ArrayLike,
+    *,
+    alpha: float = 1.5,
+    gamma: float = 0.8,
+    margin: float = 0.2,
+    factor_gradient: FactorGradient = "through",
+    factor_source: FactorSource = "loss",
+    cross_entropy: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """The whole HarDet loss of a positive sample.
+
+    ```
+    loc   = smooth_l1 + alpha * harmonic_iou_loss(iou)
+    total = (1 + exp(-loc)) * cls_loss + (1 + exp(-factor)) * loc
+            + task_contrastive_loss(prob, iou, entropy)
+    ```
+
+    `factor` is `cls_loss` with factor_source="loss" and `cross_entropy` with "ce". The second is
+    for focal heads: the focal loss of a sample is small at almost any score, so exp(-focal) is
+    nearly 1 for all, whereas exp(-cross_entropy) is the score itself. `cls_loss` stays the
+    weighted term in both.
+
+    A negative's loss is its classification loss alone. The caller adds those, sums, and divides
+    by the number of positives.
+
+    Gradient: `smooth_l1` and `iou` are trained through `loc` in every mode; `factor_gradient`
+    acts on both factors and on IoU and entropy of the task-contrastive loss, as described there.
+
+    Args:
+      cls_loss: [*b] classification loss of each sample, >= 0; a focal loss summed over classes.
+      smooth_l1: [*b] SmoothL1 of each sample, summed over the 4 coordinates, >= 0.
+      prob: [*b] predicted probability of the true class, in [0, 1].
+      iou: [*b] IoU of the predicted box and its ground truth, in [0, 1].
+      entropy: [*b] entropy of the prediction in nats, see `task_contrastive_loss`.
+      alpha: weight of the harmonic IoU loss, >= 0.
+      gamma: exponent of the harmonic IoU loss, >= 0; monotone up to 1.
+      margin: difference of score and IoU that costs nothing, in [0, 1].
+      factor_gradient: whether gradients flow through the factors: "through", "stop", "cls_only".
+      factor_source: what the classification factor is computed from: "loss" or "ce".
+      cross_entropy: [*b] cross entropy of the true class, -log(prob) >= 0, computed from the
+        logits (`jax.nn.softplus(-logit)` for a sigmoid); with factor_source="ce", and only then.
+      where: [*b] bool, True for positives; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: an array is not floating point, `where` not bool, or an option not a number.
+      ValueError: the shapes differ, an option is out of its range, or `cross_entropy` is missing
+        with factor_source="ce" or given with "loss".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import hardet_loss
+      >>> cls_loss, smooth_l1 = jnp.array([0.095]), jnp.array([0.8])
+      >>> prob, iou, entropy = jnp.array([0.909]), jnp.array([0.4]), jnp.array([0.367])
+      >>> [round(float(loss), 2) for loss in hardet_loss(cls_loss, smooth_l1, prob, iou, entropy)]
+      [4.01]
+
+    Source: arXiv:2108.10809; the options are those on which re-implementations disagree.
+    """
+    alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
+    margin = as_number("margin", margin, 0.0, 1.0)
+    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    _check_source(factor_source, cross_entropy)
+    cls_loss, smooth_l1, prob, iou, entropy, factor_loss = as_floats(
+        cls_loss=cls_loss,
+        smooth_l1=smooth_l1,
+        prob=prob,
+        iou=iou,
+        entropy=entropy,
+        cross_entropy=cls_loss if cross_entropy is None else cross_entropy,
+    )
+    mask = as_mask(where, cls_loss.shape)
+    cls_loss, smooth_l1, factor_loss = (keep(mask, x) for x in (cls_loss, smooth_l1, factor_loss))
+    prob, iou, entropy = (keep(mask, x) for x in (prob, iou, entropy))
+    loc_loss = smooth_l1 + alpha * _harmonic_iou(iou, gamma)
+    total = _harmonic(cls_loss, loc_loss, factor_loss, factor_gradient)
+    return keep(mask, total + _task_contrastive(prob, iou, entropy, margin, factor_gradient))
+
+
+def _check_source(factor_source: FactorSource, cross_entropy: ArrayLike | None) -> None:
+    check_choice("factor_source", factor_source, get_args(FactorSource))
+    if (factor_source == "ce") != (cross_entropy is not None):
+        state = "missing" if cross_entropy is None else "given"
+        raise ValueError(
+            f"cross_entropy is {state} with factor_source {factor_source!r}; "
+            "it must be an array with 'ce' and None with 'loss'"
+        )

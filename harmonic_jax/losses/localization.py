@@ -1,0 +1,265 @@
+"""Losses of boxes: regression (SmoothL1) and overlap (IoU, GIoU, DIoU, CIoU).
+
+Boxes are xyxy, x2 = x1 + width. A box that is empty or inverted (x2 <= x1 or y2 <= y1) has area
+0 and overlaps nothing; every value and gradient stays finite on it.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, keep
+
+# Areas and squared lengths up to this count as 0: a ratio of them has no meaning, and its
+# derivative, which divides by their square, would overflow float32.
+_TINY = 1e-12
+
+
+def smooth_l1_loss(
+    pred: ArrayLike, target: ArrayLike, *, beta: float = 1.0, where: ArrayLike | None = None
+) -> jax.Array:
+    """SmoothL1 loss, summed over the coordinates of each sample.
+
+    `sum_j d_j**2 / (2 beta) if |d_j| < beta else |d_j| - beta / 2`, `d = pred - target`
+
+    Args:
+      pred: [*b, c] predicted box deltas (c = 4), or any other coordinates.
+      target: [*b, c] their targets; differentiable too.
+      beta: where the parabola ends, >= 0; 0 is the L1 loss.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, >= 0, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: an array is not floating point, `where` not bool, or `beta` not a number.
+      ValueError: the shapes do not fit, or `beta` is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import smooth_l1_loss
+      >>> [float(loss) for loss in smooth_l1_loss(jnp.array([[0.5, 2.0]]), jnp.zeros((1, 2)))]
+      [1.625]
+
+    Source: Girshick, "Fast R-CNN", ICCV 2015.
+    """
+    pred, target = as_floats(pred=pred, target=target)
+    beta = as_number("beta", beta, 0.0)
+    if pred.ndim == 0:
+        raise ValueError("pred has shape (); its last axis must hold the coordinates")
+    mask = as_mask(where, pred.shape[:-1])
+    distance = jnp.abs(keep(mask, pred) - keep(mask, target))
+    if beta >= jnp.finfo(distance.dtype).tiny:
+        # One expression for both pieces: inside, `inner` is the distance; outside, beta. The
+        # square of a large distance, which could overflow, is never formed.
+        inner = jnp.minimum(distance, beta)
+        distance = inner / beta * (distance - inner / 2)
+    return keep(mask, jnp.sum(distance, axis=-1))
+
+
+def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """IoU of each predicted box with its own target.
+
+    `area(pred & target) / area(pred | target)`, and 0 where the union is empty.
+
+    Args:
+      pred: [*b, 4] boxes, xyxy, in any unit (pixels; areas up to 1e-12 count as 0).
+      target: [*b, 4] boxes, xyxy; differentiable too.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] IoU in [0, 1], float32 (float64 for float64 inputs). Its gradient is 0 where the boxes
+      do not touch.
+
+    Raises:
+      TypeError: an array is not floating point, or `where` not bool.
+      ValueError: the shapes differ or do not end in 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import aligned_iou
+      >>> pred = jnp.array([[0.0, 0.0, 2.0, 2.0], [3.0, 0.0, 1.0, 2.0]])  # the second: inverted
+      >>> target = jnp.array([[0.0, 0.0, 2.0, 1.0], [1.0, 0.0, 3.0, 2.0]])
+      >>> [float(iou) for iou in aligned_iou(pred, target)]
+      [0.5, 0.0]
+
+    Source: Jaccard (1912).
+    """
+    pred, target, mask = _boxes(pred, target, where)
+    return keep(mask, _overlap(pred, target)[0])
+
+
+def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """`1 - IoU` of each predicted box with its own target.
+
+    The linear form; the first IoU loss (UnitBox, 2016) was `-log IoU`, infinite without overlap.
+    Boxes that do not overlap have value 1 and gradient 0.
+
+    Args, Raises: as `aligned_iou`.
+
+    Returns:
+      [*b] loss in [0, 1], float32 (float64 for float64 inputs).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import iou_loss
+      >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
+      >>> [float(loss) for loss in iou_loss(pred, target)]
+      [0.5]
+
+    Source: Yu et al., "UnitBox", ACM MM 2016; linear as in Rezatofighi et al., CVPR 2019.
+    """
+    pred, target, mask = _boxes(pred, target, where)
+    return keep(mask, 1 - _overlap(pred, target)[0])
+
+
+def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """Generalized IoU loss: boxes that do not overlap attract each other too.
+
+    `1 - IoU + (hull - union) / hull`; `hull` is the area of the smallest box around all corners.
+
+    Args, Raises: as `aligned_iou`.
+
+    Returns:
+      [*b] loss in [0, 2], float32 (float64 for float64 inputs).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import giou_loss
+      >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 1.0]]), jnp.array([[3.0, 0.0, 4.0, 1.0]])
+      >>> [float(loss) for loss in giou_loss(pred, target)]  # 1 - 0 + (4 - 2) / 4
+      [1.5]
+
+    Source: Rezatofighi et al., "Generalized intersection over union", CVPR 2019.
+    """
+    pred, target, mask = _boxes(pred, target, where)
+    iou, union = _overlap(pred, target)
+    hull = _area(_hull_size(pred, target))
+    return keep(mask, 1 - iou + _ratio(hull - union, hull))
+
+
+def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """Distance IoU loss: the centres of the boxes attract each other.
+
+    `1 - IoU + |centre - centre|**2 / diagonal**2`; the diagonal is that of the smallest box
+    around all corners.
+
+    Args, Raises: as `aligned_iou`.
+
+    Returns:
+      [*b] loss in [0, 2], float32 (float64 for float64 inputs).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import diou_loss
+      >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 3.0]]), jnp.array([[3.0, 0.0, 4.0, 3.0]])
+      >>> [round(float(loss), 4) for loss in diou_loss(pred, target)]  # 1 - 0 + 9 / 25
+      [1.36]
+
+    Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
+    """
+    pred, target, mask = _boxes(pred, target, where)
+    return keep(mask, 1 - _overlap(pred, target)[0] + _distance(pred, target))
+
+
+def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """Complete IoU loss: the DIoU loss and a term for the aspect ratio.
+
+    `diou_loss + a * v`, `v = 4 / pi**2 * (atan(w_t / h_t) - atan(w_p / h_p))**2` and
+    `a = v / (1 - IoU + v)`. As in its source, `a` is a constant for the gradient. A box without
+    width and height has no aspect ratio: v is 0 there.
+
+    Args, Raises: as `aligned_iou`.
+
+    Returns:
+      [*b] loss >= 0, float32 (float64 for float64 inputs).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import ciou_loss
+      >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
+      >>> [round(float(loss), 4) for loss in ciou_loss(pred, target)]
+      [0.5345]
+
+    Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
+    """
+    pred, target, mask = _boxes(pred, target, where)
+    iou, _ = _overlap(pred, target)
+    v = _aspect(pred, target)
+    a = stop_gradient(v / jnp.maximum(1 - iou + v, _TINY))
+    return keep(mask, 1 - iou + _distance(pred, target) + a * v)
+
+
+def _boxes(
+    pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    pred, target = as_floats(pred=pred, target=target)
+    if pred.shape[-1:] != (4,):
+        raise ValueError(f"pred has shape {pred.shape}; its last axis must hold x1, y1, x2, y2")
+    mask = as_mask(where, pred.shape[:-1])
+    return keep(mask, pred), keep(mask, target), mask
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient; 0, with gradient 0, where the denominator is as good as 0."""
+    is_safe = denominator > _TINY
+    return jnp.where(is_safe, numerator, 0.0) / jnp.where(is_safe, denominator, 1.0)
+
+
+def _size(boxes: jax.Array) -> jax.Array:
+    return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)  # [*b, 2], width and height
+
+
+def _area(size: jax.Array) -> jax.Array:
+    return size[..., 0] * size[..., 1]
+
+
+def _overlap(pred: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """IoU and the area of the union."""
+    low = jnp.maximum(pred[..., :2], target[..., :2])
+    high = jnp.minimum(pred[..., 2:], target[..., 2:])
+    intersection = _area(jnp.maximum(high - low, 0.0))
+    union = _area(_size(pred)) + _area(_size(target)) - intersection
+    return _ratio(intersection, union), union
+
+
+def _hull_size(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Width and height of the smallest box around all corners.
+
+    For boxes the right way round this is the box from the smaller (x1, y1) to the larger
+    (x2, y2). Taking every corner keeps an inverted box inside it, so that the terms divided by
+    the hull stay bounded and pull such a box back.
+    """
+    low = jnp.minimum(
+        jnp.minimum(pred[..., :2], pred[..., 2:]), jnp.minimum(target[..., :2], target[..., 2:])
+    )
+    high = jnp.maximum(
+        jnp.maximum(pred[..., :2], pred[..., 2:]), jnp.maximum(target[..., :2], target[..., 2:])
+    )
+    return high - low
+
+
+def _distance(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Squared distance of the centres over the squared diagonal of the hull, in [0, 1]."""
+    offset = (pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2
+    diagonal = jnp.sum(_hull_size(pred, target) ** 2, axis=-1)
+    return _ratio(jnp.sum(offset**2, axis=-1), diagonal)
+
+
+def _aspect(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """CIoU's v, in [0, 1]."""
+    pred_size, target_size = _size(pred), _size(target)
+    has_aspect = (jnp.sum(pred_size**2, axis=-1) > _TINY) & (
+        jnp.sum(target_size**2, axis=-1) > _TINY
+    )
+    # arctan2 takes a height of 0, but not both sides: those boxes become squares first.
+    angles = [
+        jnp.arctan2(
+            jnp.where(has_aspect, size[..., 0], 1.0), jnp.where(has_aspect, size[..., 1], 1.0)
+        )
+        for size in (target_size, pred_size)
+    ]
+    return 4 / math.pi**2 * (angles[0] - angles[1]) ** 2
