@@ -1,9 +1,17 @@
 """What every source gives: records without pixels, and the encoded image on demand."""
 
 import dataclasses
-from typing import Protocol
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol, overload
 
 import numpy as np
+
+from harmonic_jax.data.report import DataReport
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as it is; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +40,100 @@ class Record:
     area: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordTable(Sequence[Record]):
+    """All records of a split, stored flat: 118k COCO images take 60 MB, not a million objects.
+
+    `table[i]` is a `Record` whose arrays are read-only views. The objects of image i are the rows
+    `offsets[i]:offsets[i + 1]` of the flat arrays, which serve statistics over the whole split.
+
+    Attributes:
+      image_ids: int64 [m].
+      file_names: m strings.
+      sizes: int32 [m, 2], height and width in pixels.
+      offsets: int64 [m + 1], starting with 0.
+      boxes, labels, is_crowd, is_difficult, area: the objects of all images, as in `Record`.
+    """
+
+    image_ids: np.ndarray
+    file_names: tuple[str, ...]
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    is_difficult: np.ndarray
+    area: np.ndarray
+
+    def __post_init__(self) -> None:
+        for array in self._arrays():
+            array.setflags(write=False)
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return (
+            self.image_ids, self.sizes, self.offsets,
+            self.boxes, self.labels, self.is_crowd, self.is_difficult, self.area,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        row = range(len(self))[index]  # resolves negative indices, raises IndexError
+        objects = slice(self.offsets[row], self.offsets[row + 1])
+        return Record(
+            image_id=int(self.image_ids[row]),
+            file_name=self.file_names[row],
+            height=int(self.sizes[row, 0]),
+            width=int(self.sizes[row, 1]),
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            is_crowd=self.is_crowd[objects],
+            is_difficult=self.is_difficult[objects],
+            area=self.area[objects],
+        )
+
+    def fingerprint(self, class_names: tuple[str, ...]) -> str:
+        """SHA-256 of the class names and of every record, in order, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for names in (class_names, self.file_names):
+            digest.update(f"{len(names)}:".encode())
+            digest.update("\0".join(names).encode())
+        for array in self._arrays():
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+        return digest.hexdigest()
+
+
 class DetectionSource(Protocol):
     """A data set split with random access; records are in memory, images are read on demand."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """FORMAT:DATA_SET:SPLIT, for messages."""
+        ...
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The data set's own id of each class, for results in COCO format."""
+        """The data set's own id of each class, for results in COCO format; else 1..k."""
         ...
 
     @property
-    def records(self) -> tuple[Record, ...]: ...
+    def records(self) -> Sequence[Record]: ...
+
+    @property
+    def report(self) -> DataReport:
+        """What the rules of docs/data.md did to the annotations."""
+        ...
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of records[index]; raises OSError where it cannot be read."""

@@ -1,0 +1,96 @@
+"""What was wrong with a data set, what was done about it, how often, and where."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+
+from harmonic_jax.data.reasons import Reason
+
+MAX_EXAMPLES = 5
+
+
+@dataclasses.dataclass
+class Finding:
+    """One rule's tally."""
+
+    outcome: str
+    """What the rule does, in a few words: "object dropped"."""
+    count: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)
+    """The first few cases, each beginning with the file's name."""
+
+
+@dataclasses.dataclass
+class DataReport:
+    """Counts per rule, with the first cases named.
+
+    Example:
+      >>> report = DataReport()
+      >>> report.add(Reason.ZERO_SIZE, ["a.jpg: cat (5, 5, 5, 9)"])
+      >>> report.add(Reason.CLIPPED, ["b.jpg: dog (-3, 0, 9, 9)"], count=7)
+      >>> print(report.format())
+      zero_size  1  object dropped
+                    a.jpg: cat (5, 5, 5, 9)
+      clipped    7  box clipped to the image
+                    b.jpg: dog (-3, 0, 9, 9)
+                    .. and 6 more
+    """
+
+    findings: dict[str, Finding] = dataclasses.field(default_factory=dict)
+
+    def add(
+        self,
+        rule: Reason | str,
+        examples: Iterable[str],
+        *,
+        count: int | None = None,
+        outcome: str = "",
+    ) -> None:
+        """Counts cases of a rule.
+
+        Args:
+          rule: the rule, or the name of one that is not about annotations.
+          examples: the cases, file name first; only the first few of a rule are ever drawn.
+          count: how many cases there are; None counts the examples.
+          outcome: what the rule does, where `rule` is only a name.
+        """
+        outcome = rule.outcome if isinstance(rule, Reason) else outcome
+        finding = self.findings.setdefault(str(rule), Finding(outcome))
+        if count is None:
+            examples = list(examples)
+            count = len(examples)
+        finding.count += count
+        finding.examples.extend(itertools.islice(examples, MAX_EXAMPLES - len(finding.examples)))
+
+    def count(self, rule: str) -> int:
+        """Cases of a rule; 0 for a rule that never applied."""
+        finding = self.findings.get(str(rule))
+        return finding.count if finding else 0
+
+    def examples(self, rule: str) -> tuple[str, ...]:
+        """The first cases of a rule."""
+        finding = self.findings.get(str(rule))
+        return tuple(finding.examples) if finding else ()
+
+    def merge(self, other: "DataReport") -> None:
+        """Adds the counts of another report."""
+        for rule, finding in other.findings.items():
+            self.add(rule, finding.examples, count=finding.count, outcome=finding.outcome)
+
+    def format(self) -> str:
+        """A plain-text table, one rule a block; a sentence where no rule applied."""
+        if not self.findings:
+            return "no rule applied: nothing was dropped, clipped or marked"
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        width = max(map(len, self.findings))
+        digits = max(len(str(finding.count)) for finding in self.findings.values())
+        indent = " " * (width + digits + 4)
+        for rule, finding in self.findings.items():
+            yield f"{rule:<{width}}  {finding.count:>{digits}}  {finding.outcome}"
+            for example in finding.examples:
+                yield indent + example
+            rest = finding.count - len(finding.examples)
+            if finding.examples and rest:
+                yield f"{indent}.. and {rest} more"

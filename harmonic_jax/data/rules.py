@@ -1,0 +1,152 @@
+"""What happens to bad annotations: one rule each, counted and named (docs/data.md has the table).
+
+A source reads its files into `RawAnnotations`, dropping by itself what it cannot express in them
+(an unknown class, an absent image); `apply_rules` does the rest for all of them alike.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.records import RecordTable
+from harmonic_jax.data.report import DataReport
+
+# Coordinates this close to the border, in pixels, are on it: COCO rounds to 0.01, TFDS to float32.
+ROUNDING = 0.01
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawAnnotations:
+    """A split as its files state it, stored flat, before any rule about boxes.
+
+    Attributes:
+      image_ids: int64 [m].
+      file_names: m strings.
+      sizes: int32 [m, 2], height and width, at least 1.
+      owners: int64 [n], ascending: the image of each object, 0..m-1.
+      boxes: float64 [n, 4], xyxy in pixels, unchecked.
+      labels: int32 [n], 0..k-1.
+      is_crowd, is_difficult: bool [n].
+      area: float64 [n]; NaN asks for the box's.
+      one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
+    """
+
+    image_ids: np.ndarray
+    file_names: tuple[str, ...]
+    sizes: np.ndarray
+    owners: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    is_difficult: np.ndarray
+    area: np.ndarray
+    one_based: bool = False
+
+
+def apply_rules(
+    raw: RawAnnotations, *, class_names: tuple[str, ...], max_objects: int, report: DataReport
+) -> RecordTable:
+    """Drops, clips, marks and counts; afterwards every box is a real box inside its image.
+
+    Args:
+      raw: the annotations of m images.
+      class_names: k names, for the report.
+      max_objects: images with more trainable objects are counted.
+      report: receives the counts.
+
+    Returns:
+      A table of the same m images in the same order.
+    """
+
+    def count(reason: Reason, found: np.ndarray) -> None:
+        rows = np.flatnonzero(found)
+        if len(rows):
+            examples = (_describe(raw, row, class_names) for row in rows.tolist())
+            report.add(reason, examples, count=len(rows))
+
+    boxes, kept = _check_boxes(raw, count)
+    count(Reason.DUPLICATE_OBJECT, kept & _repeats(raw))
+    count(Reason.CROWD, kept & raw.is_crowd)
+    count(Reason.DIFFICULT, kept & raw.is_difficult)
+    _count_per_image(raw, kept, max_objects, report)
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    has_area = np.isfinite(raw.area) & (raw.area >= 0)
+    ends = np.cumsum(np.bincount(raw.owners[kept], minlength=len(raw.file_names)))
+    return RecordTable(
+        image_ids=raw.image_ids.astype(np.int64),
+        file_names=raw.file_names,
+        sizes=raw.sizes.astype(np.int32),
+        offsets=np.concatenate([[0], ends]).astype(np.int64),
+        boxes=boxes[kept].astype(np.float32),
+        labels=raw.labels[kept].astype(np.int32),
+        is_crowd=raw.is_crowd[kept].astype(bool),
+        is_difficult=raw.is_difficult[kept].astype(bool),
+        area=np.where(has_area, raw.area, width * height)[kept].astype(np.float32),
+    )
+
+
+def _check_boxes(
+    raw: RawAnnotations, count: Callable[[Reason, np.ndarray], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes inside their images [n, 4], and which of them are usable [n]; counts the rest.
+
+    Of several faults of a box the first counts. A VOC box whose corners coincide would span one
+    pixel when read as inclusive; no annotator meant that, so the corners are compared as written.
+    """
+    kept = np.isfinite(raw.boxes).all(axis=1)
+    count(Reason.NOT_FINITE, ~kept)
+    boxes = np.where(kept[:, None], raw.boxes, 0.0)
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    touching = (boxes[:, 2:] == boxes[:, :2]).any(axis=1)
+    if raw.one_based:
+        boxes = boxes - np.array([1.0, 1.0, 0.0, 0.0])
+    height, width = raw.sizes[raw.owners].astype(np.float64).T
+    limits = np.stack([width, height, width, height], axis=1)
+    inside = np.clip(boxes, 0.0, limits)
+    # What counts is the box the training sees: in float32 a sliver may have no width left.
+    x1, y1, x2, y2 = inside.astype(np.float32).T
+    low, high = boxes[:, :2], boxes[:, 2:]
+    tests = (
+        (Reason.INVERTED, inverted),
+        (Reason.ZERO_SIZE, touching),
+        (Reason.OUTSIDE, ((low >= limits[:, :2]) | (high <= 0)).any(axis=1)),
+        (Reason.ZERO_SIZE, (x2 <= x1) | (y2 <= y1)),
+    )
+    for reason, found in tests:
+        count(reason, kept & found)
+        kept = kept & ~found
+    count(Reason.CLIPPED, kept & (np.abs(inside - boxes) > ROUNDING).any(axis=1))
+    return inside, kept
+
+
+def _repeats(raw: RawAnnotations) -> np.ndarray:
+    """Which objects equal an earlier one in image, class and box [n]."""
+    columns = (*raw.boxes.T, raw.labels, raw.owners)
+    order = np.lexsort(columns)
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    repeats = np.zeros(len(order), bool)
+    repeats[order[1:][same]] = True  # lexsort is stable: the first of equals stays False
+    return repeats
+
+
+def _count_per_image(
+    raw: RawAnnotations, kept: np.ndarray, max_objects: int, report: DataReport
+) -> None:
+    trainable = np.bincount(raw.owners[kept & ~raw.is_crowd], minlength=len(raw.file_names))
+    crowded = np.flatnonzero(trainable > max_objects)
+    if len(crowded):
+        examples = (f"{raw.file_names[i]}: {trainable[i]} objects" for i in crowded)
+        report.add(Reason.TOO_MANY_OBJECTS, examples, count=len(crowded))
+    empty = np.flatnonzero(trainable == 0)
+    if len(empty):
+        names = (raw.file_names[i] for i in empty)
+        report.add(Reason.EMPTY_IMAGE, names, count=len(empty))
+
+
+def _describe(raw: RawAnnotations, row: int, class_names: tuple[str, ...]) -> str:
+    corners = ", ".join(f"{value:.6g}" for value in raw.boxes[row])
+    return f"{raw.file_names[raw.owners[row]]}: {class_names[raw.labels[row]]} ({corners})"
