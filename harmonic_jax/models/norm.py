@@ -13,6 +13,8 @@ from flax import nnx
 
 from harmonic_jax.models.conv import Frozen
 
+NormKind = Literal["frozen", "batch"]
+
 EPS = 1e-5
 MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
 
@@ -82,7 +84,7 @@ def _normalize(
 
 
 def build_norm(
-    kind: Literal["frozen", "batch"], num_channels: int, *, trainable: bool
+    kind: NormKind, num_channels: int, *, trainable: bool
 ) -> BatchNorm | FrozenBatchNorm:
     """The norm of a backbone; a stage that is not trained keeps its statistics too."""
     if kind == "batch" and trainable:
