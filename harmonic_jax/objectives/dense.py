@@ -152,7 +152,7 @@ def _true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float
     """The logit of each anchor's class; 0 for background. A masked sum: its gradient is fused
     with the focal loss's, where that of a gather would scatter into a second copy."""
     classes = jnp.arange(cls_logits.shape[-1], dtype=labels.dtype)
-    return jnp.where(classes == labels[..., None], cls_logits, 0.0).sum(-1)
+    return jnp.where(labels[..., None] == classes[None, None], cls_logits, 0.0).sum(-1)
 
 
 def _masked_sum(values: Float[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, ""]:

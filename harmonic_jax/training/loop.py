@@ -16,6 +16,7 @@ from harmonic_jax.pretrained.resnet import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.evaluation import Evaluation, evaluate
 from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.report import prediction_grid
 from harmonic_jax.training.run_dir import RunDir, check_resumable, run_metadata
@@ -27,7 +28,6 @@ from harmonic_jax.training.state import (
     build_detector,
     init_state,
     init_variables,
-    optimizer_for,
 )
 from harmonic_jax.training.step import Metrics, make_predict_step, make_train_step
 from harmonic_jax.training.writer import RunWriter, open_writer
@@ -80,7 +80,8 @@ def train(
         CheckpointStore(run_dir.best, keep=1) as best,
         StopSignal() as stop,
     ):
-        state, optimizer = _start_or_resume(detector, mesh, checkpoints, metadata)
+        optimizer = make_optimizer(config.optim, steps=settings.steps)
+        state = _start_or_resume(detector, optimizer, mesh, checkpoints, metadata)
         start = int(state.step)
         batches = train_batches(
             train_source,
@@ -128,12 +129,15 @@ def train(
 
 
 def _start_or_resume(
-    detector: Detector, mesh: Mesh, checkpoints: CheckpointStore, metadata: dict[str, object]
-) -> tuple[TrainState, optax.GradientTransformation]:
+    detector: Detector,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: CheckpointStore,
+    metadata: dict[str, object],
+) -> TrainState:
     config = detector.config
     everywhere = replicated(mesh)
     variables = init_variables(detector, seed=config.train.seed, sharding=everywhere)
-    optimizer = optimizer_for(detector, variables.params)
     resuming = checkpoints.latest_step() is not None
     if config.model.backbone.weights is not None and not resuming:
         params, rest = load_backbone(
@@ -143,12 +147,12 @@ def _start_or_resume(
     has_ema = config.optim.ema_decay is not None
     state = init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
     if not resuming:
-        return state, optimizer
+        return state
     check_resumable(checkpoints.read_metadata(), metadata)
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), state
     )
-    return checkpoints.restore(abstract).state, optimizer
+    return checkpoints.restore(abstract).state
 
 
 class _Log:

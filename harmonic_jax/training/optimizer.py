@@ -35,10 +35,8 @@ def learning_rate_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule
     return schedule
 
 
-def make_optimizer(
-    config: OptimConfig, *, steps: int, trainable: object
-) -> optax.GradientTransformation:
-    """SGD with momentum or AdamW, with gradient clipping and frozen parameters.
+def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
+    """SGD with momentum or AdamW, with gradient clipping.
 
     Weight decay is applied to arrays of two or more dimensions only: kernels, never the scales
     and biases of norms and layers. SGD adds it to the gradient (so momentum sees it, as in the
@@ -47,15 +45,12 @@ def make_optimizer(
     Args:
       config: the optimizer's configuration.
       steps: length of the whole run.
-      trainable: pytree of bool like the parameters; False is left exactly as it is.
     """
 
     def is_decayed(params: optax.Params) -> optax.Params:
-        return jax.tree.map(lambda p, t: t and jnp.ndim(p) > 1, params, trainable)
+        return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
-    frozen = jax.tree.map(lambda t: not t, trainable)
-    # First, so that a frozen parameter's gradient counts neither in the norm nor in a momentum.
-    parts = [optax.masked(optax.set_to_zero(), frozen)]
+    parts: list[optax.GradientTransformation] = []
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)

@@ -10,8 +10,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from harmonic_jax.config import Config
-from harmonic_jax.models import build_model, trainable_mask
-from harmonic_jax.training.optimizer import make_optimizer
+from harmonic_jax.models import build_model
 
 
 @jax.tree_util.register_dataclass
@@ -85,12 +84,6 @@ def init_state(
         )
 
     return jax.jit(init, out_shardings=sharding)(variables)
-
-
-def optimizer_for(detector: Detector, params: nnx.State) -> optax.GradientTransformation:
-    config = detector.config
-    mask = trainable_mask(params, config.model)
-    return make_optimizer(config.optim, steps=config.train.steps, trainable=mask)
 
 
 def _build(config: Config, num_classes: int, key: jax.Array) -> nnx.Module:
