@@ -11,7 +11,7 @@ name; `tfds.builder_from_directory(builder.data_dir)` reads a prepared copy with
 import dataclasses
 import io
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import simplejpeg
@@ -33,20 +33,21 @@ _OBJECT_IDS_PER_IMAGE = 256
 class FashionScenesConfig(tfds.core.BuilderConfig):
     """One variant of the data set: how hard, and how many scenes a split."""
 
-    options: SceneOptions = SceneOptions()
-    num_scenes: dict[str, int] = dataclasses.field(
-        default_factory=lambda: {"train": 4000, "validation": 500}
-    )
+    options: SceneOptions = dataclasses.field(default_factory=SceneOptions)
+    num_train: int = 4000
+    num_validation: int = 500
 
 
 class FashionScenes(tfds.core.GeneratorBasedBuilder):
     """Fashion-MNIST items on procedural backgrounds, scaled, turned and partly hidden."""
 
     name = "fashion_scenes"
-    url_infos = None  # nothing is downloaded; TFDS's own search for checksums needs more packages
+    url_infos = None  # nothing is downloaded; looking for checksums would need more packages
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels."
+    }
+    BUILDER_CONFIGS: ClassVar = [
         FashionScenesConfig(name="default", description="1 to 6 objects, at least 40 % visible."),
         FashionScenesConfig(
             name="crowded",
@@ -97,22 +98,29 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in _SEEDS}
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
         pool = load_items(split)
-        for index in range(self.builder_config.num_scenes[split]):
-            yield index, make_example(pool, split, index, self.builder_config.options)
+        for index in range(config.num_train if split == "train" else config.num_validation):
+            yield index, _example(split, index, *make_scene(pool, split, index, config.options))
 
 
-def make_example(pool: ItemPool, split: Split, index: int, options: SceneOptions) -> dict[str, Any]:
-    """Scene `index` of a split, in the form the TFDS features encode."""
+def make_scene(
+    pool: ItemPool, split: Split, index: int, options: SceneOptions
+) -> tuple[Scene, bytes]:
+    """Scene `index` of a split, with its masks, and its JPEG as the data set holds it."""
     rng = scene_rng(_SEEDS[split], index)
     scene = render_scene(pool, rng, options)
     quality = int(rng.integers(80, 96))
-    jpeg = simplejpeg.encode_jpeg(scene.image, quality=quality, colorsubsampling="420")
+    return scene, simplejpeg.encode_jpeg(scene.image, quality=quality, colorsubsampling="420")
+
+
+def _example(split: Split, index: int, scene: Scene, jpeg: bytes) -> dict[str, Any]:
+    image_id = _FIRST_IMAGE_ID[split] + index
     return {
         "image": io.BytesIO(jpeg),
         "image/filename": f"{split}_{index:06d}.jpg",
-        "image/id": _FIRST_IMAGE_ID[split] + index,
-        "objects": _objects(scene, _FIRST_IMAGE_ID[split] + index),
+        "image/id": image_id,
+        "objects": _objects(scene, image_id),
     }
 
 

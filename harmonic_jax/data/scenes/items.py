@@ -44,7 +44,7 @@ class ItemPool:
     labels: np.ndarray
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Draws a class, then an item of it; returns the item's index."""
+        """Index of a random item; every class is as likely."""
         return int(rng.integers(len(self.labels)))
 
 

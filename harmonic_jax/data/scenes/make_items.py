@@ -83,7 +83,7 @@ def make_items(folder: Path, output: Path, *, per_class: dict[str, int] = PER_CL
             per_class=per_class[split],
             seen=seen,
         )
-    np.savez_compressed(output, **arrays)
+    np.savez_compressed(output, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

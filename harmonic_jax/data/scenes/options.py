@@ -51,7 +51,7 @@ class SceneOptions:
         _require(self.num_objects[1] <= 255, "num_objects", self.num_objects, "at most 255")
         low, high = self.object_size
         _require(
-            8 <= low and high <= self.size,
+            low >= 8 and high <= self.size,
             "object_size",
             self.object_size,
             f"between 8 and size = {self.size}",

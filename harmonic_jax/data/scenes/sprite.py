@@ -28,7 +28,7 @@ class Sprite:
     area: int
 
     def window(self, centre: np.ndarray, size: int) -> tuple[Window, Window]:
-        """The part of an image [size, size] it covers at `centre` (x, y), and its own part there."""
+        """The part of an image [size, size] it covers at `centre` (x, y), and its own there."""
         side = self.grey.shape[0]
         x, y = (int(value) - side // 2 for value in centre)
         image = tuple(slice(min(max(v, 0), size), max(min(v + side, size), 0)) for v in (y, x))

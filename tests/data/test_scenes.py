@@ -1,0 +1,326 @@
+"""The built-in detection set: exact annotations, split hygiene, and the way through TFDS."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from harmonic_jax.data.scenes import (
+    CLASS_NAMES,
+    CROWDED,
+    Scene,
+    SceneOptions,
+    load_items,
+    render_scene,
+    scene_rng,
+)
+from harmonic_jax.data.scenes.items import ITEMS_FILE, item_mask, read_items
+from harmonic_jax.data.scenes.make_items import make_items, read_idx
+from harmonic_jax.data.scenes.sprite import Sprite, draw_sprite, paste, tint
+
+NUM_SCENES = 120
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    pool = load_items("train")
+    return [render_scene(pool, scene_rng(1, index)) for index in range(NUM_SCENES)]
+
+
+@pytest.fixture(scope="module")
+def crowded() -> list[Scene]:
+    pool = load_items("validation")
+    return [render_scene(pool, scene_rng(2, index), CROWDED) for index in range(40)]
+
+
+def equal(a: Scene, b: Scene) -> bool:
+    return all(np.array_equal(value, getattr(b, field)) for field, value in vars(a).items())
+
+
+# Items
+
+
+def test_train_and_held_out_items_are_disjoint_and_balanced() -> None:
+    train, train_labels = read_items("train")
+    held_out, held_out_labels = read_items("validation")
+    pixels = [image.tobytes() for image in (*train, *held_out)]
+    assert len(set(pixels)) == len(pixels) == 5000
+    np.testing.assert_array_equal(np.bincount(train_labels), [400] * 10)
+    np.testing.assert_array_equal(np.bincount(held_out_labels), [100] * 10)
+
+
+def test_cutouts_of_the_splits_are_disjoint_too() -> None:
+    """What is pasted shares nothing either, however an item was cut out."""
+    train, held_out = (
+        {c.tobytes() for c in load_items(s).cutouts} for s in ("train", "validation")
+    )
+    assert len(train) == 4000
+    assert len(held_out) == 1000
+    assert not train & held_out
+
+
+def test_what_is_shipped_is_small_and_carries_its_licence() -> None:
+    folder = ITEMS_FILE.parent
+    assert sum(p.stat().st_size for p in folder.iterdir() if p.is_file()) <= 2_000_000
+    licence = (folder / "LICENSE-fashion-mnist").read_text()
+    assert "MIT License" in licence
+    assert "Zalando SE" in licence
+
+
+def test_mask_is_everything_inside_the_outline() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    cv2.rectangle(image, (0, 4), (20, 22), 200, 1)  # bright hem around cloth that is black
+    image[4, 10] = 0  # and the hem has a gap
+    image[26, 26] = 90  # residue
+    expected = np.zeros((28, 28), bool)
+    expected[4:23, 0:21] = True
+    np.testing.assert_array_equal(item_mask(image), expected)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def fake_fashion_mnist(folder: Path, *, train: np.ndarray, held_out: np.ndarray) -> None:
+    for stem, images in (("train", train), ("t10k", held_out)):
+        write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images)
+        labels = (np.arange(len(images)) % 10).astype(np.uint8)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", labels)
+
+
+def squares(rng: np.random.Generator, num: int) -> np.ndarray:
+    images = np.zeros((num, 28, 28), np.uint8)
+    images[:, 6:20, 6:20] = rng.integers(100, 255, (num, 14, 14))
+    return images
+
+
+def test_make_items_never_puts_an_item_in_both_pools(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    train = squares(rng, 40)
+    held_out = np.concatenate([train[:20], train[:10] ^ 1, squares(rng, 20)])  # 1: below 64 levels
+    train[0] = 0  # nothing to cut out
+    fake_fashion_mnist(tmp_path, train=train, held_out=held_out)
+    make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 3, "validation": 2})
+    with np.load(tmp_path / "items.npz", allow_pickle=False) as items:
+        chosen = {image.tobytes() for image in items["train_images"]}
+        assert len(chosen) == 30
+        assert items["train_images"].any(axis=(1, 2)).all()
+        assert not chosen & {image.tobytes() for image in items["validation_images"]}
+        np.testing.assert_array_equal(items["validation_labels"], np.repeat(np.arange(10), 2))
+
+
+def test_make_items_names_the_class_that_runs_short(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    fake_fashion_mnist(tmp_path, train=squares(rng, 11), held_out=squares(rng, 20))
+    with pytest.raises(ValueError, match="only 1 usable items of class Trouser"):
+        make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 2, "validation": 1})
+
+
+def test_read_idx_refuses_other_files(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01rest"))
+    with pytest.raises(ValueError, match=r"x\.gz is not an IDX file of bytes"):
+        read_idx(tmp_path / "x.gz")
+
+
+# Rendering
+
+
+def test_a_scene_depends_on_its_seed_and_index_alone(scenes: list[Scene]) -> None:
+    pool = load_items("train")
+    for index in (17, 3):
+        assert equal(render_scene(pool, scene_rng(1, index)), scenes[index])
+    assert not equal(render_scene(pool, scene_rng(4, 3)), scenes[3])
+    assert len({scene.image.tobytes() for scene in scenes}) == NUM_SCENES
+
+
+@pytest.mark.parametrize("kind", ["scenes", "crowded"])
+def test_annotations_are_exact(kind: str, request: pytest.FixtureRequest) -> None:
+    options = CROWDED if kind == "crowded" else SceneOptions()
+    for scene in request.getfixturevalue(kind):
+        size = options.size
+        assert scene.image.shape == (size, size, 3)
+        assert scene.image.dtype == np.uint8
+        assert 1 <= len(scene.labels) <= options.num_objects[1]
+        assert scene.masks.shape == (len(scene.labels), size, size)
+        assert scene.label_map.max() == len(scene.labels)
+        for mask, box, area in zip(scene.masks, scene.boxes, scene.areas, strict=True):
+            rows, columns = np.nonzero(mask)
+            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_array_equal(box, tight)
+            assert area == len(rows)
+            assert min(box[2:] - box[:2]) >= options.min_side
+        assert np.all(scene.visibility >= options.min_visible)
+        assert np.all(scene.visibility <= 1.0)
+
+
+def test_visibility_is_that_of_the_complete_object() -> None:
+    """Objects alone in a large image show all of themselves; in a tight one less than all."""
+    alone = SceneOptions(size=512, num_objects=(1, 1), object_size=(24, 72), num_bars=(0, 0))
+    tight = SceneOptions(size=64, num_objects=(1, 1), object_size=(64, 64), num_bars=(0, 0))
+    pool = load_items("train")
+    for index in range(20):
+        scene = render_scene(pool, scene_rng(0, index), alone)
+        x1, y1, x2, y2 = scene.boxes[0]
+        if min(x1, y1) > 0 and max(x2, y2) < 512:
+            assert scene.visibility[0] == 1.0
+        scene = render_scene(pool, scene_rng(0, index), tight)
+        x1, y1, x2, y2 = scene.boxes[0]
+        if scene.visibility[0] < 1.0:
+            assert min(x1, y1) == 0 or max(x2, y2) == 64
+
+
+def test_the_set_is_hard_in_the_ways_it_claims(scenes: list[Scene], crowded: list[Scene]) -> None:
+    visibility = np.concatenate([scene.visibility for scene in scenes])
+    assert 0.15 < np.mean(visibility < 0.8) < 0.4  # hidden by more than a fifth
+    assert np.mean(np.concatenate([scene.visibility for scene in crowded]) < 0.8) > 0.4
+    counts = [len(scene.labels) for scene in scenes]
+    assert {1, 2, 3, 4, 5, 6} == set(counts)
+    assert min(len(scene.labels) for scene in crowded) >= 5
+
+
+def test_classes_are_balanced(scenes: list[Scene]) -> None:
+    counts = np.bincount(np.concatenate([scene.labels for scene in scenes]), minlength=10)
+    expected = counts.sum() / 10
+    assert np.all(np.abs(counts - expected) < 4 * np.sqrt(expected)), counts
+
+
+def test_the_mask_is_where_the_item_is_painted() -> None:
+    pool, options = load_items("train"), SceneOptions()
+    white = np.full((2, 3), 255.0, np.float32)
+    for index in range(30):
+        rng = scene_rng(5, index)
+        sprite = draw_sprite(pool, index * 100, rng, options)
+        image = np.zeros((96, 96, 3), np.uint8)
+        centre = rng.integers(-10, 106, 2)  # past the borders too
+        paste(image, sprite, centre, white)
+        expected = np.zeros((96, 96), bool)
+        window, cut = sprite.window(centre, 96)
+        expected[window] = sprite.opacity[cut] >= 0.5
+        np.testing.assert_array_equal(image[..., 0] >= 128, expected)
+
+
+def test_a_sprite_has_the_length_it_was_drawn_with() -> None:
+    pool = load_items("train")
+    upright = SceneOptions(object_size=(60, 60), max_rotation=0, any_rotation=0, max_stretch=1)
+    for item in range(0, 4000, 97):
+        rows, columns = np.nonzero(
+            draw_sprite(pool, item, scene_rng(0, item), upright).opacity >= 0.5
+        )
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(60, abs=2.5), item
+
+
+def test_tint_keeps_its_distance_from_what_it_covers() -> None:
+    sprite = Sprite(np.full((8, 8), 0.5, np.float32), np.ones((8, 8), np.float32), 8.0, 64)
+    rng = np.random.default_rng(0)
+    reached = []
+    for _ in range(200):
+        below = rng.uniform(0, 255, 3).astype(np.float32)
+        mean = tint(rng, sprite, below, 40.0).mean(axis=0)
+        reached.append(np.abs(mean - below).max() >= 40.0)
+    assert np.mean(reached) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", 16),
+        ("num_objects", (3, 2)),
+        ("num_objects", (1, 256)),
+        ("object_size", (24, 200)),
+        ("min_visible", 1.5),
+        ("max_stretch", 0.5),
+        ("max_tries", 0),
+        ("max_noise", -1.0),
+    ],
+)
+def test_options_refuse_what_cannot_work(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"SceneOptions\.{field} is .* must be"):
+        SceneOptions(**{field: value})  # type: ignore[arg-type]
+
+
+# TFDS
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small copy, prepared without TensorFlow and without a network."""
+    code = """
+import socket, sys
+attempts = []
+def refuse(*args):
+    attempts.append(args)
+    raise OSError('no network here')
+socket.getaddrinfo = socket.socket.connect = refuse
+import harmonic_jax.data.scenes
+assert 'tensorflow_datasets' not in sys.modules
+from harmonic_jax.data.scenes.builder import FashionScenes, FashionScenesConfig
+config = FashionScenesConfig(name='tiny', num_train=12, num_validation=5)
+builder = FashionScenes(data_dir=sys.argv[1], config=config)
+builder.download_and_prepare()
+assert len(builder.as_data_source('train')) == 12
+assert not attempts and 'tensorflow' not in sys.modules, attempts
+print(builder.data_dir)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path_factory.mktemp("tfds"))],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout.splitlines()[-1]
+
+
+def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from harmonic_jax.data.scenes.builder import make_scene
+
+    for split, count in (("train", 12), ("validation", 5)):
+        source = tfds.builder_from_directory(prepared).as_data_source(split)
+        assert len(source) == count
+        for example in source:
+            index = int(example["image/filename"].decode().split("_")[1].removesuffix(".jpg"))
+            scene, _ = make_scene(load_items(split), split, index, SceneOptions())
+            objects = example["objects"]
+            yxyx = np.stack(objects["bbox"]) * 128
+            np.testing.assert_allclose(yxyx[:, [1, 0, 3, 2]], scene.boxes, atol=1e-4)
+            np.testing.assert_array_equal(objects["label"], scene.labels)
+            np.testing.assert_array_equal(objects["area"], scene.areas)
+            assert not any(objects["is_crowd"])
+            difference = example["image"].astype(int) - scene.image
+            assert np.abs(difference).mean() < 12  # JPEG, RGB in the right order
+
+
+def test_ids_are_unique_and_never_zero(prepared: str) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder_from_directory(prepared)
+    examples = [e for split in ("train", "validation") for e in builder.as_data_source(split)]
+    object_ids = [int(i) for example in examples for i in example["objects"]["id"]]
+    assert len(set(object_ids)) == len(object_ids)
+    assert min(object_ids) > 0
+    assert len({int(example["image/id"]) for example in examples}) == len(examples)
+
+
+def test_features_are_those_of_tfds_coco(prepared: str) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = tfds.builder_from_directory(prepared).info.features
+    assert set(features) == {"image", "image/filename", "image/id", "objects"}
+    objects = features["objects"].feature
+    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd"}
+    assert isinstance(objects["bbox"], tfds.features.BBoxFeature)
+    assert tuple(objects["label"].names) == CLASS_NAMES
+
+
+def test_the_name_is_known_to_tfds_with_both_configs(tmp_path: Path) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    import harmonic_jax.data.scenes.builder  # noqa: F401
+
+    assert tfds.builder("fashion_scenes", data_dir=tmp_path).builder_config.name == "default"
+    crowded = tfds.builder("fashion_scenes/crowded", data_dir=tmp_path)
+    assert crowded.builder_config.options == CROWDED
+    assert crowded.info.version == "1.0.0"
