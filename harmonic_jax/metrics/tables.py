@@ -87,7 +87,6 @@ class GroundTruthTable:
     def from_records(
         cls,
         records: Iterable[AnnotatedImage],
-        *,
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> "GroundTruthTable":
