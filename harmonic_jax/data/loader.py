@@ -1,0 +1,260 @@
+"""Records -> batches, in threads, in an order that a seed and a step number determine.
+
+`plan` says which images a step sees, `sample` loads one of them, Grain runs that in threads with
+a bounded look-ahead and keeps the order. Every random draw of a sample comes from its seed, step
+and slot, so threads, processes and interruptions change nothing: to resume at step n, start at n.
+"""
+
+import dataclasses
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.geometry import FILL_COLOUR, pad_into
+from harmonic_jax.data.plan import EvalPlan, TrainPlan, local_rows
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.sample import Sample, load_sample
+from harmonic_jax.structures import Batch, GroundTruth
+
+# Part of the fingerprint: raise it when a change here or below alters the batches.
+PIPELINE_VERSION = 1
+# Fields that change how a batch is made, but not what is in it.
+_IMMATERIAL = {"format", "name", "root", "train_split", "eval_split", "num_threads"}
+_BATCHES_AHEAD = 2
+
+LoaderReport = DataReport  # of what the loader met, not of the annotations
+
+
+class LoaderError(RuntimeError):
+    """A sample could not be loaded for a reason that is no property of its image."""
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches of this process, numpy arrays. Close it, or use it in a `with` statement.
+
+    `report` counts what was remarkable in the batches handed out so far, bad images above all.
+    """
+
+    def __init__(self, batches: Any, *, length: int):
+        self.report = LoaderReport()
+        self._length = length
+        self._batches = batches
+        # Threads hold no reference to this object: forgetting it stops them as well.
+        self._finalizer = weakref.finalize(self, batches.close)
+
+    def __len__(self) -> int:
+        """Batches from the first to the last, however many were taken."""
+        return self._length
+
+    def __next__(self) -> Batch:
+        if not self._finalizer.alive:
+            raise StopIteration
+        try:
+            batch, reports = next(self._batches)
+        except BaseException:
+            self.close()
+            raise
+        for report in reports:
+            _merge(self.report, report)
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads; iteration is over. Safe to call again."""
+        self._finalizer()
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def train_batches(
+    source: DetectionSource,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    num_steps: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+    """Iterates over the training batches of steps start_step, .., num_steps - 1.
+
+    Args:
+      source: the training split; its `image_bytes` is called from several threads.
+      config: shapes, augmentation, threads.
+      batch_size: images in a global batch, a multiple of process_count.
+      seed: of the order and of every augmentation, in [0, 2**31).
+      num_steps: length of the run.
+      start_step: where to begin: the steps before it are not computed.
+      process_index, process_count: this process loads its contiguous share of every batch.
+
+    Returns:
+      Batches with batch_size / process_count images, all of one bucket at a time.
+
+    Raises:
+      DataError: at once where there is nothing to train on.
+      LoaderError: while iterating, with the file's name, on an unforeseen failure. Bad images
+        are not one: they leave a blank slot and a line in the report.
+    """
+    plan = TrainPlan(source.records, config, batch_size=batch_size, seed=seed)
+    rows = local_rows(batch_size, process_index=process_index, process_count=process_count)
+    return _iterate(source, config, plan, rows, start_step, num_steps, seed)
+
+
+def eval_batches(
+    source: DetectionSource,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+    """Iterates over every image once, without augmentation; every process gets as many batches.
+
+    Slots that only fill up the last batch of a bucket have `is_real` False and record index -1.
+    Arguments and errors are those of `train_batches`.
+    """
+    plan = EvalPlan(source.records, config, batch_size=batch_size)
+    rows = local_rows(batch_size, process_index=process_index, process_count=process_count)
+    return _iterate(source, config, plan, rows, 0, len(plan), None)
+
+
+def order_fingerprint(
+    source: DetectionSource, config: DataConfig, *, batch_size: int, seed: int
+) -> str:
+    """SHA-256 of all that determines the training batches, as hexadecimal digits.
+
+    A run may be resumed only with an equal fingerprint. The number of processes or threads and
+    the place of the data are no part of it: they do not change the global batches.
+    """
+    settings = dataclasses.asdict(config)
+    facts = {
+        "pipeline": PIPELINE_VERSION,
+        "source": source.fingerprint(),
+        "config": {name: settings[name] for name in settings if name not in _IMMATERIAL},
+        "fill": FILL_COLOUR,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _iterate(
+    source: DetectionSource,
+    config: DataConfig,
+    plan: TrainPlan | EvalPlan,
+    rows: slice,
+    start: int,
+    stop: int,
+    seed: int | None,
+) -> BatchIterator:
+    import grain  # half a second to import: not for those who only read records
+
+    num_rows = rows.stop - rows.start
+
+    def load(slot: tuple[int, int]) -> Sample:
+        return _load_slot(source, config, plan, *slot, seed)
+
+    samples = grain.MapDataset.source(_Slots(start, stop, rows)).map(load)
+    options = grain.ReadOptions(
+        num_threads=config.num_threads,
+        prefetch_buffer_size=max(num_rows, 2 * config.num_threads),
+    )
+    batches = samples.to_iter_dataset(options).batch(
+        num_rows, batch_fn=lambda samples: _collate(samples, config.max_objects)
+    )
+    # Padding and stacking run in a thread of their own, not in the caller's.
+    ahead = grain.experimental.ThreadPrefetchIterDataset(
+        batches, prefetch_buffer_size=_BATCHES_AHEAD
+    )
+    return BatchIterator(iter(ahead), length=max(0, stop - start))
+
+
+class _Slots:
+    """All (step, slot) of this process, in order; random access, as Grain wants it."""
+
+    def __init__(self, start: int, stop: int, rows: slice):
+        self._start, self._rows = start, rows
+        self._num_rows = rows.stop - rows.start
+        self._length = max(0, stop - start) * self._num_rows
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        step, row = divmod(position, self._num_rows)
+        return self._start + step, self._rows.start + row
+
+
+def _load_slot(
+    source: DetectionSource,
+    config: DataConfig,
+    plan: TrainPlan | EvalPlan,
+    step: int,
+    slot: int,
+    seed: int | None,
+) -> Sample:
+    step_plan = plan[step]
+    index = int(step_plan.indices[slot])
+    try:
+        return load_sample(
+            source,
+            index,
+            config,
+            bucket=config.buckets[step_plan.bucket],
+            short_side=step_plan.short_side,
+            rng=None if seed is None else np.random.default_rng((seed, step, slot)),
+        )
+    except Exception as error:
+        name = source.records[index].file_name
+        raise LoaderError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _merge(total: DataReport, report: DataReport) -> None:
+    """Adds a sample's report; an image met again, epochs later, is counted but not named again."""
+    for rule, finding in report.findings.items():
+        known = total.examples(rule)
+        new = [example for example in finding.examples if example not in known]
+        total.add(rule, new, count=finding.count, outcome=finding.outcome)
+
+
+def _collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[DataReport]]:
+    """Pads images to their bucket and objects to max_objects; keeps the reports beside."""
+    size, bucket = len(samples), samples[0].bucket
+    # Any: the structures' fields are annotated as device arrays; on the host they hold numpy's.
+    images: Any = np.empty((size, *bucket, 3), np.uint8)
+    image_size: Any = np.full((size, 2), bucket, np.float32)
+    scale: Any = np.stack([sample.scale for sample in samples])
+    record_index: Any = np.array([sample.index for sample in samples], np.int32)
+    is_real: Any = np.array([sample.image is not None for sample in samples])
+    boxes: Any = np.zeros((size, max_objects, 4), np.float32)
+    labels: Any = np.zeros((size, max_objects), np.int32)
+    valid: Any = np.zeros((size, max_objects), bool)
+    for row, sample in enumerate(samples):
+        number = len(sample.labels)
+        boxes[row, :number] = sample.boxes
+        labels[row, :number] = sample.labels
+        valid[row, :number] = True
+        if sample.image is None:
+            images[row] = FILL_COLOUR
+        else:
+            pad_into(images[row], sample.image)
+            image_size[row] = sample.image.shape[:2]
+    batch = Batch(
+        images=images,
+        image_size=image_size,
+        scale=scale,
+        record_index=record_index,
+        is_real=is_real,
+        ground_truth=GroundTruth(boxes=boxes, labels=labels, valid=valid),
+    )
+    return batch, [sample.report for sample in samples]

@@ -1,0 +1,209 @@
+"""Which images each step sees: a pure function of the seed and the step number.
+
+Training. Every bucket (landscape or portrait) has an endless stream of its images: epoch after
+epoch, all of them in a new random order. Consecutive pieces of `batch_size` images are its
+batches. A batch belongs to the epoch in which it becomes full; what is left of an epoch opens the
+bucket's first batch of the next one, so no image is lost and each occurs exactly once an epoch in
+its stream. The batches of an epoch, from all buckets, are taken in random order. As batch j of a
+bucket is known from j alone, so is any step, and a resumed run needs nothing but its step number.
+
+The number of processes plays no part: a process takes its rows of the global batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.records import DataError, Record
+
+# Last word of a random seed. SeedSequence fills up with zeros: a sample's (seed, step, slot) is
+# (seed, step, slot, 0), so no purpose may use the tag 0.
+_TAG_PERMUTATION, _TAG_BATCH_ORDER, _TAG_SHORT_SIDE = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepPlan:
+    """One global batch before any image is read.
+
+    Attributes:
+      bucket: position in `DataConfig.buckets`.
+      short_side: the size to which its images are resized.
+      indices: int64 [batch_size], positions in the records; -1 is a slot without an image.
+    """
+
+    bucket: int
+    short_side: int
+    indices: np.ndarray
+
+
+def is_trainable(record: Record, *, use_difficult: bool) -> np.ndarray:
+    """Which objects are trained on, bool [n]: no crowds, difficult ones only where asked."""
+    return ~record.is_crowd if use_difficult else ~(record.is_crowd | record.is_difficult)
+
+
+def local_rows(batch_size: int, *, process_index: int, process_count: int) -> slice:
+    """The rows of the global batch that a process loads: a contiguous piece, in process order.
+
+    Raises:
+      ValueError: where the batch cannot be divided equally.
+
+    >>> local_rows(8, process_index=1, process_count=4)
+    slice(2, 4, None)
+    """
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be a multiple of the number of processes, "
+            f"{process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; it must be in [0, {process_count})")
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+class TrainPlan:
+    """The training order. `plan[step]` works for every step >= 0, at the cost of one epoch's
+    permutations, of which the last few are kept.
+
+    Images without trainable objects are left out unless `config.keep_empty`.
+
+    Args:
+      records: those of the training split.
+      config: gives the buckets, the short sides, and which objects are trained on.
+      batch_size: images in a global batch.
+      seed: in [0, 2**32).
+
+    Raises:
+      DataError: where no image is left to train on.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], config: DataConfig, *, batch_size: int, seed: int
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
+        chosen = [
+            index
+            for index, record in enumerate(records)
+            if config.keep_empty or is_trainable(record, use_difficult=config.use_difficult).any()
+        ]
+        if not chosen:
+            raise DataError(
+                f"none of the {len(records)} training images has an object to train on "
+                "(data.keep_empty = True trains on images without objects)"
+            )
+        self._members = _group_by_bucket(records, chosen, config)
+        self._short_sides = config.short_sides
+        self._batch_size = batch_size
+        self._seed = seed
+        self._step = functools.lru_cache(maxsize=256)(self._plan_step)
+        self._batch_order = functools.lru_cache(maxsize=2)(self._draw_batch_order)
+        self._permutation = functools.lru_cache(maxsize=8)(self._draw_permutation)
+
+    @property
+    def num_images(self) -> int:
+        """Images that are trained on."""
+        return sum(map(len, self._members))
+
+    def __getitem__(self, step: int) -> StepPlan:
+        if step < 0:
+            raise IndexError(f"step is {step}; it must be >= 0")
+        return self._step(step)
+
+    def first_step(self, epoch: int) -> int:
+        """The first step whose batch belongs to `epoch`: all batches that became full before."""
+        return sum(self._num_batches(bucket, epoch) for bucket in range(len(self._members)))
+
+    def epoch(self, step: int) -> int:
+        """The epoch to which a step belongs, counted from 0."""
+        # At most one batch a bucket is open at any time: the estimate is only ever too low.
+        epoch = step * self._batch_size // self.num_images
+        while self.first_step(epoch + 1) <= step:
+            epoch += 1
+        return epoch
+
+    def _num_batches(self, bucket: int, epochs: int) -> int:
+        """Batches of a bucket that are full after `epochs` epochs."""
+        return epochs * len(self._members[bucket]) // self._batch_size
+
+    def _plan_step(self, step: int) -> StepPlan:
+        epoch = self.epoch(step)
+        bucket, batch = self._batch_order(epoch)[step - self.first_step(epoch)]
+        short_side = self._rng(step, 0, _TAG_SHORT_SIDE).choice(self._short_sides)
+        return StepPlan(int(bucket), int(short_side), self._batch(int(bucket), int(batch)))
+
+    def _draw_batch_order(self, epoch: int) -> np.ndarray:
+        """(bucket, number of the batch in the bucket's stream) of each step of an epoch."""
+        batches = [
+            (bucket, batch)
+            for bucket in range(len(self._members))
+            for batch in range(
+                self._num_batches(bucket, epoch), self._num_batches(bucket, epoch + 1)
+            )
+        ]
+        return self._rng(epoch, 0, _TAG_BATCH_ORDER).permutation(np.array(batches))
+
+    def _batch(self, bucket: int, batch: int) -> np.ndarray:
+        size = len(self._members[bucket])
+        positions = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
+        epochs, places = np.divmod(positions, size)
+        indices = np.empty(self._batch_size, np.int64)
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            indices[rows] = self._permutation(bucket, int(epoch))[places[rows]]
+        indices.setflags(write=False)
+        return indices
+
+    def _draw_permutation(self, bucket: int, epoch: int) -> np.ndarray:
+        return self._rng(epoch, bucket, _TAG_PERMUTATION).permutation(self._members[bucket])
+
+    def _rng(self, first: int, second: int, tag: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, first, second, tag))
+
+
+class EvalPlan:
+    """The evaluation order: every image once, bucket after bucket, each in the records' order.
+
+    The last batch of a bucket is filled up with -1. All processes see the same number of
+    batches, and the same bucket at the same step. The short side is the last of
+    `config.short_sides`.
+    """
+
+    def __init__(self, records: Sequence[Record], config: DataConfig, *, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
+        groups = _group_by_bucket(records, range(len(records)), config)
+        self._steps = tuple(
+            StepPlan(bucket, config.short_sides[-1], indices)
+            for bucket, members in enumerate(groups)
+            for indices in _filled_batches(members, batch_size)
+        )
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, step: int) -> StepPlan:
+        return self._steps[step]
+
+
+def _group_by_bucket(
+    records: Sequence[Record], chosen: Sequence[int], config: DataConfig
+) -> tuple[np.ndarray, ...]:
+    """Record indices by bucket: landscape and square images in the first, portrait in the last."""
+    num_buckets = len(config.buckets)
+    groups: tuple[list[int], ...] = tuple([] for _ in range(num_buckets))
+    for index in chosen:
+        is_portrait = records[index].height > records[index].width
+        groups[num_buckets - 1 if is_portrait else 0].append(index)
+    return tuple(np.array(group, np.int64) for group in groups)
+
+
+def _filled_batches(members: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(members), batch_size):
+        indices = np.full(batch_size, -1, np.int64)
+        part = members[start : start + batch_size]
+        indices[: len(part)] = part
+        yield indices

@@ -1,0 +1,153 @@
+"""One slot of a batch: read, decode, augment, resize; bad images become blank slots."""
+
+import dataclasses
+
+import numpy as np
+
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.decode import NOTES, ImageError, decode_image
+from harmonic_jax.data.geometry import fit_size, resize_image
+from harmonic_jax.data.plan import is_trainable
+from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.records import DetectionSource, Record
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.transforms import augment
+
+LEFT_OUT = "slot left blank: no part in losses or metrics"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """An image at network size, not yet padded, with the objects that are trained on.
+
+    Attributes:
+      image: uint8 [h, w, 3]; None in a blank slot.
+      bucket: the padded (height, width) it will get.
+      boxes: float32 [n, 4], xyxy in its pixels, n <= max_objects.
+      labels: int32 [n].
+      scale: float32 [2], network size over original size, y and x.
+      index: position of its record; -1 where there is none.
+      report: what was remarkable about it.
+    """
+
+    image: np.ndarray | None
+    bucket: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    scale: np.ndarray
+    index: int
+    report: DataReport
+
+
+def blank_sample(bucket: tuple[int, int], index: int, report: DataReport) -> Sample:
+    """A slot that only fills the batch."""
+    return Sample(
+        image=None,
+        bucket=bucket,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int32),
+        scale=np.ones(2, np.float32),
+        index=index,
+        report=report,
+    )
+
+
+def load_sample(
+    source: DetectionSource,
+    index: int,
+    config: DataConfig,
+    *,
+    bucket: tuple[int, int],
+    short_side: int,
+    rng: np.random.Generator | None,
+) -> Sample:
+    """Loads records[index] for the network.
+
+    Args:
+      source: where the image and its record come from.
+      index: position in the records; -1 gives a blank slot.
+      config: how images are decoded, changed and resized.
+      bucket: the padded (height, width) of the batch.
+      short_side: the size to resize to.
+      rng: for the augmentations; None: none of them (evaluation).
+
+    Returns:
+      The sample; a blank one, with the reason in its report, where the image is unusable.
+    """
+    report = DataReport()
+    if index < 0:
+        return blank_sample(bucket, index, report)
+    record = source.records[index]
+    try:
+        decoded = decode_image(
+            source.image_bytes(index),
+            max_pixels=config.max_pixels,
+            annotated_size=(record.height, record.width),
+        )
+    except (ImageError, OSError) as error:
+        report.add(_reason(error), [f"{record.file_name}: {error}"], outcome=LEFT_OUT)
+        return blank_sample(bucket, index, report)
+    for note in decoded.notes:
+        report.add(note, [record.file_name], outcome=NOTES[note])
+
+    rows = np.flatnonzero(is_trainable(record, use_difficult=config.use_difficult))
+    image, boxes = decoded.image, record.boxes[rows]
+    if rng is not None:
+        image, boxes, kept = augment(
+            image, boxes, rng, config=config.augment, max_pixels=config.max_pixels
+        )
+        _count_objects(
+            report, "cropped_away", record, len(rows) - len(kept), "object outside a random crop"
+        )
+        rows = rows[kept]
+    largest = largest_boxes(boxes, config.max_objects)
+    surplus = len(rows) - len(largest)
+    _count_objects(
+        report, Reason.TOO_MANY_OBJECTS, record, surplus, Reason.TOO_MANY_OBJECTS.outcome
+    )
+
+    height, width = image.shape[:2]
+    size = _network_size(height, width, config, bucket=bucket, short_side=short_side)
+    scale = np.array([size[0] / height, size[1] / width], np.float32)
+    return Sample(
+        image=resize_image(image, size),
+        bucket=bucket,
+        boxes=boxes[largest] * scale[[1, 0, 1, 0]],
+        labels=record.labels[rows[largest]],
+        scale=scale,
+        index=index,
+        report=report,
+    )
+
+
+def largest_boxes(boxes: np.ndarray, number: int) -> np.ndarray:
+    """Rows of the `number` boxes of largest area, in their old order; ties go to the first.
+
+    >>> largest_boxes(np.array([[0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 3, 3]]), 2)
+    array([0, 2])
+    """
+    if len(boxes) <= number:
+        return np.arange(len(boxes))
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return np.sort(np.argsort(-areas, kind="stable")[:number])
+
+
+def _network_size(
+    height: int, width: int, config: DataConfig, *, bucket: tuple[int, int], short_side: int
+) -> tuple[int, int]:
+    if config.resize == "warp":
+        return short_side, short_side
+    return fit_size(height, width, short_side=short_side, max_side=config.max_side, bounds=bucket)
+
+
+def _reason(error: ImageError | OSError) -> str:
+    if isinstance(error, ImageError):
+        return error.reason
+    return Reason.MISSING_IMAGE if isinstance(error, FileNotFoundError) else "unreadable_image"
+
+
+def _count_objects(
+    report: DataReport, rule: str, record: Record, number: int, outcome: str
+) -> None:
+    if number:
+        report.add(rule, [f"{record.file_name}: {number} objects"], count=number, outcome=outcome)
