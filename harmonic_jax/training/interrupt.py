@@ -1,0 +1,76 @@
+"""A polite end: SIGTERM and Ctrl-C ask the loop to save and stop."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT while it is open, and puts the old handlers back afterwards.
+
+    A second SIGINT raises KeyboardInterrupt at once. Python lets only the main thread install
+    handlers; opened in another thread it never asks to stop.
+
+    >>> with StopSignal() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.requested, stop.name
+    (True, 'SIGTERM')
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._num_interrupts = 0
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._signal is not None
+
+    @property
+    def name(self) -> str | None:
+        """The signal that asked first, such as `SIGTERM`; None where none did."""
+        return None if self._signal is None else self._signal.name
+
+    def requested_anywhere(self) -> bool:
+        """Whether any process was asked to stop; all processes call it at the same step.
+
+        A scheduler may tell one host only, and a host that stops alone leaves the others waiting
+        in their next collective. With one process it costs nothing, with several an all-gather
+        of one number: ask every few steps.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        return bool(np.any(multihost_utils.process_allgather(np.int32(self.requested))))
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            # None: installed by C code, which Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            self._num_interrupts += 1
+            if self._num_interrupts > 1:
+                raise KeyboardInterrupt
