@@ -1,0 +1,88 @@
+"""From a configuration, or a short name, to a source of records."""
+
+from pathlib import Path
+
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.coco_json import coco_splits, read_coco
+from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.tfds_source import read_tfds, tfds_splits
+from harmonic_jax.data.voc_xml import read_voc, voc_splits
+
+
+def open_source(config: DataConfig, split: str) -> DetectionSource:
+    """Opens a split to train on or to evaluate.
+
+    Args:
+      config: format, name and root say where the data are.
+      split: name of the split, as docs/data.md lists them for each format.
+
+    Returns:
+      A source with at least one record.
+
+    Raises:
+      DataError: if the data set or the split is absent, or if nothing in it is usable.
+    """
+    source = read_source(config, split)
+    if not source.records:
+        raise DataError(f"{source.name} has no usable image:\n{source.report.format()}")
+    return source
+
+
+def read_source(config: DataConfig, split: str) -> DetectionSource:
+    """Like `open_source`, but the source may have no usable record: its report says why."""
+    match config.format:
+        case "coco":
+            return read_coco(_folder(config), split, max_objects=config.max_objects)
+        case "voc":
+            return read_voc(_folder(config), split, max_objects=config.max_objects)
+        case "tfds":
+            return read_tfds(config.name, split, root=config.root, max_objects=config.max_objects)
+
+
+def list_splits(config: DataConfig) -> tuple[str, ...]:
+    """The names of all splits of a data set."""
+    match config.format:
+        case "coco":
+            return coco_splits(_folder(config))
+        case "voc":
+            return voc_splits(_folder(config))
+        case "tfds":
+            return tfds_splits(config.name, root=config.root)
+
+
+def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
+    """Reads `FORMAT:WHERE[:SPLIT]`, as check-data takes it.
+
+    Args:
+      spec: `coco:DIR`, `voc:DIR` or `tfds:NAME`, with `:SPLIT` for a single split.
+
+    Returns:
+      A configuration of that data, and the split, or None for all.
+
+    Raises:
+      DataError: if it is none of these.
+
+    Example:
+      >>> config, split = parse_spec("voc:photos/bccd:test")
+      >>> config.format, config.root, split
+      ('voc', 'photos/bccd', 'test')
+    """
+    form, _, rest = spec.partition(":")
+    where, split = rest, ""
+    if ":" in rest and not Path(rest).is_dir():  # a folder may have a colon in its name
+        where, _, split = rest.rpartition(":")
+    match form if where else None:
+        case "tfds":
+            return DataConfig(format="tfds", name=where), split or None
+        case "coco":
+            return DataConfig(format="coco", root=where), split or None
+        case "voc":
+            return DataConfig(format="voc", root=where), split or None
+    raise DataError(f"{spec!r} must be coco:DIR, voc:DIR or tfds:NAME, and may end in :SPLIT")
+
+
+def _folder(config: DataConfig) -> Path:
+    folder = Path(str(config.root)).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data.root is {config.root!r}; it must be an existing folder")
+    return folder
