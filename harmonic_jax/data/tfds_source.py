@@ -133,14 +133,12 @@ def _choose(part: str, builders: dict[str, Any]) -> list[tuple[Any, str]]:
 
 def _class_names(name: str, features: Any) -> tuple[str, ...]:
     """The names of the labels; refuses features that are not those of boxes in images."""
-    if not {"image", "objects"} <= set(features) or not {"bbox", "label"} <= set(
-        features["objects"]
-    ):
+    objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
+    if "image" not in features or "bbox" not in objects or "label" not in objects:
         raise DataError(
             f"TFDS data set {name!r} has features {', '.join(features)}; detection needs image "
             "and objects with bbox and label"
         )
-    objects = features["objects"]
     layout = str(getattr(objects["bbox"].bbox_format, "value", "REL_YXYX"))
     if layout != "REL_YXYX":
         raise DataError(f"TFDS data set {name!r} has {layout} boxes; only REL_YXYX can be read")
