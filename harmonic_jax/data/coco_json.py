@@ -41,7 +41,7 @@ def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
     Args:
       root: the folder with `annotations/`.
       split: SPLIT in the names above; the images lie in ROOT/SPLIT or else ROOT/images.
-      max_objects: images with more objects are counted.
+      max_objects: of more objects in an image, the surplus is counted.
 
     Returns:
       The source; classes are the file's categories in the order of their ids.

@@ -33,7 +33,10 @@ class Reason(enum.StrEnum):
     DUPLICATE_ANNOTATION_ID = "duplicate_annotation_id", "kept, annotation ids are not used"
     CROWD = "crowd", "kept and marked: never trained on, ignored in evaluation"
     DIFFICULT = "difficult", "kept and marked: ignored in evaluation"
-    TOO_MANY_OBJECTS = "too_many_objects", "image kept; trained on with its data.max_objects largest"
+    TOO_MANY_OBJECTS = (
+        "too_many_objects",
+        "not trained on: the data.max_objects largest of its image are",
+    )
     EMPTY_IMAGE = "empty_image", "kept; trained on with data.keep_empty only"
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ class DataReport:
                     a.jpg: cat (5, 5, 5, 9)
       clipped    7  box clipped to the image
                     b.jpg: dog (-3, 0, 9, 9)
-                    .. and 6 more
+                    ..
     """
 
     findings: dict[str, Finding] = dataclasses.field(default_factory=dict)
@@ -91,6 +91,5 @@ class DataReport:
             yield f"{rule:<{width}}  {finding.count:>{digits}}  {finding.outcome}"
             for example in finding.examples:
                 yield indent + example
-            rest = finding.count - len(finding.examples)
-            if finding.examples and rest:
-                yield f"{indent}.. and {rest} more"
+            if finding.count > len(finding.examples) > 0:
+                yield indent + ".."

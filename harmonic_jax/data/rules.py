@@ -53,7 +53,7 @@ def apply_rules(
     Args:
       raw: the annotations of m images.
       class_names: k names, for the report.
-      max_objects: images with more trainable objects are counted.
+      max_objects: of more trainable objects in an image, the surplus is counted.
       report: receives the counts.
 
     Returns:
@@ -137,10 +137,11 @@ def _count_per_image(
     raw: RawAnnotations, kept: np.ndarray, max_objects: int, report: DataReport
 ) -> None:
     trainable = np.bincount(raw.owners[kept & ~raw.is_crowd], minlength=len(raw.file_names))
-    crowded = np.flatnonzero(trainable > max_objects)
-    if len(crowded):
-        examples = (f"{raw.file_names[i]}: {trainable[i]} objects" for i in crowded)
-        report.add(Reason.TOO_MANY_OBJECTS, examples, count=len(crowded))
+    surplus = np.maximum(trainable - max_objects, 0)
+    if surplus.any():
+        crowded = np.flatnonzero(surplus)
+        examples = (f"{raw.file_names[i]}: {surplus[i]} of {trainable[i]} objects" for i in crowded)
+        report.add(Reason.TOO_MANY_OBJECTS, examples, count=int(surplus.sum()))
     empty = np.flatnonzero(trainable == 0)
     if len(empty):
         names = (raw.file_names[i] for i in empty)

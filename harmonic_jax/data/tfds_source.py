@@ -67,7 +67,7 @@ def read_tfds(name: str, split: str, *, root: str | None, max_objects: int) -> T
         "val"; of several years of VOC, "2007_trainval+2012_trainval", where a split without a
         year is that of all, but for "test": the test set of 2007, the only one with objects.
       root: the TFDS data directory, or None for its default.
-      max_objects: images with more objects are counted.
+      max_objects: of more objects in an image, the surplus is counted.
 
     Returns:
       The source; image ids are the data set's own, or positions where it has none.

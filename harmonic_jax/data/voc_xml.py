@@ -59,7 +59,7 @@ def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
     Args:
       root: a folder with `ImageSets/`, or a VOCdevkit with one such folder a year (`VOC2007`).
       split: SPLIT in the names above; in a devkit YEAR_SPLIT: "2007_trainval+2012_trainval".
-      max_objects: images with more objects are counted.
+      max_objects: of more objects in an image, the surplus is counted.
 
     Returns:
       The source. Its classes are the lines of ROOT/labels.txt where there is one; else VOC's

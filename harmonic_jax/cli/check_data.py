@@ -1,0 +1,150 @@
+"""`python -m harmonic_jax check-data SPEC`: what is in a data set, and what is wrong with it."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import rich.progress
+from rich.console import Console
+
+from harmonic_jax.config import ConfigError, DataConfig
+from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
+from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.sources import list_splits, parse_spec, read_source
+
+QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
+    args = _parser().parse_args(argv)
+    try:
+        config, split = parse_spec(args.spec)
+        config = dataclasses.replace(
+            config, root=args.root or config.root, max_objects=args.max_objects
+        )
+        splits = [split] if split else list_splits(config)
+        if not splits:
+            raise DataError(f"{args.spec}: no split found")
+        usable = [_check(config, split, decode=not args.no_decode) for split in splits]
+    except (DataError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if all(usable) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harmonic_jax check-data",
+        description="Read a data set as training would, decode every image, and report.",
+    )
+    parser.add_argument(
+        "spec", help="coco:DIR, voc:DIR or tfds:NAME; append :SPLIT for one split only"
+    )
+    parser.add_argument("--root", help="TFDS data directory of a tfds: data set")
+    parser.add_argument(
+        "--max-objects", type=int, default=DataConfig().max_objects, help="as data.max_objects"
+    )
+    parser.add_argument("--no-decode", action="store_true", help="annotations only: faster")
+    return parser
+
+
+def _check(config: DataConfig, split: str, *, decode: bool) -> bool:
+    """Prints the report of one split; whether it has a usable image."""
+    source = read_source(config, split)
+    report = DataReport()
+    report.merge(source.report)
+    refused = _decode_all(source, config, report) if decode else 0
+    print(f"== {source.name}")
+    print("\n".join(describe(source)))
+    print(f"\nrules (docs/data.md){'' if decode else ', images not decoded'}:")
+    print(report.format())
+    print(f"fingerprint {source.fingerprint()}\n", flush=True)
+    return len(source.records) > refused
+
+
+def _decode_all(source: DetectionSource, config: DataConfig, report: DataReport) -> int:
+    """Decodes every image as training would, in threads; returns how many are refused."""
+
+    def check(index: int) -> tuple[bool, list[tuple[str, str, str]]]:
+        return _decode_one(source, index, config)
+
+    refused = 0
+    number = len(source.records)
+    with ThreadPoolExecutor(max(config.num_threads, os.cpu_count() or 1)) as pool:
+        for is_usable, findings in rich.progress.track(
+            pool.map(check, range(number)),
+            description=f"Decoding {source.name}",
+            total=number,
+            console=Console(stderr=True),
+            transient=True,
+        ):
+            refused += not is_usable
+            for rule, example, outcome in findings:
+                report.add(rule, [example], outcome=outcome)
+    return refused
+
+
+def _decode_one(
+    source: DetectionSource, index: int, config: DataConfig
+) -> tuple[bool, list[tuple[str, str, str]]]:
+    """Whether an image is usable, and (rule, example, outcome) of each finding; no pixels."""
+    record = source.records[index]
+    try:
+        decoded = decode_image(
+            source.image_bytes(index),
+            max_pixels=config.max_pixels,
+            annotated_size=(record.height, record.width),
+        )
+    except ImageError as error:
+        outcome = f"image refused: {REFUSALS[error.reason]}"
+        return False, [(error.reason, f"{record.file_name}: {error}", outcome)]
+    except OSError as error:
+        return False, [("unreadable_image", f"{record.file_name}: {error}", "image refused")]
+    return True, [(note, record.file_name, NOTES[note]) for note in decoded.notes]
+
+
+def describe(source: DetectionSource) -> Iterator[str]:
+    """Lines about a split: its size, its classes, and how large its objects are."""
+    records = source.records
+    objects = [record.labels for record in records]
+    labels = np.concatenate([*objects, np.zeros(0, np.int32)])
+    images = np.concatenate([*map(np.unique, objects), np.zeros(0, np.int32)])
+    per_image = len(labels) / max(len(records), 1)
+    yield f"{len(records)} images, {len(labels)} objects, {per_image:.1f} an image"
+    width = max(map(len, source.class_names), default=5)
+    yield f"\n{'class':<{width}}  {'objects':>8}  {'images':>8}"
+    for label, name in enumerate(source.class_names):
+        counts = (labels == label).sum(), (images == label).sum()
+        yield f"{name:<{width}}  {counts[0]:>8}  {counts[1]:>8}"
+    if len(labels):
+        yield ""
+        yield from _size_quantiles(source)
+
+
+def _size_quantiles(source: DetectionSource) -> Iterator[str]:
+    """What anchors have to cover, in pixels of the original images."""
+    records = source.records
+    boxes = np.concatenate([record.boxes for record in records]).astype(np.float64)
+    short_sides = np.concatenate(
+        [np.full(len(record.boxes), min(record.height, record.width)) for record in records]
+    )
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    size = np.sqrt(width * height)
+    rows = {
+        "width": width,
+        "height": height,
+        "size = sqrt(w h)": size,
+        "size / short side": size / short_sides,
+        "height / width": height / width,
+    }
+    header = "".join(f"{f'{quantile:.0%}':>9}" for quantile in QUANTILES)
+    yield f"{'boxes, quantiles':<18}{header}"
+    for name, values in rows.items():
+        cells = "".join(f"{value:>9.4g}" for value in np.quantile(values, QUANTILES))
+        yield f"{name:<18}{cells}"
