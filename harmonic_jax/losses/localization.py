@@ -51,7 +51,8 @@ def smooth_l1_loss(
     if pred.ndim == 0:
         raise ValueError("pred has shape (); its last axis must hold the coordinates")
     mask = as_mask(where, pred.shape[:-1])
-    distance = jnp.abs(keep(mask, pred) - keep(mask, target))
+    difference = keep(mask, pred) - keep(mask, target)
+    distance = difference * jnp.sign(difference)  # as abs, but with slope 0 at 0
     if beta >= jnp.finfo(distance.dtype).tiny:
         # One expression for both pieces: inside, `inner` is the distance; outside, beta. The
         # square of a large distance, which could overflow, is never formed.
@@ -230,8 +231,8 @@ def _hull_size(pred: jax.Array, target: jax.Array) -> jax.Array:
     """Width and height of the smallest box around all corners.
 
     For boxes the right way round this is the box from the smaller (x1, y1) to the larger
-    (x2, y2). Taking every corner keeps an inverted box inside it, so that the terms divided by
-    the hull stay bounded and pull such a box back.
+    (x2, y2). Taking every corner keeps an inverted box inside it too, so that the terms divided
+    by the hull stay bounded.
     """
     low = jnp.minimum(
         jnp.minimum(pred[..., :2], pred[..., 2:]), jnp.minimum(target[..., :2], target[..., 2:])

@@ -1,0 +1,112 @@
+"""The formulas in float64 NumPy, written sample by sample from their sources, never from ours."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# What the three modes of `factor_gradient` let flow.
+FLOWS = {
+    "through": {"beta_c", "beta_r", "tc_iou", "tc_entropy"},
+    "stop": set(),
+    "cls_only": {"beta_c", "tc_entropy"},
+}
+
+
+def harmonic_iou(iou, gamma=0.8):
+    return (1 + iou) ** gamma * (1 - iou)
+
+
+def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2):
+    """HarDet of a dict of arrays; a factor that does not flow is computed from `fixed` instead.
+
+    Differences of this function with respect to `x`, `fixed` held, are the gradient of a mode.
+    """
+    fixed = x if fixed is None else fixed
+
+    def source(factor):
+        return x if factor in FLOWS[mode] else fixed
+
+    def loc(v):
+        return v["smooth_l1"] + alpha * harmonic_iou(v["iou"], gamma)
+
+    beta_c_of = source("beta_c")
+    beta_c = np.exp(-beta_c_of.get("cross_entropy", beta_c_of["cls_loss"]))
+    beta_r = np.exp(-loc(source("beta_r")))
+    distance = np.abs(x["prob"] - source("tc_iou")["iou"])
+    weight = 1 / (1 + np.exp(source("tc_entropy")["entropy"]))
+    contrastive = weight * np.maximum(0, distance - margin)
+    return (1 + beta_r) * x["cls_loss"] + (1 + beta_c) * loc(x) + contrastive
+
+
+def central_difference(f: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
+    """Derivative of a per-sample function [n, ...] -> [n] in each coordinate of its sample."""
+    flat = x.reshape(len(x), -1)
+    columns = []
+    for j in range(flat.shape[1]):
+        step = np.zeros_like(flat)
+        step[:, j] = h
+        high, low = (flat + step).reshape(x.shape), (flat - step).reshape(x.shape)
+        columns.append((f(high) - f(low)) / (2 * h))
+    return np.stack(columns, axis=-1).reshape(x.shape)
+
+
+def focal(logits, labels, alpha, gamma):
+    """Focal loss from probabilities, one element at a time."""
+    out = np.zeros(logits.shape)
+    for index in np.ndindex(*logits.shape):
+        p = 1 / (1 + math.exp(-logits[index]))
+        is_label = labels[index[:-1]] == index[-1]
+        p_t = p if is_label else 1 - p
+        weight = 1.0 if alpha is None else (alpha if is_label else 1 - alpha)
+        out[index] = -weight * (1 - p_t) ** gamma * math.log(p_t)
+    return out
+
+
+def smooth_l1(pred, target, beta):
+    out = np.zeros(len(pred))
+    for i, j in np.ndindex(*pred.shape):
+        d = abs(pred[i, j] - target[i, j])
+        out[i] += d * d / (2 * beta) if d < beta else d - beta / 2
+    return out
+
+
+def _area(box):
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def iou(a, b):
+    meet = [max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])]
+    union = _area(a) + _area(b) - _area(meet)
+    return _area(meet) / union if union > 0 else 0.0
+
+
+def giou_loss(a, b):
+    meet = [max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])]
+    union = _area(a) + _area(b) - _area(meet)
+    hull = _area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
+    return 1 - (iou(a, b) - (hull - union) / hull)
+
+
+def diou_loss(a, b):
+    dx = (a[0] + a[2]) / 2 - (b[0] + b[2]) / 2
+    dy = (a[1] + a[3]) / 2 - (b[1] + b[3]) / 2
+    width = max(a[2], b[2]) - min(a[0], b[0])
+    height = max(a[3], b[3]) - min(a[1], b[1])
+    return 1 - iou(a, b) + (dx**2 + dy**2) / (width**2 + height**2)
+
+
+def ciou_weight(a, b):
+    v = _aspect(a, b)
+    return v / (1 - iou(a, b) + v) if v > 0 else 0.0
+
+
+def _aspect(a, b):
+    angles = [math.atan((box[2] - box[0]) / (box[3] - box[1])) for box in (a, b)]
+    return 4 / math.pi**2 * (angles[0] - angles[1]) ** 2
+
+
+def ciou_loss(a, b, weight=None):
+    """CIoU; `weight` stands for its alpha, which the gradient takes as a constant."""
+    weight = ciou_weight(a, b) if weight is None else weight
+    return diou_loss(a, b) + weight * _aspect(a, b)

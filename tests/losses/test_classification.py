@@ -1,0 +1,170 @@
+"""Entropy, cross entropy and focal loss against float64 NumPy, at ordinary and extreme logits."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax.losses import (
+    sigmoid_cross_entropy,
+    sigmoid_entropy,
+    sigmoid_focal_loss,
+    softmax_cross_entropy,
+    softmax_entropy,
+)
+from tests.losses import reference
+
+LOGITS = np.random.default_rng(0).normal(0, 3, (6, 5))
+LABELS = np.array([0, 4, 5, -1, 2, 999])  # 5, -1 and 999 are background
+EXTREME = np.array([[200.0, -200.0, 0.0], [-200.0, -200.0, -200.0], [200.0, 200.0, -200.0]])
+FOCAL_OPTIONS = [
+    {"alpha": 0.25, "gamma": 2.0},
+    {"alpha": 0.25, "gamma": 0.5},
+    {"alpha": None, "gamma": 1.0},
+    {"alpha": 0.9, "gamma": 0.0},
+    {"alpha": 0.0, "gamma": 3.5},
+]
+
+
+def check_derivatives(f: Callable[[jax.Array], jax.Array]) -> None:
+    """First and second derivatives along a line equal differences of value and gradient."""
+    x = jnp.asarray(LOGITS)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=LOGITS.shape))
+
+    def first(x):
+        return jax.grad(lambda x: f(x).sum())(x)
+
+    @jax.jit
+    def at(x):
+        forward = jax.jvp(lambda x: f(x).sum(), (x,), (direction,))[1]
+        return f(x).sum(), forward, first(x), jax.jvp(first, (x,), (direction,))[1]
+
+    (low, *_, low_gradient, _), (high, *_, high_gradient, _) = (
+        at(x + h * direction) for h in (-1e-5, 1e-5)
+    )
+    _, forward, gradient, second = at(x)
+    np.testing.assert_allclose(forward, (high - low) / 2e-5, rtol=1e-7)
+    np.testing.assert_allclose((gradient * direction).sum(), forward, rtol=1e-12)
+    np.testing.assert_allclose(second, (high_gradient - low_gradient) / 2e-5, rtol=1e-6, atol=1e-9)
+
+
+def test_softmax_entropy_runs_over_all_classes():
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    with jax.enable_x64(True):
+        got = softmax_entropy(LOGITS)
+        check_derivatives(softmax_entropy)
+    np.testing.assert_allclose(got, -(p * np.log(p)).sum(-1), rtol=1e-12)
+    uniform = softmax_entropy(jnp.zeros((1, 81)))  # background included
+    np.testing.assert_allclose(uniform, [np.log(81)], rtol=1e-6)
+
+
+def test_sigmoid_entropy_is_one_coin_per_element():
+    p = 1 / (1 + np.exp(-LOGITS))
+    with jax.enable_x64(True):
+        got = sigmoid_entropy(LOGITS)
+        gradient = jax.grad(lambda x: sigmoid_entropy(x).sum())(jnp.asarray(LOGITS))
+    assert got.shape == LOGITS.shape
+    np.testing.assert_allclose(got, -p * np.log(p) - (1 - p) * np.log1p(-p), rtol=1e-10)
+    np.testing.assert_allclose(gradient, -LOGITS * p * (1 - p), rtol=1e-9, atol=1e-15)
+    # However many classes: an un-normalised sum would be 10,000 * 0.056.
+    prior = jnp.full((1, 10_000), -np.log(99.0))
+    assert sigmoid_entropy(prior).max() < np.log(2)
+    assert sigmoid_entropy(jnp.zeros(3)).max() <= np.float32(np.log(2))
+
+
+@pytest.mark.parametrize("entropy", [softmax_entropy, sigmoid_entropy])
+def test_entropy_at_probability_zero(entropy):
+    """p log p at p = 0 is 0, and its gradient is finite."""
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        x = jnp.asarray(EXTREME, dtype)
+        value, pull = jax.vjp(entropy, x)
+        assert jnp.isfinite(value).all()
+        assert (value >= 0).all()
+        assert jnp.isfinite(pull(jnp.ones_like(value))[0]).all()
+    only = jnp.array([[200.0, -200.0, -200.0]])
+    assert entropy(only).max() == 0
+    assert jnp.abs(jax.grad(lambda x: entropy(x).sum())(only)).max() == 0
+
+
+def test_softmax_entropy_of_an_excluded_class():
+    x = jnp.array([[0.0, 0.0, -jnp.inf]])
+    np.testing.assert_allclose(softmax_entropy(x), [np.log(2)], rtol=1e-6)
+    assert jnp.abs(jax.grad(lambda x: softmax_entropy(x).sum())(x)).max() < 1e-6
+
+
+def test_softmax_cross_entropy():
+    labels = np.array([0, 4, 1, 3, 2, 2])
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    with jax.enable_x64(True):
+        got = softmax_cross_entropy(LOGITS, labels)
+        check_derivatives(lambda x: softmax_cross_entropy(x, labels))
+    np.testing.assert_allclose(got, -np.log(p[np.arange(6), labels]), rtol=1e-12)
+
+
+def test_softmax_cross_entropy_shows_an_impossible_label():
+    loss = softmax_cross_entropy(jnp.zeros((4, 3)), jnp.array([-1, 0, 2, 3]))
+    np.testing.assert_array_equal(jnp.isnan(loss), [True, False, False, True])
+    masked = softmax_cross_entropy(
+        jnp.zeros((4, 3)), jnp.array([-1, 0, 2, 3]), where=~jnp.isnan(loss)
+    )
+    assert jnp.isfinite(masked).all()
+
+
+def test_sigmoid_cross_entropy():
+    with jax.enable_x64(True):
+        got = sigmoid_cross_entropy(LOGITS, LABELS)
+        check_derivatives(lambda x: sigmoid_cross_entropy(x, LABELS))
+    np.testing.assert_allclose(got, reference.focal(LOGITS, LABELS, None, 0.0), rtol=1e-11)
+
+
+@pytest.mark.parametrize("options", FOCAL_OPTIONS)
+def test_focal_loss(options):
+    """Value, and derivatives of first and second order in both modes of differentiation."""
+    with jax.enable_x64(True):
+        got = sigmoid_focal_loss(LOGITS, LABELS, **options)
+        check_derivatives(lambda x: sigmoid_focal_loss(x, LABELS, **options))
+    np.testing.assert_allclose(got, reference.focal(LOGITS, LABELS, **options), rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.int32, jnp.uint32])
+def test_focal_labels_of_any_integer_type(dtype):
+    """A class index beyond the range of a narrow label type must not wrap into it."""
+    loss = sigmoid_focal_loss(jnp.zeros((1, 300)), jnp.array([7], dtype))
+    np.testing.assert_array_equal(np.flatnonzero(loss[0] != loss[0, 0]), [7])
+
+
+@pytest.mark.parametrize("options", FOCAL_OPTIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_focal_loss_at_extreme_logits(options, dtype):
+    x, labels = jnp.asarray(EXTREME, dtype), jnp.array([1, -1, 0])
+
+    def gradient_at(x):
+        return jax.grad(lambda x: sigmoid_focal_loss(x, labels, **options).sum())(x)
+
+    value = sigmoid_focal_loss(x, labels, **options)
+    gradient, second = jax.jit(lambda x: jax.jvp(gradient_at, (x,), (x,)))(x)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    assert jnp.isfinite(value).all()
+    assert jnp.isfinite(gradient).all()
+    assert jnp.isfinite(second).all()
+    # A certain and wrong answer costs |logit| times its weight, at slope +-1 times its weight.
+    alpha = options["alpha"]
+    true, other = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    np.testing.assert_allclose(value[0, :2], [200 * other, 200 * true], rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, :2].astype(jnp.float32), [other, -true], rtol=4e-3)
+
+
+def test_cross_entropies_at_extreme_logits():
+    x, labels = jnp.asarray(EXTREME, jnp.float32), jnp.array([1, 1, 0])
+    np.testing.assert_allclose(
+        softmax_cross_entropy(x, labels), [400, np.log(3), np.log(2)], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        sigmoid_cross_entropy(x, labels)[0], [200, 200, np.log(2)], rtol=1e-6
+    )
+    for loss in (softmax_cross_entropy, sigmoid_cross_entropy):
+        gradient = jax.grad(lambda x, loss=loss: loss(x, labels).sum())(x)
+        assert jnp.isfinite(gradient).all()

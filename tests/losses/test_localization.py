@@ -1,0 +1,172 @@
+"""SmoothL1 and the IoU family against float64 NumPy, and on boxes that should not exist."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax.losses import (
+    aligned_iou,
+    ciou_loss,
+    diou_loss,
+    giou_loss,
+    iou_loss,
+    smooth_l1_loss,
+)
+from tests.losses import reference
+
+BOX_FUNCTIONS = [aligned_iou, iou_loss, giou_loss, diou_loss, ciou_loss]
+REFERENCES = {
+    aligned_iou: reference.iou,
+    iou_loss: lambda a, b: 1 - reference.iou(a, b),
+    giou_loss: reference.giou_loss,
+    diou_loss: reference.diou_loss,
+    ciou_loss: reference.ciou_loss,
+}
+
+
+def valid_pairs(n: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of boxes of 1 to 60 pixels; about half of them overlap."""
+    rng = np.random.default_rng(0)
+    low, size = rng.uniform(0, 60, (2, n, 2)), rng.uniform(1, 60, (2, n, 2))
+    pred, target = np.concatenate([low, low + size], axis=-1)
+    return pred, target
+
+
+def degenerate_pairs(n: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """Random corners at scales from 1e-6 to 1e6, so half the boxes are inverted in some axis;
+    then a share of empty, identical, disjoint, touching, tiny and huge ones."""
+    rng = np.random.default_rng(1)
+    scale = 10.0 ** rng.integers(-6, 7, (n, 1))
+    pred, target = rng.uniform(-1, 1, (2, n, 4)) * scale
+    kinds = np.array_split(rng.permutation(n), 12)
+    target[kinds[0]] = pred[kinds[0]]  # identical, also inverted
+    pred[kinds[1], 2:] = pred[kinds[1], :2]  # a point
+    pred[kinds[2], 2] = pred[kinds[2], 0]  # a line
+    pred[kinds[3]] = target[kinds[3]] = 0.0  # nothing at all
+    pred[kinds[4]] = target[kinds[4]] + 1e6  # disjoint
+    target[kinds[5]] = np.concatenate([pred[kinds[5], 2:], 2 * pred[kinds[5], 2:]], -1)  # touching
+    pred[kinds[6]] = [-1e6, -1e6, 1e6, 1e6]
+    target[kinds[6]] = [-1e6, -1e6, 1e6, 1e6]
+    pred[kinds[7]] = [1e6, 1e6, -1e6, -1e6]  # inverted and huge
+    pred[kinds[8]] = np.sort(pred[kinds[8]].reshape(-1, 2, 2), axis=1).reshape(-1, 4)  # valid
+    pred[kinds[9]] = [0, 0, 1e6, 1e-6]  # a sliver
+    target[kinds[10], 2:] = target[kinds[10], :2]  # a ground truth of size 0
+    return pred, target
+
+
+@pytest.mark.parametrize("function", BOX_FUNCTIONS)
+def test_boxes_against_numpy(function):
+    """Values, and differences of them; CIoU's alpha is held, as it is a constant of the gradient."""
+    pred, target = valid_pairs()
+    f = REFERENCES[function]
+    with jax.enable_x64(True):
+        got = function(pred, target)
+        gradients = jax.grad(lambda a, b: function(a, b).sum(), argnums=(0, 1))(
+            jnp.asarray(pred), jnp.asarray(target)
+        )
+    np.testing.assert_allclose(
+        got, [f(a, b) for a, b in zip(pred, target, strict=True)], rtol=1e-12
+    )
+    assert 0.3 < (np.asarray(aligned_iou(pred, target)) > 0).mean() < 0.9
+
+    def values(pred_, target_):
+        if function is not ciou_loss:
+            return np.array([f(a, b) for a, b in zip(pred_, target_, strict=True)])
+        held = [reference.ciou_weight(a, b) for a, b in zip(pred, target, strict=True)]
+        return np.array([f(a, b, w) for a, b, w in zip(pred_, target_, held, strict=True)])
+
+    numeric = (
+        reference.central_difference(lambda a: values(a, target), pred),
+        reference.central_difference(lambda b: values(pred, b), target),
+    )
+    for gradient, difference in zip(gradients, numeric, strict=True):
+        np.testing.assert_allclose(gradient, difference, rtol=1e-6, atol=2e-9)
+
+
+@pytest.mark.parametrize("function", BOX_FUNCTIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_boxes_finite_on_anything(function, dtype):
+    pred, target = (jnp.asarray(boxes, dtype) for boxes in degenerate_pairs())
+    value, pull = jax.jit(lambda a, b: jax.vjp(function, a, b))(pred, target)
+    gradients = jax.jit(pull)(jnp.ones_like(value))
+    assert value.dtype == jnp.float32
+    assert jnp.isfinite(value).all()
+    for gradient in gradients:
+        assert gradient.dtype == dtype
+        assert jnp.isfinite(gradient).all()
+    low, high = {aligned_iou: (0, 1), iou_loss: (0, 1), ciou_loss: (0, 3)}.get(function, (0, 2))
+    assert value.min() >= low - 1e-6
+    assert value.max() <= high + 1e-6
+
+
+@pytest.mark.parametrize("function", BOX_FUNCTIONS)
+def test_identical_boxes_are_perfect_at_any_scale(function):
+    pred, _ = valid_pairs()
+    scale = np.array([1e-3, 1.0, 1e4])[:, None, None]
+    boxes = jnp.asarray(pred * scale, jnp.float32)
+    value, pull = jax.jit(lambda a, b: jax.vjp(function, a, b))(boxes, boxes)
+    np.testing.assert_allclose(value, 1.0 if function is aligned_iou else 0.0, atol=1e-6)
+    gradient = np.asarray(pull(jnp.ones_like(value))[0])
+    np.testing.assert_allclose(gradient * scale, 0.0, atol=1e-6)  # the kink's symmetric slope
+
+
+def test_known_boxes():
+    square = [0.0, 0.0, 2.0, 2.0]
+    pairs = {
+        "half": (square, [0.0, 0.0, 2.0, 1.0], 0.5),
+        "seventh": (square, [1.0, 1.0, 3.0, 3.0], 1 / 7),
+        "touching": (square, [2.0, 0.0, 4.0, 2.0], 0.0),
+        "inverted in x": ([2.0, 0.0, 0.0, 2.0], square, 0.0),
+        "inverted in both": ([2.0, 2.0, 0.0, 0.0], square, 0.0),  # a product of two negatives
+        "identical, inverted": ([2.0, 2.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0], 0.0),
+        "point": ([1.0, 1.0, 1.0, 1.0], square, 0.0),
+        "two points": ([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], 0.0),
+    }
+    for name, (pred, target, expected) in pairs.items():
+        got = aligned_iou(jnp.array(pred), jnp.array(target))
+        np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=name)
+
+
+def test_inverted_box_has_bounded_terms():
+    """The centre of an inverted box lies inside the hull of its corners and its target's."""
+    target, pred = jnp.array([[10.0, 10.0, 30.0, 30.0]]), jnp.array([[1e6, 1e6, -5.0, -5.0]])
+    np.testing.assert_allclose(giou_loss(pred, target), [2.0], rtol=1e-6)
+    np.testing.assert_allclose(diou_loss(pred, target), [1.25], rtol=1e-4)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.11, 3.0])
+def test_smooth_l1(beta):
+    rng = np.random.default_rng(0)
+    pred, target = rng.normal(0, 2, (2, 50, 4))
+    with jax.enable_x64(True):
+        got = smooth_l1_loss(pred, target, beta=beta)
+        gradients = jax.grad(lambda a, b: smooth_l1_loss(a, b, beta=beta).sum(), argnums=(0, 1))(
+            jnp.asarray(pred), jnp.asarray(target)
+        )
+    np.testing.assert_allclose(got, reference.smooth_l1(pred, target, beta), rtol=1e-12)
+    difference = reference.central_difference(lambda a: reference.smooth_l1(a, target, beta), pred)
+    np.testing.assert_allclose(gradients[0], difference, atol=1e-7)
+    np.testing.assert_array_equal(gradients[0], -gradients[1])
+
+
+def test_smooth_l1_at_its_joint_and_at_zero():
+    gradient = jax.grad(lambda x: smooth_l1_loss(x, jnp.zeros((1, 4)), beta=0.5).sum())
+    np.testing.assert_allclose(gradient(jnp.array([[0.0, 0.5, -0.5, 0.25]])), [[0, 1, -1, 0.5]])
+
+
+def test_smooth_l1_with_beta_zero_is_l1():
+    pred, target = jnp.array([[1.0, -2.0, 0.0, 0.5]]), jnp.zeros((1, 4))
+    for beta in (0.0, 1e-45):
+        value, gradient = jax.value_and_grad(
+            lambda x, beta=beta: smooth_l1_loss(x, target, beta=beta).sum()
+        )(pred)
+        assert value == 3.5
+        np.testing.assert_array_equal(gradient, jnp.sign(pred))
+
+
+def test_smooth_l1_finite_at_extremes():
+    pred = jnp.array([[1e6, -1e6, 3e38, -1e30]])
+    value, gradient = jax.value_and_grad(lambda x: smooth_l1_loss(x, -x * 0, beta=1.0).sum())(pred)
+    assert jnp.isfinite(value)
+    np.testing.assert_array_equal(gradient, jnp.sign(pred))
