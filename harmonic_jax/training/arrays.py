@@ -20,7 +20,8 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     """Returns the leaves of a pytree by their path, parts joined by `/`, in the tree's order.
 
     Raises:
-      ValueError: two leaves have one name, or a leaf is neither an array nor described like one.
+      ValueError: two leaves have one name, a leaf is neither an array nor described like one, or
+        there is none with elements.
     """
     leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -32,6 +33,8 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise ValueError(f"leaf {name!r} is {leaf.dtype}; store jax.random.key_data(key)")
         leaves[name] = leaf
+    if not _non_empty(leaves):
+        raise ValueError("the state has no leaf with elements")
     return leaves
 
 
