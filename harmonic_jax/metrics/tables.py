@@ -74,13 +74,17 @@ class GroundTruthTable:
         _set_sizes(self, self.boxes)
         _set_tuple(self, "class_names", len(self.class_names))
         _set_tuple(self, "category_ids", len(self.class_names))
-        if len(np.unique(self.image_ids)) != len(self.image_ids):
-            raise ValueError("image_ids holds an id twice; every image must be listed once")
+        ids, counts = np.unique(self.image_ids, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"image_ids holds the id {ids[counts > 1][0]} twice")
         for column in ("boxes", "area"):
             _refuse_non_finite(self, "ground truth", column)
         unknown = np.flatnonzero(~np.isin(self.image_id, self.image_ids))
         if unknown.size:
-            raise ValueError(f"an object's image {self.image_id[unknown[0]]} is not in image_ids")
+            row = int(unknown[0])
+            raise ValueError(
+                f"object {row} is of image {self.image_id[row]}, which is not in image_ids"
+            )
         check_labels("ground truth", self.image_id, self.labels, len(self.class_names))
 
     @classmethod

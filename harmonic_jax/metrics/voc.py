@@ -126,5 +126,5 @@ def _average(is_true: np.ndarray, is_false: np.ndarray, num_objects: int, method
     best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or any higher
     if method == "area":
         return float(np.sum(np.diff(recall, prepend=0.0) * best))
-    at = np.searchsorted(recall, np.linspace(0.0, 1.0, 11), side="left")
+    at = np.searchsorted(recall, np.arange(11) / 10, side="left")
     return float(np.mean(np.append(best, 0.0)[at]))

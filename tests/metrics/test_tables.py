@@ -1,0 +1,134 @@
+"""Construction of the tables, and what they refuse."""
+
+import types
+
+import numpy as np
+import pytest
+
+from harmonic_jax.metrics.tables import (
+    DetectionTable,
+    GroundTruthTable,
+    box_sizes,
+    concatenate_detections,
+)
+
+BOX = [0.0, 0.0, 4.0, 2.0]
+
+
+def truth(**columns: object) -> GroundTruthTable:
+    defaults: dict[str, object] = {
+        "image_ids": [5, 7],
+        "image_id": [7],
+        "boxes": [BOX],
+        "labels": [1],
+        "is_crowd": [False],
+        "is_difficult": [False],
+        "area": [8.0],
+        "class_names": ("cat", "dog"),
+        "category_ids": (1, 2),
+    }
+    return GroundTruthTable(**(defaults | columns))  # type: ignore[arg-type]
+
+
+def found(**columns: object) -> DetectionTable:
+    defaults: dict[str, object] = {"image_id": [7], "boxes": [BOX], "scores": [0.5], "labels": [0]}
+    return DetectionTable(**(defaults | columns))  # type: ignore[arg-type]
+
+
+def test_columns_have_the_promised_types() -> None:
+    table = truth(boxes=np.array([BOX], np.float32), labels=np.array([1], np.int64))
+    types_ = [getattr(table, c).dtype for c in ("image_ids", "image_id", "boxes", "labels", "area")]
+    assert types_ == [np.int64, np.int64, np.float64, np.int32, np.float64]
+    assert table.is_crowd.dtype == table.is_difficult.dtype == np.bool_
+    assert box_sizes(table).tolist() == [[4.0, 2.0]]
+
+
+def test_empty_lists_are_empty_columns() -> None:
+    table = DetectionTable([], [], [], [])
+    assert table.boxes.shape == (0, 4)
+    assert box_sizes(table).shape == (0, 2)
+    assert table.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image_ids": [7, 7]}, "image_ids holds the id 7 twice"),
+        ({"image_id": [6]}, "object 0 is of image 6, which is not in image_ids"),
+        ({"labels": [2]}, r"ground truth 0 of image 7 has label 2; it must be in 0\.\.1"),
+        ({"boxes": [[0, 0, np.nan, 1]]}, "ground truth 0 of image 7 has boxes .*nan.* finite"),
+        ({"area": [np.inf]}, "ground truth 0 of image 7 has area inf"),
+        ({"area": [1.0, 2.0]}, r"area has shape \(2,\); the other columns make it \(1,\)"),
+        ({"boxes": [[0, 0, 1]]}, r"boxes has shape \(1, 3\)"),
+        ({"class_names": ("cat", "cat")}, "class_names is .* 2 different values"),
+        ({"category_ids": (1,)}, r"category_ids is \(1,\); it must be 2 different values"),
+    ],
+)
+def test_ground_truth_refuses(columns: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        truth(**columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"scores": [np.nan]}, "detection 0 of image 7 has scores nan; every number must be"),
+        ({"scores": [np.inf]}, "detection 0 of image 7 has scores inf"),
+        ({"boxes": [[0, 0, np.inf, 1]]}, "detection 0 of image 7 has boxes"),
+        ({"labels": [-1]}, "detection 0 of image 7 has label -1; it must be >= 0"),
+        ({"scores": [0.5, 0.5]}, "scores has shape"),
+    ],
+)
+def test_detections_refuse(columns: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        found(**columns)
+
+
+def test_types_that_would_lose_their_meaning_are_refused() -> None:
+    with pytest.raises(TypeError, match="labels has type float64; it must convert to int32"):
+        found(labels=[0.5])
+    with pytest.raises(TypeError, match="is_crowd has type int64; it must convert to bool"):
+        truth(is_crowd=[2])
+
+
+def test_from_records() -> None:
+    def record(image_id: int, count: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(
+            image_id=image_id,
+            boxes=np.arange(4 * count, dtype=np.float32).reshape(-1, 4),
+            labels=np.full(count, 1, np.int32),
+            is_crowd=np.zeros(count, bool),
+            is_difficult=np.ones(count, bool),
+            area=np.full(count, 3, np.float32),
+        )
+
+    table = GroundTruthTable.from_records(
+        [record(9, 2), record(4, 0), record(2, 1)], ["cat", "dog"], [1, 2]
+    )
+    assert table.image_ids.tolist() == [9, 4, 2]
+    assert table.image_id.tolist() == [9, 9, 2]
+    assert table.boxes[2].tolist() == [0, 1, 2, 3]
+    assert table.is_difficult.all()
+    assert table.class_names == ("cat", "dog")
+    assert len(GroundTruthTable.from_records([], ["cat"], [1]).labels) == 0
+
+
+def test_from_padded_takes_the_valid_rows() -> None:
+    table = DetectionTable.from_padded(
+        image_id=np.array([3, 8]),
+        boxes=np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        scores=np.array([[0.9, 0.8, np.nan], [0.7, np.nan, np.nan]], np.float32),
+        labels=np.array([[0, 1, -1], [2, -1, -1]]),
+        valid=np.array([[True, True, False], [True, False, False]]),
+    )
+    assert table.image_id.tolist() == [3, 3, 8]
+    assert table.labels.tolist() == [0, 1, 2]
+    assert table.boxes[:, 0].tolist() == [0, 4, 12]
+
+
+def test_concatenate_keeps_rows_and_exact_sizes() -> None:
+    first = found(boxes=[[0.01, 0.0, 32.01, 2.0]], sizes=[[32.0, 2.0]])
+    both = concatenate_detections([first, found(image_id=[2])])
+    assert both.image_id.tolist() == [7, 2]
+    assert box_sizes(both)[0, 0] == 32.0 != 32.01 - 0.01
+    assert len(concatenate_detections([]).scores) == 0
