@@ -1,8 +1,8 @@
 """Greedy non-maximum suppression with static shapes, decision for decision torchvision's.
 
-Boxes are taken best first in tiles. A tile is compared with the boxes kept so far (a compacted
-list), then settled within itself; the loop ends as soon as the output is full. A detector that
-keeps 100 of 5000 boxes compares a few hundred of them, never all pairs.
+Boxes are taken best first, a tile at a time. A tile is compared with the boxes kept so far (a
+compacted list), then settled within itself, and the loop ends as soon as the output is full: to
+keep 100 of 5000 boxes, a few hundred are sorted and compared, never all pairs.
 """
 
 from typing import NamedTuple
@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from harmonic_jax.ops.boxes import pairwise_iou
+from harmonic_jax.ops.boxes import iou_of_coordinates
 
-_TILE = 128
+_TILE = 128  # Candidates sorted and settled at a time.
+_CHUNK = 128  # Kept boxes compared with a tile at a time.
 
 
 class Kept(NamedTuple):
-    """What survives the suppression, best first."""
+    """The boxes that survive, best first."""
 
     indices: Int[Array, " max_outputs"]  # int32, into the input; 0 where not valid
     valid: Bool[Array, " max_outputs"]
@@ -32,15 +33,36 @@ def nms(
     max_outputs: int,
     valid: Bool[Array, " n"] | None = None,
 ) -> Kept:
-    """Keep the best boxes that overlap no better kept box by more than a threshold."""
-    labels = jnp.zeros(scores.shape, jnp.int32)
-    return batched_nms(
+    """Keep the boxes that overlap no better kept box by more than a threshold.
+
+    Taken best first, a box is kept unless IoU(box, k) > iou_threshold for a box k kept before.
+
+    Args:
+      boxes: `[n 4]`, xyxy.
+      scores: `[n]`, higher is better; of equals the lower index comes first.
+      iou_threshold: in [0, 1], compared as the float64 it is.
+      max_outputs: how many boxes are kept at most.
+      valid: `[n]`, False for rows that are padding (None: none is). A row with a NaN score is
+        padding as well.
+
+    Returns:
+      `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.nms`.
+
+    >>> import jax.numpy as jnp
+    >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [8.0, 8.0, 9.0, 9.0]])
+    >>> kept = nms(boxes, jnp.array([0.5, 0.9, 0.2]), iou_threshold=0.5, max_outputs=4)
+    >>> kept.indices.tolist(), kept.valid.tolist()
+    ([1, 2, 0, 0], [True, True, False, False])
+
+    Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
+    """
+    return _suppress(
         boxes,
         scores,
-        labels,
-        iou_threshold=iou_threshold,
+        jnp.zeros(scores.shape, jnp.int32),
+        _is_valid(scores, valid),
+        threshold=_float32_below(iou_threshold),
         max_outputs=max_outputs,
-        valid=valid,
     )
 
 
@@ -52,55 +74,179 @@ def batched_nms(
     iou_threshold: float,
     max_outputs: int,
     valid: Bool[Array, " n"] | None = None,
+    offset_limit: int = 1000,
 ) -> Kept:
-    """`nms` among boxes of the same label."""
-    threshold = _float32_below(iou_threshold)
-    valid = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
-    order = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), scores.shape[0])[1]
-    num_valid = jnp.sum(valid)
-    order = jnp.pad(order, (0, -order.shape[0] % _TILE)).astype(jnp.int32)
-    boxes = jnp.where(valid[:, None], boxes, 0.0)[order]
-    labels = labels[order]
-    is_earlier = jnp.arange(_TILE)[:, None] < jnp.arange(_TILE)[None, :]
+    """`nms` class by class: only a box of the same label suppresses a box.
 
-    def settle_tile(carry):
-        start, count, kept_boxes, kept_labels, kept = carry
-        tile = jax.lax.dynamic_slice_in_dim(boxes, start, _TILE)
-        tile_labels = jax.lax.dynamic_slice_in_dim(labels, start, _TILE)
-        tile_order = jax.lax.dynamic_slice_in_dim(order, start, _TILE)
-        alive = start + jnp.arange(_TILE) < num_valid
-        hit = pairwise_iou(kept_boxes, tile) > threshold
-        hit &= kept_labels[:, None] == tile_labels[None, :]
-        alive &= ~hit.any(0)
-        suppresses = (pairwise_iou(tile, tile) > threshold) & is_earlier
-        suppresses &= tile_labels[:, None] == tile_labels[None, :]
+    torchvision has two ways to do this, chosen by the number of boxes, that differ in rare
+    cases. Up to 1000 boxes (on the CPU) it adds label * (largest coordinate + 1) to the
+    coordinates and runs one suppression; the sum is rounded, by 1/256 pixel at 80 classes and
+    1333 pixels, so an IoU beside the threshold may fall on its other side. More boxes are
+    compared as they are. The default repeats both, so that the result is always the same.
 
-        def step(carry):
-            keep, _ = carry
-            new = alive & ~(suppresses & keep[:, None]).any(0)
-            return new, (new != keep).any()
+    Args:
+      boxes: `[n 4]`, xyxy, coordinates >= 0.
+      scores: as for `nms`.
+      labels: `[n]`, >= 0.
+      iou_threshold: as for `nms`.
+      max_outputs: how many boxes of all classes together are kept at most.
+      valid: as for `nms`.
+      offset_limit: up to this number of valid boxes classes are told apart by offsets; 0: never,
+        which is the exact answer.
 
-        keep, _ = jax.lax.while_loop(lambda carry: carry[1], step, (alive, alive.any()))
-        place = jnp.where(keep, count + jnp.cumsum(keep) - 1, max_outputs)
-        kept_boxes = kept_boxes.at[place].set(tile, mode="drop")
-        kept_labels = kept_labels.at[place].set(tile_labels, mode="drop")
-        kept = kept.at[place].set(tile_order, mode="drop")
-        return start + _TILE, count + keep.sum(), kept_boxes, kept_labels, kept
+    Returns:
+      `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`.
 
-    start = (
-        0,
-        0,
-        jnp.zeros((max_outputs, 4), boxes.dtype),
-        jnp.full(max_outputs, -1, labels.dtype),
-        jnp.zeros(max_outputs, jnp.int32),
+    >>> import jax.numpy as jnp
+    >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
+    >>> scores, labels = jnp.array([0.5, 0.9]), jnp.array([3, 7])
+    >>> batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=2).indices.tolist()
+    [1, 0]
+
+    Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
+    """
+    valid = _is_valid(scores, valid)
+    labels = labels.astype(jnp.int32)
+    if offset_limit > 0:
+        is_offset = jnp.sum(valid) <= offset_limit
+        step = jnp.max(jnp.where(valid[:, None], boxes, -jnp.inf), initial=-jnp.inf) + 1.0
+        # The maximum keeps the product apart from the sum below, which is rounded on its own.
+        offsets = jnp.maximum(labels.astype(boxes.dtype) * step, 0.0)
+        boxes = boxes + jnp.where(is_offset, offsets, 0.0)[:, None]
+        labels = jnp.where(is_offset, 0, labels)
+    return _suppress(
+        boxes,
+        scores,
+        labels,
+        valid,
+        threshold=_float32_below(iou_threshold),
+        max_outputs=max_outputs,
     )
-    _, count, _, _, kept = jax.lax.while_loop(
-        lambda carry: (carry[0] < num_valid) & (carry[1] < max_outputs), settle_tile, start
-    )
-    return Kept(kept, jnp.arange(max_outputs) < count)
+
+
+class _Progress(NamedTuple):
+    """The state between two tiles."""
+
+    seen: Array  # candidates taken so far
+    count: Array  # boxes kept so far; may exceed the size of the output at the end
+    remaining: Array  # [n] scores, -inf for what was taken
+    boxes: Array  # [4 c] coordinates of the kept boxes, compacted; c: chunks for max_outputs
+    labels: Array  # [c]
+    indices: Array  # [c]
+
+
+def _suppress(
+    boxes: Array,
+    scores: Array,
+    labels: Array,
+    valid: Array,
+    *,
+    threshold: np.float32,
+    max_outputs: int,
+) -> Kept:
+    """Greedy suppression among boxes of equal label."""
+    if boxes.shape[0] == 0:
+        return Kept(jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, jnp.bool_))
+    capacity = -(-max_outputs // _CHUNK) * _CHUNK
+    scores = jnp.where(scores == 0.0, 0.0, scores)  # -0 and 0 are equals.
+    lowest = jnp.finfo(scores.dtype).min  # Sorted before padding, even if it is -inf.
+    scores = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
+    boxes = jnp.where(valid[:, None], boxes, 0.0)
+    num_valid = jnp.sum(valid, dtype=jnp.int32)
+
+    def settle_tile(state: _Progress) -> _Progress:
+        index, remaining = _take_best(state.remaining, scores)
+        tile, tile_labels = boxes[index].T, labels[index]  # [4 t], [t]
+        alive = state.seen + jnp.arange(index.shape[0]) < num_valid
+        alive &= ~_overlaps_kept(state, tile, tile_labels, threshold)
+        keep = _settle(alive, _duplicates(tile, tile_labels, tile, tile_labels, threshold))
+        place = jnp.where(keep, state.count + jnp.cumsum(keep) - 1, capacity)
+        return _Progress(
+            state.seen + index.shape[0],
+            state.count + jnp.sum(keep, dtype=jnp.int32),
+            remaining,
+            state.boxes.at[:, place].set(tile, mode="drop"),
+            state.labels.at[place].set(tile_labels, mode="drop"),
+            state.indices.at[place].set(index, mode="drop"),
+        )
+
+    def is_unfinished(state: _Progress) -> Array:
+        return (state.seen < num_valid) & (state.count < max_outputs)
+
+    zero, empty = jnp.int32(0), jnp.zeros(capacity, jnp.int32)
+    start = _Progress(zero, zero, scores, jnp.zeros((4, capacity), boxes.dtype), empty, empty)
+    end = jax.lax.while_loop(is_unfinished, settle_tile, start)
+    is_kept = jnp.arange(max_outputs) < end.count
+    return Kept(jnp.where(is_kept, end.indices[:max_outputs], 0), is_kept)
+
+
+def _take_best(remaining: Array, scores: Array) -> tuple[Array, Array]:
+    """Indices of the next tile, best first, and the scores without them.
+
+    Everything before the last of the tile, in the order of scores and indices, was taken. That
+    last one is found by reductions: XLA sorts all of it where it sees a slice of a top-k.
+    """
+    values, index = jax.lax.top_k(remaining, min(_TILE, remaining.shape[0]))
+    last = jnp.min(values)
+    last_index = jnp.max(jnp.where(values == last, index, -1))
+    is_after = (scores < last) | ((scores == last) & (jnp.arange(scores.shape[0]) > last_index))
+    return index.astype(jnp.int32), jnp.where(is_after, scores, -jnp.inf)
+
+
+def _overlaps_kept(state: _Progress, tile: Array, labels: Array, threshold: np.float32) -> Array:
+    """Whether a kept box suppresses a box of the tile, [t]; reads only the filled chunks."""
+
+    def compare_chunk(chunk: Array, overlaps: Array) -> Array:
+        start = chunk * _CHUNK
+        kept = jax.lax.dynamic_slice_in_dim(state.boxes, start, _CHUNK, axis=1)
+        kept_labels = jax.lax.dynamic_slice_in_dim(state.labels, start, _CHUNK)
+        is_filled = start + jnp.arange(_CHUNK) < state.count
+        duplicates = _duplicates(kept, kept_labels, tile, labels, threshold)
+        return overlaps | jnp.any(duplicates & is_filled[:, None], axis=0)
+
+    num_chunks = (state.count + _CHUNK - 1) // _CHUNK
+    none = jnp.zeros(labels.shape, jnp.bool_)
+    return jax.lax.fori_loop(0, num_chunks, compare_chunk, none)
+
+
+def _duplicates(
+    a: Array, labels_a: Array, b: Array, labels_b: Array, threshold: np.float32
+) -> Array:
+    """Pairs of one label that overlap by more than the threshold: [4 n], [4 m] -> [n m]."""
+    iou = iou_of_coordinates(tuple(a[:, :, None]), tuple(b[:, None, :]))
+    return (iou > threshold) & (labels_a[:, None] == labels_b[None, :])
+
+
+def _settle(alive: Array, duplicates: Array) -> Array:
+    """Which boxes of a sorted tile are kept, [t], from duplicates [t t].
+
+    Kept = alive and suppressed by none that is kept and better. Each round settles at least one
+    more box for good, the best ones first, so the repetition ends, and at the greedy answer.
+    """
+    rank = jnp.arange(alive.shape[0])
+    suppresses = duplicates & (rank[:, None] < rank[None, :])
+
+    def survivors(keep: Array) -> Array:
+        return alive & ~jnp.any(suppresses & keep[:, None], axis=0)
+
+    def two_rounds(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        once = survivors(carry[0])
+        twice = survivors(once)
+        return twice, jnp.any(once != twice)
+
+    keep, _ = jax.lax.while_loop(lambda carry: carry[1], two_rounds, (alive, jnp.any(alive)))
+    return keep
+
+
+def _is_valid(scores: Array, valid: Array | None) -> Array:
+    return ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
 
 
 def _float32_below(value: float) -> np.float32:
-    """The largest float32 that is not above a number."""
+    """The largest float32 that is not above a number.
+
+    A float32 IoU is above a float64 threshold exactly if it is above this; 0.7 rounded to float32
+    is not 0.7, and an IoU of 7/10 would be judged wrongly.
+    """
     rounded = np.float32(value)
     return rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf))
