@@ -174,24 +174,35 @@ def coco_dicts(
     return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
-def pycocotools_metrics(
-    annotations: dict[str, Any] | str, results: list[dict[str, Any]] | str
-) -> dict[str, float]:
-    """The same numbers, by pycocotools; both arguments may be files."""
+def index_for_pycocotools(annotations: dict[str, Any]) -> Any:
+    """pycocotools' COCO object of an annotation dict."""
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = annotations
+        truth.createIndex()
+    return truth
+
+
+def pycocotools_metrics(annotations: Any, results: list[dict[str, Any]] | str) -> dict[str, float]:
+    """The same numbers, by pycocotools.
+
+    Args:
+      annotations: A dict, a file, or what `index_for_pycocotools` returns.
+      results: A list of dicts, which are written into, or a file.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    truth = index_for_pycocotools(annotations) if isinstance(annotations, dict) else annotations
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(annotations) if isinstance(annotations, str) else COCO()
-        if not isinstance(annotations, str):
-            truth.dataset = annotations
-            truth.createIndex()
+        if isinstance(truth, str):
+            truth = COCO(truth)
         if results:
             found = truth.loadRes(results)
         else:  # loadRes fails on an empty list
-            found = COCO()
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
+            found = index_for_pycocotools({**truth.dataset, "annotations": []})
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
