@@ -53,7 +53,8 @@ def is_inside(name: str) -> bool:
       (True, False, False)
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+    stays = not path.is_absolute() and ".." not in path.parts
+    return stays and bool(path.name) and "\0" not in name
 
 
 def header_size(image: bytes | Path) -> tuple[int, int] | None:

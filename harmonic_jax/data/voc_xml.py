@@ -48,7 +48,7 @@ def voc_splits(root: Path) -> tuple[str, ...]:
     splits = []
     for prefix, folder in _years(root).items():
         for path in sorted((folder / "ImageSets" / "Main").glob("*.txt")):
-            if all(len(line.split()) == 1 for line in path.read_text().splitlines() if line):
+            if all(len(line.split()) == 1 for line in _lines(path)):
                 splits.append(prefix + path.stem)
     return tuple(splits)
 
@@ -107,13 +107,22 @@ def _read_split(root: Path, folders: dict[str, Path], part: str) -> tuple[str, l
     path = folders[year] / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         raise DataError(f"{path} does not exist; splits: {', '.join(voc_splits(root))}")
-    return year, [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    return year, [line.split()[0] for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that say something."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except ValueError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _class_names(root: Path, annotations: Sequence[_Annotation | None]) -> tuple[str, ...]:
     path = root / "labels.txt"
     if path.is_file():
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(_lines(path))
         if not names or len(set(names)) != len(names):
             raise DataError(f"{path} must hold one class name a line, each once")
         return names

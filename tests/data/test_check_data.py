@@ -1,0 +1,160 @@
+"""`python -m harmonic_jax check-data SPEC`."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harmonic_jax.__main__ import main
+
+
+def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    status = main(["check-data", *args])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A COCO folder: good, gray, 16-bit, truncated, too big for its annotation, and empty files."""
+    (tmp_path / "annotations").mkdir()
+    images = tmp_path / "train"
+    images.mkdir()
+    names = ["good.png", "gray.png", "deep.png", "short.png", "other.png", "empty.png"]
+    for name in names:
+        mode = {"gray.png": "L", "deep.png": "I;16"}.get(name, "RGB")
+        Image.new(mode, (41 if name == "other.png" else 40, 30)).save(images / name)
+    noise = Image.effect_noise((40, 30), 80)
+    noise.save(images / "short.png")
+    (images / "short.png").write_bytes((images / "short.png").read_bytes()[:-200])
+    (images / "empty.png").write_bytes(b"")
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "height": 30, "width": 40} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 10, 20], "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 10], "iscrowd": 0},
+        ],
+        "categories": [{"id": 1, "name": "cup"}, {"id": 5, "name": "pen"}],
+    }
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_bccd_shows_its_two_zero_size_boxes(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = check(capsys, f"voc:{bccd}:trainval")
+    assert status == 0
+    assert re.search(r"^zero_size +2 +object dropped$", out, re.MULTILINE)
+    assert "BloodImage_00338.jpg: RBC (504, 337, 504, 337)" in out
+    assert "BloodImage_00343.jpg: RBC (181, 329, 181, 329)" in out
+    assert "292 images, 3941 objects" in out
+
+
+def test_all_splits_of_real_coco_images(
+    coco_tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = check(capsys, f"coco:{coco_tiny}")
+    assert status == 0
+    assert re.findall(r"^== (.*)$", out, re.MULTILINE) == [
+        "coco:coco_tiny:train2017",
+        "coco:coco_tiny:val2017",
+    ]
+    assert re.findall(r"^crowd +(\d+)", out, re.MULTILINE) == ["6", "11"]
+    assert "80 images, 705 objects" in out
+
+
+def test_every_image_is_decoded_and_faults_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = check(capsys, f"coco:{folder}")
+    assert status == 0
+    found = dict(re.findall(r"^(\w+) +(\d+)  ", out[out.index("rules") :], re.MULTILINE))
+    assert found == {
+        "empty_image": "4",
+        "grayscale": "2",  # deep.png is one channel too
+        "16bit": "1",
+        "truncated": "1",
+        "size_mismatch": "1",
+        "empty": "1",
+    }
+    assert re.search(r"size_mismatch .*\n +other\.png: ", out)
+    assert re.search(r"^truncated .*\n +short\.png: ", out, re.MULTILINE)
+
+
+def test_counts_and_quantiles_of_boxes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = check(capsys, f"coco:{folder}:train", "--no-decode")
+    assert "images not decoded" in out
+    assert "6 images, 2 objects, 0.3 an image" in out
+    assert re.search(r"^cup +2 +2$", out, re.MULTILINE)
+    assert re.search(r"^pen +0 +0$", out, re.MULTILINE)
+    rows = {line[:18].strip(): line[18:].split() for line in out.splitlines()}
+    assert rows["boxes, quantiles"][0] == "0%"
+    # Widths 10 and 20: extremes and the mean of both in the middle.
+    assert [rows["width"][i] for i in (0, 4, 8)] == ["10", "15", "20"]
+    assert [rows["height / width"][i] for i in (0, 8)] == ["0.5", "2"]
+    assert rows["size = sqrt(w h)"][4] == "14.14"
+    assert rows["size / short side"][4] == "0.4714"
+
+
+def test_max_objects_sets_what_is_counted(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = check(capsys, f"voc:{bccd}:test", "--max-objects", "20", "--no-decode")
+    assert re.search(r"^too_many_objects +\d+ ", out, re.MULTILINE)
+
+
+def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "train").iterdir():
+        path.write_bytes(b"")
+    status, out, _ = check(capsys, f"coco:{folder}")
+    assert status == 1
+    assert re.search(r"^empty +6", out, re.MULTILINE)
+    for path in (folder / "train").iterdir():
+        path.unlink()
+    status, out, _ = check(capsys, f"coco:{folder}")
+    assert status == 1
+    assert re.search(r"^missing_image +6", out, re.MULTILINE)
+    assert "0 images, 0 objects" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["pets:x"], "must be coco:DIR, voc:DIR or tfds:NAME"),
+        (["coco:no/such/folder"], "data.root is 'no/such/folder'"),
+        (["tfds:coco/2017", "--root", "no/such/folder"], "tfds build coco/2017"),
+        (["tfds:fashion_scenes", "--max-objects", "0"], "data.max_objects is 0"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = check(capsys, *args)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = check(capsys, f"coco:{tmp_path}")
+    assert status == 1
+    assert "no split found" in err
+
+
+def test_unknown_commands_print_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no-such-command"]) == 2
+    assert "check-data SPEC" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "check-data SPEC" in capsys.readouterr().out
+
+
+def test_runs_as_a_module(folder: Path) -> None:
+    command = [sys.executable, "-m", "harmonic_jax", "check-data", f"coco:{folder}", "--no-decode"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert "6 images, 2 objects" in done.stdout
