@@ -12,7 +12,7 @@ The number of processes plays no part: a process takes its rows of the global ba
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -85,17 +85,20 @@ class TrainPlan:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
-        chosen = [
-            index
-            for index, record in enumerate(records)
-            if config.keep_empty or is_trainable(record, use_difficult=config.use_difficult).any()
-        ]
-        if not chosen:
+        self._members = _group_by_bucket(
+            (
+                (index, record)
+                for index, record in enumerate(records)
+                if config.keep_empty
+                or is_trainable(record, use_difficult=config.use_difficult).any()
+            ),
+            config,
+        )
+        if not self.num_images:
             raise DataError(
                 f"none of the {len(records)} training images has an object to train on "
                 "(data.keep_empty = True trains on images without objects)"
             )
-        self._members = _group_by_bucket(records, chosen, config)
         self._short_sides = config.short_sides
         self._batch_size = batch_size
         self._seed = seed
@@ -175,7 +178,7 @@ class EvalPlan:
     def __init__(self, records: Sequence[Record], config: DataConfig, *, batch_size: int):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
-        groups = _group_by_bucket(records, range(len(records)), config)
+        groups = _group_by_bucket(enumerate(records), config)
         self._steps = tuple(
             StepPlan(bucket, config.short_sides[-1], indices)
             for bucket, members in enumerate(groups)
@@ -190,14 +193,12 @@ class EvalPlan:
 
 
 def _group_by_bucket(
-    records: Sequence[Record], chosen: Sequence[int], config: DataConfig
+    records: Iterable[tuple[int, Record]], config: DataConfig
 ) -> tuple[np.ndarray, ...]:
     """Record indices by bucket: landscape and square images in the first, portrait in the last."""
-    num_buckets = len(config.buckets)
-    groups: tuple[list[int], ...] = tuple([] for _ in range(num_buckets))
-    for index in chosen:
-        is_portrait = records[index].height > records[index].width
-        groups[num_buckets - 1 if is_portrait else 0].append(index)
+    groups: list[list[int]] = [[] for _ in config.buckets]
+    for index, record in records:
+        groups[-1 if record.height > record.width else 0].append(index)
     return tuple(np.array(group, np.int64) for group in groups)
 
 
