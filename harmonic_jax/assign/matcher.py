@@ -1,7 +1,7 @@
 """Max-IoU assignment of anchors to objects."""
 
+import dataclasses
 import enum
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,9 @@ class MatchState(enum.IntEnum):
     POSITIVE = 1
 
 
-class Matches(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Matches:
     """The result of matching n anchors."""
 
     index: Int[Array, " n"]  # int32: the object with the highest IoU, the first of equals
@@ -64,8 +66,7 @@ def match_anchors(
 
     Source: Ren et al., Faster R-CNN, 2015, section 3.1.2.
     """
-    num_blocks = -(-boxes.shape[0] // _BLOCK)
-    padding = num_blocks * _BLOCK - boxes.shape[0]
+    padding = -boxes.shape[0] % _BLOCK
     valid = jnp.pad(valid, (0, padding))
     boxes = jnp.pad(boxes, ((0, padding), (0, 0)))
     boxes = jnp.where(valid[:, None], boxes, 0.0)  # An empty box has IoU 0 with everything.

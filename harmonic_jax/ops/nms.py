@@ -127,8 +127,8 @@ def batched_nms(
 class _Progress(NamedTuple):
     """The state between two tiles."""
 
-    seen: Array  # candidates taken so far
-    count: Array  # boxes kept so far; may exceed the size of the output at the end
+    num_seen: Array  # candidates taken
+    num_kept: Array  # boxes kept so far; exceeds the size of the output at the end, at times
     remaining: Array  # [n] scores, -inf for what was taken
     boxes: Array  # [4 c] coordinates of the kept boxes, compacted; c: chunks for max_outputs
     labels: Array  # [c]
@@ -157,13 +157,13 @@ def _suppress(
     def settle_tile(state: _Progress) -> _Progress:
         index, remaining = _take_best(state.remaining, scores)
         tile, tile_labels = boxes[index].T, labels[index]  # [4 t], [t]
-        alive = state.seen + jnp.arange(index.shape[0]) < num_valid
+        alive = state.num_seen + jnp.arange(index.shape[0]) < num_valid
         alive &= ~_overlaps_kept(state, tile, tile_labels, threshold)
         keep = _settle(alive, _duplicates(tile, tile_labels, tile, tile_labels, threshold))
-        place = jnp.where(keep, state.count + jnp.cumsum(keep) - 1, capacity)
+        place = jnp.where(keep, state.num_kept + jnp.cumsum(keep) - 1, capacity)
         return _Progress(
-            state.seen + index.shape[0],
-            state.count + jnp.sum(keep, dtype=jnp.int32),
+            state.num_seen + index.shape[0],
+            state.num_kept + jnp.sum(keep, dtype=jnp.int32),
             remaining,
             state.boxes.at[:, place].set(tile, mode="drop"),
             state.labels.at[place].set(tile_labels, mode="drop"),
@@ -171,12 +171,12 @@ def _suppress(
         )
 
     def is_unfinished(state: _Progress) -> Array:
-        return (state.seen < num_valid) & (state.count < max_outputs)
+        return (state.num_seen < num_valid) & (state.num_kept < max_outputs)
 
     zero, empty = jnp.int32(0), jnp.zeros(capacity, jnp.int32)
     start = _Progress(zero, zero, scores, jnp.zeros((4, capacity), boxes.dtype), empty, empty)
     end = jax.lax.while_loop(is_unfinished, settle_tile, start)
-    is_kept = jnp.arange(max_outputs) < end.count
+    is_kept = jnp.arange(max_outputs) < end.num_kept
     return Kept(jnp.where(is_kept, end.indices[:max_outputs], 0), is_kept)
 
 
@@ -200,11 +200,11 @@ def _overlaps_kept(state: _Progress, tile: Array, labels: Array, threshold: np.f
         start = chunk * _CHUNK
         kept = jax.lax.dynamic_slice_in_dim(state.boxes, start, _CHUNK, axis=1)
         kept_labels = jax.lax.dynamic_slice_in_dim(state.labels, start, _CHUNK)
-        is_filled = start + jnp.arange(_CHUNK) < state.count
+        is_filled = start + jnp.arange(_CHUNK) < state.num_kept
         duplicates = _duplicates(kept, kept_labels, tile, labels, threshold)
         return overlaps | jnp.any(duplicates & is_filled[:, None], axis=0)
 
-    num_chunks = (state.count + _CHUNK - 1) // _CHUNK
+    num_chunks = (state.num_kept + _CHUNK - 1) // _CHUNK
     none = jnp.zeros(labels.shape, jnp.bool_)
     return jax.lax.fori_loop(0, num_chunks, compare_chunk, none)
 
