@@ -57,7 +57,7 @@ def degenerate_pairs(n: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("function", BOX_FUNCTIONS)
 def test_boxes_against_numpy(function):
-    """Values, and differences of them; CIoU's alpha is held, as it is a constant of the gradient."""
+    """Values and their differences; CIoU's alpha is held, being a constant of the gradient."""
     pred, target = valid_pairs()
     f = REFERENCES[function]
     with jax.enable_x64(True):

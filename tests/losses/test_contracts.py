@@ -1,0 +1,302 @@
+"""What all losses promise: masks, shapes, types, errors, transformations, sharding, a light import.
+
+Each case is a function of float arrays [n, ...] that gives one value (or a row of them) a sample.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax import losses
+from tests.losses.test_localization import degenerate_pairs
+
+N = 12
+RNG = np.random.default_rng(0)
+LABELS = jnp.asarray(RNG.integers(0, 4, N), jnp.int32)
+LOW, SIZE = RNG.uniform(0, 20, (2, N, 2)), RNG.uniform(5, 30, (2, N, 2))
+PRED, TARGET = np.concatenate([LOW, LOW + SIZE], axis=-1)
+UNIT = list(RNG.uniform(0.05, 0.95, (6, N)))
+LOGITS = RNG.normal(0, 2, (N, 4))
+
+ON_LABELS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "sigmoid_focal_loss")
+ON_BOXES = ("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss")
+ARRAYS = {
+    "harmonic_loss": UNIT[:2],
+    "task_contrastive_loss": UNIT[:3],
+    "harmonic_iou_loss": UNIT[:1],
+    "hardet_loss": UNIT[:5],
+    "smooth_l1_loss": [PRED, TARGET],
+    **{name: [PRED, TARGET] for name in ON_BOXES},
+    **{name: [LOGITS] for name in ON_LABELS},
+    "softmax_entropy": [LOGITS],
+    "sigmoid_entropy": [LOGITS],
+}
+MASKED = [name for name in ARRAYS if not name.endswith("_entropy") or "cross" in name]
+
+
+def call(name, *arrays, labels=LABELS, **options):
+    function = getattr(losses, name)
+    if name in ON_LABELS:
+        return function(arrays[0], labels, **options)
+    return function(*arrays, **options)
+
+
+def arrays_of(name, dtype=jnp.float32):
+    return [jnp.asarray(array, dtype) for array in ARRAYS[name]]
+
+
+def gradients(name, arrays, **options):
+    """Of the sum, with respect to every float array."""
+    return jax.grad(lambda arrays: call(name, *arrays, **options).astype(jnp.float32).sum())(
+        list(arrays)
+    )
+
+
+def test_every_public_loss_is_tested_here():
+    assert set(ARRAYS) == set(losses.__all__) - {"FactorGradient", "FactorSource"}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_equals_subset(name):
+    """Value and gradient are those of the kept samples, and exactly 0 elsewhere, even on NaN."""
+    where = np.arange(N) % 3 != 0
+    kept = [array[where] for array in arrays_of(name)]
+    spoilt = [array.at[~where].set(jnp.nan) for array in arrays_of(name)]
+
+    labels = LABELS[where]
+
+    @jax.jit
+    def both(spoilt, kept, where):
+        masked = call(name, *spoilt, where=where), gradients(name, spoilt, where=where)
+        subset = call(name, *kept, labels=labels), gradients(name, kept, labels=labels)
+        return masked, subset
+
+    got, expected = both(spoilt, kept, where)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert (a[~where] == 0).all()
+        np.testing.assert_allclose(a[where], b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_jit_vmap_and_eager_agree(name):
+    arrays = arrays_of(name)
+    if name in ON_LABELS:
+        arrays = [*arrays, LABELS]
+        function = getattr(losses, name)
+    else:
+        function = functools.partial(call, name)
+    grid = [array.reshape(3, 4, *array.shape[1:]) for array in arrays]  # any batch shape
+    eager = function(*arrays)
+    jitted, mapped, gridded = jax.jit(
+        lambda flat, grid: (function(*flat), jax.vmap(function)(*flat), function(*grid))
+    )(arrays, grid)
+    for other in (jitted, mapped, gridded.reshape(eager.shape)):
+        np.testing.assert_allclose(other, eager, rtol=1e-5, atol=1e-6)
+    empty = jax.eval_shape(function, *(array[:0] for array in arrays))
+    assert empty.shape == (0, *eager.shape[1:])
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_dtypes(name):
+    """bfloat16 and float16 are computed in float32, whatever the function; float64 stays."""
+    exact = jax.eval_shape(lambda: call(name, *arrays_of(name)))
+    assert exact.dtype == jnp.float32
+    low = arrays_of(name, jnp.bfloat16)
+    widened = [array.astype(jnp.float32) for array in low]
+    got, expected = jax.jit(lambda a, b: (call(name, *a), call(name, *b)))(low, widened)
+    np.testing.assert_array_equal(got, expected)
+    for dtype in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+        of_dtype = arrays_of(name, dtype)
+        assert {g.dtype for g in jax.eval_shape(lambda a=of_dtype: gradients(name, a))} == {dtype}
+    with jax.enable_x64(True):
+        wide = jax.eval_shape(lambda: call(name, *arrays_of(name, jnp.float64)))
+    assert wide.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("is_softmax", [True, False])
+def test_hardet_finite_from_logits_and_boxes(is_softmax, dtype):
+    """The whole way, in every mode, on +-200 logits and on boxes of every bad kind."""
+    boxes = degenerate_pairs()
+    rng = np.random.default_rng(2)
+    logits = rng.choice([-200.0, -1.0, 0.0, 3.0, 200.0], (len(boxes[0]), 3))
+    labels = jnp.asarray(rng.integers(0, 3, len(logits)))
+
+    @jax.jit
+    def run(pred, logits, target, mode):
+        def total(pred, logits):
+            true = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+            ce = jax.nn.softplus(-true.astype(jnp.float32))
+            prob, entropy = jax.nn.sigmoid(true), losses.sigmoid_entropy(true)
+            cls_loss = losses.sigmoid_focal_loss(logits, labels).sum(-1)
+            if is_softmax:
+                cls_loss = ce = losses.softmax_cross_entropy(logits, labels)
+                prob, entropy = jnp.exp(-ce), losses.softmax_entropy(logits)
+            loc, iou = losses.smooth_l1_loss(pred, target), losses.aligned_iou(pred, target)
+            return jax.lax.switch(
+                mode,
+                [
+                    functools.partial(hardet, mode_name)
+                    for mode_name in ("through", "stop", "cls_only")
+                ],
+                (cls_loss, loc, prob, iou, entropy, ce),
+            ).sum()
+
+        return jax.value_and_grad(total, argnums=(0, 1))(pred, logits)
+
+    def hardet(mode, arrays):
+        return losses.hardet_loss(
+            *arrays[:-1], factor_gradient=mode, factor_source="ce", cross_entropy=arrays[-1]
+        )
+
+    pred, target, x = (jnp.asarray(array, dtype) for array in (*boxes, logits))
+    for mode in range(3):
+        value, grads = run(pred, x, target, mode)
+        assert jnp.isfinite(value)
+        assert all(jnp.isfinite(g).all() for g in grads)
+
+
+V, M = jnp.ones(3), jnp.ones((3, 4))
+I3 = jnp.zeros(3, jnp.int32)
+WRONG = [
+    ("harmonic_loss", (I3, V), {}, TypeError, "cls_loss has dtype int32"),
+    ("harmonic_loss", (V, None), {}, TypeError, "loc_loss is a NoneType"),
+    ("harmonic_loss", (V, V[:, None]), {}, ValueError, r"loc_loss has shape \(3, 1\)"),
+    ("harmonic_loss", (V, V.sum()), {}, ValueError, r"loc_loss has shape \(\)"),
+    ("harmonic_loss", (V, V), {"factor_gradient": "both"}, ValueError, "factor_gradient is 'both'"),
+    ("harmonic_loss", (V, V), {"factor_gradient": None}, TypeError, "factor_gradient is a NoneT"),
+    ("harmonic_loss", (V, V), {"where": V}, TypeError, "where has dtype float32"),
+    ("harmonic_loss", (V, V), {"where": V[:2] > 0}, ValueError, r"where has shape \(2,\)"),
+    ("harmonic_loss", (V, V), {"where": V[:, None] > 0}, ValueError, r"where has shape \(3, 1\)"),
+    ("task_contrastive_loss", (V, I3, V), {}, TypeError, "iou has dtype int32"),
+    ("task_contrastive_loss", (V, V, M), {}, ValueError, r"entropy has shape \(3, 4\)"),
+    ("task_contrastive_loss", (V, V, V), {"margin": -0.1}, ValueError, "margin is -0.1"),
+    ("task_contrastive_loss", (V, V, V), {"margin": "0.2"}, TypeError, "margin is a str"),
+    ("harmonic_iou_loss", (V > 0,), {}, TypeError, "iou has dtype bool"),
+    ("harmonic_iou_loss", (V,), {"gamma": -1.0}, ValueError, "gamma is -1.0"),
+    ("harmonic_iou_loss", (V,), {"gamma": float("nan")}, ValueError, "gamma is nan"),
+    ("harmonic_iou_loss", (V,), {"gamma": True}, TypeError, "gamma is a bool"),
+    ("hardet_loss", (V, I3, V, V, V), {}, TypeError, "smooth_l1 has dtype int32"),
+    ("hardet_loss", (V, V, V[:2], V, V), {}, ValueError, r"prob has shape \(2,\)"),
+    ("hardet_loss", (V,) * 5, {"alpha": -1}, ValueError, "alpha is -1"),
+    ("hardet_loss", (V,) * 5, {"factor_source": "CE"}, ValueError, "factor_source is 'CE'"),
+    ("hardet_loss", (V,) * 5, {"factor_source": "ce"}, ValueError, "cross_entropy is missing"),
+    ("hardet_loss", (V,) * 5, {"cross_entropy": V}, ValueError, "cross_entropy is given"),
+    (
+        "hardet_loss", (V,) * 5, {"factor_source": "ce", "cross_entropy": M},
+        ValueError, r"cross_entropy has shape \(3, 4\)",
+    ),
+    ("softmax_entropy", (I3,), {}, TypeError, "logits has dtype int32"),
+    ("softmax_entropy", (V.sum(),), {}, ValueError, r"logits has shape \(\)"),
+    ("softmax_entropy", (M[:, :0],), {}, ValueError, r"logits has shape \(3, 0\)"),
+    ("sigmoid_entropy", (I3,), {}, TypeError, "logits has dtype int32"),
+    ("softmax_cross_entropy", (M, V), {}, TypeError, "labels has dtype float32"),
+    ("softmax_cross_entropy", (M, V > 0), {}, TypeError, "labels has dtype bool"),
+    ("softmax_cross_entropy", (M, I3[:2]), {}, ValueError, r"labels has shape \(2,\)"),
+    ("sigmoid_cross_entropy", (M, I3[:, None]), {}, ValueError, r"labels has shape \(3, 1\)"),
+    ("sigmoid_focal_loss", (M, M), {}, TypeError, "labels has dtype float32"),
+    ("sigmoid_focal_loss", (M, I3), {"alpha": -1}, ValueError, "alpha .* is -1"),
+    ("sigmoid_focal_loss", (M, I3), {"gamma": None}, TypeError, "gamma is a NoneType"),
+    ("sigmoid_focal_loss", (M, I3), {"where": M > 0}, ValueError, r"where has shape \(3, 4\)"),
+    ("smooth_l1_loss", (M, V), {}, ValueError, r"target has shape \(3,\)"),
+    ("smooth_l1_loss", (V.sum(), V.sum()), {}, ValueError, r"pred has shape \(\)"),
+    ("smooth_l1_loss", (M, M), {"beta": -1.0}, ValueError, "beta is -1.0"),
+    ("aligned_iou", (M[:, :3], M[:, :3]), {}, ValueError, r"pred has shape \(3, 3\)"),
+    ("iou_loss", (M, M[:1]), {}, ValueError, r"target has shape \(1, 4\)"),
+    ("giou_loss", (M.astype(int), M), {}, TypeError, "pred has dtype int32"),
+    ("diou_loss", (M, "boxes"), {}, TypeError, "target is a str"),
+    ("ciou_loss", (M, M), {"where": M > 0}, ValueError, r"where has shape \(3, 4\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arrays", "options", "error", "message"), WRONG)
+def test_wrong_arguments_are_named(name, arrays, options, error, message):
+    """Outside and under jit alike: nothing is decided by values."""
+    function = functools.partial(getattr(losses, name), **options)
+    with pytest.raises(error, match=f"^{message}"):
+        function(*arrays)
+    traced = [a for a in arrays if isinstance(a, jax.Array)]
+
+    def call_traced(*traced):
+        left = iter(traced)
+        return function(*(next(left) if isinstance(a, jax.Array) else a for a in arrays))
+
+    with pytest.raises(error, match=f"^{message}"):
+        jax.eval_shape(call_traced, *traced)
+
+
+def test_a_traced_option_is_refused():
+    with pytest.raises(TypeError, match=r"gamma is a .*Tracer"):
+        jax.jit(lambda iou, gamma: losses.harmonic_iou_loss(iou, gamma=gamma))(V, 0.5)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from harmonic_jax import losses
+
+assert jax.device_count() == 8
+mesh = jax.make_mesh((8,), ("data",))
+rows = NamedSharding(mesh, P("data"))
+rng = np.random.default_rng(0)
+low, size = rng.uniform(0, 20, (2, 64, 2)), rng.uniform(5, 30, (2, 64, 2))
+pred, target = np.concatenate([low, low + size], axis=-1).astype(np.float32)
+logits = rng.normal(0, 2, (64, 5)).astype(np.float32)
+labels = rng.integers(0, 6, 64).astype(np.int32)
+where = labels < 5
+
+def per_sample(pred, logits, target, labels, where):
+    true = jnp.take_along_axis(logits, jnp.minimum(labels, 4)[:, None], -1)[:, 0]
+    focal = losses.sigmoid_focal_loss(logits, labels).sum(-1)
+    return losses.ciou_loss(pred, target) + losses.giou_loss(pred, target) + losses.hardet_loss(
+        focal, losses.smooth_l1_loss(pred, target), jax.nn.sigmoid(true),
+        losses.aligned_iou(pred, target), losses.sigmoid_entropy(true), where=where)
+
+def mean(*args):
+    return per_sample(*args).sum() / args[-1].sum()
+
+args = (pred, logits, target, labels, where)
+sharded = tuple(jax.device_put(a, rows) for a in args)
+compiled = jax.jit(per_sample).lower(*sharded).compile()
+assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all"))
+value = compiled(*sharded)
+assert value.sharding.is_equivalent_to(rows, 1), value.sharding
+step = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))
+np.testing.assert_allclose(value, jax.jit(per_sample)(*args), rtol=1e-6)
+for a, b in zip(jax.tree.leaves(step(*sharded)), jax.tree.leaves(step(*args)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+"""
+ROOT = Path(__file__).parent.parent.parent
+
+
+def python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_sharded_equals_one_device_without_communication():
+    python(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+
+
+def test_import_is_light():
+    """Of jax's own import nothing is repeated; ours takes under a second of processor time."""
+    seconds = python(
+        "import time, jax, jax.numpy\n"
+        "start = time.process_time()\n"
+        "import harmonic_jax.losses\n"
+        "print(time.process_time() - start)"
+    )
+    assert float(seconds) < 1.0

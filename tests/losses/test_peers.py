@@ -1,0 +1,107 @@
+"""Side by side with torchvision and optax, in value and gradient."""
+
+import importlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax import losses
+from tests.losses.test_localization import valid_pairs
+
+LOGITS = np.random.default_rng(0).normal(0, 4, (40, 7))
+LABELS = np.random.default_rng(1).integers(-1, 8, 40)  # -1 and 7: background
+ONE_HOT = (LABELS[:, None] == np.arange(7)).astype(np.float64)
+
+
+def peer(name):
+    """The module, or a skip: torchvision without its libraries fails with more than ImportError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except Exception as error:
+        pytest.skip(f"needs {name}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+
+
+def compare(ours, theirs, arrays, rtol):
+    """Values, and gradients of the sum, in float64."""
+    import torch
+
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    expected = theirs(*tensors)
+    expected.sum().backward()
+    with jax.enable_x64(True):
+        value = ours(*arrays)
+        grads = jax.grad(lambda arrays: ours(*arrays).sum())([jnp.asarray(a) for a in arrays])
+    np.testing.assert_allclose(value, expected.detach().numpy(), rtol=rtol, atol=rtol)
+    for grad, tensor in zip(grads, tensors, strict=True):
+        np.testing.assert_allclose(grad, tensor.grad.numpy(), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (None, 0.5), (0.6, 0.0)])
+def test_focal_loss_equals_torchvision(alpha, gamma):
+    ops, torch = peer("torchvision.ops"), peer("torch")
+    compare(
+        lambda x: losses.sigmoid_focal_loss(x, LABELS, alpha=alpha, gamma=gamma),
+        lambda x: ops.sigmoid_focal_loss(
+            x, torch.tensor(ONE_HOT), -1 if alpha is None else alpha, gamma
+        ),
+        [LOGITS],
+        rtol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("name", ["giou", "diou", "ciou"])
+def test_box_losses_equal_torchvision(name):
+    """Up to torchvision's 1e-7 in every denominator, on boxes of at least one pixel."""
+    ops = peer("torchvision.ops")
+    ours = getattr(losses, f"{name}_loss")
+    long_name = {"giou": "generalized", "diou": "distance", "ciou": "complete"}[name]
+    theirs = getattr(ops, f"{long_name}_box_iou_loss")
+    compare(ours, theirs, valid_pairs(), rtol=2e-7)
+
+
+def test_aligned_iou_equals_torchvision():
+    ops, torch = peer("torchvision.ops"), peer("torch")
+    pred, target = valid_pairs()
+    expected = ops.box_iou(torch.tensor(pred), torch.tensor(target)).diagonal().numpy()
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(losses.aligned_iou(pred, target), expected, rtol=1e-12)
+        np.testing.assert_allclose(losses.iou_loss(pred, target), 1 - expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.11, 0.0])
+def test_smooth_l1_equals_torch(beta):
+    torch = peer("torch")
+    pred, target = np.random.default_rng(2).normal(0, 1, (2, 30, 4))
+    compare(
+        lambda a, b: losses.smooth_l1_loss(a, b, beta=beta),
+        lambda a, b: torch.nn.functional.smooth_l1_loss(a, b, beta=beta, reduction="none").sum(-1),
+        [pred, target],
+        rtol=1e-12,
+    )
+
+
+def test_cross_entropies_equal_optax():
+    optax = peer("optax")
+    labels = np.clip(LABELS, 0, 6)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            losses.softmax_cross_entropy(LOGITS, labels),
+            optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(LOGITS), labels),
+            rtol=1e-12,
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(
+            losses.sigmoid_cross_entropy(LOGITS, LABELS),
+            optax.sigmoid_binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(ONE_HOT)),
+            rtol=1e-12,
+        )
+        np.testing.assert_allclose(
+            losses.sigmoid_focal_loss(LOGITS, LABELS),
+            optax.sigmoid_focal_loss(jnp.asarray(LOGITS), jnp.asarray(ONE_HOT), alpha=0.25),
+            rtol=1e-10,
+        )
