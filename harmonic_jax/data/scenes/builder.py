@@ -48,7 +48,7 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
         "1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels."
     }
     BUILDER_CONFIGS: ClassVar = [
-        FashionScenesConfig(name="default", description="1 to 6 objects, at least 40 % visible."),
+        FashionScenesConfig(name="default", description="1 to 6 objects, at least 50 % visible."),
         FashionScenesConfig(
             name="crowded",
             description="6 to 14 objects, most of them against another, at least 25 % visible.",
