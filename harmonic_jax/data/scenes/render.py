@@ -165,7 +165,7 @@ def _photograph(image: np.ndarray, rng: np.random.Generator, options: SceneOptio
     if sigma > 0.2:  # less changes nothing, and OpenCV refuses 0
         image = cv2.GaussianBlur(image, (5, 5), sigma)
     gain = np.float32(rng.uniform(0.8, 1.15)) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-    noise = rng.standard_normal(image.shape, np.float32)
+    noise = rng.standard_normal((*image.shape[:2], 1), np.float32)  # of the luminance
     return to_uint8(image * gain + noise * np.float32(rng.uniform(0.0, options.max_noise)))
 
 
