@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
-from harmonic_jax.ops.boxes import clip_boxes
+from harmonic_jax.ops.boxes import AnyArray, clip_boxes
 from harmonic_jax.ops.nms import batched_nms
 from harmonic_jax.structures import Detections, Predictions
 
 
 def postprocess_dense(
     predictions: Predictions,
-    anchors: Sequence[jax.typing.ArrayLike],
-    image_size: Float[Array, "*b 2"],
+    anchors: Sequence[Float[AnyArray, "_ 4"]],
+    image_size: Float[AnyArray, "*b 2"],
     *,
     score_threshold: float,
     topk_per_level: int,
@@ -78,7 +78,7 @@ def postprocess_dense(
 
 def _postprocess_image(
     predictions: Predictions,
-    image_size: Array,
+    image_size: AnyArray,
     *,
     anchors: tuple[Array, ...],
     score_threshold: float,

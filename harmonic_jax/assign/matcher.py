@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from harmonic_jax.ops.boxes import Coordinates, iou_of_coordinates
+from harmonic_jax.ops.boxes import AnyArray, Coordinates, iou_of_coordinates
 
 _BLOCK = 8  # Objects compared with all anchors in one go of the loop.
 
@@ -30,9 +30,9 @@ class Matches:
 
 
 def match_anchors(
-    anchors: Float[Array, "n 4"],
-    boxes: Float[Array, "g 4"],
-    valid: Bool[Array, " g"],
+    anchors: Float[AnyArray, "n 4"],
+    boxes: Float[AnyArray, "g 4"],
+    valid: Bool[AnyArray, " g"],
     *,
     positive_iou: float,
     negative_iou: float,
@@ -73,7 +73,7 @@ def match_anchors(
     used = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0]) + 1, 0), initial=0)
     num_blocks = (used + _BLOCK - 1) // _BLOCK
 
-    coordinates = tuple(anchors[:, axis] for axis in range(4))
+    coordinates = tuple(jnp.asarray(anchors)[:, axis] for axis in range(4))
     best_iou, index, highest = _best(coordinates, boxes, num_blocks)
     is_positive = (best_iou >= positive_iou) & (used > 0)
     if low_quality:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from harmonic_jax.assign.matcher import MatchState, match_anchors
+from harmonic_jax.ops.boxes import AnyArray
 from harmonic_jax.structures import GroundTruth, Targets
 
 
 def dense_targets(
-    anchors: Sequence[Float[Array, "_ 4"] | Float[np.ndarray, "_ 4"]],
+    anchors: Sequence[Float[AnyArray, "_ 4"]],
     ground_truth: GroundTruth,
     *,
     num_classes: int,
@@ -60,9 +61,9 @@ def dense_targets(
         low_quality=low_quality,
     )
     is_positive = matches.state == MatchState.POSITIVE
-    labels = ground_truth.labels.astype(jnp.int32)[matches.index]
+    labels = jnp.asarray(ground_truth.labels, jnp.int32)[matches.index]
     labels = jnp.where(is_positive, labels, num_classes)
-    boxes = ground_truth.boxes.astype(jnp.float32)[matches.index]
+    boxes = jnp.asarray(ground_truth.boxes, jnp.float32)[matches.index]
     boxes = jnp.where(is_positive[:, None], boxes, all_anchors)
     is_counted = matches.state != MatchState.IGNORE
 

@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from harmonic_jax.ops.boxes import AnyArray
+
 Weights = tuple[float, float, float, float]
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)
@@ -15,8 +17,8 @@ _TINY = 1e-6  # Sides below this count as this when a logarithm or a quotient ne
 
 
 def encode_boxes(
-    boxes: Float[Array, "*b n 4"],
-    anchors: Float[Array, "*b n 4"],
+    boxes: Float[AnyArray, "*b n 4"],
+    anchors: Float[AnyArray, "*b n 4"],
     *,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Array, "*b n 4"]:
@@ -56,8 +58,8 @@ def encode_boxes(
 
 
 def decode_boxes(
-    deltas: Float[Array, "*b n 4"],
-    anchors: Float[Array, "*b n 4"],
+    deltas: Float[AnyArray, "*b n 4"],
+    anchors: Float[AnyArray, "*b n 4"],
     *,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
     clamp: float = MAX_LOG_SCALE,
@@ -83,7 +85,7 @@ def decode_boxes(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, appendix C.
     """
-    deltas = deltas.astype(jnp.float32)
+    deltas = jnp.asarray(deltas, jnp.float32)
     anchor_x, anchor_y, anchor_width, anchor_height = _center_and_size(anchors)
     shift_x = jnp.clip(deltas[..., 0] / weights[0], -_MAX_SHIFT, _MAX_SHIFT)
     shift_y = jnp.clip(deltas[..., 1] / weights[1], -_MAX_SHIFT, _MAX_SHIFT)
@@ -102,8 +104,8 @@ def decode_boxes(
     )
 
 
-def _center_and_size(boxes: Array) -> tuple[Array, Array, Array, Array]:
-    boxes = boxes.astype(jnp.float32)
+def _center_and_size(boxes: AnyArray) -> tuple[Array, Array, Array, Array]:
+    boxes = jnp.asarray(boxes, jnp.float32)
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height

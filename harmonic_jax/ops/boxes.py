@@ -1,10 +1,14 @@
 """Areas and overlaps of axis-aligned boxes (xyxy, x2 = x1 + width)."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+AnyArray = Array | np.ndarray
+"""Anchors are numpy: constants of whatever is compiled around them."""
 
-def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+
+def box_area(boxes: Float[AnyArray, "*b 4"]) -> Float[Array, "*b"]:
     """Area of each box: max(x2 - x1, 0) * max(y2 - y1, 0).
 
     Args:
@@ -23,7 +27,7 @@ def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
     )
 
 
-def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
+def pairwise_iou(a: Float[AnyArray, "n 4"], b: Float[AnyArray, "m 4"]) -> Float[Array, "n m"]:
     """Intersection over union of every box of `a` with every box of `b`.
 
     IoU = I / (A_a + A_b - I), and 0 where both boxes are empty. Every operation is rounded to
@@ -41,6 +45,7 @@ def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array,
     >>> pairwise_iou(a, jnp.array([[0.0, 0.0, 2.0, 1.0], [5.0, 5.0, 6.0, 6.0]])).tolist()
     [[0.5, 0.0]]
     """
+    a, b = jnp.asarray(a), jnp.asarray(b)
     return iou_of_coordinates(
         tuple(a[:, None, axis] for axis in range(4)), tuple(b[None, :, axis] for axis in range(4))
     )
@@ -85,7 +90,7 @@ def _size_product(width: Array, height: Array) -> Array:
 
 
 def clip_boxes(
-    boxes: Float[Array, "*b n 4"], image_size: Float[Array, "*b 2"]
+    boxes: Float[AnyArray, "*b n 4"], image_size: Float[AnyArray, "*b 2"]
 ) -> Float[Array, "*b n 4"]:
     """Move every coordinate into the image: x to [0, w], y to [0, h].
 
@@ -100,5 +105,5 @@ def clip_boxes(
     >>> clip_boxes(jnp.array([[-3.0, 2.0, 30.0, 9.0]]), jnp.array([8.0, 20.0])).tolist()
     [[0.0, 2.0, 20.0, 8.0]]
     """
-    limit = image_size[..., None, jnp.array([1, 0, 1, 0])]  # [*b 1 4]: w h w h
+    limit = jnp.asarray(image_size)[..., None, np.array([1, 0, 1, 0])]  # [*b 1 4]: w h w h
     return jnp.clip(boxes, 0.0, limit)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from harmonic_jax.ops.boxes import iou_of_coordinates
+from harmonic_jax.ops.boxes import AnyArray, iou_of_coordinates
 
 _TILE = 128  # Candidates sorted and settled at a time.
 _CHUNK = 128  # Kept boxes compared with a tile at a time.
@@ -26,12 +26,12 @@ class Kept(NamedTuple):
 
 
 def nms(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, " n"],
+    boxes: Float[AnyArray, "n 4"],
+    scores: Float[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
-    valid: Bool[Array, " n"] | None = None,
+    valid: Bool[AnyArray, " n"] | None = None,
 ) -> Kept:
     """Keep the boxes that overlap no better kept box by more than a threshold.
 
@@ -67,13 +67,13 @@ def nms(
 
 
 def batched_nms(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, " n"],
-    labels: Int[Array, " n"],
+    boxes: Float[AnyArray, "n 4"],
+    scores: Float[AnyArray, " n"],
+    labels: Int[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
-    valid: Bool[Array, " n"] | None = None,
+    valid: Bool[AnyArray, " n"] | None = None,
     offset_limit: int = 1000,
 ) -> Kept:
     """`nms` class by class: only a box of the same label suppresses a box.
@@ -106,7 +106,7 @@ def batched_nms(
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
     valid = _is_valid(scores, valid)
-    labels = labels.astype(jnp.int32)
+    labels = jnp.asarray(labels, jnp.int32)
     if offset_limit > 0:
         is_offset = jnp.sum(valid) <= offset_limit
         step = jnp.max(jnp.where(valid[:, None], boxes, -jnp.inf), initial=-jnp.inf) + 1.0
@@ -136,8 +136,8 @@ class _Progress(NamedTuple):
 
 
 def _suppress(
-    boxes: Array,
-    scores: Array,
+    boxes: AnyArray,
+    scores: AnyArray,
     labels: Array,
     valid: Array,
     *,
@@ -238,8 +238,9 @@ def _settle(alive: Array, duplicates: Array) -> Array:
     return keep
 
 
-def _is_valid(scores: Array, valid: Array | None) -> Array:
-    return ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+def _is_valid(scores: AnyArray, valid: AnyArray | None) -> Array:
+    is_number = ~jnp.isnan(scores)
+    return is_number if valid is None else jnp.asarray(valid) & is_number
 
 
 def _float32_below(value: float) -> np.float32:

@@ -1,0 +1,211 @@
+"""Suppression against torchvision and against a greedy loop in plain float32 numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax.ops.nms import batched_nms, nms
+from tests.ops.peers import torchvision_or_skip
+from tests.ops.scenes import clustered_scene, random_boxes, uniform_scene
+
+N, K = 700, 700  # One shape for all cases: one compile for each threshold.
+
+
+def greedy(boxes, scores, labels, threshold):
+    """Kept indices, best first: the definition, one box at a time, without offsets."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = list(np.argsort(-scores, kind="stable"))
+    kept = []
+    while order:
+        best, rest = order[0], np.array(order[1:], int)
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[rest, :2])
+        high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
+        inter = np.prod(np.maximum(high - low, np.float32(0)), axis=1, dtype=np.float32)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            iou = inter / (area[best] + area[rest] - inter)
+        is_duplicate = (iou.astype(np.float64) > threshold) & (labels[rest] == labels[best])
+        order = list(rest[~is_duplicate])
+    return np.array(kept, int)
+
+
+def integer_boxes(rng, n, size=60):
+    corner = rng.integers(0, size, (n, 2))
+    return np.concatenate([corner, corner + rng.integers(0, 12, (n, 2))], 1).astype(np.float32)
+
+
+def chain(n):
+    """Each box overlaps the next: every keep decision hangs on the one before."""
+    x = np.arange(n, dtype=np.float32)
+    return np.stack([x, np.zeros(n), x + 4, np.ones(n)], axis=1).astype(np.float32)
+
+
+def tenths(rng, n):
+    """Pairs whose IoU is 3/10, 5/10 or 7/10 exactly: beside a threshold by its rounding only."""
+    boxes = np.zeros((n, 4), np.float32)
+    boxes[:, 0] = np.repeat(np.arange((n + 1) // 2), 2)[:n] * 20
+    widths = np.where(np.arange(n) % 2, rng.choice([3, 5, 7], n), 10)
+    boxes[:, 2], boxes[:, 3] = boxes[:, 0] + widths, 1
+    return boxes
+
+
+def cases():
+    rng = np.random.default_rng(7)
+    yield "uniform", *uniform_scene(rng, N, 5)
+    yield "clustered", *clustered_scene(rng, N, 3)
+    yield "many classes", *clustered_scene(rng, N, 300)
+    boxes, scores, labels = clustered_scene(rng, N, 3)
+    yield "tied scores", boxes, (np.round(scores * 8) / 8).astype(np.float32), labels
+    yield "equal scores", boxes, np.ones(N, np.float32), labels
+    yield "zero scores", boxes, rng.choice(np.float32([-0.0, 0.0]), N), labels
+    yield "identical boxes", np.tile(boxes[:1], (N, 1)), scores, labels
+    yield "whole pixels", integer_boxes(rng, N), scores, labels
+    flat = integer_boxes(rng, N)
+    flat[::2, 2] = flat[::2, 0]
+    yield "zero area", flat, scores, labels
+    yield "chain", chain(N), np.linspace(1, 0, N, dtype=np.float32), np.zeros(N, np.int32)
+    yield "tenths", tenths(rng, N), scores, np.zeros(N, np.int32)
+    scores = scores.copy()
+    scores[::3] = -np.inf
+    scores[1::7] = np.inf
+    yield "infinite scores", boxes, scores, labels
+
+
+CASES = {name: values for name, *values in cases()}
+run = jax.jit(batched_nms, static_argnames=("iou_threshold", "max_outputs", "offset_limit"))
+
+
+def indices(kept):
+    is_kept = np.asarray(kept.valid)
+    assert not np.asarray(kept.indices)[~is_kept].any()
+    assert (np.diff(is_kept.astype(int)) <= 0).all(), "valid rows come first"
+    return np.asarray(kept.indices)[is_kept]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_equals_the_greedy_definition(name, threshold):
+    boxes, scores, labels = CASES[name]
+    kept = run(boxes, scores, labels, iou_threshold=threshold, max_outputs=K, offset_limit=0)
+    np.testing.assert_array_equal(indices(kept), greedy(boxes, scores, labels, threshold))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_both_strategies_of_torchvision(name):
+    torch, torchvision = torchvision_or_skip()
+    boxes, scores, labels = CASES[name]
+    tensors = [torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)]
+    by_offsets = torchvision.ops.boxes._batched_nms_coordinate_trick(*tensors, 0.5).numpy()
+    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K))
+    np.testing.assert_array_equal(kept, by_offsets)
+    np.testing.assert_array_equal(kept, torchvision.ops.batched_nms(*tensors, 0.5).numpy())
+
+    by_class = torchvision.ops.boxes._batched_nms_vanilla(*tensors, 0.5).numpy()
+    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, offset_limit=0))
+    assert set(kept) == set(by_class)
+    if len(np.unique(scores)) == N:  # Its last sort is not stable: tied boxes come in any order.
+        np.testing.assert_array_equal(kept, by_class)
+    np.testing.assert_array_equal(scores[kept], scores[by_class])
+
+
+@pytest.mark.parametrize("scene", [uniform_scene, clustered_scene])
+@pytest.mark.parametrize("n", [250, 1000, 1001, 3000])
+def test_batched_nms_of_torchvision_on_either_side_of_its_limit(scene, n):
+    torch, torchvision = torchvision_or_skip()
+    padding = 3000 - n
+    boxes, scores, labels = scene(np.random.default_rng(n), n, 80)
+    tensors = [torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)]
+    expected = torchvision.ops.batched_nms(*tensors, 0.5).numpy()[:100]
+    kept = run(
+        np.pad(boxes, ((0, padding), (0, 0)), constant_values=1e4),
+        np.pad(scores, (0, padding), constant_values=2.0),
+        np.pad(labels, (0, padding)),
+        iou_threshold=0.5,
+        max_outputs=100,
+        valid=np.arange(3000) < n,
+    )
+    np.testing.assert_array_equal(scores[indices(kept)], scores[expected])
+    np.testing.assert_array_equal(np.sort(indices(kept)), np.sort(expected))
+
+
+def test_nms_equals_torchvision():
+    torch, torchvision = torchvision_or_skip()
+    for name in ("uniform", "tied scores", "chain", "tenths"):
+        boxes, scores, _ = CASES[name]
+        expected = torchvision.ops.nms(torch.tensor(boxes), torch.tensor(scores), 0.3).numpy()
+        kept = indices(nms(boxes, scores, iou_threshold=0.3, max_outputs=K))
+        np.testing.assert_array_equal(kept, expected)
+
+
+@pytest.mark.parametrize(("n", "max_outputs"), [(1, 1), (3, 9), (129, 2), (300, 150), (256, 256)])
+def test_any_size(n, max_outputs):
+    boxes, scores, labels = clustered_scene(np.random.default_rng(n), n, 2, cluster=2)
+    kept = indices(batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=max_outputs))
+    np.testing.assert_array_equal(kept, greedy(boxes, scores, labels, 0.5)[:max_outputs])
+
+
+def test_padding_and_nan_change_nothing():
+    boxes, scores, labels = (array.copy() for array in CASES["clustered"])
+    valid = np.random.default_rng(0).random(N) < 0.6
+    expected = np.flatnonzero(valid)[greedy(boxes[valid], scores[valid], labels[valid], 0.5)]
+    boxes[~valid] = np.nan
+    is_nan = ~valid & (np.arange(N) % 2 == 0)
+    scores[is_nan] = np.nan
+    for limit in (0, 1000):
+        kept = run(
+            boxes, scores, labels, iou_threshold=0.5, max_outputs=K, valid=valid, offset_limit=limit
+        )
+        np.testing.assert_array_equal(indices(kept), expected)
+    scores[~valid] = np.nan
+    kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, offset_limit=0)
+    np.testing.assert_array_equal(indices(kept), expected)
+
+
+def test_nothing_valid_and_nothing_at_all():
+    boxes, scores, labels = CASES["uniform"]
+    none = np.zeros(N, bool)
+    kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, valid=none)
+    assert not kept.valid.any()
+    kept = nms(jnp.zeros((0, 4)), jnp.zeros(0), iou_threshold=0.5, max_outputs=3)
+    assert kept.valid.tolist() == [False] * 3
+    assert kept.indices.dtype == jnp.int32
+
+
+def test_vmap_equals_a_loop_and_contents_never_recompile():
+    count = 0
+
+    def traced(boxes, scores, labels, valid):
+        nonlocal count
+        count += 1
+        return batched_nms(boxes, scores, labels, valid=valid, iou_threshold=0.5, max_outputs=40)
+
+    rng = np.random.default_rng(3)
+    scenes = [clustered_scene(rng, 300, 4, cluster) for cluster in (1, 5, 60, 300)]
+    boxes, scores, labels = (np.stack(arrays) for arrays in zip(*scenes, strict=True))
+    valid = np.arange(300)[None] < np.array([300, 0, 120, 300])[:, None]
+    batched = jax.jit(jax.vmap(traced))(boxes, scores, labels, valid)
+    count = 0
+    single = jax.jit(traced)
+    for i in range(4):
+        kept = single(boxes[i], scores[i], labels[i], valid[i])
+        np.testing.assert_array_equal(batched.indices[i], kept.indices)
+        np.testing.assert_array_equal(batched.valid[i], kept.valid)
+    assert count == 1
+
+
+def test_only_the_best_are_sorted():
+    """The early exit: 5000 boxes of which the first 64 fill the output need no full sort."""
+    text = (
+        run.lower(
+            jnp.asarray(random_boxes(np.random.default_rng(0), 5000)),
+            jnp.zeros(5000),
+            jnp.zeros(5000, jnp.int32),
+            iou_threshold=0.5,
+            max_outputs=100,
+        )
+        .compile()
+        .as_text()
+    )
+    assert "TopK" in text
+    assert " sort(" not in text
