@@ -7,20 +7,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from harmonic_jax.cli.train import use_both_cores
-from harmonic_jax.config import ConfigError
-from harmonic_jax.data.sources import DataError, open_source
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import coco_metrics, format_coco_table
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore, Restored
 from harmonic_jax.training.evaluation import evaluate
+from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import build_detector, init_variables
+from harmonic_jax.training.state import Detector, abstract_state, build_detector
 from harmonic_jax.training.step import make_predict_step
 
 
@@ -61,21 +62,37 @@ def _evaluate_run(args: argparse.Namespace, console: Console) -> int:
     config = run_dir.read_config()
     data = dataclasses.replace(config.data, root=args.root or config.data.root)
     config = dataclasses.replace(config, data=data)
-    source = open_source(config.data, args.split or config.data.eval_split)
-    with CheckpointStore(run_dir.checkpoints if args.last else run_dir.best) as store:
-        known = store.read_metadata()["class_names"]
-        if list(source.class_names) != known:
-            raise ConfigError(f"the run knows the classes {known}, {source.name} has others")
-        detector = build_detector(config, len(known))
-        mesh = data_mesh()
-        shapes = jax.eval_shape(lambda: init_variables(detector, seed=0, sharding=replicated(mesh)))
-        abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes
-        )
-        restored = store.restore(abstract)
+    split = args.split or config.data.eval_split
+    source = open_source(config.data, split)
+    detector, restored = _restore(run_dir, config, source, last=args.last)
     console.print(f"step {restored.step} of {run_dir.path} on {source.name}")
-    evaluation = evaluate(make_predict_step(detector, mesh), restored.state, source, config, mesh)
-    return _finish(args, console, evaluation)
+    mesh = data_mesh()
+    variables = restored.state.for_evaluation if args.last else restored.state
+    predict_step = make_predict_step(detector, mesh)
+    evaluation = evaluate(predict_step, variables, source, config, mesh)
+    _print_and_save(args, console, evaluation.metrics)
+    console.print(f"images as they were loaded: {evaluation.skipped.format()}")
+    folder = run_dir.path / f"eval_{split}_step{restored.step}"
+    for path in write_report(folder, evaluation, source, data=config.data):
+        console.print(f"written: {path}")
+    return 0
+
+
+def _restore(
+    run_dir: RunDir, config: Config, source: DetectionSource, *, last: bool
+) -> tuple[Detector, Restored]:
+    """The best variables of a run, or its newest whole state."""
+    store = CheckpointStore(run_dir.checkpoints if last else run_dir.best)
+    known = store.read_metadata()["class_names"]
+    if list(source.class_names) != known:
+        raise ConfigError(
+            f"the run knows the classes {known}; {source.name} has {list(source.class_names)}"
+        )
+    detector = build_detector(config, len(known))
+    optimizer = make_optimizer(config.optim, steps=config.train.steps)
+    everywhere = replicated(data_mesh())
+    shapes = abstract_state(detector, optimizer, sharding=everywhere)
+    return detector, store.restore(shapes if last else shapes.variables)
 
 
 def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
@@ -84,8 +101,12 @@ def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
             "give the folder of a run, or both --predictions P.json and --annotations A.json"
         )
     truth = load_coco_annotations(args.annotations)
-    metrics = coco_metrics(truth, load_coco_results(args.predictions, truth))
-    console.print(format_coco_table(metrics))
+    _print_and_save(args, console, coco_metrics(truth, load_coco_results(args.predictions, truth)))
+    return 0
+
+
+def _print_and_save(args: argparse.Namespace, console: Console, metrics: dict[str, float]) -> None:
+    console.print(format_coco_table(metrics), markup=False, highlight=False)
     if args.json is not None:
         args.json.write_text(json.dumps(metrics, indent=2) + "\n")
-    return 0
+        console.print(f"written: {args.json}")

@@ -1,7 +1,7 @@
 """Detections of a whole data set split, and their metrics."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -14,10 +14,13 @@ from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.structures import Batch
-from harmonic_jax.training.progress import track
+from harmonic_jax.training import progress
 from harmonic_jax.training.sharding import check_divides, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
+
+
+Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +39,21 @@ def evaluate(
     source: DetectionSource,
     config: Config,
     mesh: Mesh,
+    *,
+    track: Tracker = progress.track,
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
 
     Every process returns the same numbers: predictions come back whole from the device.
     An image that cannot be decoded has no detections, and its objects count as missed.
+
+    Args:
+      predict_step: made by `make_predict_step` for this mesh.
+      variables: the arrays to evaluate.
+      source: images and objects.
+      config: batch size, shapes.
+      mesh: all devices.
+      track: shows how far a loop over batches is.
     """
     batch_size = config.train.eval_batch_size or config.train.batch_size
     check_divides(mesh, "train.eval_batch_size", batch_size)
@@ -52,7 +65,7 @@ def evaluate(
         process_count=jax.process_count(),
     )
     with batches:
-        tracked = track(batches, total=len(batches), description="evaluating")
+        tracked = track(batches, len(batches), "evaluating")
         detections = _collect(_detect(predict_step, variables, tracked, mesh), source)
         skipped = batches.report
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)

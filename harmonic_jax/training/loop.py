@@ -9,7 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from harmonic_jax.config import Config
+from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.loader import order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained.resnet import load_backbone
@@ -25,12 +25,13 @@ from harmonic_jax.training.state import (
     Detector,
     TrainState,
     Variables,
+    abstract_state,
     build_detector,
     init_state,
     init_variables,
 )
 from harmonic_jax.training.step import Metrics, make_predict_step, make_train_step
-from harmonic_jax.training.writer import RunWriter, open_writer
+from harmonic_jax.training.writer import MetricsWriter, open_writer
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,6 +82,7 @@ def train(
         StopSignal() as stop,
     ):
         optimizer = make_optimizer(config.optim, steps=settings.steps)
+        checkpoints.claim()  # a folder that cannot be written shows now, not after an hour
         state = _start_or_resume(detector, optimizer, mesh, checkpoints, metadata)
         start = int(state.step)
         batches = train_batches(
@@ -100,7 +102,12 @@ def train(
         with (
             batches,
             open_writer(run_dir.path, resume_step=start, is_primary=is_primary) as writer,
-            TrainProgress(settings.steps, start=start, batch_size=settings.batch_size) as progress,
+            TrainProgress(
+                settings.steps,
+                images_per_step=settings.batch_size,
+                start_step=start,
+                enabled=is_primary,
+            ) as progress,
         ):
             for step in range(start + 1, settings.steps + 1):
                 _profile(settings.profile, step, run_dir.path)
@@ -110,21 +117,33 @@ def train(
                 is_last = step == settings.steps
                 if is_last or (settings.eval_every and step % settings.eval_every == 0):
                     log.flush(writer, progress)
-                    evaluation = evaluate(
-                        predict_step, state.for_evaluation, eval_source, config, mesh
-                    )
-                    _log_evaluation(step, evaluation, eval_source, writer, progress)
+                    with progress.paused():
+                        evaluation = evaluate(
+                            predict_step,
+                            state.for_evaluation,
+                            eval_source,
+                            config,
+                            mesh,
+                            track=progress.track,
+                        )
+                    _log_evaluation(step, evaluation, eval_source, config, writer, progress)
                     _save_if_best(best, step, state.for_evaluation, evaluation, metadata)
                 if is_last or stop.requested or step % settings.checkpoint_every == 0:
                     log.flush(writer, progress)  # a state that is not finite is never saved
                     checkpoints.save(step, state, metadata)
-                if stop.requested:
+                if stop.requested and not is_last:
                     progress.message(f"{stop.name}: saved step {step}; start again to continue")
                     return TrainResult(step, stop.name, None)
-            for line in batches.report.format():
-                progress.message(line)
-        if evaluation is None:  # a finished run, started again
-            evaluation = evaluate(predict_step, state.for_evaluation, eval_source, config, mesh)
+            progress.message(f"images as they were loaded: {batches.report.format()}")
+            if evaluation is None:  # a finished run, started again
+                evaluation = evaluate(
+                    predict_step,
+                    state.for_evaluation,
+                    eval_source,
+                    config,
+                    mesh,
+                    track=progress.track,
+                )
         return TrainResult(settings.steps, None, evaluation)
 
 
@@ -137,22 +156,23 @@ def _start_or_resume(
 ) -> TrainState:
     config = detector.config
     everywhere = replicated(mesh)
+    if checkpoints.latest_step() is not None:
+        check_resumable(checkpoints.read_metadata(), metadata)
+        return checkpoints.restore(abstract_state(detector, optimizer, sharding=everywhere)).state
     variables = init_variables(detector, seed=config.train.seed, sharding=everywhere)
-    resuming = checkpoints.latest_step() is not None
-    if config.model.backbone.weights is not None and not resuming:
+    backbone = config.model.backbone
+    if backbone.weights is not None:
         params, rest = load_backbone(
-            variables.params, variables.rest, Path(config.model.backbone.weights), config.model
+            variables.params, variables.rest, Path(backbone.weights), backbone
         )
         variables = jax.device_put(Variables(params, rest), everywhere)
+    elif backbone.norm == "frozen":
+        raise ConfigError(
+            "model.backbone.weights is None; with model.backbone.norm = frozen it must name an "
+            "ImageNet ResNet file (or train from scratch with --model.backbone.norm batch)"
+        )
     has_ema = config.optim.ema_decay is not None
-    state = init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
-    if not resuming:
-        return state
-    check_resumable(checkpoints.read_metadata(), metadata)
-    abstract = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), state
-    )
-    return checkpoints.restore(abstract).state
+    return init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
 
 
 class _Log:
@@ -166,16 +186,18 @@ class _Log:
         self._pending: deque[tuple[int, Metrics]] = deque()
         self._window: list[dict[str, float]] = []
 
-    def add(self, step: int, metrics: Metrics, writer: RunWriter, progress: TrainProgress) -> None:
+    def add(
+        self, step: int, metrics: Metrics, writer: MetricsWriter, progress: TrainProgress
+    ) -> None:
         self._pending.append((step, metrics))
         if len(self._pending) > 1:
             self._read_one(writer, progress)
 
-    def flush(self, writer: RunWriter, progress: TrainProgress) -> None:
+    def flush(self, writer: MetricsWriter, progress: TrainProgress) -> None:
         while self._pending:
             self._read_one(writer, progress)
 
-    def _read_one(self, writer: RunWriter, progress: TrainProgress) -> None:
+    def _read_one(self, writer: MetricsWriter, progress: TrainProgress) -> None:
         step, on_device = self._pending.popleft()
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
@@ -198,17 +220,15 @@ def _log_evaluation(
     step: int,
     evaluation: Evaluation,
     source: DetectionSource,
-    writer: RunWriter,
+    config: Config,
+    writer: MetricsWriter,
     progress: TrainProgress,
 ) -> None:
     writer.write(step, "eval", evaluation.metrics)
-    writer.write_image(
-        step, "predictions", prediction_grid(evaluation, source, max_pixels=max_pixels)
-    )
-    progress.message(
-        f"step {step}: AP {evaluation.metrics['AP']:.4f}  AP50 {evaluation.metrics['AP50']:.4f}"
-        f"  AP75 {evaluation.metrics['AP75']:.4f}"
-    )
+    picture = prediction_grid(evaluation, source, max_pixels=config.data.max_pixels)
+    writer.write_images(step, {"predictions": picture})
+    ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
+    progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
 
 
 def _save_if_best(

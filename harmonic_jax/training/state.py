@@ -57,7 +57,7 @@ class Detector:
 
 def build_detector(config: Config, num_classes: int) -> Detector:
     """The structure of the configured model; allocates no array."""
-    model = nnx.eval_shape(lambda: _build(config, num_classes, jax.random.key(0)))
+    model = nnx.eval_shape(lambda: _build(config, num_classes, jax.random.key(0, impl="rbg")))
     return Detector(nnx.graphdef(model), num_classes, config)
 
 
@@ -66,10 +66,10 @@ def init_variables(detector: Detector, *, seed: int, sharding: Sharding) -> Vari
 
     def init(key: jax.Array) -> Variables:
         model = _build(detector.config, detector.num_classes, key)
-        _, params, rest = nnx.split(model, nnx.Param, ...)
+        params, rest = nnx.state(model, nnx.Param, ...)
         return Variables(params, rest)
 
-    return jax.jit(init, out_shardings=sharding)(jax.random.key(seed))
+    return jax.jit(init, out_shardings=sharding)(jax.random.key(seed, impl="rbg"))
 
 
 def init_state(
@@ -84,6 +84,22 @@ def init_state(
         )
 
     return jax.jit(init, out_shardings=sharding)(variables)
+
+
+def abstract_state(
+    detector: Detector, optimizer: optax.GradientTransformation, *, sharding: Sharding
+) -> TrainState:
+    """Shapes, dtypes and sharding of a state, without its arrays: what a checkpoint is read into."""
+    has_ema = detector.config.optim.ema_decay is not None
+    shapes = jax.eval_shape(
+        lambda: init_state(
+            init_variables(detector, seed=0, sharding=sharding),
+            optimizer,
+            ema=has_ema,
+            sharding=sharding,
+        )
+    )
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
 
 
 def _build(config: Config, num_classes: int, key: jax.Array) -> nnx.Module:

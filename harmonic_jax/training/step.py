@@ -100,13 +100,15 @@ def predict(detector: Detector, variables: Variables, batch: Batch) -> Detection
 
 def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
     """Constants of the compiled program: they depend on the shape of the bucket alone."""
-    return make_anchors(
-        batch.images.shape[1:3],
+    _, height, width, _ = batch.images.shape
+    anchors = make_anchors(
+        (height, width),
         levels=config.levels,
         size_factor=config.anchors.size_factor,
         scales=config.anchors.scales,
         ratios=config.anchors.ratios,
     )
+    return tuple(jnp.asarray(level) for level in anchors)
 
 
 def _loss_sums(

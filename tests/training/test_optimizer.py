@@ -1,0 +1,98 @@
+"""The optimizer against the update rules written out in NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from harmonic_jax.config import OptimConfig
+from harmonic_jax.training.optimizer import learning_rate_schedule, make_optimizer
+
+PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]]), "scale": np.array([1.0, 2.0])}
+GRADS = [
+    {"kernel": np.array([[0.1, 0.2], [-0.3, 0.4]]), "scale": np.array([0.5, -0.5])},
+    {"kernel": np.array([[-0.2, 0.1], [0.1, 0.0]]), "scale": np.array([0.1, 0.1])},
+]
+
+
+def updated(config: OptimConfig, grads: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    optimizer = make_optimizer(config, steps=10)
+    params = {k: jnp.asarray(v, jnp.float32) for k, v in PARAMS.items()}
+    state = optimizer.init(params)
+    for grad in grads:
+        grad = {k: jnp.asarray(v, jnp.float32) for k, v in grad.items()}
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_sgd_decays_kernels_through_the_momentum() -> None:
+    config = OptimConfig(
+        learning_rate=0.1, momentum=0.9, weight_decay=0.01, schedule="constant", warmup_steps=0
+    )
+    got = updated(config, GRADS)
+    for name, decay in (("kernel", 0.01), ("scale", 0.0)):
+        p, velocity = PARAMS[name].copy(), 0.0
+        for grad in GRADS:
+            velocity = 0.9 * velocity + grad[name] + decay * p
+            p = p - 0.1 * velocity
+        np.testing.assert_allclose(got[name], p, rtol=1e-6)
+
+
+def test_adamw_decays_kernels_beside_the_moments() -> None:
+    config = OptimConfig(
+        optimizer="adamw", learning_rate=0.1, weight_decay=0.2, schedule="constant", warmup_steps=0
+    )
+    got = updated(config, GRADS)
+    for name, decay in (("kernel", 0.2), ("scale", 0.0)):
+        p, m, v = PARAMS[name].copy(), 0.0, 0.0
+        for t, grad in enumerate(GRADS, start=1):
+            m = 0.9 * m + 0.1 * grad[name]
+            v = 0.999 * v + 0.001 * grad[name] ** 2
+            direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            p = p - 0.1 * (direction + decay * p)
+        np.testing.assert_allclose(got[name], p, rtol=1e-5)
+
+
+def test_the_global_norm_is_clipped() -> None:
+    config = OptimConfig(
+        learning_rate=1.0, momentum=0.0, weight_decay=0.0, schedule="constant", warmup_steps=0
+    )
+    norm = np.sqrt(sum((v**2).sum() for v in GRADS[0].values()))
+    clipped = OptimConfig(
+        learning_rate=1.0,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_steps=0,
+        clip_norm=float(norm / 4),
+    )
+    free, bound = updated(config, GRADS[:1]), updated(clipped, GRADS[:1])
+    for name, start in PARAMS.items():
+        np.testing.assert_allclose(bound[name] - start, (free[name] - start) / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            OptimConfig(learning_rate=0.01, warmup_steps=10, warmup_factor=0.1),
+            {0: 0.001, 5: 0.0055, 10: 0.01, 599: 0.01, 600: 0.001, 799: 0.001, 800: 0.0001},
+        ),
+        (
+            OptimConfig(learning_rate=2.0, schedule="cosine", warmup_steps=0),
+            {0: 2.0, 450: 1.0, 900: 0.0},
+        ),
+        (
+            OptimConfig(learning_rate=0.3, schedule="constant", warmup_steps=4, warmup_factor=0.0),
+            {0: 0.0, 1: 0.075, 4: 0.3, 899: 0.3},
+        ),
+    ],
+    ids=["step", "cosine", "constant"],
+)
+def test_learning_rate(config: OptimConfig, expected: dict[int, float]) -> None:
+    if config.schedule == "step":
+        config = OptimConfig(**{**vars(config), "milestones": (600 / 900, 800 / 900)})
+    schedule = learning_rate_schedule(config, steps=900)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, atol=1e-9)

@@ -1,0 +1,170 @@
+"""The train step: what it updates, that parts make a whole, and how often it compiles."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from harmonic_jax.config import Config, ConfigError, OptimConfig, TrainConfig
+from harmonic_jax.training.optimizer import make_optimizer
+from harmonic_jax.training.sharding import check_divides, data_mesh, put_batch, replicated
+from harmonic_jax.training.state import (
+    Detector,
+    TrainState,
+    build_detector,
+    init_state,
+    init_variables,
+)
+from harmonic_jax.training.step import make_predict_step, make_train_step
+from tests.training.tiny import random_batch, tiny_config
+
+
+def start(config: Config, num_devices: int = 1):
+    mesh = data_mesh(jax.devices()[:num_devices])
+    detector = build_detector(config, 3)
+    variables = init_variables(detector, seed=1, sharding=replicated(mesh))
+    optimizer = make_optimizer(config.optim, steps=config.train.steps)
+    has_ema = config.optim.ema_decay is not None
+    state = init_state(variables, optimizer, ema=has_ema, sharding=replicated(mesh))
+    return mesh, detector, state, make_train_step(detector, optimizer, mesh)
+
+
+def run(config: Config, seeds: range, num_devices: int = 1) -> tuple[Detector, TrainState, list]:
+    mesh, detector, state, step = start(config, num_devices)
+    log = []
+    for seed in seeds:
+        state, metrics = step(state, put_batch(random_batch(seed), mesh))
+        log.append({k: float(v) for k, v in metrics.items()})
+    return detector, state, log
+
+
+def flat(tree: object) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
+
+
+def test_the_loss_falls_and_the_step_counts() -> None:
+    config = tiny_config(
+        optim=OptimConfig(optimizer="adamw", learning_rate=3e-3, warmup_steps=0, ema_decay=0.9)
+    )
+    mesh, detector, state, step = start(config)
+    batch = put_batch(random_batch(0), mesh)
+    before = jax.device_get(state)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.7 * losses[0]
+    assert int(state.step) == 30
+    assert step._cache_size() == 1
+    assert not np.array_equal(flat(before.variables.rest), flat(state.variables.rest))
+    detections, index = make_predict_step(detector, mesh)(state.for_evaluation, batch)
+    assert detections.boxes.shape == (8, 100, 4)
+    np.testing.assert_array_equal(index, np.arange(8))
+    assert not np.any(detections.valid[2])  # the slot that only fills the batch
+
+
+def test_moving_average_follows_its_rule() -> None:
+    config = tiny_config(
+        optim=OptimConfig(learning_rate=0.05, warmup_steps=0, schedule="constant", ema_decay=0.15)
+    )
+    mesh, _, state, step = start(config)
+    average = flat(state.variables.params)
+    for t in range(4):
+        state, _ = step(state, put_batch(random_batch(t), mesh))
+        decay = min(0.15, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * flat(state.variables.params)
+    np.testing.assert_allclose(flat(state.ema.params), average, rtol=1e-4, atol=1e-6)
+    assert state.for_evaluation is state.ema
+
+
+def test_accumulated_parts_equal_the_whole_batch() -> None:
+    """Frozen norms, since batch statistics of a part are not those of the whole."""
+    base = tiny_config(norm="frozen")
+    parts = dataclasses.replace(base, optim=dataclasses.replace(base.optim, accumulate=4))
+    _, whole, whole_log = run(base, range(2))
+    _, split, split_log = run(parts, range(2))
+    np.testing.assert_allclose(
+        flat(split.variables.params), flat(whole.variables.params), rtol=1e-4, atol=1e-6
+    )
+    assert split_log[0].keys() == whole_log[0].keys()
+    for name, value in whole_log[0].items():
+        assert split_log[0][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_bfloat16_keeps_parameters_and_losses_in_float32() -> None:
+    config = tiny_config(train=TrainConfig(steps=10, batch_size=8, precision="bfloat16"))
+    _, state, log = run(config, range(2))
+    _, _, exact = run(tiny_config(), range(2))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.variables))
+    assert log[0]["loss"] != exact[0]["loss"]
+    assert log[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.05)
+
+
+def test_one_compile_a_bucket() -> None:
+    """Whatever the number of boxes, images and steps."""
+    mesh, _, state, step = start(tiny_config())
+    for seed in range(6):
+        shape = (64, 96) if seed % 2 else (96, 64)
+        state, _ = step(state, put_batch(random_batch(seed, shape=shape), mesh))
+    assert step._cache_size() == 2
+
+
+def test_frozen_stages_do_not_move() -> None:
+    config = tiny_config()
+    backbone = dataclasses.replace(config.model.backbone, frozen_stages=2)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=backbone))
+    mesh, detector, state, step = start(config)
+    before = jax.device_get(detector.merge(state.variables, train=False))
+    state, _ = step(state, put_batch(random_batch(0), mesh))
+    after = detector.merge(state.variables, train=False)
+
+    def kernel(model: nnx.Module, stage: str) -> np.ndarray:
+        return flat(nnx.state(getattr(model.backbone, stage)))
+
+    names = [name for name, _ in nnx.iter_children(after.backbone)]
+    moved = {n: not np.array_equal(kernel(before, n), kernel(after, n)) for n in names}
+    assert any(moved.values())
+    assert not moved["stem"]
+
+
+def test_a_batch_that_cannot_be_split_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size is 6; .* multiple of 4"):
+        check_divides(data_mesh(jax.devices()[:1]), "train.batch_size", 6, parts=4)
+
+
+EIGHT_DEVICES = """
+import json, sys, jax, numpy as np
+from tests.training.test_step import flat, run
+from tests.training.tiny import tiny_config
+assert len(jax.devices()) == 8
+results = {}
+for n in (1, 8):
+    _, state, log = run(tiny_config(), range(3), num_devices=n)
+    results[n] = (flat(state.variables), log)
+difference = np.abs(results[1][0] - results[8][0]).max()
+json.dump([difference, results[1][1][-1]["loss"], results[8][1][-1]["loss"]], sys.stdout)
+"""
+
+
+def test_eight_devices_equal_one() -> None:
+    """Global batch statistics and a global normaliser: the layout does not change the result."""
+    flags = "--xla_force_host_platform_device_count=8"
+    out = subprocess.run(
+        [sys.executable, "-c", EIGHT_DEVICES],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    difference, one, eight = json.loads(out.stdout)
+    assert difference < 1e-4
+    assert eight == pytest.approx(one, rel=1e-4)
