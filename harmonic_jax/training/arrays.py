@@ -73,10 +73,15 @@ def first_difference(
 def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
     """Starts to write arrays to a new folder; every process calls it.
 
-    Arrays are copied before it returns, so they may be donated or changed at once.
+    Orbax copies the arrays before it returns, so they may be donated or changed at once.
     """
+    # A numpy scalar is stored as the array it is, not as a Python number.
+    stored = {
+        name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        for name, leaf in _non_empty(leaves)
+    }
     with _context():
-        return ocp.save_async(folder, {name: _copied(leaf) for name, leaf in _non_empty(leaves)})
+        return ocp.save_async(folder, stored)
 
 
 def read(folder: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +107,6 @@ def _context() -> ocp.Context:
 def _non_empty(leaves: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Orbax refuses arrays without elements; their description in the manifest is enough."""
     return [(name, leaf) for name, leaf in leaves.items() if 0 not in leaf.shape]
-
-
-def _copied(leaf: Any) -> Any:
-    """Orbax copies device arrays before it returns, but reads numpy arrays later."""
-    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _target(leaf: Any) -> Any:

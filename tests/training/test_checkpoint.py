@@ -137,14 +137,14 @@ def test_the_state_may_be_donated_or_changed_at_once(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path, keep=5) as store:
         for number in range(5):
             state = fresh()
-            host = np.zeros(100_000)
+            host = np.zeros(1_000_000)
             store.save(number, {"device": state, "host": host}, {})
+            host += 1
             for _ in range(3):
                 state = donating(state)
-            host += 1
             jax.block_until_ready(state)
         for number in range(5):
-            wanted = {"device": fresh(), "host": np.zeros(100_000)}
+            wanted = {"device": fresh(), "host": np.zeros(1_000_000)}
             assert_same_bits(store.restore(abstract(wanted), step=number).state, wanted)
 
 
@@ -509,23 +509,33 @@ def test_a_kill_at_any_moment_leaves_a_good_newest_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sixty_kills(tmp_path: Path) -> None:
-    check_kills(tmp_path, 60)
+def test_thirty_kills(tmp_path: Path) -> None:
+    check_kills(tmp_path, 30)
 
 
 CRASH = """
 import os, signal, sys
 import jax.numpy as jnp
 from harmonic_jax.training.checkpoint import CheckpointStore
-folder, calls = sys.argv[1], int(sys.argv[2])
-count = 0
-def hook(event, arguments):
-    # Every change of the disk that Python makes below the store, the background thread's included.
-    global count
+folder, moment = sys.argv[1], sys.argv[2]
+count, deleting = 0, False
+def reached(event, arguments):
+    # Is this change of the disk, about to be made, the one before which to die?
+    global count, deleting
+    if event == "shutil.rmtree":
+        deleting = str(arguments[0]).endswith("step_00000002.1")
     if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "shutil.rmtree"):
         if folder in str(arguments[0]) or event in ("os.remove", "os.rmdir"):
             count += 1
-            if count == calls: os.kill(os.getpid(), signal.SIGKILL)
+    if moment == "commit":
+        return event == "os.rename" and str(arguments[1]).endswith("step_00000003")
+    if moment == "retirement":
+        return event == "os.rename" and str(arguments[0]).endswith("step_00000002.1")
+    if moment == "deletion":
+        return event == "os.rmdir" and deleting
+    return count == int(moment)
+def hook(event, arguments):
+    if reached(event, arguments): os.kill(os.getpid(), signal.SIGKILL)
 store = CheckpointStore(folder, keep=1)
 store.save(1, {"leaf": jnp.ones(4)}, {})
 store.save(2, {"leaf": jnp.ones(4)}, {})
@@ -534,46 +544,40 @@ sys.addaudithook(hook)
 store.save(2, {"leaf": jnp.ones(4) * 2}, {})
 store.save(3, {"leaf": jnp.ones(4) * 3}, {})
 store.close()
-print("calls", count)
 """
 
 
-def crash_at(folder: Path, call: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CRASH, str(folder), str(call)],
+def check_crash(folder: Path, moment: str) -> tuple[bool, int]:
+    """Dies at a moment; returns whether it did, and the newest step that was left."""
+    result = subprocess.run(
+        [sys.executable, "-c", CRASH, str(folder), moment],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-
-
-def check_crash(folder: Path, call: int) -> bool:
-    """Dies at the given change of the disk; returns whether it lived to the end."""
-    result = crash_at(folder, call)
-    store = CheckpointStore(folder, keep=1)
+    assert result.returncode in (0, -signal.SIGKILL), result.stderr
     like = {"leaf": jax.ShapeDtypeStruct((4,), jnp.float32)}
-    restored = store.restore(like)
-    assert restored.skipped == ()
-    assert restored.step in (2, 3)
-    with store:
+    with CheckpointStore(folder, keep=1) as store:
+        newest = store.restore(like)
+        assert newest.skipped == ()
+        for step in store.steps():
+            assert store.restore(like, step=step).skipped == ()
         store.save(4, {"leaf": jnp.ones(4)}, {})
     assert sorted(os.listdir(folder)) == [".lock", "step_00000004"]
-    return result.returncode == 0
+    return result.returncode != 0, newest.step
 
 
-def test_death_around_the_commit_and_the_deletion(tmp_path: Path) -> None:
-    """Kills at chosen changes of the disk rather than at chosen times."""
-    (tmp_path / "count").mkdir()
-    total = int(crash_at(tmp_path / "count", 0).stdout.split()[-1])
-    assert total > 20
-    for call in np.linspace(1, total, 3).astype(int).tolist():
-        assert not check_crash(tmp_path / str(call), call), call
+@pytest.mark.parametrize(("moment", "newest"), [("commit", 2), ("retirement", 3), ("deletion", 3)])
+def test_death_around_the_commit(tmp_path: Path, moment: str, newest: int) -> None:
+    """Kills just before chosen changes of the disk rather than at random times."""
+    assert check_crash(tmp_path, moment) == (True, newest)
 
 
 @pytest.mark.slow
 def test_death_at_every_change_of_the_disk(tmp_path: Path) -> None:
-    call = 1
-    while not check_crash(tmp_path / str(call), call):
-        call += 1
-    assert call > 20
+    moment = 1
+    while (outcome := check_crash(tmp_path / str(moment), str(moment)))[0]:
+        assert outcome[1] in (2, 3)
+        moment += 1
+    assert moment > 20
 
 
 def test_a_leftover_of_the_same_step_is_no_obstacle(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def test_an_update_costs_under_a_tenth_of_a_millisecond(terminal: bool) -> None:
     console, _ = console_of(terminal=terminal)
     metrics = {"loss": 1.0, "cls": 0.5, "loc": 0.5, "learning_rate": 0.01}
     with TrainProgress(10**6, images_per_step=8, console=console) as progress:
-        start = time.perf_counter()
+        start = time.thread_time()  # not the wall clock: other programs may be busy
         for step in range(1, 5001):
             progress.update(step, metrics)
-        seconds = time.perf_counter() - start
+        seconds = time.thread_time() - start
     assert seconds / 5000 < 1e-4
