@@ -72,7 +72,7 @@ def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
             max_objects=max_objects,
             report=report,
         ),
-        paths=[image.path for image in usable],
+        paths=tuple(str(image.path) for image in usable),
         report=report,
     )
 

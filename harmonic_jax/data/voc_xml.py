@@ -83,7 +83,7 @@ def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
         class_names=class_names,
         category_ids=tuple(range(1, len(class_names) + 1)),
         records=apply_rules(raw, class_names=class_names, max_objects=max_objects, report=report),
-        paths=[image.path for image in images],
+        paths=tuple(str(image.path) for image in images),
         report=report,
     )
 

@@ -180,7 +180,11 @@ def test_a_devkit_joins_years(tmp_path: Path) -> None:
     assert [record.image_id for record in source.records] == [0, 1, 2]
     labels = [VOC_CLASSES[record.labels[0]] for record in source.records]
     assert labels == ["cat", "dog", "cow"]
-    assert [path.parent.parent.name for path in source.paths] == ["VOC2007", "VOC2007", "VOC2012"]
+    assert [Path(path).parent.parent.name for path in source.paths] == [
+        "VOC2007",
+        "VOC2007",
+        "VOC2012",
+    ]
     with pytest.raises(DataError, match=r"no split 'trainval'.*: 2007_trainval, 2012_trainval"):
         read(tmp_path, "trainval")
 
