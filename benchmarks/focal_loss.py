@@ -74,7 +74,10 @@ def main() -> None:
     args = parser.parse_args()
 
     logits, labels = inputs(args.images, args.anchors, args.classes)
-    steps = {"harmonic_jax": ours(logits, labels), "torchvision": theirs(logits, labels, args.one_hot)}  # fmt: skip
+    steps = {
+        "harmonic_jax": ours(logits, labels),
+        "torchvision": theirs(logits, labels, args.one_hot),
+    }
     (value, gradient), (peer_value, peer_gradient) = (step() for step in steps.values())
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(args.repeats):
@@ -88,7 +91,9 @@ def main() -> None:
     print(f"{'ratio':>14}: {medians['torchvision'] / medians['harmonic_jax']:8.1f} x")
     value_error = abs(float(value) / float(peer_value) - 1)
     gradient_error = np.abs(np.asarray(gradient) - peer_gradient.numpy()).max()
-    print(f"{'agreement':>14}: sum {value_error:.1e} relative, gradient {gradient_error:.1e} absolute")
+    print(
+        f"{'agreement':>14}: sum {value_error:.1e} relative, gradient {gradient_error:.1e} absolute"
+    )
     if value_error > 1e-4 or gradient_error > 1e-5:
         raise SystemExit("the two sides disagree")
 

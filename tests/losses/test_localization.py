@@ -1,5 +1,7 @@
 """SmoothL1 and the IoU family against float64 NumPy, and on boxes that should not exist."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,12 @@ def valid_pairs(n: int = 100) -> tuple[np.ndarray, np.ndarray]:
     return pred, target
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(function, pred, target):
+    value, pull = jax.vjp(function, pred, target)
+    return value, *pull(jnp.ones_like(value))
+
+
 def degenerate_pairs(n: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """Random corners at scales from 1e-6 to 1e6, so half the boxes are inverted in some axis;
     then a share of empty, identical, disjoint, touching, tiny and huge ones."""
@@ -61,10 +69,7 @@ def test_boxes_against_numpy(function):
     pred, target = valid_pairs()
     f = REFERENCES[function]
     with jax.enable_x64(True):
-        got = function(pred, target)
-        gradients = jax.grad(lambda a, b: function(a, b).sum(), argnums=(0, 1))(
-            jnp.asarray(pred), jnp.asarray(target)
-        )
+        got, *gradients = value_and_gradients(function, pred, target)
     np.testing.assert_allclose(
         got, [f(a, b) for a, b in zip(pred, target, strict=True)], rtol=1e-12
     )
@@ -88,8 +93,7 @@ def test_boxes_against_numpy(function):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_boxes_finite_on_anything(function, dtype):
     pred, target = (jnp.asarray(boxes, dtype) for boxes in degenerate_pairs())
-    value, pull = jax.jit(lambda a, b: jax.vjp(function, a, b))(pred, target)
-    gradients = jax.jit(pull)(jnp.ones_like(value))
+    value, *gradients = value_and_gradients(function, pred, target)
     assert value.dtype == jnp.float32
     assert jnp.isfinite(value).all()
     for gradient in gradients:
@@ -105,10 +109,11 @@ def test_identical_boxes_are_perfect_at_any_scale(function):
     pred, _ = valid_pairs()
     scale = np.array([1e-3, 1.0, 1e4])[:, None, None]
     boxes = jnp.asarray(pred * scale, jnp.float32)
-    value, pull = jax.jit(lambda a, b: jax.vjp(function, a, b))(boxes, boxes)
+    value, gradient, _ = value_and_gradients(function, boxes, boxes)
     np.testing.assert_allclose(value, 1.0 if function is aligned_iou else 0.0, atol=1e-6)
-    gradient = np.asarray(pull(jnp.ones_like(value))[0])
-    np.testing.assert_allclose(gradient * scale, 0.0, atol=1e-6)  # the kink's symmetric slope
+    np.testing.assert_allclose(
+        np.asarray(gradient) * scale, 0.0, atol=1e-6
+    )  # the kink's symmetric slope
 
 
 def test_known_boxes():
