@@ -151,6 +151,13 @@ def test_the_most_overlapping_object_counts_even_when_taken():
     assert voc_metrics(truth, found, iou_threshold=0.5)["mAP"] == pytest.approx(0.5)
 
 
+def test_of_equal_overlaps_the_first_object_counts():
+    boxes, found = [[0, 0, 10, 10], [10, 0, 20, 10]], detections([[5, 0, 15, 10]], [0.9])
+    for flags, expected in (([True, False], 0.0), ([False, True], 1.0)):
+        truth = one_image(boxes, is_difficult=flags)
+        assert voc_metrics(truth, found, iou_threshold=0.3)["mAP"] == expected
+
+
 def test_detections_of_a_difficult_object_count_neither_way():
     boxes = [[0, 0, 10, 10], [20, 0, 30, 10]]
     found = detections([boxes[0], boxes[0], boxes[1]], [0.9, 0.8, 0.7])
