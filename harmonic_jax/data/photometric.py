@@ -45,7 +45,15 @@ def photometric_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarr
     if saturation != 1.0 or hue != 0.0:
         image = adjust_hsv(image, saturation=saturation, hue=hue)
         image = cv2.LUT(image, after)
-    return np.ascontiguousarray(image[..., channels])
+    return permute_channels(image, channels)
+
+
+def permute_channels(image: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """The same as image[..., channels], contiguous, at a fraction of the time."""
+    out = np.empty_like(image)
+    pairs = [int(index) for place, source in enumerate(channels) for index in (source, place)]
+    cv2.mixChannels([image], [out], pairs)
+    return out
 
 
 def adjust_hsv(image: np.ndarray, *, saturation: float, hue: float) -> np.ndarray:

@@ -13,7 +13,13 @@ from harmonic_jax.data.records import DetectionSource, Record
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.transforms import augment
 
-LEFT_OUT = "slot left blank: no part in losses or metrics"
+UNREADABLE_IMAGE = "unreadable_image"
+LEFT_BLANK = "slot left blank: not trained on, nothing detected"
+CROPPED_AWAY = "cropped_away"
+OBJECT_RULES = {
+    CROPPED_AWAY: "not in the crop, this time",
+    Reason.TOO_MANY_OBJECTS: Reason.TOO_MANY_OBJECTS.outcome,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,33 +84,20 @@ def load_sample(
     if index < 0:
         return blank_sample(bucket, index, report)
     record = source.records[index]
-    try:
-        decoded = decode_image(
-            source.image_bytes(index),
-            max_pixels=config.max_pixels,
-            annotated_size=(record.height, record.width),
-        )
-    except (ImageError, OSError) as error:
-        report.add(_reason(error), [f"{record.file_name}: {error}"], outcome=LEFT_OUT)
+    image = _decode(source, index, config, report)
+    if image is None:
         return blank_sample(bucket, index, report)
-    for note in decoded.notes:
-        report.add(note, [record.file_name], outcome=NOTES[note])
 
     rows = np.flatnonzero(is_trainable(record, use_difficult=config.use_difficult))
-    image, boxes = decoded.image, record.boxes[rows]
+    boxes = record.boxes[rows]
     if rng is not None:
         image, boxes, kept = augment(
             image, boxes, rng, config=config.augment, max_pixels=config.max_pixels
         )
-        _count_objects(
-            report, "cropped_away", record, len(rows) - len(kept), "object outside a random crop"
-        )
+        _count_lost(report, CROPPED_AWAY, record, len(rows) - len(kept))
         rows = rows[kept]
     largest = largest_boxes(boxes, config.max_objects)
-    surplus = len(rows) - len(largest)
-    _count_objects(
-        report, Reason.TOO_MANY_OBJECTS, record, surplus, Reason.TOO_MANY_OBJECTS.outcome
-    )
+    _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
 
     height, width = image.shape[:2]
     size = _network_size(height, width, config, bucket=bucket, short_side=short_side)
@@ -140,14 +133,32 @@ def _network_size(
     return fit_size(height, width, short_side=short_side, max_side=config.max_side, bounds=bucket)
 
 
-def _reason(error: ImageError | OSError) -> str:
+def _decode(
+    source: DetectionSource, index: int, config: DataConfig, report: DataReport
+) -> np.ndarray | None:
+    """Pixels of records[index]; None where there are none, with the reason in the report."""
+    record = source.records[index]
+    try:
+        decoded = decode_image(
+            source.image_bytes(index),
+            max_pixels=config.max_pixels,
+            annotated_size=(record.height, record.width),
+        )
+    except (ImageError, OSError) as error:
+        report.add(_rule(error), [f"{record.file_name}: {error}"], outcome=LEFT_BLANK)
+        return None
+    for note in decoded.notes:
+        report.add(note, [record.file_name], outcome=NOTES[note])
+    return decoded.image
+
+
+def _rule(error: ImageError | OSError) -> str:
     if isinstance(error, ImageError):
         return error.reason
-    return Reason.MISSING_IMAGE if isinstance(error, FileNotFoundError) else "unreadable_image"
+    return str(Reason.MISSING_IMAGE) if isinstance(error, FileNotFoundError) else UNREADABLE_IMAGE
 
 
-def _count_objects(
-    report: DataReport, rule: str, record: Record, number: int, outcome: str
-) -> None:
+def _count_lost(report: DataReport, rule: str, record: Record, number: int) -> None:
     if number:
-        report.add(rule, [f"{record.file_name}: {number} objects"], count=number, outcome=outcome)
+        example = f"{record.file_name}: {number} objects"
+        report.add(rule, [example], count=number, outcome=OBJECT_RULES[rule])
