@@ -19,10 +19,10 @@ def test_code_blocks_run(tmp_path, capsys):
 
     def final_losses(steps):
         script = tmp_path / "page.py"
-        script.write_text("\n".join(blocks).replace("range(100)", f"range({steps})"))
+        script.write_text("\n".join(blocks).replace("range(200)", f"range({steps})"))
         with jax.numpy_rank_promotion("allow"):  # a user's own code broadcasts as it likes
             runpy.run_path(str(script))
         return [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
 
-    for start, end in zip(final_losses(1), final_losses(100), strict=True):
+    for start, end in zip(final_losses(1), final_losses(200), strict=True):
         assert end < 0.8 * start, (start, end)
