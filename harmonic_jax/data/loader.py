@@ -45,19 +45,19 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, batches: Any, *, length: int):
         self.report = LoaderReport()
         self._length = length
-        self._batches = batches
+        self._running = [batches]  # empty once closed
         # Threads hold no reference to this object: forgetting it stops them as well.
-        self._finalizer = weakref.finalize(self, batches.close)
+        self._finalizer = weakref.finalize(self, _stop, self._running)
 
     def __len__(self) -> int:
         """Batches from the first to the last, however many were taken."""
         return self._length
 
     def __next__(self) -> Batch:
-        if not self._finalizer.alive:
+        if not self._running:
             raise StopIteration
         try:
-            batch, reports = next(self._batches)
+            batch, reports = next(self._running[0])
         except BaseException:
             self.close()
             raise
@@ -74,6 +74,11 @@ class BatchIterator(Iterator[Batch]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _stop(running: list[Any]) -> None:
+    # Let go of it too: Grain closes again when it is deleted, and fails if that is at exit.
+    running.pop().close()
 
 
 def train_batches(
