@@ -522,6 +522,7 @@ count, deleting = 0, False
 def reached(event, arguments):
     # Is this change of the disk, about to be made, the one before which to die?
     global count, deleting
+    if event == "os.kill": return False
     if event == "shutil.rmtree":
         deleting = str(arguments[0]).endswith("step_00000002.1")
     if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "shutil.rmtree"):
