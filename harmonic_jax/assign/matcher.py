@@ -25,8 +25,8 @@ class MatchState(enum.IntEnum):
 class Matches:
     """The result of matching n anchors."""
 
-    index: Int[Array, " n"]  # int32: the object with the highest IoU, the first of equals
-    state: Int[Array, " n"]  # int8: values of MatchState
+    index: Int[Array, "*b n"]  # int32: the object with the highest IoU, the first of equals
+    state: Int[Array, "*b n"]  # int8: values of MatchState
 
 
 def match_anchors(

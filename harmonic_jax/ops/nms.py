@@ -21,8 +21,8 @@ _CHUNK = 128  # Kept boxes compared with a tile at a time.
 class Kept(NamedTuple):
     """The boxes that survive, best first."""
 
-    indices: Int[Array, " max_outputs"]  # int32, into the input; 0 where not valid
-    valid: Bool[Array, " max_outputs"]
+    indices: Int[Array, "*b max_outputs"]  # int32, into the input; 0 where not valid
+    valid: Bool[Array, "*b max_outputs"]
 
 
 def nms(
