@@ -133,6 +133,18 @@ def test_known_boxes():
         np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=name)
 
 
+def test_inverted_box_is_not_its_own_mirror():
+    """Two negative sides would multiply to the area of the target, and GIoU would be perfect."""
+    square, mirrored = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[2.0, 2.0, 0.0, 0.0]])
+    np.testing.assert_allclose(giou_loss(mirrored, square), [1.0])  # IoU 0, hull = union
+
+
+def test_a_point_has_no_aspect_ratio():
+    wide, point = jnp.array([[0.0, 0.0, 9.0, 1.0]]), jnp.array([[3.0, 3.0, 3.0, 3.0]])
+    for pair in ((wide, point), (point, wide)):
+        np.testing.assert_array_equal(ciou_loss(*pair), diou_loss(*pair))
+
+
 def test_inverted_box_has_bounded_terms():
     """The centre of an inverted box lies inside the hull of its corners and its target's."""
     target, pred = jnp.array([[10.0, 10.0, 30.0, 30.0]]), jnp.array([[1e6, 1e6, -5.0, -5.0]])
