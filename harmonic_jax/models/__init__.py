@@ -4,7 +4,6 @@ What is trained is `nnx.Param`; running statistics are `nnx.BatchStat`; what a c
 `Frozen`. `nnx.split(model, nnx.Param, ...)` therefore separates what an optimizer may touch.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -12,7 +11,7 @@ from harmonic_jax.config import ModelConfig, RetinaNetConfig
 from harmonic_jax.models.conv import Frozen
 from harmonic_jax.models.retinanet import RetinaNet
 
-__all__ = ["Frozen", "RetinaNet", "build_model", "trainable_mask"]
+__all__ = ["Frozen", "RetinaNet", "build_model"]
 
 
 def build_model(
@@ -33,6 +32,7 @@ def build_model(
         ValueError: num_classes is below 1.
 
     Example:
+        >>> import jax
         >>> from harmonic_jax.config import BackboneConfig
         >>> config = RetinaNetConfig(backbone=BackboneConfig(depth=18, width=8), channels=16)
         >>> def init(key):
@@ -47,9 +47,3 @@ def build_model(
     match config:
         case RetinaNetConfig():
             return RetinaNet(config, num_classes, dtype=dtype, rngs=rngs)
-
-
-def trainable_mask(params: nnx.State, config: ModelConfig) -> nnx.State:
-    """True for every leaf: what a config freezes is `Frozen`, so it is not among the parameters."""
-    del config
-    return jax.tree.map(lambda _: True, params)

@@ -1,7 +1,10 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
 
@@ -11,6 +14,9 @@ he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 xavier_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 # Lin et al. 2017: the heads of RetinaNet.
 head_normal = nnx.initializers.normal(0.01)
+
+# Outputs of at most so many cells are computed as a product of gathered patches.
+MAX_CELLS_AS_PATCHES = 8
 
 
 class Frozen(nnx.Variable):
@@ -51,18 +57,54 @@ class Conv(nnx.Module):
         shape = (kernel_size, kernel_size, num_in, num_out)
         self.kernel = variable(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = None if bias is None else variable(jnp.full((num_out,), bias, jnp.float32))
-        self.padding = (kernel_size - 1) // 2
         self.stride = stride
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((self.padding, self.padding),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride)
         if self.bias is None:
             return x
         return x + self.bias[...].astype(self.dtype)[None, None, None, :]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    """Convolution of `[b, h, w, i]` with an odd square kernel `[s, s, i, o]`, symmetric padding.
+
+    A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
+    the time, forward and backward. For outputs of up to eight cells, the top of a pyramid, it
+    takes 5 to 15 times that of gathering patches and multiplying them.
+    """
+    size = kernel.shape[0]
+    if size == 1:
+        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+    if math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride) <= MAX_CELLS_AS_PATCHES:
+        return _convolve_patches(x, kernel, stride=stride)
+    padding = (size - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_patches(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    b, h, w, num_in = x.shape
+    size, _, _, num_out = kernel.shape
+    rows = _taps(h, size=size, stride=stride)  # [h', s, h]
+    columns = _taps(w, size=size, stride=stride)  # [w', s, w]
+    # A constant of zeros and ones: its product, unlike slices or a gather, is differentiated
+    # into another product, and compiles fast.
+    taps = np.einsum("ryh,cxw->rcyxhw", rows, columns).reshape(-1, size**2, h * w)
+    cells = x.reshape(b, h * w, num_in)
+    patches = jnp.einsum("pnq,bqi->bpni", jnp.asarray(taps, x.dtype), cells)
+    y = jnp.einsum("bpni,nio->bpo", patches, kernel.reshape(size**2, num_in, num_out))
+    return y.reshape(b, len(rows), len(columns), num_out)
+
+
+def _taps(length: int, *, size: int, stride: int) -> np.ndarray:
+    """`[ceil(length / stride), size, length]`: 1 where an output reads an input by that tap."""
+    first = stride * np.arange(math.ceil(length / stride)) - (size - 1) // 2
+    read = first[:, None] + np.arange(size)
+    return (read[:, :, None] == np.arange(length)).astype(np.float32)

@@ -77,10 +77,10 @@ def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _normalize(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> jax.Array:
+    shape = (1,) * (x.ndim - 1) + (-1,)
     slope = scale * jax.lax.rsqrt(var + EPS)
-    offset = bias - mean * slope
-    slope, offset = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (slope, offset))
-    return (x.astype(jnp.float32) * slope + offset).astype(x.dtype)
+    mean, slope, bias = (a.reshape(shape) for a in (mean, slope, bias))
+    return ((x.astype(jnp.float32) - mean) * slope + bias).astype(x.dtype)
 
 
 def build_norm(

@@ -21,15 +21,30 @@ BOTTLENECK_EXPANSION = 4
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum with stride 2 and one pixel of padding: `[b, h, w, c]` to half the size."""
-    return jax.lax.reduce_window(
-        x,
-        jnp.array(-jnp.inf, x.dtype),
-        jax.lax.max,
-        window_dimensions=(1, 3, 3, 1),
-        window_strides=(1, 2, 2, 1),
-        padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+    """3x3 maximum with stride 2 and one pixel of padding.
+
+    First over rows, then over columns, from shifted slices: forward and backward take a fifth
+    of the time of `lax.reduce_window` on CPU, whose gradient searches every window again.
+
+    Args:
+        x: `[b, h, w, c]`.
+
+    Returns:
+        `[b, ceil(h / 2), ceil(w / 2), c]`. Where several cells of a window are the maximum, the
+        gradient is split between them (PyTorch gives it all to the first).
+    """
+    return _max_of_three(_max_of_three(x, axis=1), axis=2)
+
+
+def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
+    """Maximum over cells 2i - 1, 2i and 2i + 1 of an axis; outside is -inf."""
+    length = x.shape[axis]
+    widths = [(1, 1, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
+    first, middle, last = (
+        jax.lax.slice_in_dim(x, shift, shift + length, stride=2, axis=axis) for shift in range(3)
     )
+    return jnp.maximum(jnp.maximum(first, middle), last)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from flax import nnx
 
-from harmonic_jax.config import BackboneConfig
+from harmonic_jax.config import ModelConfig
 from harmonic_jax.pretrained import layout
 from harmonic_jax.pretrained.files import CheckpointError, read_state_dict
 
 
 def load_backbone(
-    params: nnx.State, rest: nnx.State, path: str | Path, config: BackboneConfig
+    params: nnx.State, rest: nnx.State, path: str | Path, config: ModelConfig
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from a ResNet classifier.
 
@@ -22,7 +22,7 @@ def load_backbone(
         rest: the other part.
         path: a torchvision-layout state dict, float32: .safetensors, or .pth (needs PyTorch
             to be installed; read with `weights_only=True`).
-        config: the backbone's config, for the error message.
+        config: the detector's config; its backbone is named in error messages.
 
     Returns:
         New `params` and `rest`, of the same structure, with the backbone replaced.
@@ -43,7 +43,8 @@ def load_backbone(
         return layout.fit_state(params, rest, state_dict, torch_name, ignored=("fc.",))
     except CheckpointError as error:
         raise CheckpointError(
-            f"weights file {path} for ResNet-{config.depth}, width {config.width}: {error}"
+            f"weights file {path} for ResNet-{config.backbone.depth} "
+            f"of width {config.backbone.width}: {error}"
         ) from error
 
 

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
+from harmonic_jax.models.norm import EPS
 from harmonic_jax.pretrained import layout
 from harmonic_jax.pretrained.files import CheckpointError, read_state_dict
 from harmonic_jax.pretrained.resnet import resnet_name
 
 
 def load_torchvision_retinanet(
-    params: nnx.State, rest: nnx.State, path: str | Path
+    params: nnx.State, rest: nnx.State, path: str | Path, *, batch_norm_eps: float = EPS
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a whole RetinaNet from a state dict of torchvision's.
 
@@ -23,6 +25,9 @@ def load_torchvision_retinanet(
         rest: the other part.
         path: the state dict, float32: .safetensors, or .pth (needs PyTorch to be installed; read
             with `weights_only=True`).
+        batch_norm_eps: the epsilon that the file's batch norms add to the variance, >= 0. It is 0
+            in torchvision's published COCO weights of `retinanet_resnet50_fpn`, the default
+            everywhere else.
 
     Returns:
         New `params` and `rest`, of the same structure.
@@ -34,8 +39,15 @@ def load_torchvision_retinanet(
     Source:
         Names as in `torchvision.models.detection.retinanet`.
     """
+    state_dict = read_state_dict(path)
+    for name, array in state_dict.items():
+        if name.endswith("running_var") and batch_norm_eps != EPS:
+            # Our norms add EPS: moving the variance makes the sum what it was.
+            state_dict[name] = (array.astype(np.float64) + (batch_norm_eps - EPS)).astype(
+                array.dtype
+            )
     try:
-        return layout.fit_state(params, rest, read_state_dict(path), retinanet_name)
+        return layout.fit_state(params, rest, state_dict, retinanet_name)
     except CheckpointError as error:
         raise CheckpointError(f"weights file {path} for RetinaNet: {error}") from error
 

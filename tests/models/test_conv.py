@@ -1,0 +1,111 @@
+"""Convolution and pooling against float64 NumPy written from their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from harmonic_jax.models.conv import MAX_CELLS_AS_PATCHES, Conv, Frozen, convolve
+from harmonic_jax.models.resnet import max_pool
+
+
+def reference_convolution(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    """y[b, r, c, o] = sum over i, j, k of x[b, stride r + i - p, stride c + j - p, k] kernel."""
+    size, padding = kernel.shape[0], (kernel.shape[0] - 1) // 2
+    b, h, w, _ = x.shape
+    y = np.zeros((b, -(-h // stride), -(-w // stride), kernel.shape[-1]))
+    for row in range(y.shape[1]):
+        for column in range(y.shape[2]):
+            for i in range(size):
+                for j in range(size):
+                    r, c = stride * row + i - padding, stride * column + j - padding
+                    if 0 <= r < h and 0 <= c < w:
+                        y[:, row, column] += x[:, r, c] @ kernel[i, j]
+    return y
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 8)])
+def test_convolution(size: int, stride: int, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *shape, 3))
+    kernel = rng.standard_normal((size, size, 3, 4))
+    y = convolve(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), stride=stride)
+    np.testing.assert_allclose(y, reference_convolution(x, kernel, stride), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_on_both_sides_of_the_threshold_are_tested() -> None:
+    assert 2 * 3 <= MAX_CELLS_AS_PATCHES < 5 * 8
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 7)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_patches_and_xla_have_the_same_gradient(shape: tuple[int, int], stride: int) -> None:
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal((2, *shape, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)), jnp.float32)
+
+    def xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    y, pullback = jax.vjp(xla, x, kernel)
+    ours, our_pullback = jax.vjp(lambda x, k: convolve(x, k, stride=stride), x, kernel)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape), jnp.float32)
+    np.testing.assert_allclose(ours, y, atol=1e-5)
+    for actual, expected in zip(our_pullback(cotangent), pullback(cotangent), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_a_convolution_computes_in_its_dtype_and_keeps_float32_parameters() -> None:
+    conv = Conv(3, 4, kernel_size=3, bias=0.5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert conv.kernel.dtype == conv.bias.dtype == jnp.float32
+    y = conv(jnp.zeros((1, 6, 6, 3)))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, np.full((1, 6, 6, 4), 0.5))
+
+
+def test_what_is_not_trainable_is_no_param() -> None:
+    conv = Conv(3, 4, kernel_size=1, bias=0.0, trainable=False, rngs=nnx.Rngs(0))
+    _, params, frozen = nnx.split(conv, nnx.Param, Frozen)
+    assert not jax.tree.leaves(params)
+    assert len(jax.tree.leaves(frozen)) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 4), (7, 9)])
+def test_max_pool(shape: tuple[int, int]) -> None:
+    h, w = shape
+    x = np.random.default_rng(2).standard_normal((2, h, w, 3)).astype(np.float32)
+    y = np.full((2, (h + 1) // 2, (w + 1) // 2, 3), -np.inf, np.float32)
+    for row in range(y.shape[1]):
+        for column in range(y.shape[2]):
+            rows = slice(max(2 * row - 1, 0), 2 * row + 2)
+            columns = slice(max(2 * column - 1, 0), 2 * column + 2)
+            y[:, row, column] = x[:, rows, columns].max((1, 2))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), y)
+
+
+def test_max_pool_sends_the_gradient_to_the_maximum() -> None:
+    x = jnp.asarray(np.random.default_rng(3).permutation(35).reshape(1, 7, 5, 1), jnp.float32)
+
+    def reduce_window(x: jax.Array) -> jax.Array:
+        window, strides, padding = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+
+    weights = jnp.arange(1.0, 13.0).reshape(1, 4, 3, 1)
+    expected = jax.grad(lambda x: (weights * reduce_window(x)).sum())(x)
+    actual = jax.grad(lambda x: (weights * max_pool(x)).sum())(x)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_max_pool_splits_the_gradient_of_a_tie_and_loses_none() -> None:
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_allclose(gradient.sum(), 1.0)
+    assert (gradient > 0).all()

@@ -1,0 +1,142 @@
+"""Batch norm against float64 NumPy written from the formula."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from harmonic_jax.models.conv import Frozen
+from harmonic_jax.models.norm import BatchNorm, FrozenBatchNorm, build_norm
+
+SCALE, BIAS = np.array([0.5, 2.0, -1.0]), np.array([0.1, 0.0, 3.0])
+
+
+def example(mean: float = 0.0, shape: tuple[int, ...] = (4, 5, 6, 3)) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(shape) * np.array([1.0, 3.0, 0.2]) + mean
+
+
+def reference(x: np.ndarray, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+    return (x - mean) / np.sqrt(var + 1e-5) * SCALE + BIAS
+
+
+def batch_norm() -> BatchNorm:
+    norm = BatchNorm(3)
+    norm.scale[...], norm.bias[...] = (
+        jnp.asarray(SCALE, jnp.float32),
+        jnp.asarray(BIAS, jnp.float32),
+    )
+    return norm
+
+
+def test_training_uses_the_statistics_of_the_batch() -> None:
+    x = example()
+    y = batch_norm()(jnp.asarray(x, jnp.float32))
+    expected = reference(x, x.mean((0, 1, 2)), x.var((0, 1, 2)))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_running_statistics_follow_pytorch() -> None:
+    norm, mean, var = batch_norm(), np.zeros(3), np.ones(3)
+    for shift in (0.0, 2.0):
+        x = example(shift, (2, 3, 2, 3))
+        norm(jnp.asarray(x, jnp.float32))
+        mean = 0.9 * mean + 0.1 * x.mean((0, 1, 2))
+        var = 0.9 * var + 0.1 * x.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them() -> None:
+    norm, x = batch_norm(), example()
+    norm.eval()
+    norm.mean[...], norm.var[...] = jnp.array([0.3, -1.0, 0.0]), jnp.array([2.0, 0.5, 1e-8])
+    y = norm(jnp.asarray(x, jnp.float32))
+    mean, var = np.array([0.3, -1.0, 0.0]), np.array([2.0, 0.5, 1e-8])
+    np.testing.assert_allclose(y, reference(x, mean, var), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(norm.mean[...], mean)
+
+
+def test_the_variance_survives_a_mean_far_from_zero() -> None:
+    x = example(3000.0).astype(np.float32)
+    norm = batch_norm()
+    norm(jnp.asarray(x))
+    var = 0.9 + 0.1 * x.astype(np.float64).var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-4)
+
+
+def test_bfloat16_input_has_float32_statistics() -> None:
+    x = jnp.asarray(example(5.0), jnp.bfloat16)
+    norm = batch_norm()
+    assert norm(x).dtype == jnp.bfloat16
+    assert norm.mean.dtype == norm.var.dtype == jnp.float32
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * exact.var((0, 1, 2), ddof=1), rtol=1e-6)
+
+
+def test_one_value_a_channel_is_finite() -> None:
+    norm = batch_norm()
+    y = norm(jnp.ones((1, 1, 1, 3)))
+    np.testing.assert_allclose(y.reshape(-1), BIAS, atol=1e-6)
+    assert jnp.isfinite(norm.var[...]).all()
+
+
+def test_frozen_norm_is_a_constant_map() -> None:
+    norm, x = FrozenBatchNorm(3), example()
+    values = {"scale": SCALE, "bias": BIAS, "mean": BIAS - 1.0, "var": SCALE**2 + 0.1}
+    for name, value in values.items():
+        getattr(norm, name)[...] = jnp.asarray(value, jnp.float32)
+    norm.train()
+    y = norm(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(y, reference(x, values["mean"], values["var"]), rtol=1e-5, atol=1e-5)
+    _, frozen, rest = nnx.split(norm, Frozen, ...)
+    assert len(jax.tree.leaves(frozen)) == 4
+    assert not jax.tree.leaves(rest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trainable", "expected"),
+    [
+        ("batch", True, BatchNorm),
+        ("batch", False, FrozenBatchNorm),
+        ("frozen", True, FrozenBatchNorm),
+    ],
+)
+def test_an_untrained_stage_keeps_its_statistics(
+    kind: str, trainable: bool, expected: type
+) -> None:
+    assert type(build_norm(kind, 3, trainable=trainable)) is expected
+
+
+TWO_DEVICES = """
+import jax, numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from harmonic_jax.models.norm import BatchNorm
+
+@jax.jit
+def run(x):
+    norm = BatchNorm(2)
+    return norm(x), norm.mean[...], norm.var[...]
+
+x = np.random.default_rng(0).standard_normal((4, 3, 3, 2)).astype("f4")
+x[2:] += 10.0  # the halves differ: statistics of one device alone would show
+assert len(jax.devices()) == 2
+split = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+y, mean, var = run(jax.device_put(x, split))
+assert y.sharding.is_equivalent_to(split, 4)
+normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+np.testing.assert_allclose(y, normalized, atol=1e-4)
+np.testing.assert_allclose(mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+np.testing.assert_allclose(var, 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
+"""
+
+
+def test_statistics_are_those_of_all_devices() -> None:
+    code = f"import jax; jax.config.update('jax_num_cpu_devices', 2)\n{TWO_DEVICES}"
+    subprocess.run([sys.executable, "-c", code], check=True)
