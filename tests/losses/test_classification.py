@@ -30,7 +30,7 @@ FOCAL_OPTIONS = [
 
 def check_derivatives(f: Callable[[jax.Array], jax.Array]) -> None:
     """First and second derivatives along a line equal differences of value and gradient."""
-    x = jnp.asarray(LOGITS)
+    x = jnp.asarray(LOGITS).at[:, 1].set(0.0)  # where a formula by cases would have its joint
     direction = jnp.asarray(np.random.default_rng(1).normal(size=LOGITS.shape))
 
     def first(x):
