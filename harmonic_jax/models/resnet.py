@@ -23,7 +23,7 @@ BOTTLENECK_EXPANSION = 4
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum with stride 2 and one pixel of padding.
 
-    First over rows, then over columns, from shifted slices: forward and backward take a fifth
+    First along rows, then along columns, from shifted slices: forward and backward take a fifth
     of the time of `lax.reduce_window` on CPU, whose gradient searches every window again.
 
     Args:
@@ -31,9 +31,9 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     Returns:
         `[b, ceil(h / 2), ceil(w / 2), c]`. Where several cells of a window are the maximum, the
-        gradient is split between them (PyTorch gives it all to the first).
+        gradient goes to the first in reading order, as in PyTorch. NaN is the greatest value.
     """
-    return _max_of_three(_max_of_three(x, axis=1), axis=2)
+    return _max_of_three(_max_of_three(x, axis=2), axis=1)
 
 
 def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
@@ -44,7 +44,13 @@ def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
     first, middle, last = (
         jax.lax.slice_in_dim(x, shift, shift + length, stride=2, axis=axis) for shift in range(3)
     )
-    return jnp.maximum(jnp.maximum(first, middle), last)
+    return _first_maximum(_first_maximum(first, middle), last)
+
+
+def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Not jnp.maximum: its gradient asks which argument equals the result, and a compiler that
+    # computes them twice, with other roundings, answers none.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 @dataclasses.dataclass(frozen=True)
