@@ -64,7 +64,7 @@ class DataConfig:
     format: Literal["tfds", "coco", "voc"] = "tfds"
     """`tfds`: a TFDS name; `coco`: a folder in COCO JSON layout; `voc`: one in VOC XML layout."""
     name: str = "fashion_scenes"
-    """TFDS name (`fashion_scenes`, `coco/2017`, `voc/2007`, `voc/2007+2012`, ..); labels folders."""
+    """TFDS name: `fashion_scenes`, `coco/2017`, `voc/2007`, `voc/2007+2012`; unused for folders."""
     root: str | None = None
     """The folder of the data; with `tfds`, the TFDS data directory (None: its default)."""
     train_split: str = "train"
@@ -78,7 +78,7 @@ class DataConfig:
     stride: int = 32
     """Padded sides are multiples of this."""
     max_objects: int = 100
-    """Ground truths are padded to this number; of more, the largest are kept and the rest counted."""
+    """Objects an image is padded to; of more, the largest are kept and the rest counted."""
     max_pixels: int = 64_000_000
     """Images with more pixels are refused before they are decoded."""
     use_difficult: bool = True
@@ -297,7 +297,7 @@ class OptimConfig:
     ema_decay: float | None = None
     """Evaluate an exponential moving average of the parameters with this decay."""
     accumulate: int = 1
-    """Split each batch into this many parts, one after the other; the update is that of the whole."""
+    """Parts a batch is split into, one after the other; the update is that of the whole."""
 
     def __post_init__(self) -> None:
         _check_choices(self, "optim")
@@ -345,7 +345,7 @@ class TrainConfig:
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 2
     profile: tuple[int, int] | None = None
-    """First and last step of a profiler trace."""
+    """First and last step of a profiler trace, counted from 1."""
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")
@@ -359,6 +359,12 @@ class TrainConfig:
             ">= 1",
         )
         _require(self.eval_every >= 0, "train.eval_every", self.eval_every, ">= 0")
+        _require(
+            self.profile is None or 1 <= self.profile[0] <= self.profile[1] <= self.steps,
+            "train.profile",
+            self.profile,
+            f"(first, last) with 1 <= first <= last <= {self.steps}",
+        )
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "in [0, 2**31)")
 
 

@@ -17,9 +17,10 @@ from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_coco_table
 from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.loop import NonFiniteLossError, train
+from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.train_log import NonFiniteLossError
 
 DEFAULT_CONFIG = Path("configs/retinanet_r18_scenes.py")
 
@@ -59,7 +60,7 @@ def _run(config: Config, console: Console) -> int:
         result.evaluation,
         eval_source,
         data=config.data,
-        log=run_dir.path / "metrics.jsonl",
+        log=run_dir.log,
     )
     console.print("written:")
     for path in (run_dir.best, run_dir.checkpoints, run_dir.path / "tensorboard", *files):

@@ -1,4 +1,4 @@
-"""The objective of one-stage detectors with sigmoid heads: focal loss and boxes, with or without HarDet.
+"""The objective of one-stage detectors with sigmoid heads: focal loss and boxes, or HarDet.
 
 Sums over samples are kept apart from their normaliser, so that a batch processed in parts and a
 batch sharded over devices give the gradient of the whole batch.

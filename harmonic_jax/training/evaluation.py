@@ -19,8 +19,13 @@ from harmonic_jax.training.sharding import check_divides, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
 
-
+# Record index, box in original pixels, score and label of the detections of a batch.
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was given up before its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,7 @@ def evaluate(
     mesh: Mesh,
     *,
     track: Tracker = progress.track,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
 
@@ -54,6 +60,10 @@ def evaluate(
       config: batch size, shapes.
       mesh: all devices.
       track: shows how far a loop over batches is.
+      should_stop: asked before every batch; True gives the evaluation up.
+
+    Raises:
+      EvaluationStopped: `should_stop` said so.
     """
     batch_size = config.train.eval_batch_size or config.train.batch_size
     check_divides(mesh, "train.eval_batch_size", batch_size)
@@ -66,8 +76,13 @@ def evaluate(
     )
     with batches:
         tracked = track(batches, len(batches), "evaluating")
-        detections = _collect(_detect(predict_step, variables, tracked, mesh), source)
+        columns = []
+        for batch in tracked:
+            if should_stop():
+                raise EvaluationStopped
+            columns.append(_detect(predict_step, variables, put_batch(batch, mesh)))
         skipped = batches.report
+    detections = _collect(columns, source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
     metrics = dict(coco_metrics(truth, detections))
     if any(record.is_difficult.any() for record in source.records):
@@ -75,22 +90,18 @@ def evaluate(
     return Evaluation(metrics, truth, detections, skipped)
 
 
-def _detect(
-    predict_step: PredictStep, variables: Variables, batches: Iterator[Batch], mesh: Mesh
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields (record index, box, score, label) columns a batch, in original pixels."""
-    for batch in batches:
-        detections, index = jax.device_get(predict_step(variables, put_batch(batch, mesh)))
-        image, slot = np.nonzero(detections.valid)
-        yield (
-            index[image],
-            detections.boxes[image, slot],
-            detections.scores[image, slot],
-            detections.labels[image, slot],
-        )
+def _detect(predict_step: PredictStep, variables: Variables, batch: Batch) -> Columns:
+    detections, index = jax.device_get(predict_step(variables, batch))
+    image, slot = np.nonzero(detections.valid)
+    return (
+        index[image],
+        detections.boxes[image, slot],
+        detections.scores[image, slot],
+        detections.labels[image, slot],
+    )
 
 
-def _collect(columns: Iterator[tuple[np.ndarray, ...]], source: DetectionSource) -> DetectionTable:
+def _collect(columns: list[Columns], source: DetectionSource) -> DetectionTable:
     index, boxes, scores, labels = (np.concatenate(c) for c in zip(*columns, strict=True))
     # Batches group images by shape; results are written in the data set's own order.
     order = np.argsort(index, kind="stable")

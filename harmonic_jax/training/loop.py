@@ -1,20 +1,20 @@
 """The training loop: the only one."""
 
+import contextlib
 import dataclasses
-import math
-from collections import deque
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh
 
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.loader import order_fingerprint, train_batches
+from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained.resnet import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.evaluation import Evaluation, evaluate
+from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
 from harmonic_jax.training.interrupt import StopSignal
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.progress import TrainProgress
@@ -30,12 +30,9 @@ from harmonic_jax.training.state import (
     init_state,
     init_variables,
 )
-from harmonic_jax.training.step import Metrics, make_predict_step, make_train_step
+from harmonic_jax.training.step import PredictStep, make_predict_step, make_train_step
+from harmonic_jax.training.train_log import TrainLog
 from harmonic_jax.training.writer import MetricsWriter, open_writer
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is from before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +40,7 @@ class TrainResult:
     """Where a run stands when the loop returns."""
 
     step: int
+    state: TrainState
     stopped_by: str | None  # name of the signal, None when all steps are done
     evaluation: Evaluation | None  # of the last step, None if it was stopped before
 
@@ -63,107 +61,159 @@ def train(
       eval_source: images and objects to evaluate on; its classes must be the same.
 
     Raises:
-      ConfigError: the run found was made with another config or other data.
+      ConfigError: the run found was made with another config or other data, or the evaluation
+        data has other classes.
       NonFiniteLossError: names the step and the terms.
     """
     settings = config.train
+    profile_first, profile_last = settings.profile or (0, 0)
     mesh = data_mesh()
     check_divides(mesh, "train.batch_size", settings.batch_size, parts=config.optim.accumulate)
+    _check_classes(train_source, eval_source)
     detector = build_detector(config, len(train_source.class_names))
+    optimizer = make_optimizer(config.optim, steps=settings.steps)
+    train_step = make_train_step(detector, optimizer, mesh)
+    with contextlib.ExitStack() as stack:
+        run = _open_run(config, run_dir, detector, mesh, train_source, eval_source, stack)
+        state = _start_or_resume(detector, optimizer, run)
+        start = int(state.step)
+        batches = stack.enter_context(_batches(config, train_source, start))
+        run.start_logs(run_dir, start, stack)
+
+        # A run that was stopped within an evaluation owes it; a finished one reports again.
+        evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
+        for step in range(start + 1, settings.steps + 1):
+            if step == profile_first:
+                jax.profiler.start_trace(str(run_dir.path / "profile"))
+            state, metrics = train_step(state, put_batch(next(batches), mesh))
+            run.log.add(step, metrics)
+            if step == profile_last and start < profile_first:
+                run.log.flush()  # waits for the device
+                jax.profiler.stop_trace()
+            if run.evaluates_at(step):
+                evaluation = run.evaluate(state)
+            is_stopping = run.stop.requested  # read once: save and return must agree
+            if is_stopping or step == settings.steps or step % settings.checkpoint_every == 0:
+                run.log.flush()  # raises on a loss that is not finite: such a state is never saved
+                run.checkpoints.save(step, state, run.metadata)
+            if is_stopping and (step < settings.steps or evaluation is None):
+                run.progress.message(f"{run.stop.name}: saved step {step}; start again to go on")
+                return TrainResult(step, state, run.stop.name, None)
+        run.progress.message(f"images as they were loaded: {batches.report.format()}")
+    return TrainResult(settings.steps, state, None, evaluation)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What is open while a run lasts, and the few things done with several of them at once."""
+
+    config: Config
+    mesh: Mesh
+    eval_source: DetectionSource
+    predict_step: PredictStep
+    checkpoints: CheckpointStore
+    best: CheckpointStore
+    stop: StopSignal
+    metadata: dict[str, Any]
+    writer: MetricsWriter = dataclasses.field(init=False)
+    progress: TrainProgress = dataclasses.field(init=False)
+    log: TrainLog = dataclasses.field(init=False)
+    evaluated: set[int] = dataclasses.field(default_factory=set)
+
+    def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
+        """Opens log and display behind step `start`, once the state says where that is."""
+        settings = self.config.train
+        is_primary = jax.process_index() == 0
+        self.writer = stack.enter_context(
+            open_writer(run_dir.path, resume_step=start, is_primary=is_primary)
+        )
+        self.evaluated = {row["step"] for row in run_dir.read_log() if row["kind"] == "eval"}
+        progress = TrainProgress(
+            settings.steps,
+            images_per_step=settings.batch_size,
+            start_step=start,
+            enabled=is_primary,
+        )
+        self.progress = stack.enter_context(progress)
+        self.log = TrainLog(settings.log_every, self.writer, self.progress)
+
+    def evaluates_at(self, step: int) -> bool:
+        every = self.config.train.eval_every
+        return step == self.config.train.steps or (every > 0 and step % every == 0)
+
+    def evaluate(self, state: TrainState) -> Evaluation | None:
+        """Evaluates, logs, and keeps the best; None if a signal came meanwhile."""
+        self.log.flush()
+        step, variables = int(state.step), state.for_evaluation
+        try:
+            with self.progress.paused():
+                evaluation = evaluate(
+                    self.predict_step,
+                    variables,
+                    self.eval_source,
+                    self.config,
+                    self.mesh,
+                    track=self.progress.track,
+                    should_stop=lambda: self.stop.requested,
+                )
+        except EvaluationStopped:
+            return None
+        ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
+        self.progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
+        if step not in self.evaluated:
+            self.evaluated.add(step)
+            self.writer.write(step, "eval", evaluation.metrics)
+            picture = prediction_grid(
+                evaluation, self.eval_source, max_pixels=self.config.data.max_pixels
+            )
+            self.writer.write_images(step, {"predictions": picture})
+        if self.best.latest_step() is None or ap > float(self.best.read_metadata()["AP"]):
+            self.best.save(step, variables, self.metadata | {"AP": ap})
+        return evaluation
+
+
+def _open_run(
+    config: Config,
+    run_dir: RunDir,
+    detector: Detector,
+    mesh: Mesh,
+    train_source: DetectionSource,
+    eval_source: DetectionSource,
+    stack: contextlib.ExitStack,
+) -> _Run:
+    settings = config.train
+    checkpoints = CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints)
+    stack.enter_context(checkpoints)
+    checkpoints.claim()  # a folder that cannot be written shows now, not after an hour
     fingerprint = order_fingerprint(
         train_source, config.data, batch_size=settings.batch_size, seed=settings.seed
     )
-    metadata = run_metadata(config, train_source, fingerprint)
-    is_primary = jax.process_index() == 0
-
-    with (
-        CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints) as checkpoints,
-        CheckpointStore(run_dir.best, keep=1) as best,
-        StopSignal() as stop,
-    ):
-        optimizer = make_optimizer(config.optim, steps=settings.steps)
-        checkpoints.claim()  # a folder that cannot be written shows now, not after an hour
-        state = _start_or_resume(detector, optimizer, mesh, checkpoints, metadata)
-        start = int(state.step)
-        batches = train_batches(
-            train_source,
-            config.data,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            start_step=start,
-            num_steps=settings.steps,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        train_step = make_train_step(detector, optimizer, mesh)
-        predict_step = make_predict_step(detector, mesh)
-        log = _Log(settings.log_every)
-        evaluation = None
-        with (
-            batches,
-            open_writer(run_dir.path, resume_step=start, is_primary=is_primary) as writer,
-            TrainProgress(
-                settings.steps,
-                images_per_step=settings.batch_size,
-                start_step=start,
-                enabled=is_primary,
-            ) as progress,
-        ):
-            for step in range(start + 1, settings.steps + 1):
-                _profile(settings.profile, step, run_dir.path)
-                state, metrics = train_step(state, put_batch(next(batches), mesh))
-                log.add(step, metrics, writer, progress)
-
-                is_last = step == settings.steps
-                if is_last or (settings.eval_every and step % settings.eval_every == 0):
-                    log.flush(writer, progress)
-                    with progress.paused():
-                        evaluation = evaluate(
-                            predict_step,
-                            state.for_evaluation,
-                            eval_source,
-                            config,
-                            mesh,
-                            track=progress.track,
-                        )
-                    _log_evaluation(step, evaluation, eval_source, config, writer, progress)
-                    _save_if_best(best, step, state.for_evaluation, evaluation, metadata)
-                if is_last or stop.requested or step % settings.checkpoint_every == 0:
-                    log.flush(writer, progress)  # a state that is not finite is never saved
-                    checkpoints.save(step, state, metadata)
-                if stop.requested and not is_last:
-                    progress.message(f"{stop.name}: saved step {step}; start again to continue")
-                    return TrainResult(step, stop.name, None)
-            progress.message(f"images as they were loaded: {batches.report.format()}")
-            if evaluation is None:  # a finished run, started again
-                evaluation = evaluate(
-                    predict_step,
-                    state.for_evaluation,
-                    eval_source,
-                    config,
-                    mesh,
-                    track=progress.track,
-                )
-        return TrainResult(settings.steps, None, evaluation)
+    return _Run(
+        config=config,
+        mesh=mesh,
+        eval_source=eval_source,
+        predict_step=make_predict_step(detector, mesh),
+        checkpoints=checkpoints,
+        best=stack.enter_context(CheckpointStore(run_dir.best, keep=1)),
+        stop=stack.enter_context(StopSignal()),
+        metadata=run_metadata(config, train_source, fingerprint),
+    )
 
 
 def _start_or_resume(
-    detector: Detector,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    checkpoints: CheckpointStore,
-    metadata: dict[str, object],
+    detector: Detector, optimizer: optax.GradientTransformation, run: _Run
 ) -> TrainState:
     config = detector.config
-    everywhere = replicated(mesh)
-    if checkpoints.latest_step() is not None:
-        check_resumable(checkpoints.read_metadata(), metadata)
-        return checkpoints.restore(abstract_state(detector, optimizer, sharding=everywhere)).state
+    everywhere = replicated(run.mesh)
+    if run.checkpoints.latest_step() is not None:
+        check_resumable(run.checkpoints.read_metadata(), run.metadata)
+        abstract = abstract_state(detector, optimizer, sharding=everywhere)
+        return run.checkpoints.restore(abstract).state
     variables = init_variables(detector, seed=config.train.seed, sharding=everywhere)
     backbone = config.model.backbone
     if backbone.weights is not None:
         params, rest = load_backbone(
-            variables.params, variables.rest, Path(backbone.weights), backbone
+            variables.params, variables.rest, Path(backbone.weights), config.model
         )
         variables = jax.device_put(Variables(params, rest), everywhere)
     elif backbone.norm == "frozen":
@@ -175,79 +225,22 @@ def _start_or_resume(
     return init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
 
 
-class _Log:
-    """Means of the metrics over `every` steps, read one step late so that the device never waits.
-
-    Raises NonFiniteLossError at the first loss that is not finite.
-    """
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-        self._pending: deque[tuple[int, Metrics]] = deque()
-        self._window: list[dict[str, float]] = []
-
-    def add(
-        self, step: int, metrics: Metrics, writer: MetricsWriter, progress: TrainProgress
-    ) -> None:
-        self._pending.append((step, metrics))
-        if len(self._pending) > 1:
-            self._read_one(writer, progress)
-
-    def flush(self, writer: MetricsWriter, progress: TrainProgress) -> None:
-        while self._pending:
-            self._read_one(writer, progress)
-
-    def _read_one(self, writer: MetricsWriter, progress: TrainProgress) -> None:
-        step, on_device = self._pending.popleft()
-        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            raise NonFiniteLossError(
-                f"the loss is not finite at step {step}: {terms}. The last checkpoint is from "
-                "before; try a lower optim.learning_rate, a longer optim.warmup_steps or "
-                "optim.clip_norm"
-            )
-        progress.update(step, metrics)
-        self._window.append(metrics)
-        if step % self._every == 0:
-            rows, self._window = self._window, []
-            writer.write(
-                step, "train", {k: sum(row[k] for row in rows) / len(rows) for k in metrics}
-            )
+def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterator:
+    return train_batches(
+        source,
+        config.data,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        start_step=start,
+        num_steps=config.train.steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
-def _log_evaluation(
-    step: int,
-    evaluation: Evaluation,
-    source: DetectionSource,
-    config: Config,
-    writer: MetricsWriter,
-    progress: TrainProgress,
-) -> None:
-    writer.write(step, "eval", evaluation.metrics)
-    picture = prediction_grid(evaluation, source, max_pixels=config.data.max_pixels)
-    writer.write_images(step, {"predictions": picture})
-    ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
-    progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
-
-
-def _save_if_best(
-    best: CheckpointStore,
-    step: int,
-    variables: Variables,
-    evaluation: Evaluation,
-    metadata: dict[str, object],
-) -> None:
-    ap = evaluation.metrics["AP"]
-    if best.latest_step() is None or ap > float(best.read_metadata()["AP"]):
-        best.save(step, variables, metadata | {"AP": ap})
-
-
-def _profile(window: tuple[int, int] | None, step: int, run_dir: Path) -> None:
-    if window is None:
-        return
-    first, last = window
-    if step == first:
-        jax.profiler.start_trace(str(run_dir / "profile"))
-    elif step == last + 1:
-        jax.profiler.stop_trace()
+def _check_classes(train_source: DetectionSource, eval_source: DetectionSource) -> None:
+    if train_source.class_names != eval_source.class_names:
+        raise ConfigError(
+            f"{train_source.name} has the classes {list(train_source.class_names)}, but "
+            f"{eval_source.name} has {list(eval_source.class_names)}; they must be the same"
+        )

@@ -9,6 +9,7 @@ from typing import Any
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.training.config_json import config_from_json, config_to_json, differences
+from harmonic_jax.training.writer import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,14 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The rows of the log; none where it was not begun."""
+        return read_metrics(self.log) if self.log.exists() else []
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
