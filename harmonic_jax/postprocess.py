@@ -122,10 +122,12 @@ def _best_pairs(
     maxima. Scores that are not above the threshold become -1, which spares the selection work.
     """
     num_anchors, num_classes = logits.shape
-    # A plain maximum is several times faster than one that skips NaN; NaN compares as False.
+    # A plain maximum is several times faster than one that skips NaN. What it makes of NaN
+    # depends on the machine (NaN, which compares as False, or another class): see below.
     best = jax.nn.sigmoid(jnp.max(logits, axis=-1).astype(jnp.float32))  # [n]
-    best, rows = jax.lax.top_k(jnp.where(best > threshold, best, -1.0), min(topk, num_anchors))
+    _, rows = jax.lax.top_k(jnp.where(best > threshold, best, -1.0), min(topk, num_anchors))
     pairs = jax.nn.sigmoid(logits[rows].astype(jnp.float32))  # [rows k]
-    pairs = jnp.where((pairs > threshold) & (best > threshold)[:, None], pairs, -1.0)
+    is_number = ~jnp.isnan(pairs).any(axis=-1, keepdims=True)
+    pairs = jnp.where((pairs > threshold) & is_number, pairs, -1.0)
     scores, flat = jax.lax.top_k(pairs.reshape(-1), min(topk, pairs.size))
     return scores, rows[flat // num_classes], (flat % num_classes).astype(jnp.int32)

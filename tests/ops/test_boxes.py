@@ -44,6 +44,18 @@ def test_iou_rounds_the_same_wherever_it_is_compiled():
     np.testing.assert_array_equal(for_b, expected.max(axis=0))
     np.testing.assert_array_equal(for_a, expected.max(axis=1) * 2)
 
+    @jax.jit
+    def aligned(a, b):
+        return iou_of_coordinates(tuple(a.T), tuple(b.T))
+
+    many = random_boxes(RNG, 4000)
+    for other in (many[::-1], np.roll(many, 1, axis=0), many + np.float32(3.3)):
+        pairs = [
+            iou_from_formula(a[None], b[None], np.float32)[0, 0]
+            for a, b in zip(many, other, strict=True)
+        ]
+        np.testing.assert_array_equal(aligned(many, other), np.array(pairs))
+
 
 def test_iou_equals_torchvision_bit_for_bit():
     torch, torchvision = torchvision_or_skip()
