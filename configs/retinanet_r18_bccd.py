@@ -1,4 +1,4 @@
-"""RetinaNet on ResNet-18 for the BCCD photos of blood cells (VOC XML layout), from scratch.
+"""RetinaNet on a narrow ResNet-18 for the BCCD photos of blood cells (VOC XML layout), from scratch.
 
 Not a row of the paper: a small real data set (292 photos to train on, 72 to test on).
 Expected: AP50 >= 0.80 on the test split.
@@ -31,13 +31,14 @@ def config() -> Config:
             short_sides=(240,),
             max_side=320,
             max_objects=64,
-            # A microscope has no up: flips both ways are free data.
-            augment=AugmentConfig(flip=0.5, vertical_flip=0.5, photometric=True),
+            # A microscope has no up: flips both ways are free data. The colours of the stain
+            # tell the classes apart: no photometric distortion, which permutes them.
+            augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
         ),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=18, norm="batch"),
+            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
             levels=(3, 5),
-            channels=128,
+            channels=64,
             head_convs=2,
             head_norm="group",
             anchors=AnchorConfig(size_factor=3.0, scales=(1.0, 2**0.5), ratios=(0.5, 1.0, 2.0)),
@@ -51,5 +52,5 @@ def config() -> Config:
             clip_norm=10.0,
             ema_decay=0.998,
         ),
-        train=TrainConfig(steps=2000, batch_size=8, eval_every=500, checkpoint_every=250),
+        train=TrainConfig(steps=2400, batch_size=8, eval_every=600, checkpoint_every=200),
     )

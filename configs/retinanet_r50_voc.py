@@ -2,8 +2,8 @@
 
 Paper row: none (the paper's VOC figures are of the SSD and RefineDet families).
 Expected: not measured here; the recipe is the usual one of 12 epochs at 600 x 1000.
-Cost: 12,400 steps of 16 images, an hour or two on one GPU.
-Starts from ImageNet weights in torchvision's layout (see docs/training.md for where they come from).
+Cost: 12,400 steps of 16 images at 600 x 1000; not timed.
+Starts from ImageNet weights in torchvision's layout (docs/training.md says how to get them).
 
     python train.py configs/retinanet_r50_voc.py --model.backbone.weights resnet50.pth
     python train.py configs/retinanet_r50_voc.py --model.backbone.weights resnet50.pth \\

@@ -89,7 +89,7 @@ def init_state(
 def abstract_state(
     detector: Detector, optimizer: optax.GradientTransformation, *, sharding: Sharding
 ) -> TrainState:
-    """Shapes, dtypes and sharding of a state, without its arrays: what a checkpoint is read into."""
+    """A state without its arrays (shapes, dtypes, sharding): what a checkpoint is read into."""
     has_ema = detector.config.optim.ema_decay is not None
     shapes = jax.eval_shape(
         lambda: init_state(

@@ -1,4 +1,4 @@
-"""A whole run of a tiny detector in a process of its own: `python -m tests.training.run_tiny DIR ..`.
+"""A whole run of a tiny detector in its own process: `python -m tests.training.run_tiny DIR`.
 
 Prints the step it reached and a hash of the final state, so that two courses can be compared.
 """
