@@ -1,7 +1,6 @@
 """Cross entropy, focal loss and entropy, from logits and integer labels."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +160,7 @@ def sigmoid_focal_loss(
     `-alpha_t * (1 - p_t)**gamma * log p_t`, where for the class of the label p_t = p and
     alpha_t = alpha, for all others p_t = 1 - p and alpha_t = 1 - alpha; `p = sigmoid(logits)`
 
-    The derivative is written out, so that one pass over the logits gives value and gradient, no
+    The derivative is written out, so that value and gradient share one exponential, no
     power of 0 occurs for gamma < 1, and forward mode (`jax.jvp`, `jax.linearize`) and higher
     derivatives work too.
 
@@ -230,12 +229,16 @@ def _focal_and_slope(
     """
     is_label = _is_label(logits, labels)
     s = jnp.where(is_label, -logits, logits)
-    q = jax.nn.sigmoid(s)
-    # softplus(s) by way of q, which saves an exponential: the smaller of q and 1 - q is at most
-    # 1/2, where log1p is exact. The subgradients at s = 0 add up to the true slope.
-    ce = jnp.maximum(s, 0.0) - jnp.log1p(-jnp.minimum(q, 1 - q))
-    # The usual exponent is worth a case of its own; log q = -softplus(-s) is exact for small q.
-    power = q * q if math.isclose(gamma, 2.0) else jnp.exp(-gamma * jax.nn.softplus(-s))
+    # One exponential for all. Each branch is the whole analytic function on its side, so the
+    # derivatives of this code are exact at s = 0 too.
+    is_high = s >= 0
+    e = jnp.exp(jnp.where(is_high, -s, s))  # in (0, 1]
+    log1p_e = jnp.log1p(e)
+    q = jnp.where(is_high, 1.0, e) / (1 + e)
+    ce = jnp.where(is_high, s, 0.0) + log1p_e
+    # The usual exponent is worth a case of its own; log q is exact for small q.
+    log_q = jnp.where(is_high, 0.0, s) - log1p_e
+    power = q * q if gamma == 2.0 else jnp.exp(gamma * log_q)
     scale = jnp.where(is_label, weights[0], weights[1]).astype(logits.dtype) * power
     slope = scale * (gamma * (1 - q) * ce + q)
     return scale * ce, jnp.where(is_label, -slope, slope)
