@@ -48,8 +48,7 @@ def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
 
 
 def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Not jnp.maximum: its gradient asks which argument equals the result, and a compiler that
-    # computes them twice, with other roundings, answers none.
+    # Not jnp.maximum, which splits the gradient between equal arguments.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
