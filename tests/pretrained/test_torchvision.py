@@ -1,5 +1,6 @@
 """Forward and gradient parity with torchvision on random weights, through files on disk."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from harmonic_jax.models.retinanet import normalize_images
 from harmonic_jax.pretrained import load_torchvision_retinanet
 
 NUM_CLASSES = 3
+# Compiling takes longer than running here.
+QUICK = {"xla_backend_optimization_level": 0}
 SHAPES = ((96, 128), (109, 77))  # of the second, every level has an odd side
 
 
@@ -131,7 +134,7 @@ def test_forward_parity(
     theirs = randomize(torchvision_retinanet(torchvision, depth, has_groups=has_groups))
     graphdef, params, rest = load(theirs, config, tmp_path)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(params: nnx.State, rest: nnx.State, images: jax.Array) -> tuple:
         model = nnx.merge(graphdef, params, rest)
         model.eval()
@@ -182,7 +185,7 @@ def test_training_parity(torchvision: Any, tmp_path: Path) -> None:
     theirs, _, (graphdef, params, rest) = small_pair(torchvision, tmp_path)
     images = random_images((96, 96))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(params: nnx.State, rest: nnx.State) -> tuple:
         def loss(params: nnx.State) -> tuple:
             model = nnx.merge(graphdef, params, rest, copy=True)
@@ -223,7 +226,7 @@ def test_another_epsilon_is_moved_into_the_variance(torchvision: Any, tmp_path: 
     graphdef, params, rest = load(theirs, config, tmp_path, batch_norm_eps=0.02)
     images = random_images((64, 64))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(params: nnx.State, rest: nnx.State) -> jax.Array:
         model = nnx.merge(graphdef, params, rest)
         model.eval()
