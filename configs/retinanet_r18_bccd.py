@@ -52,5 +52,5 @@ def config() -> Config:
             clip_norm=10.0,
             ema_decay=0.998,
         ),
-        train=TrainConfig(steps=2400, batch_size=8, eval_every=600, checkpoint_every=200),
+        train=TrainConfig(steps=2000, batch_size=8, eval_every=500, checkpoint_every=200),
     )

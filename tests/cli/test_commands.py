@@ -1,0 +1,136 @@
+"""The commands as a user types them, on a small folder in COCO layout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "1", "--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2", "--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"]
+
+
+@pytest.fixture(scope="module")
+def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures with one or two rectangles each; the same for training and evaluation."""
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "pictures").mkdir()
+    (folder / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(6):
+        picture = rng.integers(0, 90, (60, 64, 3), dtype=np.uint8)
+        for _ in range(1 + i % 2):
+            x, y, w, h = (int(v) for v in rng.integers((2, 2, 16, 16), (30, 26, 30, 30)))
+            picture[y : y + h, x : x + w] = rng.integers(150, 255, 3)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 10 + i,
+                    "category_id": 3 + 4 * (i % 2),
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
+        cv2.imwrite(str(folder / "pictures" / f"{i}.png"), picture)
+        images.append({"id": 10 + i, "file_name": f"{i}.png", "height": 60, "width": 64})
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "odd"}, {"id": 7, "name": "even"}],
+    }
+    (folder / "annotations" / "instances_pictures.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory):
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+        "COLUMNS": "200",
+    }
+
+    def run(*args: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=ROOT,
+            env=os.environ | cache,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+def test_train_continue_evaluate(command, coco_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    data = ("--data.format", "coco", "--data.root", coco_folder)
+    data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
+    train = ("train.py", *SMALL, *data, "--run-dir", run_dir)
+
+    first = command(*train)
+    assert first.returncode == 0, first.stderr
+    assert "IoU .50" in first.stdout
+    report = run_dir / "report"
+    names = ("metrics.json", "metrics.txt", "detections.json", "detections.png", "curves.png")
+    for name in names:
+        assert str(report / name) in first.stdout
+        assert (report / name).stat().st_size > 0
+    metrics = json.loads((report / "metrics.json").read_text())
+
+    again = command(*train)
+    assert again.returncode == 0, again.stderr
+    assert "continuing the run" in again.stdout
+    assert json.loads((report / "metrics.json").read_text()) == metrics
+
+    other = command(*train, "--train.seed", "5")
+    assert other.returncode == 1
+    assert "train.seed: 0 there, 5 now" in other.stderr
+    assert "--run-dir" in other.stderr
+
+    evaluated = command("eval.py", run_dir, "--json", tmp_path / "run.json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((tmp_path / "run.json").read_text()) == pytest.approx(metrics, abs=1e-9)
+
+    files = command(
+        "eval.py",
+        "--predictions",
+        report / "detections.json",
+        "--annotations",
+        coco_folder / "annotations" / "instances_pictures.json",
+        "--json",
+        tmp_path / "files.json",
+    )
+    assert files.returncode == 0, files.stderr
+    assert json.loads((tmp_path / "files.json").read_text()) == pytest.approx(metrics, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (("train.py", "configs/nowhere.py"), 1, "there is no config file configs/nowhere.py"),
+        (("train.py", "--optim.learning-rate", "-1"), 1, "optim.learning_rate is -1.0"),
+        (("train.py", "--model.backbone.depth", "19"), 2, "19"),
+        (
+            ("train.py", "configs/retinanet_r18_bccd.py", "--data.root", "/nowhere"),
+            1,
+            "data.root is '/nowhere'",
+        ),
+        (("eval.py", "/nowhere"), 1, "/nowhere holds no run"),
+        (("eval.py",), 1, "--predictions P.json and --annotations A.json"),
+        (("eval.py", "--predictions", "a.json", "--annotations", "b.json"), 1, "b.json"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line(command, args, status: int, words: str) -> None:
+    result = command(*args)
+    assert result.returncode == status, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,62 @@
+"""What the documentation shows runs: the README's code, and every docstring's example."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+import harmonic_jax
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def module_names() -> list[str]:
+    return [m.name for m in pkgutil.walk_packages(harmonic_jax.__path__, "harmonic_jax.")]
+
+
+@pytest.mark.parametrize("name", [n for n in module_names() if not n.endswith("__main__")])
+def test_docstring_examples(name: str) -> None:
+    with jax.numpy_rank_promotion("allow"):  # as in a user's session
+        failed, _ = doctest.testmod(importlib.import_module(name), verbose=False)
+    assert failed == 0
+
+
+def test_there_are_examples() -> None:
+    """Guards the test above: it would pass as well if it found no example."""
+    finder = doctest.DocTestFinder()
+    modules = [importlib.import_module(f"harmonic_jax.{n}") for n in ("losses.harmonic", "ops.nms")]
+    assert all(any(test.examples for test in finder.find(module)) for module in modules)
+
+
+def test_the_readme_s_loops_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second block continues the first; both print their last loss."""
+    blocks = python_blocks("README.md")
+    assert len(blocks) == 2
+
+    def final_losses(steps: int) -> list[float]:
+        script = tmp_path / "page.py"
+        script.write_text("\n".join(blocks).replace("range(200)", f"range({steps})"))
+        with jax.numpy_rank_promotion("allow"):
+            runpy.run_path(str(script))
+        return [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+
+    for start, end in zip(final_losses(1), final_losses(200), strict=True):
+        assert end < 0.8 * start, (start, end)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), f"{page} links to {target}"
