@@ -84,7 +84,7 @@ def test_the_command_line_names_a_config_file() -> None:
     made = config_from_args(args, default=CONFIGS[0], prog="train.py", description="")
     assert made.name == "retinanet_r50_voc"
     assert made.train.seed == 7
-    with pytest.raises(c.ConfigError, match="there is no config file nowhere.py"):
+    with pytest.raises(c.ConfigError, match=r"there is no config file nowhere\.py"):
         config_from_args(["nowhere.py"], default=path, prog="train.py", description="")
 
 

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ["--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "1", "--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2", "--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"]
+SMALL = (
+    *("--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "1"),
+    *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
+    *("--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +121,7 @@ def test_train_continue_evaluate(command, coco_folder: Path, tmp_path: Path) -> 
     ("args", "status", "words"),
     [
         (("train.py", "configs/nowhere.py"), 1, "there is no config file configs/nowhere.py"),
-        (("train.py", "--optim.learning-rate", "-1"), 1, "optim.learning_rate is -1.0"),
+        (("train.py", "--optim.learning-rate", "-1"), 2, "optim.learning_rate is -1.0"),
         (("train.py", "--model.backbone.depth", "19"), 2, "19"),
         (
             ("train.py", "configs/retinanet_r18_bccd.py", "--data.root", "/nowhere"),
