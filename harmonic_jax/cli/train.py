@@ -16,6 +16,7 @@ from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_coco_table
+from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
@@ -36,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
             description="Train a detector, evaluate it, and write a report.",
         )
         return _run(config, console)
-    except (ConfigError, DataError, CheckpointError, NonFiniteLossError) as error:
+    except (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
         return 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 
-class CheckpointError(ValueError):
+class WeightsError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
@@ -24,7 +24,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: unknown suffix, PyTorch is missing, or a file that is truncated, unsafe
+        WeightsError: unknown suffix, PyTorch is missing, or a file that is truncated, unsafe
             or no flat dict of tensors.
     """
     path = Path(path)
@@ -35,7 +35,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             return _read_safetensors(path)
         case ".pth" | ".pt":
             return _read_torch(path)
-    raise CheckpointError(
+    raise WeightsError(
         f"weights file {path} ends in {path.suffix!r}; it must end in .safetensors, .pth or .pt"
     )
 
@@ -47,14 +47,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, TypeError, KeyError) as error:
-        raise CheckpointError(f"weights file {path} is no safetensors file: {error}") from error
+        raise WeightsError(f"weights file {path} is no safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise CheckpointError(
+        raise WeightsError(
             f"weights file {path} needs PyTorch to be read: "
             "install torch, or convert the file to .safetensors"
         ) from error
@@ -62,10 +62,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors of a damaged or hostile file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"weights file {path} was refused by torch.load: {reason}") from error
+        raise WeightsError(f"weights file {path} was refused by torch.load: {reason}") from error
     if not isinstance(state_dict, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
         for name, tensor in state_dict.items()
     ):
-        raise CheckpointError(f"weights file {path} holds no flat dict of tensors")
+        raise WeightsError(f"weights file {path} holds no flat dict of tensors")
     return {name: tensor.detach().numpy() for name, tensor in state_dict.items()}

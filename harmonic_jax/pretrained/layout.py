@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.pretrained.files import CheckpointError
+from harmonic_jax.pretrained.files import WeightsError
 
 Path = tuple[str | int, ...]
 
@@ -42,7 +42,7 @@ def fit_state(
         New `params` and `rest`.
 
     Raises:
-        CheckpointError: names that are missing, left over, or of another shape or dtype.
+        WeightsError: names that are missing, left over, or of another shape or dtype.
     """
     problems: list[str] = []
     used: set[str] = set()
@@ -78,9 +78,7 @@ def fit_state(
     ]
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise CheckpointError(
-            f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}"
-        )
+        raise WeightsError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}")
     return new_params, new_rest
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from harmonic_jax.config import ModelConfig
 from harmonic_jax.pretrained import layout
-from harmonic_jax.pretrained.files import CheckpointError, read_state_dict
+from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 
 
 def load_backbone(
@@ -29,7 +29,7 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be read or does not fit; the message names the tensors.
+        WeightsError: the file cannot be read or does not fit; the message names the tensors.
 
     Source:
         Names as in `torchvision.models.resnet`.
@@ -41,8 +41,8 @@ def load_backbone(
 
     try:
         return layout.fit_state(params, rest, state_dict, torch_name, ignored=("fc.",))
-    except CheckpointError as error:
-        raise CheckpointError(
+    except WeightsError as error:
+        raise WeightsError(
             f"weights file {path} for ResNet-{config.backbone.depth} "
             f"of width {config.backbone.width}: {error}"
         ) from error

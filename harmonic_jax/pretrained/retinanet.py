@@ -7,7 +7,7 @@ from flax import nnx
 
 from harmonic_jax.models.norm import EPS
 from harmonic_jax.pretrained import layout
-from harmonic_jax.pretrained.files import CheckpointError, read_state_dict
+from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 from harmonic_jax.pretrained.resnet import resnet_name
 
 
@@ -34,7 +34,7 @@ def load_torchvision_retinanet(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be read or does not fit; the message names the tensors.
+        WeightsError: the file cannot be read or does not fit; the message names the tensors.
 
     Source:
         Names as in `torchvision.models.detection.retinanet`.
@@ -48,8 +48,8 @@ def load_torchvision_retinanet(
             )
     try:
         return layout.fit_state(params, rest, state_dict, retinanet_name)
-    except CheckpointError as error:
-        raise CheckpointError(f"weights file {path} for RetinaNet: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(f"weights file {path} for RetinaNet: {error}") from error
 
 
 def retinanet_name(leaf: layout.Path) -> str:

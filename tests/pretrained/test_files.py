@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harmonic_jax.pretrained import CheckpointError, read_state_dict
+from harmonic_jax.pretrained import WeightsError, read_state_dict
 
 STATE = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -33,14 +33,14 @@ def test_safetensors(tmp_path: Path) -> None:
     safetensors.numpy.save_file(STATE, path)
     assert_is_state(read_state_dict(path))
     truncate(path)
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors is no safetensors file"):
+    with pytest.raises(WeightsError, match=r"weights\.safetensors is no safetensors file"):
         read_state_dict(path)
 
 
 def test_a_picture_is_no_safetensors_file(tmp_path: Path) -> None:
     path = tmp_path / "picture.safetensors"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(WeightsError, match="no safetensors file"):
         read_state_dict(path)
 
 
@@ -51,7 +51,7 @@ def test_pth(tmp_path: Path, suffix: str) -> None:
     torch.save({name: torch.from_numpy(array) for name, array in STATE.items()}, path)
     assert_is_state(read_state_dict(path))
     truncate(path)
-    with pytest.raises(CheckpointError, match=r"weights\.pth? was refused"):
+    with pytest.raises(WeightsError, match=r"weights\.pth? was refused"):
         read_state_dict(path)
 
 
@@ -69,11 +69,11 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch reads .pth files")
     path, folder = tmp_path / "evil.pth", tmp_path / "made"
     torch.save({"weight": MakesFolder(folder)}, path)
-    with pytest.raises(CheckpointError, match=r"evil\.pth was refused by torch\.load") as caught:
+    with pytest.raises(WeightsError, match=r"evil\.pth was refused by torch\.load") as caught:
         read_state_dict(path)
     assert "\n" not in str(caught.value)
     path.write_bytes(pickle.dumps(MakesFolder(folder)))  # without PyTorch's zip around it
-    with pytest.raises(CheckpointError, match="refused"):
+    with pytest.raises(WeightsError, match="refused"):
         read_state_dict(path)
     assert not folder.exists()
     pickle.loads(path.read_bytes())  # the file is what it claims to be
@@ -85,7 +85,7 @@ def test_other_contents_are_refused(tmp_path: Path, content: object) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch reads .pth files")
     path = tmp_path / "other.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="no flat dict of tensors"):
+    with pytest.raises(WeightsError, match="no flat dict of tensors"):
         read_state_dict(path)
 
 
@@ -100,7 +100,7 @@ def test_pth_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return plain_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(CheckpointError, match="install torch, or convert"):
+    with pytest.raises(WeightsError, match="install torch, or convert"):
         read_state_dict(path)
 
 
@@ -109,5 +109,5 @@ def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "nothing.pth")
     path = tmp_path / "weights.npz"
     path.touch()
-    with pytest.raises(CheckpointError, match=r"must end in \.safetensors, \.pth or \.pt"):
+    with pytest.raises(WeightsError, match=r"must end in \.safetensors, \.pth or \.pt"):
         read_state_dict(path)

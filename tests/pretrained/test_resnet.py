@@ -11,7 +11,7 @@ from flax import nnx
 
 from harmonic_jax.config import BackboneConfig, RetinaNetConfig
 from harmonic_jax.models import build_model
-from harmonic_jax.pretrained import CheckpointError, load_backbone
+from harmonic_jax.pretrained import WeightsError, load_backbone
 from harmonic_jax.pretrained.resnet import resnet_name
 
 
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: object, message: str
     state, config = torch_layout(), tiny_config()
     change(state)
     path = save(tmp_path / "weights.safetensors", state)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         load_backbone(*zero_state(config), path, config)
     assert "ResNet-18 of width 8" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -125,6 +125,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: object, message: str
 
 def test_another_width_is_refused_in_one_line(weights: Path) -> None:
     config = tiny_config(width=16)
-    with pytest.raises(CheckpointError, match=r"and \d+ more$") as caught:
+    with pytest.raises(WeightsError, match=r"and \d+ more$") as caught:
         load_backbone(*zero_state(config), weights, config)
     assert len(str(caught.value)) < 1000

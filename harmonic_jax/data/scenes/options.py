@@ -15,17 +15,17 @@ class SceneOptions:
     """Height and width of the image."""
     num_objects: tuple[int, int] = (1, 6)
     """Objects aimed at; one that finds no legal place after `max_tries` is left out."""
-    object_size: tuple[float, float] = (28.0, 72.0)
+    object_size: tuple[float, float] = (32.0, 76.0)
     """Longer side of an item, upright and complete."""
     max_stretch: float = 1.15
     """An item's aspect ratio is multiplied by up to this, or divided."""
-    max_rotation: float = 20.0
+    max_rotation: float = 15.0
     """Degrees to either side of upright."""
     any_rotation: float = 0.05
     """Share of items that are turned by any angle instead."""
-    adjacency: float = 0.35
+    adjacency: float = 0.25
     """Share of objects that are placed against an earlier one, so that they touch or overlap."""
-    min_visible: float = 0.5
+    min_visible: float = 0.6
     """No object shows less than this fraction of its pixels, behind others and past the border."""
     min_side: int = 8
     """No box of visible pixels has a shorter side."""
@@ -40,7 +40,7 @@ class SceneOptions:
     """Grey levels between an object's mean colour and what it covers, in some channel."""
     max_blur: float = 0.7
     """Largest standard deviation of the blur of the whole image."""
-    max_noise: float = 6.0
+    max_noise: float = 5.0
     """Largest standard deviation of the sensor noise, in grey levels."""
 
     def __post_init__(self) -> None:
