@@ -25,7 +25,7 @@ def config() -> Config:
         name="retinanet_r18_bccd",
         data=DataConfig(
             format="voc",
-            root="../shared/data/bccd",
+            root="data/bccd",
             train_split="trainval",
             eval_split="test",
             short_sides=(240,),

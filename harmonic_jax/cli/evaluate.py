@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return _evaluate_run(parsed, console)
         return _evaluate_files(parsed, console)
     except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 

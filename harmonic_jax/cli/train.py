@@ -23,7 +23,8 @@ from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.train_log import NonFiniteLossError
 
-DEFAULT_CONFIG = Path("configs/retinanet_r18_scenes.py")
+DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "configs" / "retinanet_r18_scenes.py"
+FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -37,8 +38,8 @@ def main(args: Sequence[str] | None = None) -> int:
             description="Train a detector, evaluate it, and write a report.",
         )
         return _run(config, console)
-    except (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 

@@ -92,7 +92,7 @@ def train(
                 jax.profiler.stop_trace()
             if run.evaluates_at(step):
                 evaluation = run.evaluate(state)
-            is_stopping = run.stop.requested  # read once: save and return must agree
+            is_stopping = run.is_stopping(step)  # read once: save and return must agree
             if is_stopping or step == settings.steps or step % settings.checkpoint_every == 0:
                 run.log.flush()  # raises on a loss that is not finite: such a state is never saved
                 run.checkpoints.save(step, state, run.metadata)
@@ -140,6 +140,11 @@ class _Run:
     def evaluates_at(self, step: int) -> bool:
         every = self.config.train.eval_every
         return step == self.config.train.steps or (every > 0 and step % every == 0)
+
+    def is_stopping(self, step: int) -> bool:
+        """Whether a signal came; several processes ask each other, so only now and then."""
+        asks = jax.process_count() == 1 or step % self.config.train.log_every == 0
+        return asks and self.stop.requested_anywhere()
 
     def evaluate(self, state: TrainState) -> Evaluation | None:
         """Evaluates, logs, and keeps the best; None if a signal came meanwhile."""
