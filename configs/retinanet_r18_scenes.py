@@ -26,9 +26,11 @@ def config() -> Config:
         name="retinanet_r18_scenes",
         data=DataConfig(
             name="fashion_scenes",
-            short_sides=(128,),
-            max_side=128,
-            max_objects=16,
+            # Scenes are 128 pixels wide; at 96 a step costs half and the items, drawn from
+            # 28 pixels, lose next to nothing.
+            short_sides=(96,),
+            max_side=96,
+            max_objects=8,
             augment=AugmentConfig(flip=0.5),
         ),
         model=RetinaNetConfig(
@@ -37,17 +39,17 @@ def config() -> Config:
             channels=64,
             head_convs=2,
             head_norm="group",
-            anchors=AnchorConfig(size_factor=3.0, scales=(1.0, 2**0.5), ratios=(0.5, 1.0, 2.0)),
+            anchors=AnchorConfig(size_factor=2.5, scales=(1.0, 2**0.5), ratios=(0.5, 1.0, 2.0)),
             postprocess=PostprocessConfig(max_detections=100),
         ),
         optim=OptimConfig(
             optimizer="adamw",
-            learning_rate=2e-3,
+            learning_rate=4e-3,
             weight_decay=0.05,
             schedule="cosine",
             warmup_steps=100,
             clip_norm=10.0,
             ema_decay=0.998,
         ),
-        train=TrainConfig(steps=1500, batch_size=16, eval_every=500, checkpoint_every=250),
+        train=TrainConfig(steps=2000, batch_size=16, eval_every=1000, checkpoint_every=250),
     )

