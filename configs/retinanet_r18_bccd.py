@@ -1,4 +1,4 @@
-"""RetinaNet on a narrow ResNet-18 for the BCCD photos of blood cells (VOC XML layout), from scratch.
+"""RetinaNet on a narrow ResNet-18 for the BCCD photos of blood cells (VOC XML), from scratch.
 
 Not a row of the paper: a small real data set (292 photos to train on, 72 to test on).
 Expected: AP50 >= 0.80 on the test split.

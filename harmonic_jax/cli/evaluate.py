@@ -13,7 +13,7 @@ from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.metrics.coco import coco_metrics, format_coco_table
+from harmonic_jax.metrics.coco import coco_metrics, format_table
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore, Restored
 from harmonic_jax.training.evaluation import evaluate
@@ -106,7 +106,7 @@ def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
 
 
 def _print_and_save(args: argparse.Namespace, console: Console, metrics: dict[str, float]) -> None:
-    console.print(format_coco_table(metrics), markup=False, highlight=False)
+    console.print(format_table(metrics), markup=False, highlight=False)
     if args.json is not None:
         args.json.write_text(json.dumps(metrics, indent=2) + "\n")
         console.print(f"written: {args.json}")

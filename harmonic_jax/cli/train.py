@@ -15,7 +15,7 @@ from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.metrics.coco import format_coco_table
+from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.loop import train
@@ -56,7 +56,7 @@ def _run(config: Config, console: Console) -> int:
     result = train(config, run_dir, train_source, eval_source)
     if result.evaluation is None:
         return 3
-    console.print(format_coco_table(result.evaluation.metrics), markup=False, highlight=False)
+    console.print(format_table(result.evaluation.metrics), markup=False, highlight=False)
     files = write_report(
         run_dir.report,
         result.evaluation,

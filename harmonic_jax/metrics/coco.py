@@ -125,11 +125,11 @@ def _precision(false: np.ndarray, needed: np.ndarray) -> np.ndarray:
     return np.append(best, 0.0)[np.minimum(needed, len(false))]
 
 
-def format_coco_table(metrics: dict[str, float]) -> str:
+def format_table(metrics: dict[str, float]) -> str:
     """The 12 numbers and each class's AP as text; a dash where there is no object to find.
 
     Args:
-      metrics: As `coco_metrics` returns them.
+      metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present.
     """
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
     width = max([len(name) for name in classes] + [5]) + 2
@@ -142,6 +142,9 @@ def format_coco_table(metrics: dict[str, float]) -> str:
         cells = [metrics[key] for key in (*keys, *(f"{kind}_{size}" for size in sizes))]
         lines.append(" " * width + "".join(f"{head:>9}" for head in (*heads, *sizes)))
         lines.append(f"{kind:{width}}" + "".join(map(_cell, cells)))
+    if "VOC_mAP" in metrics:
+        area, points = metrics["VOC_mAP"], metrics["VOC07_mAP"]
+        lines.append(f"VOC mAP at IoU .50: {area:.3f} (area), {points:.3f} (2007, 11 points)")
     lines += ["", f"{'class':{width}}{'AP':>9}{'AP50':>9}"]
     lines += [
         f"{name:{width}}{_cell(metrics[f'AP/{name}'])}{_cell(metrics[f'AP50/{name}'])}"

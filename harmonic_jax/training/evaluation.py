@@ -84,10 +84,18 @@ def evaluate(
         skipped = batches.report
     detections = _collect(columns, source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
-    metrics = dict(coco_metrics(truth, detections))
-    if any(record.is_difficult.any() for record in source.records):
-        metrics |= {f"VOC_{k}": v for k, v in voc_metrics(truth, detections).items()}
+    metrics = coco_metrics(truth, detections)
+    if config.data.format == "voc" or config.data.name.startswith("voc/"):
+        metrics |= _voc_summary(truth, detections)
     return Evaluation(metrics, truth, detections, skipped)
+
+
+def _voc_summary(truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
+    """PASCAL VOC's mAP at IoU 0.5: as defined since 2010, and with 2007's eleven points."""
+    return {
+        "VOC_mAP": voc_metrics(truth, detections, method="area")["mAP"],
+        "VOC07_mAP": voc_metrics(truth, detections, method="11point")["mAP"],
+    }
 
 
 def _detect(predict_step: PredictStep, variables: Variables, batch: Batch) -> Columns:

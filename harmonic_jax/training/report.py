@@ -8,7 +8,7 @@ import numpy as np
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.metrics.coco import format_coco_table
+from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.metrics.results_json import save_coco_results
 from harmonic_jax.training.evaluation import Evaluation
 from harmonic_jax.training.writer import read_metrics
@@ -41,7 +41,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("metrics.json", "metrics.txt", "detections.json")]
     files[0].write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
-    files[1].write_text(format_coco_table(evaluation.metrics) + "\n")
+    files[1].write_text(format_table(evaluation.metrics) + "\n")
     save_coco_results(files[2], evaluation.detections, source.category_ids)
     files.append(folder / "detections.png")
     save_png(files[-1], prediction_grid(evaluation, source, max_pixels=data.max_pixels))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics.coco import coco_metrics, format_coco_table
+from harmonic_jax.metrics.coco import coco_metrics, format_table
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.synthetic import (
     awkward_tables,
@@ -130,8 +130,15 @@ def test_unknown_image_and_class_are_refused() -> None:
 
 def test_table_text() -> None:
     truth = make_truth([[0, 0, 20, 20]], class_names=("cell", "bubble"), category_ids=(1, 2))
-    text = format_coco_table(coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9])))
+    text = format_table(coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9])))
     rows = [line.split() for line in text.splitlines()]
     assert rows[1] == ["AP", "0.700", "1.000", "1.000", "0.700", "-", "-"]
     assert rows[3] == ["AR", "0.700", "0.700", "0.700", "0.700", "-", "-"]
     assert rows[-2:] == [["cell", "0.700", "1.000"], ["bubble", "-", "-"]]
+
+
+def test_the_table_shows_voc_s_numbers_where_they_are() -> None:
+    metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([[0, 0, 20, 16]], [0.9]))
+    assert "VOC" not in format_table(metrics)
+    text = format_table(metrics | {"VOC_mAP": 0.8125, "VOC07_mAP": 0.75})
+    assert "0.812 (area), 0.750 (2007, 11 points)" in text
