@@ -38,3 +38,9 @@ def bccd() -> Path:
 def coco_tiny() -> Path:
     """80 + 80 COCO images in COCO's own layout."""
     return _real_data("coco_tiny")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: with several workers, the longest files must not start last."""
+    long = ("test_loop.py", "test_step.py", "test_commands.py", "test_checkpoint.py")
+    items.sort(key=lambda item: item.path.name not in long)
