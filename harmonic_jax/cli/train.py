@@ -72,7 +72,7 @@ def _run(config: Config, console: Console) -> int:
 
 
 def use_both_cores() -> None:
-    """With asynchronous dispatch, chained CPU steps ran on one core of two (800 against 440 ms).
+    """With asynchronous dispatch, chained CPU steps run on one core of two.
 
     Harmless elsewhere; it must be set before the first array is made.
     """

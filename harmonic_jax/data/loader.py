@@ -29,8 +29,6 @@ PIPELINE_VERSION = 1
 _IMMATERIAL = {"format", "name", "root", "train_split", "eval_split", "num_threads"}
 _BATCHES_AHEAD = 2
 
-LoaderReport = DataReport  # of what the loader met, not of the annotations
-
 
 class LoaderError(RuntimeError):
     """A sample could not be loaded for a reason that is no property of its image."""
@@ -43,7 +41,7 @@ class BatchIterator(Iterator[Batch]):
     """
 
     def __init__(self, batches: Any, *, length: int):
-        self.report = LoaderReport()
+        self.report = DataReport()
         self._length = length
         self._running = [batches]  # empty once closed
         # Threads hold no reference to this object: forgetting it stops them as well.

@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from harmonic_jax.config import Config
-from harmonic_jax.data.loader import LoaderReport, eval_batches
+from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.report import DataReport
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
@@ -35,7 +36,7 @@ class Evaluation:
     metrics: dict[str, float]
     ground_truth: GroundTruthTable
     detections: DetectionTable
-    skipped: LoaderReport
+    skipped: DataReport  # what the loader met, not what the annotations hold
 
 
 def evaluate(
