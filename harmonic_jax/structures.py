@@ -5,7 +5,7 @@
 
 Boxes are float32 xyxy in absolute pixels of the padded image, with x2 = x1 + width (no +1).
 Dimension letters: b batch, h w c image, n anchors of one level, g padded ground truths,
-k classes, d detections, *b any batch.
+k classes, d detections, m s sides of mask grids, *b any batch.
 """
 
 import dataclasses
@@ -16,12 +16,26 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class ObjectMasks:
+    """Instance masks, each on a grid over a box of its own.
+
+    The frame is the object's box before any crop: it moves and scales with the image but may
+    reach outside of it, so the grid never has to be drawn anew.
+    """
+
+    values: UInt8[Array, "*b g m m"]  # coverage of a cell, 0..255
+    frames: Float[Array, "*b g 4"]  # xyxy in pixels of the padded image
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class GroundTruth:
     """Objects of an image, padded to a fixed number. Rows where `valid` is False mean nothing."""
 
     boxes: Float[Array, "*b g 4"]
     labels: Int[Array, "*b g"]  # 0..k-1
     valid: Bool[Array, "*b g"]
+    masks: ObjectMasks | None = None  # where the detector predicts masks
 
 
 @jax.tree_util.register_dataclass
@@ -77,3 +91,4 @@ class Detections:
     scores: Float[Array, "*b d"]
     labels: Int[Array, "*b d"]
     valid: Bool[Array, "*b d"]
+    masks: Float[Array, "*b d s s"] | None = None  # probabilities on a grid over the box

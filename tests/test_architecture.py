@@ -20,7 +20,11 @@ ALLOWED = {
     "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
     "pretrained": {"jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config"},
     "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
-    "postprocess": {"jax", "jaxtyping", "ops", "structures"},
+    "detectors": {
+        "jax", "jaxtyping", "numpy", "flax", "models", "assign", "objectives", "postprocess",
+        "ops", "losses", "structures", "config",
+    },
+    "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
         "rich", "config", "structures",

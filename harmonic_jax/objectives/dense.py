@@ -1,10 +1,4 @@
-"""The objective of one-stage detectors with sigmoid heads: focal loss and boxes, or HarDet.
-
-Sums over samples are kept apart from their normaliser, so that a batch processed in parts and a
-batch sharded over devices give the gradient of the whole batch.
-"""
-
-import dataclasses
+"""The objective of one-stage detectors with sigmoid heads: focal loss and boxes, or HarDet."""
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +7,9 @@ from jaxtyping import Array, Bool, Float
 from harmonic_jax import losses
 from harmonic_jax.assign.targets import dense_targets
 from harmonic_jax.config import LossConfig, MatchConfig
+from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LossSums:
-    """Sums over all samples of a batch; `add` joins the parts of one batch.
-
-    Attributes:
-      total: float32 scalar, what is minimised, not yet divided.
-      terms: float32 scalars by name, for logs; each a sum over samples.
-      num_positive: float32 scalar, the normaliser.
-    """
-
-    total: Float[Array, ""]
-    terms: dict[str, Float[Array, ""]]
-    num_positive: Float[Array, ""]
-
-    def add(self, other: "LossSums") -> "LossSums":
-        return jax.tree.map(jnp.add, self, other)
-
-    def normalized(self) -> dict[str, Float[Array, ""]]:
-        """`loss` and every term, divided by max(num_positive, 1)."""
-        scale = 1.0 / jnp.maximum(self.num_positive, 1.0)
-        return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
 
 
 def dense_objective(
@@ -145,7 +116,8 @@ def _level_sums(
     else:
         per_positive = jnp.where(positive, cls_loss + box_loss, 0.0)
     total = per_positive.sum() + _masked_sum(cls_loss, negative)
-    return LossSums(total, terms, positive.sum(dtype=jnp.float32))
+    num_positive = positive.sum(dtype=jnp.float32)
+    return LossSums(total, terms, normalizer=num_positive, num_positive=num_positive)
 
 
 def _true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[Array, "b n"]:

@@ -67,9 +67,13 @@ def _decode_value(value: Any, hint: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         return _decode(value, path)
     if isinstance(value, list):  # JSON has no tuples; configs have no lists
-        return tuple(value)
+        return _tuples(value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return float(value) if float in options and isinstance(value, int) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -89,5 +93,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{path}.")
         else:
-            flat[path] = tuple(value) if isinstance(value, list) else value
+            flat[path] = _tuples(value)
     return flat

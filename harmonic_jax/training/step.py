@@ -10,10 +10,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from harmonic_jax.assign.anchors import make_anchors
-from harmonic_jax.config import RetinaNetConfig
-from harmonic_jax.objectives.dense import LossSums, dense_objective
-from harmonic_jax.postprocess import postprocess_dense
+from harmonic_jax.detectors import detect, loss_sums
+from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.optimizer import learning_rate_schedule
 from harmonic_jax.training.sharding import replicated, split_batch
@@ -30,15 +28,15 @@ def make_train_step(
     """The jitted update; the state passed in is donated and must not be used again.
 
     Compiles once a shape bucket. Returned metrics are float32 scalars: `loss` and its terms
-    divided by the number of positives, `num_positive` an image, `grad_norm`, `learning_rate`.
+    divided by their normaliser, `num_positive` an image, `grad_norm`, `learning_rate`.
     """
     config = detector.config
     schedule = learning_rate_schedule(config.optim, steps=config.train.steps)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, rest, sums = _accumulated_gradients(detector, state.variables, batch)
-        scale = 1.0 / jnp.maximum(sums.num_positive, 1.0)
-        grads = jax.tree.map(lambda g: g * scale, grads)
+        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+        grads, rest, sums = _accumulated_gradients(detector, state.variables, batch, key)
+        grads = jax.tree.map(lambda g: g * sums.scale(), grads)
         params = state.variables.params
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         variables = Variables(optax.apply_updates(params, updates), rest)
@@ -67,7 +65,7 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
     """
 
     def predict_step(variables: Variables, batch: Batch) -> tuple[Detections, Int[Array, " b"]]:
-        found = predict(detector, variables, batch)
+        found = detect(detector.merge(variables, train=False), batch, detector.config)
         xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
         valid = found.valid & batch.is_real[:, None]
         original = dataclasses.replace(found, boxes=found.boxes / xyxy_scale, valid=valid)
@@ -81,62 +79,23 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
     )
 
 
-def predict(detector: Detector, variables: Variables, batch: Batch) -> Detections:
-    """Images -> final boxes, in pixels of the padded image."""
-    model_config = detector.config.model
-    model = detector.merge(variables, train=False)
-    predictions = model(batch.images, batch.image_size)
-    settings = model_config.postprocess
-    return postprocess_dense(
-        predictions,
-        _anchors(model_config, batch),
-        batch.image_size,
-        score_threshold=settings.score_threshold,
-        topk_per_level=settings.topk_per_level,
-        nms_iou=settings.nms_iou,
-        max_detections=settings.max_detections,
-    )
-
-
-def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
-    """Constants of the compiled program: they depend on the shape of the bucket alone."""
-    _, height, width, _ = batch.images.shape
-    anchors = make_anchors(
-        (height, width),
-        levels=config.levels,
-        size_factor=config.anchors.size_factor,
-        scales=config.anchors.scales,
-        ratios=config.anchors.ratios,
-    )
-    return tuple(jnp.asarray(level) for level in anchors)
-
-
 def _loss_sums(
-    params: nnx.State, rest: nnx.State, batch: Batch, *, detector: Detector
+    params: nnx.State, rest: nnx.State, batch: Batch, key: Array, *, detector: Detector
 ) -> tuple[Float[Array, ""], tuple[nnx.State, LossSums]]:
-    config = detector.config
     model = detector.merge(Variables(params, rest), train=True)
-    predictions = model(batch.images, batch.image_size)
-    sums = dense_objective(
-        predictions,
-        _anchors(config.model, batch),
-        batch.ground_truth,
-        batch.is_real,
-        loss=config.loss,
-        match=config.model.match,
-    )
+    sums = loss_sums(model, batch, detector.config, key)
     return sums.total, (nnx.state(model, nnx.Not(nnx.Param)), sums)
 
 
 def _accumulated_gradients(
-    detector: Detector, variables: Variables, batch: Batch
+    detector: Detector, variables: Variables, batch: Batch, key: Array
 ) -> tuple[nnx.State, nnx.State, LossSums]:
     """Gradient of the summed loss, the new statistics, and the sums, part by part.
 
     Because sums are divided only afterwards, the parts give the whole batch's gradient exactly
     (up to rounding, and up to the statistics of a `batch` norm, which each part has of its own).
     """
-    gradient = jax.grad(lambda p, r, b: _loss_sums(p, r, b, detector=detector), has_aux=True)
+    gradient = jax.grad(lambda p, r, b: _loss_sums(p, r, b, key, detector=detector), has_aux=True)
     num_parts = detector.config.optim.accumulate
     if num_parts == 1:
         grads, (rest, sums) = gradient(variables.params, variables.rest, batch)

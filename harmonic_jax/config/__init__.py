@@ -1,0 +1,32 @@
+"""Configuration: frozen dataclasses, checked when they are made and never changed after.
+
+A file in `configs/` builds one `Config`; the command line replaces single fields by their path
+(`--optim.learning-rate 0.02`). Every check names the field, its value and what is legal.
+"""
+
+from harmonic_jax.config.checks import ConfigError
+from harmonic_jax.config.data import AugmentConfig, DataConfig
+from harmonic_jax.config.experiment import Config
+from harmonic_jax.config.loss import FactorGradient, FactorSource, LossConfig
+from harmonic_jax.config.models import ModelConfig
+from harmonic_jax.config.parts import AnchorConfig, BackboneConfig, MatchConfig, PostprocessConfig
+from harmonic_jax.config.retinanet import RetinaNetConfig
+from harmonic_jax.config.training import OptimConfig, TrainConfig
+
+__all__ = [
+    "AnchorConfig",
+    "AugmentConfig",
+    "BackboneConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "FactorGradient",
+    "FactorSource",
+    "LossConfig",
+    "MatchConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PostprocessConfig",
+    "RetinaNetConfig",
+    "TrainConfig",
+]

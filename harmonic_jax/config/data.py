@@ -1,0 +1,105 @@
+"""Images and boxes: where they come from, and the shapes in which they reach the network."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from harmonic_jax.config.checks import check_choices, require
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes to training images, applied in this order."""
+
+    photometric: bool = False
+    """Brightness, contrast, saturation, hue and channel order, as SSD does."""
+    expand: float = 1.0
+    """Largest side ratio of the canvas an image may be placed on (SSD: 4); 1 is off."""
+    crop: bool = False
+    """SSD's random crop with a minimum IoU to some object."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip, for images without an up (microscopes, satellites)."""
+
+    def __post_init__(self) -> None:
+        require(1.0 <= self.expand <= 8.0, "augment.expand", self.expand, "in [1, 8]")
+        require(0.0 <= self.flip <= 1.0, "augment.flip", self.flip, "in [0, 1]")
+        require(
+            0.0 <= self.vertical_flip <= 1.0,
+            "augment.vertical_flip",
+            self.vertical_flip,
+            "in [0, 1]",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images and boxes come from, and the shapes in which they reach the network."""
+
+    format: Literal["tfds", "coco", "voc"] = "tfds"
+    """`tfds`: a TFDS name; `coco`: a folder in COCO JSON layout; `voc`: one in VOC XML layout."""
+    name: str = "fashion_scenes"
+    """TFDS name: `fashion_scenes`, `coco/2017`, `voc/2007`, `voc/2007+2012`; unused for folders."""
+    root: str | None = None
+    """The folder of the data; with `tfds`, the TFDS data directory (None: its default)."""
+    train_split: str = "train"
+    eval_split: str = "validation"
+    short_sides: tuple[int, ...] = (800,)
+    """Training images are resized so that the short side is one of these; evaluation: the last."""
+    max_side: int = 1333
+    """Upper bound of the long side after resizing."""
+    resize: Literal["fit", "warp"] = "fit"
+    """`fit` keeps the aspect ratio and pads; `warp` stretches to short_side x short_side (SSD)."""
+    stride: int = 32
+    """Padded sides are multiples of this."""
+    max_objects: int = 100
+    """Objects an image is padded to; of more, the largest are kept and the rest counted."""
+    max_pixels: int = 64_000_000
+    """Images with more pixels are refused before they are decoded."""
+    use_difficult: bool = True
+    """Train on VOC objects marked difficult (evaluation ignores them either way)."""
+    keep_empty: bool = False
+    """Train on images without objects."""
+    masks: bool = False
+    """Load the objects' instance masks (Mask R-CNN; COCO folders and fashion scenes have them)."""
+    mask_size: int = 112
+    """Side of the grid, over an object's own box, on which its mask is held for training."""
+    augment: AugmentConfig = AugmentConfig()
+    num_threads: int = 4
+    """Decoding threads in each process."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "data")
+        require(
+            self.format == "tfds" or self.root is not None,
+            "data.root",
+            self.root,
+            f"the folder of the {self.format} data set (--data.root DIR)",
+        )
+        sides = self.short_sides
+        require(
+            len(sides) > 0 and all(32 <= side <= 4096 for side in sides),
+            "data.short_sides",
+            sides,
+            "one or more sizes in pixels, each in [32, 4096]",
+        )
+        require(self.max_side >= max(sides), "data.max_side", self.max_side, f">= {max(sides)}")
+        require(1 <= self.stride <= 256, "data.stride", self.stride, "in [1, 256]")
+        require(self.max_objects >= 1, "data.max_objects", self.max_objects, ">= 1")
+        require(14 <= self.mask_size <= 512, "data.mask_size", self.mask_size, "in [14, 512]")
+        require(self.max_pixels >= 1024, "data.max_pixels", self.max_pixels, ">= 1024")
+        require(1 <= self.num_threads <= 256, "data.num_threads", self.num_threads, "in [1, 256]")
+
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
+        """The padded (height, width) shapes: landscape and portrait, or one where they agree."""
+        short = _round_up(max(self.short_sides), self.stride)
+        if self.resize == "warp":
+            return ((short, short),)
+        long = _round_up(self.max_side, self.stride)
+        return ((short, long), (long, short)) if long > short else ((short, short),)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple

@@ -1,0 +1,40 @@
+"""One experiment: all configs together."""
+
+import dataclasses
+
+from harmonic_jax.config.checks import require
+from harmonic_jax.config.data import DataConfig
+from harmonic_jax.config.loss import LossConfig
+from harmonic_jax.config.models import ModelConfig
+from harmonic_jax.config.retinanet import RetinaNetConfig
+from harmonic_jax.config.training import OptimConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    name: str
+    """Names the run's folder, `runs/NAME`, unless run_dir is given."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = RetinaNetConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run_dir: str | None = None
+    """Where checkpoints, logs and reports go; a run found there is continued."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.train.batch_size % self.optim.accumulate == 0,
+            "optim.accumulate",
+            self.optim.accumulate,
+            f"a divisor of train.batch_size = {self.train.batch_size}",
+        )
+        needed = self.model.stride
+        require(
+            self.data.stride % needed == 0,
+            "data.stride",
+            self.data.stride,
+            f"a multiple of {needed}, the backbone's last stride",
+        )

@@ -1,0 +1,5 @@
+"""All detectors: a model's config is one of these, and its type chooses the code."""
+
+from harmonic_jax.config.retinanet import RetinaNetConfig
+
+ModelConfig = RetinaNetConfig

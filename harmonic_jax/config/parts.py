@@ -1,0 +1,89 @@
+"""Parts that detectors share: backbone, anchors, assignment, postprocessing."""
+
+import dataclasses
+from typing import Literal
+
+from harmonic_jax.config.checks import check_choices, require
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """ResNet (He et al. 2016, v1.5: the stride sits on the 3x3 convolution)."""
+
+    depth: Literal[18, 34, 50, 101] = 50
+    width: int = 64
+    """Channels of the stem; 64 is the published network."""
+    norm: Literal["frozen", "batch"] = "frozen"
+    """`frozen`: constant statistics and affine; `batch`: statistics of the global batch."""
+    frozen_stages: int = 0
+    """Stages that are not trained: 1 is the stem, 2 adds the first residual stage, up to 5."""
+    weights: str | None = None
+    """A torchvision-layout ResNet state dict: .safetensors, or .pth (read with weights_only)."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "backbone")
+        require(self.width >= 8, "backbone.width", self.width, ">= 8")
+        require(
+            0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorConfig:
+    """Anchors of a pyramid: level l, stride 2**l, has base size `size_factor * 2**l`."""
+
+    size_factor: float = 4.0
+    scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+
+    def __post_init__(self) -> None:
+        require(self.size_factor > 0, "anchors.size_factor", self.size_factor, "> 0")
+        for field, values in (("scales", self.scales), ("ratios", self.ratios)):
+            require(
+                len(values) > 0 and all(v > 0 for v in values),
+                f"anchors.{field}",
+                values,
+                "one or more positive numbers",
+            )
+
+    @property
+    def per_location(self) -> int:
+        return len(self.scales) * len(self.ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchConfig:
+    """Max-IoU assignment."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    """Anchors with a best IoU in [negative_iou, positive_iou) are ignored."""
+    low_quality: bool = True
+    """Each object also claims the anchors that overlap it most, whatever their IoU."""
+
+    def __post_init__(self) -> None:
+        require(
+            0.0 <= self.negative_iou <= self.positive_iou <= 1.0,
+            "match.negative_iou, match.positive_iou",
+            (self.negative_iou, self.positive_iou),
+            "0 <= negative_iou <= positive_iou <= 1",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PostprocessConfig:
+    """From raw predictions to final boxes."""
+
+    score_threshold: float = 0.05
+    topk_per_level: int = 1000
+    nms_iou: float = 0.5
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        for field in ("score_threshold", "nms_iou"):
+            value = getattr(self, field)
+            require(0.0 <= value <= 1.0, f"postprocess.{field}", value, "in [0, 1]")
+        for field in ("topk_per_level", "max_detections"):
+            value = getattr(self, field)
+            require(value >= 1, f"postprocess.{field}", value, ">= 1")

@@ -1,0 +1,98 @@
+"""The optimizer and the run."""
+
+import dataclasses
+from typing import Literal
+
+from harmonic_jax.config.checks import check_choices, require
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and the course of the learning rate."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    """SGD's momentum; AdamW's b1."""
+    weight_decay: float = 1e-4
+    """Never applied to norms and biases."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    """Where `step` divides the rate by ten, as fractions of the run."""
+    warmup_steps: int = 500
+    warmup_factor: float = 0.001
+    """The warm-up starts at this fraction of the rate and rises linearly."""
+    clip_norm: float | None = None
+    """Bound of the gradient's global norm."""
+    ema_decay: float | None = None
+    """Evaluate an exponential moving average of the parameters with this decay."""
+    accumulate: int = 1
+    """Parts a batch is split into, one after the other; the update is that of the whole."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "optim")
+        require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "> 0")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, ">= 0")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, ">= 0")
+        require(
+            0 <= self.warmup_factor <= 1, "optim.warmup_factor", self.warmup_factor, "in [0, 1]"
+        )
+        require(
+            all(0 < m < 1 for m in self.milestones)
+            and tuple(sorted(self.milestones)) == tuple(self.milestones),
+            "optim.milestones",
+            self.milestones,
+            "increasing fractions in (0, 1)",
+        )
+        require(
+            self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "> 0"
+        )
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            "optim.ema_decay",
+            self.ema_decay,
+            "in (0, 1)",
+        )
+        require(self.accumulate >= 1, "optim.accumulate", self.accumulate, ">= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The run: how long, how often, how exactly."""
+
+    steps: int = 90_000
+    batch_size: int = 16
+    """Images a step over all devices and hosts."""
+    eval_batch_size: int | None = None
+    """None: the training batch size."""
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the network; parameters, boxes and losses are float32 always."""
+    log_every: int = 20
+    eval_every: int = 10_000
+    """0: only at the end."""
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 2
+    profile: tuple[int, int] | None = None
+    """First and last step of a profiler trace, counted from 1."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "train")
+        for field in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, field)
+            require(value >= 1, f"train.{field}", value, ">= 1")
+        require(
+            self.eval_batch_size is None or self.eval_batch_size >= 1,
+            "train.eval_batch_size",
+            self.eval_batch_size,
+            ">= 1",
+        )
+        require(self.eval_every >= 0, "train.eval_every", self.eval_every, ">= 0")
+        require(
+            self.profile is None or 1 <= self.profile[0] <= self.profile[1] <= self.steps,
+            "train.profile",
+            self.profile,
+            f"(first, last) with 1 <= first <= last <= {self.steps}",
+        )
+        require(0 <= self.seed < 2**31, "train.seed", self.seed, "in [0, 2**31)")

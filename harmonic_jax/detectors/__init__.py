@@ -1,0 +1,45 @@
+"""Each detector as a whole: its model joined with its assignment, objective and postprocessing.
+
+A file a family, each with the same two functions; which one serves is decided here, by the type
+of the model's config. Ground truth reaches the objective only, never the model.
+"""
+
+import jax
+from flax import nnx
+
+from harmonic_jax.config import Config, RetinaNetConfig
+from harmonic_jax.detectors import retinanet
+from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.structures import Batch, Detections
+
+
+def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
+    """The training losses of a batch.
+
+    Args:
+      model: what `models.build_model` made of `config.model`, in training mode.
+      batch: images and objects.
+      config: the experiment.
+      key: for what is drawn at random (the sampling of two-stage detectors); a function of seed
+        and step. Draws are made for each image by its `record_index`, so they depend neither on
+        its place in the batch nor on the number of devices.
+
+    Returns:
+      Sums over the batch; under jit with a sharded batch they are the global sums.
+    """
+    match config.model:
+        case RetinaNetConfig():
+            return retinanet.loss_sums(model, batch, config, key)
+
+
+def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
+    """Images -> final boxes, in pixels of the padded image.
+
+    Args:
+      model: what `models.build_model` made of `config.model`, in evaluation mode.
+      batch: images; ground truth is not looked at.
+      config: the experiment.
+    """
+    match config.model:
+        case RetinaNetConfig():
+            return retinanet.detect(model, batch, config)
