@@ -1,16 +1,28 @@
-"""Fitting a foreign state dict to a model's state, every leaf checked."""
+"""Fitting a foreign state dict to a model's state and back, every leaf checked.
 
+A family of models is described by one `Layout`: the name of each of our leaves in PyTorch's state
+dict, and the `Transform` between the two arrays. A file of this room provides
+
+    def ssd_layout(config: SSDConfig, num_classes: int) -> Layout: ...
+
+made of a name function and, where `standard_transform` is not enough, a transform function, both
+of a leaf's path. The import and the export follow from it.
+"""
+
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import jax
 import numpy as np
 from flax import nnx
 
 from harmonic_jax.pretrained.files import WeightsError
+from harmonic_jax.pretrained.transform import SAME, Transform, conv_kernel, linear_kernel
 
 Path = tuple[str | int, ...]
 
-# Our leaf -> PyTorch's, for a convolution (or GroupNorm) and for a batch norm.
+# Our leaf -> PyTorch's, for a convolution, a linear layer, GroupNorm and batch norm.
 LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
@@ -18,25 +30,56 @@ LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+# A counter of PyTorch's batch norms that nothing reads.
+COUNTER = ".num_batches_tracked"
 SHOWN = 5  # names in an error message
 
 
+def standard_transform(leaf: Path, ndim: int) -> Transform:
+    """Kernels by their rank: `[h w i o]` is OIHW there (groups included), `[i o]` is OI.
+
+    Everything else is the same on both sides.
+
+    Args:
+        leaf: path of our leaf.
+        ndim: its rank.
+    """
+    if leaf[-1] != "kernel":
+        return SAME
+    return {4: conv_kernel(), 2: linear_kernel()}.get(ndim, SAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a model is written in PyTorch's state dict.
+
+    Attributes:
+        name: path of our leaf -> its name there; None: the file has nothing for this leaf, which
+            stays as it is.
+        transform: path and rank of our leaf -> how its array is laid out there. A family's own
+            function answers for its special leaves and leaves the others to
+            `standard_transform`.
+        ignored: prefixes of names there that the model has no use for.
+        renamed: a name in a file of an older version -> today's name. Names it does not know it
+            returns as they are.
+    """
+
+    name: Callable[[Path], str | None]
+    transform: Callable[[Path, int], Transform] = standard_transform
+    ignored: tuple[str, ...] = ()
+    renamed: Callable[[str], str] = str
+
+
 def fit_state(
-    params: nnx.State,
-    rest: nnx.State,
-    state_dict: Mapping[str, np.ndarray],
-    torch_name: Callable[[Path], str | None],
-    *,
-    ignored: Iterable[str] = (),
+    params: nnx.State, rest: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
 ) -> tuple[nnx.State, nnx.State]:
     """Replace leaves of a model's state by arrays of a PyTorch state dict.
 
     Args:
         params: the trained part of the state.
         rest: the other part; both keep their structure.
-        state_dict: PyTorch's names, layouts (kernels OIHW) and values.
-        torch_name: the path of a leaf -> its name in the state dict, or None: left as it is.
-        ignored: prefixes of names in the state dict that the model does not need.
+        state_dict: PyTorch's names, layouts and values.
+        layout: names and transforms.
 
     Returns:
         New `params` and `rest`.
@@ -46,40 +89,60 @@ def fit_state(
     """
     problems: list[str] = []
     used: set[str] = set()
+    todays = {layout.renamed(name): array for name, array in state_dict.items()}
 
     def replace(path: Path, variable: nnx.Variable) -> nnx.Variable:
-        name = torch_name(path)
+        name = layout.name(path)
         if name is None:
             return variable
         used.add(name)
-        if name not in state_dict:
+        if name not in todays:
             problems.append(f"{name} is missing")
             return variable
-        array = state_dict[name]
-        if path[-1] == "kernel" and array.ndim == 4:
-            array = array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
-        old = variable.get_value()
-        if array.shape != old.shape or array.dtype != old.dtype:
+        array, old = todays[name], variable.get_value()
+        transform = layout.transform(path, old.ndim)
+        shape = transform.torch_shape(old.shape)
+        if array.shape != shape or array.dtype != old.dtype:
             problems.append(
-                f"{name} is {array.dtype}{list(array.shape)}, the model has "
-                f"{old.dtype}{list(old.shape)}"
+                f"{name} is {array.dtype}{list(array.shape)}, "
+                f"the model needs {old.dtype}{list(shape)}"
             )
             return variable
-        return variable.replace(_place_like(array, old))
+        return variable.replace(_place_like(transform.to_ours(array), old))
 
     new_params, new_rest = nnx.map_state(replace, params), nnx.map_state(replace, rest)
-    prefixes = tuple(ignored)
-    problems += [
-        f"{name} is not part of the model"
-        for name in state_dict
-        if name not in used
-        and not name.startswith(prefixes)
-        and not name.endswith(".num_batches_tracked")
-    ]
+    problems += [f"{name} is not part of the model" for name in _left_over(todays, used, layout)]
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise WeightsError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}")
     return new_params, new_rest
+
+
+def export_state(params: nnx.State, rest: nnx.State, layout: Layout) -> dict[str, np.ndarray]:
+    """The inverse of `fit_state`: PyTorch's names and layouts of every leaf that has a name.
+
+    Returns:
+        name -> contiguous array, bit for bit what `fit_state` read (except for what a transform
+        says it does not carry, and for names that no leaf has, such as counters).
+    """
+    state_dict: dict[str, np.ndarray] = {}
+    for part in (params, rest):
+        for key, variable in nnx.to_flat_state(part):
+            path = cast(Path, key)
+            name = layout.name(path)
+            if name is not None:
+                array = np.asarray(variable.get_value())
+                transform = layout.transform(path, array.ndim)
+                state_dict[name] = np.ascontiguousarray(transform.to_torch(array))
+    return state_dict
+
+
+def _left_over(names: Iterable[str], used: set[str], layout: Layout) -> list[str]:
+    return [
+        name
+        for name in names
+        if name not in used and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
+    ]
 
 
 def _place_like(array: np.ndarray, old: jax.Array) -> jax.Array:

@@ -40,7 +40,9 @@ def load_backbone(
         return resnet_name(leaf[1:]) if leaf[0] == "backbone" else None
 
     try:
-        return layout.fit_state(params, rest, state_dict, torch_name, ignored=("fc.",))
+        return layout.fit_state(
+            params, rest, state_dict, layout.Layout(torch_name, ignored=("fc.",))
+        )
     except WeightsError as error:
         raise WeightsError(
             f"weights file {path} for ResNet-{config.backbone.depth} "

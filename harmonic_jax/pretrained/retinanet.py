@@ -47,7 +47,7 @@ def load_torchvision_retinanet(
                 array.dtype
             )
     try:
-        return layout.fit_state(params, rest, state_dict, retinanet_name)
+        return layout.fit_state(params, rest, state_dict, layout.Layout(retinanet_name))
     except WeightsError as error:
         raise WeightsError(f"weights file {path} for RetinaNet: {error}") from error
 

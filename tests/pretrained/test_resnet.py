@@ -104,11 +104,11 @@ def test_names_differ_by_their_leaf() -> None:
         (lambda s: s.update(extra=s["bn1.bias"]), "extra is not part of the model"),
         (
             lambda s: s.update({"conv1.weight": s["conv1.weight"][:, :, :3, :3]}),
-            r"conv1\.weight is float32\[3, 3, 3, 8\], the model has float32\[7, 7, 3, 8\]",
+            r"conv1\.weight is float32\[8, 3, 3, 3\], the model needs float32\[8, 3, 7, 7\]",
         ),
         (
             lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float16)}),
-            r"bn1\.bias is float16\[8\], the model has float32\[8\]",
+            r"bn1\.bias is float16\[8\], the model needs float32\[8\]",
         ),
     ],
     ids=["missing", "extra", "shape", "dtype"],
