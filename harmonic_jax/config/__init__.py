@@ -11,6 +11,13 @@ from harmonic_jax.config.loss import FactorGradient, FactorSource, LossConfig
 from harmonic_jax.config.models import ModelConfig
 from harmonic_jax.config.parts import AnchorConfig, BackboneConfig, MatchConfig, PostprocessConfig
 from harmonic_jax.config.retinanet import RetinaNetConfig
+from harmonic_jax.config.ssd import (
+    DefaultBoxConfig,
+    MultiBoxMatchConfig,
+    MultiBoxPostprocessConfig,
+    SSDConfig,
+    VGGConfig,
+)
 from harmonic_jax.config.training import OptimConfig, TrainConfig
 
 __all__ = [
@@ -20,13 +27,18 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "DefaultBoxConfig",
     "FactorGradient",
     "FactorSource",
     "LossConfig",
     "MatchConfig",
     "ModelConfig",
+    "MultiBoxMatchConfig",
+    "MultiBoxPostprocessConfig",
     "OptimConfig",
     "PostprocessConfig",
     "RetinaNetConfig",
+    "SSDConfig",
     "TrainConfig",
+    "VGGConfig",
 ]

@@ -1,0 +1,148 @@
+"""SSD, and the parts it shares with RefineDet: VGG-16, matching, postprocessing."""
+
+import dataclasses
+from typing import Literal
+
+from harmonic_jax.config.checks import check_choices, require
+
+ExtraLayer = Literal["3x3/2", "3x3", "4x4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGConfig:
+    """VGG-16 (Simonyan & Zisserman 2015) with fc6 and fc7 as convolutions."""
+
+    width: int = 64
+    """Channels of the first stage; 64 is the published network."""
+    norm: Literal["none", "batch"] = "none"
+    """`none`: the published network, which needs weights; `batch`: a batch norm behind every
+    convolution of the backbone and of the layers above it, to train from scratch."""
+    frozen_stages: int = 0
+    """Stages that are not trained, up to 5: 1 is conv1_1 and conv1_2."""
+    normalization: Literal["caffe", "torchvision"] = "caffe"
+    """What the weights were trained on: `caffe`: 0..255 minus the mean colour; `torchvision`:
+    that over the standard deviation. vgg16's classifier weights need the second; the original
+    Caffe weights, torchvision's IMAGENET1K_FEATURES and its ssd300_vgg16 the first."""
+    weights: str | None = None
+    """A torchvision-layout VGG-16 state dict: .safetensors, or .pth (read with weights_only)."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "backbone")
+        require(self.width >= 4, "backbone.width", self.width, ">= 4")
+        require(
+            0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DefaultBoxConfig:
+    """Default boxes of SSD; the defaults are SSD300's on VOC, 8732 boxes.
+
+    A location of level l has a square of side sizes[l], one of side sqrt(sizes[l] sizes[l + 1])
+    and, for each r in 2 .. max_ratios[l], two boxes of the area sizes[l]**2: r times as wide as
+    high, and r times as high as wide.
+    """
+
+    sizes: tuple[float, ...] = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+    """Pixels; one more than there are levels."""
+    max_ratios: tuple[int, ...] = (2, 3, 3, 3, 2, 2)
+    """For each level, the ratio of the longest boxes; 1: squares only."""
+    steps: tuple[float, ...] = (8.0, 16.0, 32.0, 64.0, 0.0, 0.0)
+    """Pixels between the centres of a level; 0 spreads them evenly over the image."""
+    clip_sides: bool = False
+    """Cut sides longer than the image's to the image's (torchvision's choice)."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.max_ratios)
+        require(
+            levels >= 1 and all(ratio >= 1 for ratio in self.max_ratios),
+            "default_boxes.max_ratios",
+            self.max_ratios,
+            "one or more whole numbers >= 1",
+        )
+        require(
+            len(self.sizes) == levels + 1 and all(size > 0 for size in self.sizes),
+            "default_boxes.sizes",
+            self.sizes,
+            f"{levels + 1} positive sizes, one more than default_boxes.max_ratios has levels",
+        )
+        require(
+            len(self.steps) == levels and all(step >= 0 for step in self.steps),
+            "default_boxes.steps",
+            self.steps,
+            f"{levels} numbers >= 0, one a level of default_boxes.max_ratios",
+        )
+
+    @property
+    def per_location(self) -> tuple[int, ...]:
+        return tuple(2 * ratio for ratio in self.max_ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiBoxMatchConfig:
+    """Assignment of default boxes, and the choice of negatives."""
+
+    positive_iou: float = 0.5
+    """Besides, every object has the default box that overlaps it most for itself."""
+    negative_ratio: float = 3.0
+    """Negatives a positive, in each image; those with the highest loss are taken."""
+
+    def __post_init__(self) -> None:
+        value = self.positive_iou
+        require(0.0 < value <= 1.0, "match.positive_iou", value, "in (0, 1]")
+        require(self.negative_ratio >= 0, "match.negative_ratio", self.negative_ratio, ">= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiBoxPostprocessConfig:
+    """From raw predictions of a softmax head to final boxes."""
+
+    score_threshold: float = 0.01
+    topk_per_class: int = 400
+    nms_iou: float = 0.45
+    max_detections: int = 200
+
+    def __post_init__(self) -> None:
+        for field in ("score_threshold", "nms_iou"):
+            value = getattr(self, field)
+            require(0.0 <= value <= 1.0, f"postprocess.{field}", value, "in [0, 1]")
+        for field in ("topk_per_class", "max_detections"):
+            value = getattr(self, field)
+            require(value >= 1, f"postprocess.{field}", value, ">= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SSDConfig:
+    """SSD (Liu et al. 2016) on VGG-16: conv4_3, fc7, and a level for each extra layer."""
+
+    backbone: VGGConfig = VGGConfig()
+    extra_layers: tuple[ExtraLayer, ...] = ("3x3/2", "3x3/2", "3x3", "3x3")
+    """Second convolutions of the layers above fc7; the first is 1x1. `3x3/2` halves the map;
+    `3x3` (unpadded) takes two cells off each side; `4x4` (padded by one cell) takes one off."""
+    l2_scale: float = 20.0
+    """Length of conv4_3's feature vectors at the start of training."""
+    default_boxes: DefaultBoxConfig = DefaultBoxConfig()
+    match: MultiBoxMatchConfig = MultiBoxMatchConfig()
+    postprocess: MultiBoxPostprocessConfig = MultiBoxPostprocessConfig()
+
+    def __post_init__(self) -> None:
+        levels = len(self.default_boxes.max_ratios)
+        require(
+            len(self.extra_layers) == levels - 2,
+            "model.extra_layers",
+            self.extra_layers,
+            f"{levels - 2} layers: conv4_3, fc7 and they are the levels of model.default_boxes",
+        )
+        for layer in self.extra_layers:
+            require(
+                layer in ("3x3/2", "3x3", "4x4"),
+                "model.extra_layers",
+                layer,
+                "3x3/2 or 3x3 or 4x4",
+            )
+        require(self.l2_scale > 0, "model.l2_scale", self.l2_scale, "> 0")
+
+    @property
+    def stride(self) -> int:
+        """Padded sides must be multiples of this: none, every layer rounds its size up."""
+        return 1
