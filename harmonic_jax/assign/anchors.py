@@ -54,9 +54,9 @@ def make_anchors(
       size_factor: side of the base anchor in strides.
       scales: factors of the side.
       ratios: heights over widths.
-      rounding: torchvision's anchors: corners rounded to whole pixels, and strides of
-        `image // feature map` (where the image is no multiple of 2**l they shrink) in place
-        of 2**l.
+      rounding: torchvision's anchors: sides cut to whole pixels, then corners rounded, and
+        strides of `image // feature map` (where the image is no multiple of 2**l they shrink) in
+        place of 2**l.
 
     Returns:
       For each level `[h_l * w_l * len(ratios) * len(scales), 4]` float32, xyxy in pixels;
@@ -75,6 +75,8 @@ def make_anchors(
     anchors = []
     for l, shape in enumerate(level_shapes(image_shape, levels), start=first):
         sides = size_factor * 2**l * np.asarray(scales, np.float64)
+        if rounding:
+            sides = np.trunc(sides)
         cell = _cell_anchors(sides, np.asarray(ratios, np.float64))
         strides: Shape = (2**l, 2**l)
         if rounding:

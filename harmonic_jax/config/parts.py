@@ -8,13 +8,19 @@ from harmonic_jax.config.checks import check_choices, require
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """ResNet (He et al. 2016, v1.5: the stride sits on the 3x3 convolution)."""
+    """ResNet (He et al. 2016, v1.5: the stride sits on the 3x3 convolution), or ResNeXt."""
 
     depth: Literal[18, 34, 50, 101] = 50
     width: int = 64
     """Channels of the stem; 64 is the published network."""
+    groups: int = 1
+    """Groups of the 3x3 convolutions: 32 in ResNeXt-101 32x4d (Xie et al. 2017)."""
+    width_per_group: int = 64
+    """Channels of a group in the first stage at width 64: 4 in ResNeXt-101 32x4d."""
     norm: Literal["frozen", "batch"] = "frozen"
     """`frozen`: constant statistics and affine; `batch`: statistics of the global batch."""
+    norm_eps: float = 1e-5
+    """Added to the variance. 0 in torchvision's COCO weights of its first detectors."""
     frozen_stages: int = 0
     """Stages that are not trained: 1 is the stem, 2 adds the first residual stage, up to 5."""
     weights: str | None = None
@@ -23,6 +29,20 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         check_choices(self, "backbone")
         require(self.width >= 8, "backbone.width", self.width, ">= 8")
+        require(0.0 <= self.norm_eps <= 0.1, "backbone.norm_eps", self.norm_eps, "in [0, 0.1]")
+        require(self.groups >= 1, "backbone.groups", self.groups, ">= 1")
+        require(
+            self.width * self.width_per_group % 64 == 0 and self.width_per_group >= 1,
+            "backbone.width_per_group",
+            self.width_per_group,
+            "positive, and backbone.width * backbone.width_per_group a multiple of 64",
+        )
+        require(
+            self.depth >= 50 or (self.groups, self.width_per_group) == (1, 64),
+            "backbone.groups, backbone.width_per_group",
+            (self.groups, self.width_per_group),
+            "(1, 64) for depths without bottlenecks, 18 and 34",
+        )
         require(
             0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"
         )
@@ -36,8 +56,12 @@ class AnchorConfig:
     scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
+    rounding: Literal["none", "torchvision"] = "none"
+    """`torchvision`: whole sides, corners rounded to whole pixels, and strides of image size //
+    feature map size, as torchvision's weights were trained with."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "anchors")
         require(self.size_factor > 0, "anchors.size_factor", self.size_factor, "> 0")
         for field, values in (("scales", self.scales), ("ratios", self.ratios)):
             require(

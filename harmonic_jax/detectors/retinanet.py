@@ -48,5 +48,6 @@ def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"]
         size_factor=config.anchors.size_factor,
         scales=config.anchors.scales,
         ratios=config.anchors.ratios,
+        rounding=config.anchors.rounding == "torchvision",
     )
     return tuple(jnp.asarray(level) for level in anchors)

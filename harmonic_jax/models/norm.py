@@ -22,14 +22,16 @@ MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
 class FrozenBatchNorm(nnx.Module):
     """Batch norm whose statistics and affine map are constants of a pretrained network."""
 
-    def __init__(self, num_channels: int) -> None:
+    def __init__(self, num_channels: int, *, eps: float = EPS) -> None:
+        self.eps = eps
         self.scale = Frozen(jnp.ones((num_channels,), jnp.float32))
         self.bias = Frozen(jnp.zeros((num_channels,), jnp.float32))
         self.mean = Frozen(jnp.zeros((num_channels,), jnp.float32))
         self.var = Frozen(jnp.ones((num_channels,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _normalize(x, self.mean[...], self.var[...], self.scale[...], self.bias[...])
+        mean, var = self.mean[...], self.var[...]
+        return _normalize(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
 
 
 class BatchNorm(nnx.Module):
@@ -41,7 +43,8 @@ class BatchNorm(nnx.Module):
     variance by its unbiased estimate, as in PyTorch; `model.eval()` uses them.
     """
 
-    def __init__(self, num_channels: int) -> None:
+    def __init__(self, num_channels: int, *, eps: float = EPS) -> None:
+        self.eps = eps
         self.scale = nnx.Param(jnp.ones((num_channels,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((num_channels,), jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros((num_channels,), jnp.float32))
@@ -54,7 +57,7 @@ class BatchNorm(nnx.Module):
         else:
             mean, var = _statistics(x)
             self._update(mean, var, count=x.size // x.shape[-1])
-        return _normalize(x, mean, var, self.scale[...], self.bias[...])
+        return _normalize(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
 
     def _update(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
         mean, var = jax.lax.stop_gradient((mean, var))
@@ -75,18 +78,24 @@ def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _normalize(
-    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    eps: float,
 ) -> jax.Array:
     shape = (1,) * (x.ndim - 1) + (-1,)
-    slope = scale * jax.lax.rsqrt(var + EPS)
+    slope = scale * jax.lax.rsqrt(var + eps)
     mean, slope, bias = (a.reshape(shape) for a in (mean, slope, bias))
     return ((x.astype(jnp.float32) - mean) * slope + bias).astype(x.dtype)
 
 
 def build_norm(
-    kind: NormKind, num_channels: int, *, trainable: bool
+    kind: NormKind, num_channels: int, *, trainable: bool, eps: float = EPS
 ) -> BatchNorm | FrozenBatchNorm:
     """The norm of a backbone; a stage that is not trained keeps its statistics too."""
     if kind == "batch" and trainable:
-        return BatchNorm(num_channels)
-    return FrozenBatchNorm(num_channels)
+        return BatchNorm(num_channels, eps=eps)
+    return FrozenBatchNorm(num_channels, eps=eps)

@@ -57,6 +57,7 @@ class _ConvNorm:
     """Makes the (convolution, norm) pairs of one stage."""
 
     norm: NormKind
+    norm_eps: float
     trainable: bool
     dtype: jnp.dtype
     rngs: nnx.Rngs
@@ -73,7 +74,8 @@ class _ConvNorm:
             dtype=self.dtype,
             rngs=self.rngs,
         )
-        return conv, build_norm(self.norm, num_out, trainable=self.trainable)
+        norm = build_norm(self.norm, num_out, trainable=self.trainable, eps=self.norm_eps)
+        return conv, norm
 
 
 class Block(nnx.Module):
@@ -129,7 +131,7 @@ class ResNet(nnx.Module):
         expansion = BOTTLENECK_EXPANSION if has_bottleneck else 1
         # Stage 1 is the stem, stages 2 to 5 give C2 to C5.
         makers = [
-            _ConvNorm(config.norm, stage > config.frozen_stages, dtype, rngs)
+            _ConvNorm(config.norm, config.norm_eps, stage > config.frozen_stages, dtype, rngs)
             for stage in range(1, 6)
         ]
         self.conv, self.norm = makers[0](3, config.width, 7, 2)

@@ -44,8 +44,7 @@ def test_anchors_follow_the_definition():
 @pytest.mark.parametrize("image_shape", SHAPES[:4])
 def test_rounded_anchors_equal_torchvision(image_shape):
     torch, torchvision = torchvision_or_skip()
-    sizes = tuple(tuple(4.0 * 2**l * s for s in SCALES) for l in range(3, 8))
-    generator = torchvision.models.detection.anchor_utils.AnchorGenerator(sizes, (RATIOS,) * 5)
+    generator = torchvision.models.detection.retinanet._default_anchorgen()
     features = [torch.zeros(1, 1, *shape) for shape in level_shapes(image_shape, (3, 7))]
     images = torchvision.models.detection.image_list.ImageList(
         torch.zeros(1, 3, *image_shape), [image_shape]
