@@ -28,16 +28,18 @@ class Frozen(nnx.Variable):
 
 
 class Conv(nnx.Module):
-    """A 2-D convolution with odd square kernels, padded by (kernel_size - 1) / 2 on every side.
+    """A 2-D convolution with square kernels, padded alike on every side.
 
-    The padding is that of PyTorch: a stride of two starts at the first pixel, whereas XLA's
-    "SAME" starts one later on even sizes. Parameters are float32 and cast to `dtype` at use.
+    Without `padding`, odd kernels are padded by dilation * (kernel_size - 1) / 2, which keeps
+    the size. The padding is that of PyTorch: a stride of two starts at the first pixel, whereas
+    XLA's "SAME" starts one later on even sizes. Parameters are float32 and cast to `dtype` at
+    use.
 
     Args of the call:
         x: `[b, h, w, c]`.
 
     Returns of the call:
-        `[b, ceil(h / stride), ceil(w / stride), out]` in `dtype`.
+        `[b, ceil(h / stride), ceil(w / stride), out]` in `dtype`, or what `padding` makes of it.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Conv(nnx.Module):
         *,
         kernel_size: int,
         stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
         bias: float | None = None,
         kernel_init: Initializer = he_normal,
         trainable: bool = True,
@@ -58,42 +62,73 @@ class Conv(nnx.Module):
         self.kernel = variable(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = None if bias is None else variable(jnp.full((num_out,), bias, jnp.float32))
         self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride)
+        x = convolve(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
         if self.bias is None:
             return x
         return x + self.bias[...].astype(self.dtype)[None, None, None, :]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    """Convolution of `[b, h, w, i]` with an odd square kernel `[s, s, i, o]`, symmetric padding.
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: int | None = None,
+    dilation: int = 1,
+) -> jax.Array:
+    """Convolution of `[b, h, w, i]` with a square kernel `[s, s, i, o]`, symmetric padding.
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward. For outputs of up to eight cells, the top of a pyramid, it
     takes 5 to 15 times that of gathering patches and multiplying them.
+
+    Args:
+        x: `[b, h, w, i]`.
+        kernel: `[s, s, i, o]`; s is odd where `padding` is None.
+        stride: between outputs.
+        padding: zeros on every side; None: dilation * (s - 1) / 2.
+        dilation: between the cells that a kernel reads.
     """
     size = kernel.shape[0]
-    if size == 1:
+    if padding is None:
+        padding = dilation * (size - 1) // 2
+    if size == 1 and padding == 0:
         return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    if math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride) <= MAX_CELLS_AS_PATCHES:
-        return _convolve_patches(x, kernel, stride=stride)
-    padding = (size - 1) // 2
+    steps = [
+        np.arange(0, length + 2 * padding - dilation * (size - 1), stride) - padding
+        for length in x.shape[1:3]
+    ]
+    if len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
+        return _convolve_patches(x, kernel, *steps, dilation=dilation)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _convolve_patches(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+def _convolve_patches(
+    x: jax.Array, kernel: jax.Array, top: np.ndarray, left: np.ndarray, *, dilation: int
+) -> jax.Array:
+    """Outputs whose first tap reads rows `top` and columns `left` of the input."""
     b, h, w, num_in = x.shape
     size, _, _, num_out = kernel.shape
-    rows = _taps(h, size=size, stride=stride)  # [h', s, h]
-    columns = _taps(w, size=size, stride=stride)  # [w', s, w]
+    rows = _taps(h, top, size=size, dilation=dilation)  # [h', s, h]
+    columns = _taps(w, left, size=size, dilation=dilation)  # [w', s, w]
     # A constant of zeros and ones: its product, unlike slices or a gather, is differentiated
     # into another product, and compiles fast.
     taps = np.einsum("ryh,cxw->rcyxhw", rows, columns).reshape(-1, size**2, h * w)
@@ -103,8 +138,7 @@ def _convolve_patches(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Ar
     return y.reshape(b, len(rows), len(columns), num_out)
 
 
-def _taps(length: int, *, size: int, stride: int) -> np.ndarray:
-    """`[ceil(length / stride), size, length]`: 1 where an output reads an input by that tap."""
-    first = stride * np.arange(math.ceil(length / stride)) - (size - 1) // 2
-    read = first[:, None] + np.arange(size)
+def _taps(length: int, first: np.ndarray, *, size: int, dilation: int) -> np.ndarray:
+    """`[outputs, size, length]`: 1 where an output reads an input by that tap."""
+    read = first[:, None] + dilation * np.arange(size)
     return (read[:, :, None] == np.arange(length)).astype(np.float32)
