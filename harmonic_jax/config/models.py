@@ -2,5 +2,6 @@
 
 from harmonic_jax.config.retinanet import RetinaNetConfig
 from harmonic_jax.config.ssd import SSDConfig
+from harmonic_jax.config.two_stage import FasterRCNNConfig, MaskRCNNConfig
 
-ModelConfig = RetinaNetConfig | SSDConfig
+ModelConfig = RetinaNetConfig | SSDConfig | FasterRCNNConfig | MaskRCNNConfig

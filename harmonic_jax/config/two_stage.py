@@ -1,0 +1,177 @@
+"""Faster R-CNN and Mask R-CNN."""
+
+import dataclasses
+from typing import Literal
+
+from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.parts import AnchorConfig, BackboneConfig, MatchConfig
+
+NormName = Literal["none", "batch", "group"]
+
+
+def _check_sampling(name: str, num_samples: int, positive_fraction: float) -> None:
+    require(num_samples >= 1, f"{name}.num_samples", num_samples, ">= 1")
+    require(
+        0.0 < positive_fraction <= 1.0,
+        f"{name}.positive_fraction",
+        positive_fraction,
+        "in (0, 1]",
+    )
+
+
+def _check_groups(field: str, channels: int, norm: str) -> None:
+    require(norm != "group" or channels % 8 == 0, field, channels, "a multiple of 8 with `group`")
+
+
+@dataclasses.dataclass(frozen=True)
+class RPNConfig:
+    """Region proposal network (Ren et al. 2015): anchors -> objectness -> proposals."""
+
+    anchors: AnchorConfig = AnchorConfig(size_factor=8.0, scales=(1.0,))
+    """One size a level: 32 pixels on P2 to 512 on P6."""
+    num_convs: int = 1
+    """3x3 convolutions before the outputs; torchvision's v2 has 2."""
+    match: MatchConfig = MatchConfig(positive_iou=0.7, negative_iou=0.3)
+    num_samples: int = 256
+    """Anchors an image that the losses see."""
+    positive_fraction: float = 0.5
+    """Upper bound of the positives among them."""
+    smooth_l1_beta: float = 1 / 9
+    """torchvision's; detectron2 has 0, the L1 loss."""
+    topk_train: int = 2000
+    """Best anchors of each level that enter the suppression, in training."""
+    topk_eval: int = 1000
+    nms_iou: float = 0.7
+    num_proposals_train: int = 1000
+    """Proposals of all levels together, in training; torchvision keeps 2000."""
+    num_proposals_eval: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.num_convs >= 1, "rpn.num_convs", self.num_convs, ">= 1")
+        _check_sampling("rpn", self.num_samples, self.positive_fraction)
+        require(self.smooth_l1_beta >= 0, "rpn.smooth_l1_beta", self.smooth_l1_beta, ">= 0")
+        require(0.0 <= self.nms_iou <= 1.0, "rpn.nms_iou", self.nms_iou, "in [0, 1]")
+        for field in ("topk_train", "topk_eval", "num_proposals_train", "num_proposals_eval"):
+            value = getattr(self, field)
+            require(value >= 1, f"rpn.{field}", value, ">= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RoIAlignConfig:
+    """How features are cut out of the pyramid (He et al. 2017)."""
+
+    aligned: bool = True
+    """Cell centers lie at half-integers, which is right; False: torchvision's detectors."""
+    sampling_ratio: int = 2
+    """Samples of a bin along each axis."""
+    canonical_size: float = 224.0
+    """Side in pixels of a box that is pooled from P4; half of it goes to P3, and so on."""
+
+    def __post_init__(self) -> None:
+        require(self.sampling_ratio >= 1, "roi_align.sampling_ratio", self.sampling_ratio, ">= 1")
+        require(self.canonical_size > 0, "roi_align.canonical_size", self.canonical_size, "> 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxHeadConfig:
+    """The RoI head: pooled features -> classes and a box for each of them."""
+
+    layers: Literal["two_fc", "four_conv_fc"] = "two_fc"
+    """`two_fc`: two hidden layers; `four_conv_fc`: four 3x3 convolutions and one hidden layer."""
+    norm: NormName = "none"
+    """Of the convolutions; torchvision's v2 has `batch`."""
+    num_hidden: int = 1024
+    pool_size: int = 7
+    match: MatchConfig = MatchConfig(positive_iou=0.5, negative_iou=0.5, low_quality=False)
+    num_samples: int = 512
+    """RoIs an image that the losses see, out of proposals and ground truth."""
+    positive_fraction: float = 0.25
+    """Upper bound of the positives among them."""
+    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """Factors of the regression targets dx, dy, dw, dh: the inverse of SSD's variances."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "box_head")
+        _check_sampling("box_head", self.num_samples, self.positive_fraction)
+        require(self.num_hidden >= 1, "box_head.num_hidden", self.num_hidden, ">= 1")
+        require(self.pool_size >= 1, "box_head.pool_size", self.pool_size, ">= 1")
+        require(
+            len(self.delta_weights) == 4 and all(w > 0 for w in self.delta_weights),
+            "box_head.delta_weights",
+            self.delta_weights,
+            "four positive numbers",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskHeadConfig:
+    """The mask head: pooled features -> a mask of twice the side for each class."""
+
+    num_convs: int = 4
+    channels: int = 256
+    norm: NormName = "none"
+    """torchvision's v2 has `batch`."""
+    pool_size: int = 14
+
+    def __post_init__(self) -> None:
+        check_choices(self, "mask_head")
+        require(self.num_convs >= 0, "mask_head.num_convs", self.num_convs, ">= 0")
+        require(self.channels >= 8, "mask_head.channels", self.channels, ">= 8")
+        require(self.pool_size >= 1, "mask_head.pool_size", self.pool_size, ">= 1")
+        _check_groups("mask_head.channels", self.channels, self.norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoIPostprocessConfig:
+    """From what the RoI head says to final boxes."""
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    min_size: float = 0.01
+    """Boxes with a shorter side, in pixels, are dropped."""
+
+    def __post_init__(self) -> None:
+        for field in ("score_threshold", "nms_iou"):
+            value = getattr(self, field)
+            require(0.0 <= value <= 1.0, f"postprocess.{field}", value, "in [0, 1]")
+        require(self.max_detections >= 1, "postprocess.max_detections", self.max_detections, ">= 1")
+        require(self.min_size >= 0, "postprocess.min_size", self.min_size, ">= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class FasterRCNNConfig:
+    """Faster R-CNN (Ren et al. 2015) on a ResNet feature pyramid (Lin et al. 2017)."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    levels: tuple[int, int] = (2, 6)
+    """First and last pyramid level of the RPN; RoIs are pooled from those up to 5."""
+    channels: int = 256
+    fpn_norm: NormName = "none"
+    """torchvision's v2 has `batch`."""
+    rpn: RPNConfig = RPNConfig()
+    roi_align: RoIAlignConfig = RoIAlignConfig()
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    postprocess: RoIPostprocessConfig = RoIPostprocessConfig()
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
+        low, high = self.levels
+        require(
+            2 <= low <= 5 <= high <= 7, "model.levels", self.levels, "2 <= first <= 5 <= last <= 7"
+        )
+        require(self.channels >= 8, "model.channels", self.channels, ">= 8")
+        for norm in (self.fpn_norm, self.box_head.norm):
+            _check_groups("model.channels", self.channels, norm)
+
+    @property
+    def stride(self) -> int:
+        """Padded sides must be multiples of this: the backbone's last stride."""
+        return 32
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRCNNConfig(FasterRCNNConfig):
+    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each detection."""
+
+    mask_head: MaskHeadConfig = MaskHeadConfig()
