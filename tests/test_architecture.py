@@ -27,9 +27,10 @@ ALLOWED = {
     "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
-        "rich", "config", "structures",
+        "rich", "masks", "config", "structures",
     },
-    "metrics": {"numpy", "pycocotools"},
+    "masks": {"numpy", "pycocotools"},
+    "metrics": {"numpy", "pycocotools", "masks"},
     "training": ANY,
     "cli": ANY,
     "visualize": {"numpy", "cv2", "matplotlib"},

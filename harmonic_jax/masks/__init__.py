@@ -1,0 +1,14 @@
+"""Instance masks outside of the network: COCO's run lengths, from and to pixels; numpy alone."""
+
+from harmonic_jax.masks.paste import paste_masks
+from harmonic_jax.masks.rle import Rle, RleTable, encode_masks
+from harmonic_jax.masks.segmentation import MaskError, encode_segmentation
+
+__all__ = [
+    "MaskError",
+    "Rle",
+    "RleTable",
+    "encode_masks",
+    "encode_segmentation",
+    "paste_masks",
+]

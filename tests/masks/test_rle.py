@@ -1,0 +1,154 @@
+"""Run lengths against pycocotools, which defines the format, and against the pixels."""
+
+import pickle
+
+import numpy as np
+import pycocotools.mask
+import pytest
+
+from harmonic_jax.masks import MaskError, RleTable, encode_masks, encode_segmentation
+from harmonic_jax.masks.rle import join_tables
+
+
+def random_masks(seed: int) -> np.ndarray:
+    """Up to 5 masks of any density: empty, full, single pixels, noise."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 70, 2)
+    return rng.random((rng.integers(0, 6), height, width)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_table_holds_what_pycocotools_encodes(seed: int) -> None:
+    masks = random_masks(seed)
+    table = encode_masks(masks)
+    assert len(table) == len(masks)
+    for row, mask in enumerate(masks):
+        rle = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert table[row] == rle
+        np.testing.assert_array_equal(table.decode(row), mask)
+        assert table.areas()[row] == mask.sum() == pycocotools.mask.area(rle)
+        x, y, width, height = pycocotools.mask.toBbox(rle)
+        assert table.boxes()[row].tolist() == [x, y, x + width, y + height]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_runs_are_those_of_the_pixels_and_lead_back(seed: int) -> None:
+    masks = random_masks(seed)
+    table = encode_masks(masks)
+    runs, bounds = table.runs()
+    for row, mask in enumerate(masks):
+        own = runs[bounds[row] : bounds[row + 1]]
+        pixels = np.repeat(np.arange(len(own)) % 2, own)
+        np.testing.assert_array_equal(pixels, mask.T.ravel())
+    again = RleTable.from_runs(runs, bounds, masks.shape[1:])
+    assert [again[i] for i in range(len(again))] == [table[i] for i in range(len(table))]
+
+
+def test_long_runs_take_more_characters() -> None:
+    """Differences of both signs, up to the largest that 32 bits hold in pycocotools."""
+    runs = [5, 1, 2**29, 2**24, 7, 2**9, 15, 16, 31, 32, 2**30, 3]
+    height = sum(runs)
+    counts, _ = encode_segmentation({"size": [height, 1], "counts": runs}, height, 1)
+    theirs = pycocotools.mask.frPyObjects({"size": [height, 1], "counts": runs}, height, 1)
+    assert counts == theirs["counts"]
+    assert RleTable.from_bytes([counts], np.array([[height, 1]])).runs()[0].tolist() == runs
+
+
+def test_rows_slices_and_joins() -> None:
+    masks = np.random.default_rng(0).random((6, 9, 7)) < 0.3
+    table = encode_masks(masks)
+    rows = [table[i] for i in range(6)]
+    assert list(table) == rows
+    assert table[-1] == rows[5]
+    with pytest.raises(IndexError):
+        table[6]
+    for piece in (slice(2, 5), slice(4, 2), slice(None), slice(5, None, -2)):
+        assert list(table[piece]) == rows[piece]
+    assert list(table[1:5][1:3]) == rows[2:4]
+    assert list(table[1:5].take(np.array([3, 0, 3]))) == [rows[4], rows[1], rows[4]]
+    assert list(table.take(np.array([1, 0, 0, 0, 1, 0], bool))) == [rows[0], rows[4]]
+    assert list(join_tables([table[4:], table[:0], table[:1]])) == [rows[4], rows[5], rows[0]]
+    assert len(join_tables([])) == 0
+    assert list(pickle.loads(pickle.dumps(table))) == rows
+    with pytest.raises(ValueError, match="read-only"):
+        table.counts[0] = 0
+
+
+@pytest.mark.parametrize(
+    "counts", [b"", b"52203\x00", b"5220", b"5220P", b"P" * 9 + b"0", b"~~", b"522030"]
+)
+def test_counts_that_are_no_mask_are_refused(counts: bytes) -> None:
+    good = encode_segmentation([[1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)[0]
+    sizes = np.array([[4, 4]] * 3)
+    RleTable.from_bytes([good, good, good], sizes)
+    with pytest.raises(ValueError, match=r"mask 1 has counts .*add up to its size, 4 x 4"):
+        RleTable.from_bytes([good, counts, good], sizes)
+
+
+def square(x: float, y: float, side: float = 6) -> list[float]:
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [square(2, 3)],
+        [square(2, 3), square(5.5, 5.25), square(20, 10, 3)],
+        [[0.5, 0.5, 29.7, 4.1, 17.3, 19.9]],
+        [square(-4, -4), square(27, 17)],  # over the border
+        [np.array(square(2, 3))],
+    ],
+)
+def test_polygons_are_drawn_as_pycocotools_draws_them(polygons: list) -> None:
+    counts, dropped = encode_segmentation(polygons, 20, 30)
+    parts = [list(map(float, polygon)) for polygon in polygons]
+    theirs = pycocotools.mask.merge(pycocotools.mask.frPyObjects(parts, 20, 30))
+    assert (counts, dropped) == (theirs["counts"], 0)
+
+
+def test_a_malformed_polygon_is_left_out_of_its_mask() -> None:
+    nan, far = float("nan"), [0, 0, 9, 9, 1e9, 0]
+    for bad in ([1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, nan, 6], far, "text", None,
+                ["1"] * 6, [[1, 2], [3, 4], [5, 6]], [[1], [2, 3]], [10**400] * 6):  # fmt: skip
+        counts, dropped = encode_segmentation([square(2, 3), bad], 20, 30)
+        assert dropped == 1
+        assert counts == encode_segmentation([square(2, 3)], 20, 30)[0]
+        with pytest.raises(MaskError, match="no polygon") as caught:
+            encode_segmentation([bad], 20, 30)
+        assert caught.value.kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "kind"),
+    [
+        (None, "missing"),
+        ([], "missing"),
+        ("52203", "malformed"),
+        (7, "malformed"),
+        (square(2, 3), "malformed"),
+        ({"size": [4, 4], "counts": [1, 2]}, "malformed"),
+        ({"size": [4, 4], "counts": [20, -4]}, "malformed"),
+        ({"size": [4, 4], "counts": [8.0, 8.0]}, "malformed"),
+        ({"size": [4, 4], "counts": [[8], [4, 4]]}, "malformed"),
+        ({"size": [4, 4], "counts": []}, "malformed"),
+        ({"size": [4, 4], "counts": [2**40, 16 - 2**40]}, "malformed"),
+        ({"size": [4, 4], "counts": "522\u20ac3"}, "malformed"),
+        ({"size": [4, 4], "counts": None}, "malformed"),
+        ({"size": [4, 4]}, "malformed"),
+        ({"size": [4, 5], "counts": [20]}, "size"),
+        ({"size": [16], "counts": [16]}, "size"),
+        ({"counts": [16]}, "size"),
+    ],
+)
+def test_what_is_no_mask_says_what_kind(segmentation: object, kind: str) -> None:
+    with pytest.raises(MaskError) as caught:
+        encode_segmentation(segmentation, 4, 4)
+    assert caught.value.kind == kind
+    assert "\n" not in str(caught.value)
+
+
+def test_run_lengths_in_all_three_spellings() -> None:
+    counts = encode_segmentation({"size": [4, 4], "counts": [5, 2, 2, 2, 5]}, 4, 4)
+    assert counts == encode_segmentation({"size": [4, 4], "counts": "52203"}, 4, 4)
+    assert counts == encode_segmentation({"size": [4, 4], "counts": b"52203"}, 4, 4)
+    assert counts == (b"52203", 0)
