@@ -34,7 +34,7 @@ from harmonic_jax.config import (
     RetinaNetConfig,
     TrainConfig,
 )
-from harmonic_jax.pretrained.retinanet import load_torchvision_retinanet
+from harmonic_jax.pretrained import load_detector
 from harmonic_jax.structures import Batch, GroundTruth
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
@@ -142,7 +142,9 @@ def _variables(weights: Path, config: Config) -> tuple[Variables, object]:
     mesh = data_mesh()
     detector = build_detector(config, NUM_CLASSES)
     variables = init_variables(detector, seed=0, sharding=replicated(mesh))
-    params, rest = load_torchvision_retinanet(variables.params, variables.rest, weights)
+    params, rest = load_detector(
+        variables.params, variables.rest, weights, config.model, NUM_CLASSES
+    )
     return jax.device_put(Variables(params, rest), replicated(mesh)), detector
 
 

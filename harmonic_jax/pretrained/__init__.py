@@ -1,7 +1,14 @@
 """Names and layouts of foreign checkpoints: files of other libraries -> state of our models."""
 
-from harmonic_jax.pretrained.files import WeightsError, read_state_dict
-from harmonic_jax.pretrained.resnet import load_backbone
-from harmonic_jax.pretrained.retinanet import load_torchvision_retinanet
+from harmonic_jax.pretrained.backbone import load_backbone
+from harmonic_jax.pretrained.detector import detector_layout, load_detector
+from harmonic_jax.pretrained.files import WeightsError, read_state_dict, write_state_dict
 
-__all__ = ["WeightsError", "load_backbone", "load_torchvision_retinanet", "read_state_dict"]
+__all__ = [
+    "WeightsError",
+    "detector_layout",
+    "load_backbone",
+    "load_detector",
+    "read_state_dict",
+    "write_state_dict",
+]

@@ -1,5 +1,6 @@
 """Reading state dicts from files without running anything that is in them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,4 +69,27 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         for name, tensor in state_dict.items()
     ):
         raise WeightsError(f"weights file {path} holds no flat dict of tensors")
-    return {name: tensor.detach().numpy() for name, tensor in state_dict.items()}
+    try:
+        return {name: tensor.detach().numpy() for name, tensor in state_dict.items()}
+    except TypeError as error:  # bfloat16 and its like
+        raise WeightsError(f"weights file {path} holds no plain arrays: {error}") from error
+
+
+def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict as .safetensors, whole or not at all.
+
+    Raises:
+        WeightsError: the name has another suffix.
+        FileExistsError: the file exists; nothing is overwritten.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path} ends in {path.suffix!r}; it must end in .safetensors")
+    if path.exists():
+        raise FileExistsError(f"{path} exists; nothing is overwritten")
+    import safetensors.numpy
+
+    partial = path.with_name(f".{path.name}.partial")
+    arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
+    safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
+    partial.replace(path)

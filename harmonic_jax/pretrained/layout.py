@@ -118,23 +118,58 @@ def fit_state(
     return new_params, new_rest
 
 
-def export_state(params: nnx.State, rest: nnx.State, layout: Layout) -> dict[str, np.ndarray]:
+def export_state(
+    params: nnx.State,
+    rest: nnx.State,
+    layout: Layout,
+    *,
+    originals: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
     """The inverse of `fit_state`: PyTorch's names and layouts of every leaf that has a name.
 
+    Args:
+        params: the trained part of the state.
+        rest: the other part.
+        layout: names and transforms.
+        originals: what `remainder` kept of the file that was read, under today's names. One that
+            has no leaf is written as it is; one that a leaf holds in part is written where the
+            leaf has not changed since.
+
     Returns:
-        name -> contiguous array, bit for bit what `fit_state` read (except for what a transform
-        says it does not carry, and for names that no leaf has, such as counters).
+        name -> contiguous array. With the originals: bit for bit what `fit_state` read.
     """
+    originals = dict(originals or {})
     state_dict: dict[str, np.ndarray] = {}
     for part in (params, rest):
         for key, variable in nnx.to_flat_state(part):
             path = cast(Path, key)
             name = layout.name(path)
-            if name is not None:
-                array = np.asarray(variable.get_value())
-                transform = layout.transform(path, array.ndim)
+            if name is None:
+                continue
+            array = np.asarray(variable.get_value())
+            transform = layout.transform(path, array.ndim)
+            original = originals.pop(name, None)
+            if original is not None and _same_bits(transform.to_ours(original), array):
+                state_dict[name] = original
+            else:
                 state_dict[name] = np.ascontiguousarray(transform.to_torch(array))
-    return state_dict
+    return state_dict | originals
+
+
+def remainder(
+    params: nnx.State, rest: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
+) -> dict[str, np.ndarray]:
+    """What the state that was read from a file cannot give back, under today's names.
+
+    Counters of batch norms, ignored tensors, and whole tensors of which our model holds a part.
+    """
+    exported = export_state(params, rest, layout)
+    todays = {layout.renamed(name): array for name, array in state_dict.items()}
+    return {
+        name: array
+        for name, array in todays.items()
+        if name not in exported or not _same_bits(exported[name], array)
+    }
 
 
 def _left_over(names: Iterable[str], used: set[str], layout: Layout) -> list[str]:
@@ -143,6 +178,10 @@ def _left_over(names: Iterable[str], used: set[str], layout: Layout) -> list[str
         for name in names
         if name not in used and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
     ]
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def _place_like(array: np.ndarray, old: jax.Array) -> jax.Array:

@@ -1,28 +1,28 @@
-"""ImageNet weights: a torchvision-layout ResNet state dict -> the backbone of a detector."""
+"""ImageNet weights: a torchvision-layout ResNet or ResNeXt classifier -> a backbone."""
 
 from pathlib import Path
 
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig
+from harmonic_jax.config import BackboneConfig
 from harmonic_jax.pretrained import layout
 from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 
 
-def load_backbone(
-    params: nnx.State, rest: nnx.State, path: str | Path, config: ModelConfig
+def load_resnet(
+    params: nnx.State, rest: nnx.State, path: str | Path, config: BackboneConfig
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from a ResNet classifier.
 
     The classifier's `fc` is ignored. Every other tensor must be there, with the shape of the
-    configured depth and width, and nothing may be left over.
+    configured depth, width and groups, and nothing may be left over.
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
         rest: the other part.
         path: a torchvision-layout state dict, float32: .safetensors, or .pth (needs PyTorch
             to be installed; read with `weights_only=True`).
-        config: the detector's config; its backbone is named in error messages.
+        config: the backbone; named in error messages.
 
     Returns:
         New `params` and `rest`, of the same structure, with the backbone replaced.
@@ -44,9 +44,10 @@ def load_backbone(
             params, rest, state_dict, layout.Layout(torch_name, ignored=("fc.",))
         )
     except WeightsError as error:
+        groups = f" and {config.groups} groups" if config.groups > 1 else ""
         raise WeightsError(
-            f"weights file {path} for ResNet-{config.backbone.depth} "
-            f"of width {config.backbone.width}: {error}"
+            f"weights file {path} for ResNet-{config.depth} of width {config.width}{groups}: "
+            f"{error}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.pretrained.resnet import load_backbone
+from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
 from harmonic_jax.training.interrupt import StopSignal

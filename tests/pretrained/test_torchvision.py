@@ -1,5 +1,6 @@
 """Forward and gradient parity with torchvision on random weights, through files on disk."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from flax import nnx
 from harmonic_jax.config import AnchorConfig, BackboneConfig, RetinaNetConfig
 from harmonic_jax.models import build_model
 from harmonic_jax.models.retinanet import normalize_images
-from harmonic_jax.pretrained import load_torchvision_retinanet
+from harmonic_jax.pretrained import load_detector
 
 NUM_CLASSES = 3
 # Compiling takes longer than running here.
@@ -74,7 +75,7 @@ def torchvision_retinanet(torchvision: Any, depth: int, *, has_groups: bool) -> 
     return detection.RetinaNet(backbone, NUM_CLASSES, head=head)
 
 
-def load(model: Any, config: RetinaNetConfig, folder: Path, **options: float) -> tuple:
+def load(model: Any, config: RetinaNetConfig, folder: Path) -> tuple:
     """Our graphdef, parameters and the rest, read from a file of torchvision's model."""
     import torch
 
@@ -83,7 +84,7 @@ def load(model: Any, config: RetinaNetConfig, folder: Path, **options: float) ->
     ours = nnx.eval_shape(lambda: build_model(config, NUM_CLASSES, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(ours, nnx.Param, ...)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, rest))
-    return graphdef, *load_torchvision_retinanet(*zeros, path, **options)
+    return graphdef, *load_detector(*zeros, path, config, NUM_CLASSES)
 
 
 def random_images(shape: tuple[int, int]) -> np.ndarray:
@@ -182,7 +183,7 @@ def test_training_parity(torchvision: Any, tmp_path: Path) -> None:
     """Batch statistics, their running averages, and the gradient of every parameter."""
     import torch
 
-    theirs, _, (graphdef, params, rest) = small_pair(torchvision, tmp_path)
+    theirs, config, (graphdef, params, rest) = small_pair(torchvision, tmp_path)
     images = random_images((96, 96))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
@@ -207,7 +208,7 @@ def test_training_parity(torchvision: Any, tmp_path: Path) -> None:
     state = theirs.state_dict() | {n: p.grad for n, p in theirs.named_parameters()}
     path = tmp_path / "after.pth"
     torch.save(state, path)
-    expected_grads, expected_rest = load_torchvision_retinanet(grads, new_rest, path)
+    expected_grads, expected_rest = load_detector(grads, new_rest, path, config, NUM_CLASSES)
     for actual, expected in ((grads, expected_grads), (new_rest, expected_rest)):
         for (name, ours), (_, reference) in zip(
             nnx.to_flat_state(actual), nnx.to_flat_state(expected), strict=True
@@ -218,12 +219,14 @@ def test_training_parity(torchvision: Any, tmp_path: Path) -> None:
             assert error <= 1e-2, name
 
 
-def test_another_epsilon_is_moved_into_the_variance(torchvision: Any, tmp_path: Path) -> None:
+def test_another_epsilon(torchvision: Any, tmp_path: Path) -> None:
     theirs, config, _ = small_pair(torchvision, tmp_path)
     for module in theirs.modules():
         if hasattr(module, "running_var"):
             module.eps = 0.02
-    graphdef, params, rest = load(theirs, config, tmp_path, batch_norm_eps=0.02)
+    backbone = dataclasses.replace(config.backbone, norm_eps=0.02)
+    config = dataclasses.replace(config, backbone=backbone)
+    graphdef, params, rest = load(theirs, config, tmp_path)
     images = random_images((64, 64))
 
     @functools.partial(jax.jit, compiler_options=QUICK)

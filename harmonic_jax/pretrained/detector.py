@@ -1,0 +1,62 @@
+"""Whole detectors in torchvision's state dict, both ways."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from harmonic_jax.config import ModelConfig, RetinaNetConfig
+from harmonic_jax.pretrained.files import WeightsError, read_state_dict
+from harmonic_jax.pretrained.layout import Layout, fit_state
+from harmonic_jax.pretrained.retinanet import retinanet_layout
+
+
+def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
+    """How torchvision writes a detector.
+
+    Args:
+        config: the detector.
+        num_classes: without background.
+
+    Raises:
+        WeightsError: torchvision has no such detector.
+    """
+    match config:
+        case RetinaNetConfig():
+            return retinanet_layout()
+    raise WeightsError(f"torchvision has no layout for the weights of {type(config).__name__}")
+
+
+def load_detector(
+    params: nnx.State,
+    rest: nnx.State,
+    weights: str | Path | Mapping[str, np.ndarray],
+    config: ModelConfig,
+    num_classes: int,
+) -> tuple[nnx.State, nnx.State]:
+    """Initialise a whole detector from a state dict of torchvision's.
+
+    Args:
+        params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
+        rest: the other part.
+        weights: the state dict or its file, float32: .safetensors, or .pth (needs PyTorch to be
+            installed; read with `weights_only=True`).
+        config: the detector; `pretrained.models` has those of torchvision's published weights.
+        num_classes: without background; torchvision's RetinaNet has none among its outputs.
+
+    Returns:
+        New `params` and `rest`, of the same structure.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: the weights cannot be read or do not fit; the message names the tensors.
+    """
+    layout = detector_layout(config, num_classes)
+    if isinstance(weights, Mapping):
+        return fit_state(params, rest, weights, layout)
+    state_dict = read_state_dict(weights)
+    try:
+        return fit_state(params, rest, state_dict, layout)
+    except WeightsError as error:
+        raise WeightsError(f"weights file {weights}: {error}") from error

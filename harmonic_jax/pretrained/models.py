@@ -1,0 +1,83 @@
+"""torchvision's published models by name, as configs of ours."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from harmonic_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    DataConfig,
+    ModelConfig,
+    RetinaNetConfig,
+)
+from harmonic_jax.pretrained.coco_classes import COCO_91
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchvisionDetector:
+    """A detector with torchvision's choices and the classes of its COCO weights.
+
+    Attributes:
+        model: our detector that computes the same.
+        class_names: a name for each class of ours.
+        category_ids: torchvision's labels of them, which are COCO's category numbers.
+        data: COCO with torchvision's image sizes.
+    """
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    data: DataConfig
+
+
+_COCO_800 = DataConfig(
+    format="coco",
+    root="coco",
+    train_split="train2017",
+    eval_split="val2017",
+    short_sides=(800,),
+    max_side=1333,
+)
+# The first detectors have constant norms and do not train the first two stages. torchvision sets
+# the norms' epsilon to 0 when it loads its COCO_V1 weights.
+_V1_BACKBONE = BackboneConfig(depth=50, norm="frozen", norm_eps=0.0, frozen_stages=2)
+_V2_BACKBONE = BackboneConfig(depth=50, norm="batch", frozen_stages=2)
+
+
+def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
+    # Every name is a class here: its sigmoids have no background, but an output for class 0.
+    return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
+
+
+DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
+    {
+        "retinanet_resnet50_fpn": _retinanet(
+            RetinaNetConfig(
+                backbone=_V1_BACKBONE,
+                extra_levels_from="p5",
+                anchors=AnchorConfig(rounding="torchvision"),
+            )
+        ),
+        "retinanet_resnet50_fpn_v2": _retinanet(
+            RetinaNetConfig(
+                backbone=_V2_BACKBONE,
+                extra_levels_from="c5",
+                head_norm="group",
+                anchors=AnchorConfig(rounding="torchvision"),
+            )
+        ),
+    }
+)
+
+RESNETS: Mapping[str, BackboneConfig] = MappingProxyType(
+    {
+        "resnet18": BackboneConfig(depth=18),
+        "resnet34": BackboneConfig(depth=34),
+        "resnet50": BackboneConfig(depth=50),
+        "resnet101": BackboneConfig(depth=101),
+        "resnext50_32x4d": BackboneConfig(depth=50, groups=32, width_per_group=4),
+        "resnext101_32x8d": BackboneConfig(depth=101, groups=32, width_per_group=8),
+        "resnext101_64x4d": BackboneConfig(depth=101, groups=64, width_per_group=4),
+    }
+)
