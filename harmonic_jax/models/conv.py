@@ -1,6 +1,5 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
-import math
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +31,8 @@ class Conv(nnx.Module):
 
     Without `padding`, odd kernels are padded by dilation * (kernel_size - 1) / 2, which keeps
     the size. The padding is that of PyTorch: a stride of two starts at the first pixel, whereas
-    XLA's "SAME" starts one later on even sizes. Parameters are float32 and cast to `dtype` at
-    use.
+    XLA's "SAME" starts one later on even sizes. With groups, each output channel reads the input
+    channels of its group alone. Parameters are float32 and cast to `dtype` at use.
 
     Args of the call:
         x: `[b, h, w, c]`.
@@ -51,6 +50,7 @@ class Conv(nnx.Module):
         stride: int = 1,
         padding: int | None = None,
         dilation: int = 1,
+        groups: int = 1,
         bias: float | None = None,
         kernel_init: Initializer = he_normal,
         trainable: bool = True,
@@ -58,7 +58,7 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         variable = nnx.Param if trainable else Frozen
-        shape = (kernel_size, kernel_size, num_in, num_out)
+        shape = (kernel_size, kernel_size, num_in // groups, num_out)
         self.kernel = variable(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = None if bias is None else variable(jnp.full((num_out,), bias, jnp.float32))
         self.stride = stride
@@ -87,7 +87,7 @@ def convolve(
     padding: int | None = None,
     dilation: int = 1,
 ) -> jax.Array:
-    """Convolution of `[b, h, w, i]` with a square kernel `[s, s, i, o]`, symmetric padding.
+    """Convolution of `[b, h, w, i]` with a square kernel, symmetric padding.
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward. For outputs of up to eight cells, the top of a pyramid, it
@@ -95,21 +95,22 @@ def convolve(
 
     Args:
         x: `[b, h, w, i]`.
-        kernel: `[s, s, i, o]`; s is odd where `padding` is None.
+        kernel: `[s, s, i / groups, o]`; s is odd where `padding` is None.
         stride: between outputs.
         padding: zeros on every side; None: dilation * (s - 1) / 2.
         dilation: between the cells that a kernel reads.
     """
     size = kernel.shape[0]
+    groups = x.shape[-1] // kernel.shape[2]
     if padding is None:
         padding = dilation * (size - 1) // 2
-    if size == 1 and padding == 0:
+    if size == 1 and padding == 0 and groups == 1:
         return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
     steps = [
         np.arange(0, length + 2 * padding - dilation * (size - 1), stride) - padding
         for length in x.shape[1:3]
     ]
-    if len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
+    if groups == 1 and len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
         return _convolve_patches(x, kernel, *steps, dilation=dilation)
     return jax.lax.conv_general_dilated(
         x,
@@ -118,6 +119,7 @@ def convolve(
         padding=((padding, padding), (padding, padding)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from harmonic_jax.models.conv import Conv, head_normal
-
-# Channels of a group of GroupNorm (Wu and He 2018): 32 groups at the published 256 channels.
-GROUP_SIZE = 8
+from harmonic_jax.models.norm import new_norms
 
 
 class DenseHead(nnx.Module):
@@ -49,19 +47,7 @@ class DenseHead(nnx.Module):
             )
 
         self.convs = nnx.List([conv(channels, None if has_norm else 0.0) for _ in range(num_convs)])
-        self.norms = nnx.List(
-            [
-                nnx.GroupNorm(
-                    channels,
-                    group_size=GROUP_SIZE,
-                    num_groups=None,
-                    epsilon=1e-5,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for _ in range(num_convs if has_norm else 0)
-            ]
-        )
+        self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
         self.output = conv(num_anchors * num_out, bias)
         self.num_out = num_out
 

@@ -5,6 +5,7 @@
 Statistics and the affine map are float32 even when the network is bfloat16.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -16,6 +17,8 @@ from harmonic_jax.models.conv import Frozen
 NormKind = Literal["frozen", "batch"]
 
 EPS = 1e-5
+# Channels of a group of GroupNorm (Wu and He 2018): 32 groups at the published 256 channels.
+GROUP_SIZE = 8
 MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
 
 
@@ -41,6 +44,10 @@ class BatchNorm(nnx.Module):
     statistics are those of the whole batch, whatever the number of devices. In training
     (`model.train()`) the running statistics move by a tenth towards those of the batch, the
     variance by its unbiased estimate, as in PyTorch; `model.eval()` uses them.
+
+    Args of the call:
+        x: `[b, .., c]`.
+        where: `[b]` bool, rows that exist: padding takes no part in the statistics. None: all do.
     """
 
     def __init__(self, num_channels: int, *, eps: float = EPS) -> None:
@@ -51,30 +58,38 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_channels,), jnp.float32))
         self.use_running_average = False  # the name that nnx.Module.train and .eval set
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = _statistics(x)
-            self._update(mean, var, count=x.size // x.shape[-1])
+            count = jnp.float32(x.shape[0]) if where is None else where.sum(dtype=jnp.float32)
+            mean, var = _statistics(x, where)
+            self._update(mean, var, count=count * math.prod(x.shape[1:-1]))
         return _normalize(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
 
-    def _update(self, mean: jax.Array, var: jax.Array, *, count: int) -> None:
+    def _update(self, mean: jax.Array, var: jax.Array, *, count: jax.Array) -> None:
         mean, var = jax.lax.stop_gradient((mean, var))
-        unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
-        self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * unbiased
+        unbiased = var * (count / jnp.maximum(count - 1, 1))
+        # Without a row there is nothing to learn from.
+        rate = jnp.where(count > 0, 1 - MOMENTUM, 0.0)
+        self.mean[...] = (1 - rate) * self.mean[...] + rate * mean
+        self.var[...] = (1 - rate) * self.var[...] + rate * unbiased
 
 
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel, float32, in two passes.
+def _statistics(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each channel, float32, in two passes; 0 without any row.
 
     E[x^2] - E[x]^2 would save a pass and lose every digit where the mean is far from zero.
     """
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
-    mean = x.mean(axes, keepdims=True)
-    return mean.reshape(-1), jnp.square(x - mean).mean(axes)
+    if where is None:
+        mean = x.mean(axes, keepdims=True)
+        return mean.reshape(-1), jnp.square(x - mean).mean(axes)
+    mask = where.reshape(-1, *(1,) * (x.ndim - 1))
+    count = jnp.maximum(where.sum(dtype=jnp.float32), 1) * math.prod(x.shape[1:-1])
+    mean = jnp.where(mask, x, 0.0).sum(axes, keepdims=True) / count
+    return mean.reshape(-1), jnp.where(mask, jnp.square(x - mean), 0.0).sum(axes) / count
 
 
 def _normalize(
@@ -99,3 +114,33 @@ def build_norm(
     if kind == "batch" and trainable:
         return BatchNorm(num_channels, eps=eps)
     return FrozenBatchNorm(num_channels, eps=eps)
+
+
+def new_norms(
+    kind: Literal["none", "batch", "group"],
+    num_channels: int,
+    count: int,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    """The norms of `count` layers that no classifier was trained with; empty for `none`."""
+    match kind:
+        case "none":
+            return nnx.List([])
+        case "batch":
+            return nnx.List([BatchNorm(num_channels) for _ in range(count)])
+        case "group":
+            return nnx.List(
+                [
+                    nnx.GroupNorm(
+                        num_channels,
+                        group_size=GROUP_SIZE,
+                        num_groups=None,
+                        epsilon=EPS,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                    for _ in range(count)
+                ]
+            )

@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016), the backbone: v1.5, with the stride on the 3x3 convolution."""
+"""ResNet (He et al. 2016, v1.5: the stride is on the 3x3 convolution) and ResNeXt (Xie 2017)."""
 
 import dataclasses
 
@@ -63,13 +63,14 @@ class _ConvNorm:
     rngs: nnx.Rngs
 
     def __call__(
-        self, num_in: int, num_out: int, kernel_size: int, stride: int
+        self, num_in: int, num_out: int, kernel_size: int, stride: int, groups: int = 1
     ) -> tuple[Conv, BatchNorm | FrozenBatchNorm]:
         conv = Conv(
             num_in,
             num_out,
             kernel_size=kernel_size,
             stride=stride,
+            groups=groups,
             trainable=self.trainable,
             dtype=self.dtype,
             rngs=self.rngs,
@@ -79,23 +80,34 @@ class _ConvNorm:
 
 
 class Block(nnx.Module):
-    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1."""
+    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1.
+
+    Args:
+        num_in: channels of the input.
+        num_out: channels of the output.
+        inner: channels between the convolutions.
+        groups: of the bottleneck's 3x3 convolution; ResNeXt has many.
+        has_bottleneck: which of the two.
+        stride: of the first 3x3 convolution, and of the shortcut.
+        conv_norm: makes the layers.
+    """
 
     def __init__(
         self,
         num_in: int,
-        width: int,
+        num_out: int,
         *,
+        inner: int,
+        groups: int,
         has_bottleneck: bool,
         stride: int,
         conv_norm: _ConvNorm,
     ) -> None:
-        # (channels, kernel size, stride) of each convolution
-        layers = [(width, 3, stride), (width, 3, 1)]
+        # (channels, kernel size, stride, groups) of each convolution
+        layers = [(inner, 3, stride, 1), (num_out, 3, 1, 1)]
         if has_bottleneck:
-            layers = [(width, 1, 1), (width, 3, stride), (BOTTLENECK_EXPANSION * width, 1, 1)]
-        num_out = layers[-1][0]
-        inputs = [num_in, *(channels for channels, _, _ in layers[:-1])]
+            layers = [(inner, 1, 1, 1), (inner, 3, stride, groups), (num_out, 1, 1, 1)]
+        inputs = [num_in, *(layer[0] for layer in layers[:-1])]
         pairs = [conv_norm(num, *layer) for num, layer in zip(inputs, layers, strict=True)]
         self.convs = nnx.List([conv for conv, _ in pairs])
         self.norms = nnx.List([norm for _, norm in pairs])
@@ -144,7 +156,9 @@ class ResNet(nnx.Module):
                 stride = 2 if i > 0 and j == 0 else 1
                 block = Block(
                     num_in,
-                    width,
+                    width * expansion,
+                    inner=width * config.width_per_group // 64 * config.groups,
+                    groups=config.groups,
                     has_bottleneck=has_bottleneck,
                     stride=stride,
                     conv_norm=makers[i + 1],
