@@ -7,8 +7,8 @@ of the model's config. Ground truth reaches the objective only, never the model.
 import jax
 from flax import nnx
 
-from harmonic_jax.config import Config, RetinaNetConfig
-from harmonic_jax.detectors import retinanet
+from harmonic_jax.config import Config, RetinaNetConfig, SSDConfig
+from harmonic_jax.detectors import retinanet, ssd
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
 
@@ -30,6 +30,8 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
     match config.model:
         case RetinaNetConfig():
             return retinanet.loss_sums(model, batch, config, key)
+        case SSDConfig():
+            return ssd.loss_sums(model, batch, config, key)
 
 
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
@@ -43,3 +45,5 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     match config.model:
         case RetinaNetConfig():
             return retinanet.detect(model, batch, config)
+        case SSDConfig():
+            return ssd.detect(model, batch, config)

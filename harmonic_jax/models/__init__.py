@@ -7,11 +7,12 @@ What is trained is `nnx.Param`; running statistics are `nnx.BatchStat`; what a c
 import jax.numpy as jnp
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig, RetinaNetConfig
+from harmonic_jax.config import ModelConfig, RetinaNetConfig, SSDConfig
 from harmonic_jax.models.conv import Frozen
 from harmonic_jax.models.retinanet import RetinaNet
+from harmonic_jax.models.ssd import SSD
 
-__all__ = ["Frozen", "RetinaNet", "build_model"]
+__all__ = ["SSD", "Frozen", "RetinaNet", "build_model"]
 
 
 def build_model(
@@ -47,3 +48,5 @@ def build_model(
     match config:
         case RetinaNetConfig():
             return RetinaNet(config, num_classes, dtype=dtype, rngs=rngs)
+        case SSDConfig():
+            return SSD(config, num_classes, dtype=dtype, rngs=rngs)

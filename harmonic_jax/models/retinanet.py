@@ -18,7 +18,13 @@ PIXEL_MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
 PIXEL_STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def normalize_images(images: jax.Array, image_size: jax.Array | None = None) -> jax.Array:
+def normalize_images(
+    images: jax.Array,
+    image_size: jax.Array | None = None,
+    *,
+    mean: np.ndarray = PIXEL_MEAN,
+    std: np.ndarray = PIXEL_STD,
+) -> jax.Array:
     """Standardise uint8 images: `(images - mean) / std` in float32, 0 in the padding.
 
     Args:
@@ -26,6 +32,7 @@ def normalize_images(images: jax.Array, image_size: jax.Array | None = None) -> 
         image_size: `[b, 2]` height and width of the image in the top-left corner; what lies
             outside becomes 0, the mean colour, as if padded after normalisation. None: no
             padding.
+        mean, std: `[3]`, of 0..255; ImageNet's unless the weights were trained with others.
 
     Returns:
         `[b, h, w, 3]` float32.
@@ -37,7 +44,7 @@ def normalize_images(images: jax.Array, image_size: jax.Array | None = None) -> 
         raise TypeError(
             f"images is {images.dtype}{list(images.shape)}; it must be uint8 [b, h, w, 3], RGB"
         )
-    mean, std = (a.reshape(1, 1, 1, 3) for a in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (a.reshape(1, 1, 1, 3) for a in (mean, std))
     normalized = (images.astype(jnp.float32) - mean) / std
     if image_size is None:
         return normalized
