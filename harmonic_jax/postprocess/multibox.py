@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
 from harmonic_jax.ops.nms import batched_nms
@@ -73,10 +73,10 @@ def postprocess_multibox(
 
 
 def _postprocess_image(
-    cls_logits: Array,
-    boxes: Array,
-    image_size: Array,
-    is_candidate: Array,
+    cls_logits: AnyArray,
+    boxes: AnyArray,
+    image_size: AnyArray,
+    is_candidate: AnyArray,
     *,
     score_threshold: float,
     topk: int,
