@@ -1,12 +1,16 @@
 """ImageNet weights for the backbone of any detector."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
-from harmonic_jax.config import BackboneConfig, ModelConfig
-from harmonic_jax.pretrained.files import WeightsError
-from harmonic_jax.pretrained.resnet import load_resnet
+from harmonic_jax.config import BackboneConfig, ModelConfig, VGGConfig
+from harmonic_jax.models.resnet import ResNet
+from harmonic_jax.pretrained.layout import Layout, fit_state
+from harmonic_jax.pretrained.resnet import load_resnet, resnet_name
+from harmonic_jax.pretrained.vgg import load_vgg
 
 
 def load_backbone(
@@ -14,9 +18,22 @@ def load_backbone(
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from a classifier of torchvision's layout.
 
-    See `resnet.load_resnet`, whose arguments and errors these are; `config` is the detector's.
+    See `resnet.load_resnet` and `vgg.load_vgg`, whose arguments and errors these are; `config` is
+    the detector's.
     """
     match config.backbone:
         case BackboneConfig():
             return load_resnet(params, rest, path, config.backbone)
-    raise WeightsError(f"no weights are known for a {type(config.backbone).__name__}")
+        case VGGConfig():
+            return load_vgg(params, rest, path, config.backbone)
+
+
+def check_classifier(state_dict: Mapping[str, np.ndarray], config: BackboneConfig) -> None:
+    """Whether a classifier's weights fit a backbone.
+
+    Raises:
+        WeightsError: they do not; the message names the tensors.
+    """
+    model = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
+    params, rest = nnx.state(model, nnx.Param, ...)
+    fit_state(params, rest, state_dict, Layout(resnet_name, ignored=("fc.",)))

@@ -221,10 +221,11 @@ def _start_or_resume(
             variables.params, variables.rest, Path(backbone.weights), config.model
         )
         variables = jax.device_put(Variables(params, rest), everywhere)
-    elif backbone.norm == "frozen":
+    elif backbone.norm != "batch":
         raise ConfigError(
-            "model.backbone.weights is None; with model.backbone.norm = frozen it must name an "
-            "ImageNet ResNet file (or train from scratch with --model.backbone.norm batch)"
+            f"model.backbone.weights is None; with model.backbone.norm = {backbone.norm} it must "
+            "name a file of ImageNet weights (or train from scratch with "
+            "--model.backbone.norm batch)"
         )
     has_ema = config.optim.ema_decay is not None
     return init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
