@@ -6,7 +6,9 @@ USAGE = """\
 usage: python -m harmonic_jax COMMAND ..
 
 commands:
-  check-data SPEC   what is in a data set, and what the rules for bad data do to it
+  check-data SPEC                              what is in a data set, and what is wrong with it
+  import-weights FILE --to MODEL --out RUN     a run from a state dict of torchvision's
+  export-weights RUN --out FILE.safetensors    and back
 
 `python -m harmonic_jax COMMAND --help` explains a command."""
 
@@ -18,6 +20,14 @@ def main(argv: list[str]) -> int:
             from harmonic_jax.cli import check_data
 
             return check_data.main(rest)
+        case ["import-weights", *rest]:
+            from harmonic_jax.cli import import_weights
+
+            return import_weights.main(rest)
+        case ["export-weights", *rest]:
+            from harmonic_jax.cli import export_weights
+
+            return export_weights.main(rest)
         case ["-h" | "--help", *_]:
             print(USAGE)
             return 0

@@ -11,17 +11,17 @@ from rich.console import Console
 
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import coco_metrics, format_table
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore, Restored
+from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.training.classes import MatchedPredictions, match_classes
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.report import write_report
+from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import Detector, abstract_state, build_detector
 from harmonic_jax.training.step import make_predict_step
 
 
@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         "--last", action="store_true", help="the newest checkpoint instead of the best"
     )
     parser.add_argument("--root", help="where the data lies now, if it has moved")
+    parser.add_argument("--format", choices=("tfds", "coco", "voc"), help="of other data")
+    parser.add_argument("--name", help="the TFDS name of other data")
+    parser.add_argument("--batch-size", type=int, help="images at a time")
     parser.add_argument("--split", help="the split to evaluate on (default: the config's)")
     parser.add_argument("--predictions", type=Path, help="detections in COCO results format")
     parser.add_argument("--annotations", type=Path, help="annotations in COCO format")
@@ -59,40 +62,40 @@ def _evaluate_run(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError("give either a run or --predictions with --annotations, not both")
     use_both_cores()
     run_dir = RunDir(args.run)
-    config = run_dir.read_config()
-    data = dataclasses.replace(config.data, root=args.root or config.data.root)
-    config = dataclasses.replace(config, data=data)
+    config = _with_options(run_dir.read_config(), args)
     split = args.split or config.data.eval_split
     source = open_source(config.data, split)
-    detector, restored = _restore(run_dir, config, source, last=args.last)
-    console.print(f"step {restored.step} of {run_dir.path} on {source.name}")
     mesh = data_mesh()
-    variables = restored.state.for_evaluation if args.last else restored.state
-    predict_step = make_predict_step(detector, mesh)
-    evaluation = evaluate(predict_step, variables, source, config, mesh)
+    run = read_run(run_dir, sharding=replicated(mesh), last=args.last)
+    labels = match_classes(run.class_names, source.class_names)
+    console.print(f"step {run.step} of {run_dir.path} on {source.name}")
+    predict_step = MatchedPredictions(make_predict_step(run.detector, mesh), labels)
+    evaluation = evaluate(predict_step, run.variables, source, config, mesh)
     _print_and_save(args, console, evaluation.metrics)
     console.print(f"images as they were loaded: {evaluation.skipped.format()}")
-    folder = run_dir.path / f"eval_{split}_step{restored.step}"
+    num_others = int((labels < 0).sum())
+    if num_others:
+        console.print(
+            f"dropped {predict_step.num_dropped} detections of the {num_others} of "
+            f"{len(labels)} classes that {source.name} does not have"
+        )
+    folder = run_dir.path / f"eval_{split}_step{run.step}"
     for path in write_report(folder, evaluation, source, data=config.data):
         console.print(f"written: {path}")
     return 0
 
 
-def _restore(
-    run_dir: RunDir, config: Config, source: DetectionSource, *, last: bool
-) -> tuple[Detector, Restored]:
-    """The best variables of a run, or its newest whole state."""
-    store = CheckpointStore(run_dir.checkpoints if last else run_dir.best)
-    known = store.read_metadata()["class_names"]
-    if list(source.class_names) != known:
-        raise ConfigError(
-            f"the run knows the classes {known}; {source.name} has {list(source.class_names)}"
-        )
-    detector = build_detector(config, len(known))
-    optimizer = make_optimizer(config.optim, steps=config.train.steps)
-    everywhere = replicated(data_mesh())
-    shapes = abstract_state(detector, optimizer, sharding=everywhere)
-    return detector, store.restore(shapes if last else shapes.variables)
+def _with_options(config: Config, args: argparse.Namespace) -> Config:
+    """The run's config with another place of the data, or other data."""
+    data = dataclasses.replace(
+        config.data,
+        format=args.format or config.data.format,
+        name=args.name or config.data.name,
+        root=args.root or config.data.root,
+    )
+    batch_size = args.batch_size or config.train.eval_batch_size
+    train = dataclasses.replace(config.train, eval_batch_size=batch_size)
+    return dataclasses.replace(config, data=data, train=train)
 
 
 def _evaluate_files(args: argparse.Namespace, console: Console) -> int:

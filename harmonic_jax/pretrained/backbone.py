@@ -1,15 +1,12 @@
 """ImageNet weights for the backbone of any detector."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from flax import nnx
 
 from harmonic_jax.config import BackboneConfig, ModelConfig, VGGConfig
-from harmonic_jax.models.resnet import ResNet
-from harmonic_jax.pretrained.layout import Layout, fit_state
-from harmonic_jax.pretrained.resnet import load_resnet, resnet_name
+from harmonic_jax.models import build_model
+from harmonic_jax.pretrained.resnet import load_resnet
 from harmonic_jax.pretrained.vgg import load_vgg
 
 
@@ -28,12 +25,8 @@ def load_backbone(
             return load_vgg(params, rest, path, config.backbone)
 
 
-def check_classifier(state_dict: Mapping[str, np.ndarray], config: BackboneConfig) -> None:
-    """Whether a classifier's weights fit a backbone.
-
-    Raises:
-        WeightsError: they do not; the message names the tensors.
-    """
-    model = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
+def check_classifier(path: str | Path, config: ModelConfig) -> None:
+    """Whether a classifier's file fits the backbone of a detector; see `load_backbone`."""
+    model = nnx.eval_shape(lambda: build_model(config, 1, rngs=nnx.Rngs(0)))
     params, rest = nnx.state(model, nnx.Param, ...)
-    fit_state(params, rest, state_dict, Layout(resnet_name, ignored=("fc.",)))
+    load_backbone(params, rest, path, config)

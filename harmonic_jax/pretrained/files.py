@@ -90,6 +90,6 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     import safetensors.numpy
 
     partial = path.with_name(f".{path.name}.partial")
-    arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
     safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
     partial.replace(path)

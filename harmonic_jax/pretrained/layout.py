@@ -152,7 +152,7 @@ def export_state(
             if original is not None and _same_bits(transform.to_ours(original), array):
                 state_dict[name] = original
             else:
-                state_dict[name] = np.ascontiguousarray(transform.to_torch(array))
+                state_dict[name] = np.asarray(transform.to_torch(array), order="C")
     return state_dict | originals
 
 
@@ -186,4 +186,4 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _place_like(array: np.ndarray, old: jax.Array) -> jax.Array:
     """The array on the devices, and with the sharding, of the one it replaces."""
-    return jax.device_put(np.ascontiguousarray(array), old.sharding)
+    return jax.device_put(np.asarray(array, order="C"), old.sharding)

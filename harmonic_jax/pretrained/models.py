@@ -10,8 +10,10 @@ from harmonic_jax.config import (
     DataConfig,
     ModelConfig,
     RetinaNetConfig,
+    SSDConfig,
 )
 from harmonic_jax.pretrained.coco_classes import COCO_91
+from harmonic_jax.pretrained.ssd import SSD300_VGG16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,9 @@ _COCO_800 = DataConfig(
     eval_split="val2017",
     short_sides=(800,),
     max_side=1333,
+)
+_COCO_300 = dataclasses.replace(
+    _COCO_800, short_sides=(300,), max_side=300, resize="warp", stride=1
 )
 # The first detectors have constant norms and do not train the first two stages. torchvision sets
 # the norms' epsilon to 0 when it loads its COCO_V1 weights.
@@ -67,17 +72,22 @@ DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
                 anchors=AnchorConfig(rounding="torchvision"),
             )
         ),
+        "ssd300_vgg16": TorchvisionDetector(
+            SSD300_VGG16, COCO_91[1:], tuple(range(1, 91)), _COCO_300
+        ),
     }
 )
 
-RESNETS: Mapping[str, BackboneConfig] = MappingProxyType(
+# Any detector with this backbone.
+CLASSIFIERS: Mapping[str, ModelConfig] = MappingProxyType(
     {
-        "resnet18": BackboneConfig(depth=18),
-        "resnet34": BackboneConfig(depth=34),
-        "resnet50": BackboneConfig(depth=50),
-        "resnet101": BackboneConfig(depth=101),
-        "resnext50_32x4d": BackboneConfig(depth=50, groups=32, width_per_group=4),
-        "resnext101_32x8d": BackboneConfig(depth=101, groups=32, width_per_group=8),
-        "resnext101_64x4d": BackboneConfig(depth=101, groups=64, width_per_group=4),
+        "resnet18": RetinaNetConfig(BackboneConfig(depth=18)),
+        "resnet34": RetinaNetConfig(BackboneConfig(depth=34)),
+        "resnet50": RetinaNetConfig(BackboneConfig(depth=50)),
+        "resnet101": RetinaNetConfig(BackboneConfig(depth=101)),
+        "resnext50_32x4d": RetinaNetConfig(BackboneConfig(50, groups=32, width_per_group=4)),
+        "resnext101_32x8d": RetinaNetConfig(BackboneConfig(101, groups=32, width_per_group=8)),
+        "resnext101_64x4d": RetinaNetConfig(BackboneConfig(101, groups=64, width_per_group=4)),
+        "vgg16": SSDConfig(),
     }
 )

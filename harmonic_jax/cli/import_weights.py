@@ -1,0 +1,154 @@
+"""`python -m harmonic_jax import-weights FILE --to MODEL --out RUN`."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from harmonic_jax.config import Config, ConfigError, ModelConfig, SSDConfig, TrainConfig
+from harmonic_jax.pretrained import detector_layout, read_state_dict, write_state_dict
+from harmonic_jax.pretrained.backbone import check_classifier
+from harmonic_jax.pretrained.layout import Layout, fit_state, remainder
+from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, TorchvisionDetector
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.config_json import config_to_json
+from harmonic_jax.training.restore import abstract_variables
+from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import Variables, build_detector
+
+KEPT = "not_in_model.safetensors"
+
+
+def main(args: Sequence[str]) -> int:
+    """Returns the exit status: 0 done, 1 failed with a message."""
+    parsed = _parser().parse_args(args)
+    try:
+        if parsed.to in CLASSIFIERS:
+            return _check(parsed.file, parsed.to)
+        return _import(parsed)
+    except (ConfigError, CheckpointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harmonic_jax import-weights",
+        description="Make a run of a state dict of torchvision's, to evaluate or to fine-tune.",
+    )
+    parser.add_argument("file", type=Path, help=".safetensors, or .pth (needs PyTorch)")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=(*DETECTORS, *CLASSIFIERS),
+        metavar="MODEL",
+        help=f"torchvision's name: a detector ({', '.join(DETECTORS)}), or a classifier, whose "
+        f"file is checked only ({', '.join(CLASSIFIERS)})",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the run, made here")
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        help="text file with the name of each class of the detector on a line, without the "
+        "background of softmax detectors (default: torchvision's COCO classes)",
+    )
+    parser.add_argument(
+        "--norm-eps",
+        type=float,
+        help="epsilon of the backbone's norms (default: that of the published COCO weights: 0 "
+        "for the first versions, 1e-5 for _v2)",
+    )
+    return parser
+
+
+def _check(file: Path, name: str) -> int:
+    check_classifier(file, CLASSIFIERS[name])
+    print(f"{file} fits {name}. Train on it with --model.backbone.weights {file}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    if args.out is None:
+        raise ConfigError("--out is missing; it must name the folder of the run to make")
+    if args.out.exists():
+        raise ConfigError(f"{args.out} exists; choose another folder with --out")
+    foreign = _with_options(DETECTORS[args.to], args)
+    state_dict = read_state_dict(args.file)
+    config = Config(
+        name=args.to,
+        data=foreign.data,
+        model=foreign.model,
+        train=TrainConfig(eval_batch_size=4),
+        run_dir=str(args.out),
+    )
+    run_dir = RunDir(args.out)
+    print(import_run(state_dict, config, foreign, run_dir))
+    print(f"evaluate it with: python eval.py {args.out} --root COCO_FOLDER")
+    print(f"fine-tune it with: python train.py CONFIG.py --init {args.out}")
+    return 0
+
+
+def import_run(
+    state_dict: dict[str, np.ndarray], config: Config, foreign: TorchvisionDetector, run_dir: RunDir
+) -> str:
+    """Writes a run whose best checkpoint, of step 0, holds the weights of a state dict.
+
+    What the model has no place for (counters, outputs for background) is written beside it, so
+    that an export gives the same state dict again.
+
+    Returns:
+      A line that says what was read.
+    """
+    num_classes = len(foreign.class_names)
+    layout = detector_layout(config.model, num_classes)
+    shapes = abstract_variables(
+        build_detector(config, num_classes), sharding=replicated(data_mesh())
+    )
+    params, rest = fit_state(shapes.params, shapes.rest, state_dict, layout)
+    kept = remainder(params, rest, state_dict, layout)
+    run_dir.open(config)
+    if kept:
+        write_state_dict(run_dir.path / KEPT, kept)
+    metadata = {
+        "config": config_to_json(config),
+        "class_names": list(foreign.class_names),
+        "category_ids": list(foreign.category_ids),
+        "torchvision_names": _old_names(state_dict, layout),
+    }
+    with CheckpointStore(run_dir.best, keep=1) as store:
+        store.save(0, Variables(params, rest), metadata)
+    count = sum(leaf.size for leaf in jax.tree.leaves((params, rest)))
+    return (
+        f"{run_dir.path}: {len(state_dict)} tensors, {count:,} numbers in the model, "
+        f"{num_classes} classes; {len(kept)} tensors kept as they are for the export"
+    )
+
+
+def _old_names(state_dict: dict[str, np.ndarray], layout: Layout) -> dict[str, str]:
+    """Today's name -> that in the file, where they differ."""
+    renamed = {layout.renamed(name): name for name in state_dict}
+    return {today: name for today, name in renamed.items() if today != name}
+
+
+def _with_eps(model: ModelConfig, eps: float) -> ModelConfig:
+    if isinstance(model, SSDConfig):
+        raise ConfigError(f"--norm-eps is {eps}; torchvision's SSD has no norms")
+    return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, norm_eps=eps))
+
+
+def _with_options(foreign: TorchvisionDetector, args: argparse.Namespace) -> TorchvisionDetector:
+    if args.norm_eps is not None:
+        foreign = dataclasses.replace(foreign, model=_with_eps(foreign.model, args.norm_eps))
+    if args.class_names is not None:
+        names = tuple(args.class_names.read_text().splitlines())
+        if not names or not all(name.strip() for name in names):
+            raise ConfigError(f"{args.class_names} must have a class name on every line")
+        foreign = dataclasses.replace(
+            foreign, class_names=names, category_ids=tuple(range(len(names)))
+        )
+    return foreign

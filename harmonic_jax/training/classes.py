@@ -1,0 +1,58 @@
+"""A detector's classes and a data set's, matched by name."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from harmonic_jax.config import ConfigError
+from harmonic_jax.structures import Batch, Detections
+from harmonic_jax.training.state import Variables
+from harmonic_jax.training.step import PredictStep
+
+
+def match_classes(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """For each class of a detector its label in a data set, -1 where that does not have it.
+
+    Args:
+      known: the detector's classes; of equal names the first counts.
+      wanted: the data set's classes.
+
+    Raises:
+      ConfigError: the detector lacks a class of the data set.
+
+    Example:
+      >>> match_classes(["background", "cat", "dog", "N/A", "N/A"], ["dog", "cat"]).tolist()
+      [-1, 1, 0, -1, -1]
+    """
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise ConfigError(
+            f"the detector does not know the classes {missing}; its classes are {list(known)}"
+        )
+    labels = np.full(len(known), -1, np.int32)
+    for label, name in enumerate(wanted):
+        labels[list(known).index(name)] = label
+    return labels
+
+
+class MatchedPredictions:
+    """A predict step with a data set's labels; detections of other classes are dropped.
+
+    They are dropped after the detector's own cap on detections, as torchvision's users would.
+    `num_dropped` counts them.
+    """
+
+    def __init__(self, predict_step: PredictStep, labels: np.ndarray) -> None:
+        self._predict_step = predict_step
+        self._labels = labels
+        self.num_dropped = 0
+
+    def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        on_device, index = self._predict_step(variables, batch)
+        found = jax.device_get(on_device)
+        labels = self._labels[found.labels]
+        self.num_dropped += int((found.valid & (labels < 0)).sum())
+        valid = found.valid & (labels >= 0)
+        return dataclasses.replace(found, labels=np.where(valid, labels, 0), valid=valid), index
