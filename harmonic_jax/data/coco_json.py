@@ -27,6 +27,7 @@ class _Object(NamedTuple):
     label: int
     is_crowd: bool
     area: float
+    mask: Any
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
@@ -35,13 +36,14 @@ def coco_splits(root: Path) -> tuple[str, ...]:
     return tuple(name.removeprefix("instances_") for name in names)
 
 
-def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
+def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) -> FolderSource:
     """Reads one split.
 
     Args:
       root: the folder with `annotations/`.
       split: SPLIT in the names above; the images lie in ROOT/SPLIT or else ROOT/images.
       max_objects: of more objects in an image, the surplus is counted.
+      masks: also read the segmentations: polygons, or run lengths of either kind.
 
     Returns:
       The source; classes are the file's categories in the order of their ids.
@@ -53,7 +55,7 @@ def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
     if not path.is_file():
         legal = ", ".join(coco_splits(root)) or "none, there is no annotations/instances_*.json"
         raise DataError(f"{path} does not exist; splits under data.root={root}: {legal}")
-    content = _load(path)
+    content = _load(path, masks=masks)
     categories = _categories(content["categories"], path)
     report = DataReport()
     folder = root / split if (root / split).is_dir() else root / "images"
@@ -67,7 +69,7 @@ def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
         class_names=class_names,
         category_ids=tuple(categories),
         records=apply_rules(
-            _flatten(usable, objects),
+            _flatten(usable, objects, masks=masks),
             class_names=class_names,
             max_objects=max_objects,
             report=report,
@@ -77,10 +79,11 @@ def read_coco(root: Path, split: str, *, max_objects: int) -> FolderSource:
     )
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def _load(path: Path, *, masks: bool) -> dict[str, list[Any]]:
+    hook = _with_compact_mask if masks else _without_mask
     try:
-        # Masks are nine tenths of the file: dropped while parsing, they never pile up in memory.
-        content = json.loads(path.read_bytes(), object_hook=_without_masks)
+        # Masks are nine tenths of the file: changed while parsing, they never pile up in memory.
+        content = json.loads(path.read_bytes(), object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
@@ -89,9 +92,27 @@ def _load(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _without_masks(content: dict[str, Any]) -> dict[str, Any]:
+def _without_mask(content: dict[str, Any]) -> dict[str, Any]:
     content.pop("segmentation", None)
     return content
+
+
+def _with_compact_mask(content: dict[str, Any]) -> dict[str, Any]:
+    """Lists of numbers as arrays: a quarter of the memory, until the image's size is known."""
+    mask = content.get("segmentation")
+    if isinstance(mask, list):
+        content["segmentation"] = [_compact(part) for part in mask]
+    elif isinstance(mask, dict) and isinstance(mask.get("counts"), list):
+        mask["counts"] = _compact(mask["counts"])
+    return content
+
+
+def _compact(numbers: Any) -> Any:
+    try:
+        array = np.asarray(numbers)
+    except ValueError:
+        return numbers
+    return array if array.ndim == 1 and array.dtype.kind in "iuf" else numbers
 
 
 def _categories(entries: list[Any], path: Path) -> dict[int, str]:
@@ -188,10 +209,11 @@ def _object(entry: dict[str, Any], labels: dict[int, int]) -> _Object | Reason:
         label=labels[category],
         is_crowd=bool(_get(entry, "iscrowd")),
         area=float(area) if _is_number(area) else float("nan"),
+        mask=_get(entry, "segmentation"),
     )
 
 
-def _flatten(images: list[_Image], objects: list[_Object]) -> RawAnnotations:
+def _flatten(images: list[_Image], objects: list[_Object], *, masks: bool) -> RawAnnotations:
     position = {image.id: row for row, image in enumerate(images)}
     owners = np.array([position[item.image_id] for item in objects], np.int64)
     order = np.argsort(owners, kind="stable")
@@ -206,6 +228,7 @@ def _flatten(images: list[_Image], objects: list[_Object]) -> RawAnnotations:
         is_crowd=np.array([item.is_crowd for item in objects], bool)[order],
         is_difficult=np.zeros(len(objects), bool),
         area=np.array([item.area for item in objects], np.float64)[order],
+        masks=[objects[i].mask for i in order.tolist()] if masks else None,
     )
 
 

@@ -37,6 +37,11 @@ class Reason(enum.StrEnum):
         "too_many_objects",
         "not trained on: the data.max_objects largest of its image are",
     )
+    NO_MASK = "no_mask", "mask unknown, box kept"
+    MALFORMED_MASK = "malformed_mask", "mask unknown, box kept"
+    MASK_OF_OTHER_SIZE = "mask_of_other_size", "mask unknown, box kept"
+    EMPTY_MASK = "empty_mask", "mask unknown, box kept"
+    MALFORMED_POLYGON = "malformed_polygon", "left out of its mask, the mask's other ones kept"
     EMPTY_IMAGE = "empty_image", "kept; trained on with data.keep_empty only"
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol, overload
 import numpy as np
 
 from harmonic_jax.data.report import DataReport
+from harmonic_jax.masks import RleTable
 
 
 class DataError(ValueError):
@@ -27,6 +28,8 @@ class Record:
       is_crowd: bool [n], a region of many objects (COCO): ignored in training and evaluation.
       is_difficult: bool [n], VOC's flag: ignored in evaluation.
       area: float32 [n], square pixels; the mask's where the data set has it, else the box's.
+      masks: n masks of the image's size, where they were asked for (data.masks); an empty one is
+        unknown.
     """
 
     image_id: int
@@ -38,6 +41,7 @@ class Record:
     is_crowd: np.ndarray
     is_difficult: np.ndarray
     area: np.ndarray
+    masks: RleTable | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class RecordTable(Sequence[Record]):
       file_names: m strings.
       sizes: int32 [m, 2], height and width in pixels.
       offsets: int64 [m + 1], starting with 0.
-      boxes, labels, is_crowd, is_difficult, area: the objects of all images, as in `Record`.
+      boxes, labels, is_crowd, is_difficult, area, masks: the objects of all images, as in `Record`.
     """
 
     image_ids: np.ndarray
@@ -64,6 +68,7 @@ class RecordTable(Sequence[Record]):
     is_crowd: np.ndarray
     is_difficult: np.ndarray
     area: np.ndarray
+    masks: RleTable | None = None
 
     def __post_init__(self) -> None:
         for array in self._arrays():
@@ -97,6 +102,7 @@ class RecordTable(Sequence[Record]):
             is_crowd=self.is_crowd[objects],
             is_difficult=self.is_difficult[objects],
             area=self.area[objects],
+            masks=None if self.masks is None else self.masks[objects],
         )
 
     def fingerprint(self, class_names: tuple[str, ...]) -> str:
@@ -105,7 +111,8 @@ class RecordTable(Sequence[Record]):
         for names in (class_names, self.file_names):
             digest.update(f"{len(names)}:".encode())
             digest.update("\0".join(names).encode())
-        for array in self._arrays():
+        masks = () if self.masks is None else (self.masks.offsets, self.masks.counts)
+        for array in (*self._arrays(), *masks):
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return digest.hexdigest()

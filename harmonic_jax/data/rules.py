@@ -5,10 +5,12 @@ A source reads its files into `RawAnnotations`, dropping by itself what it canno
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from harmonic_jax.data.mask_rules import usable_masks
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import RecordTable
 from harmonic_jax.data.report import DataReport
@@ -30,6 +32,7 @@ class RawAnnotations:
       labels: int32 [n], 0..k-1.
       is_crowd, is_difficult: bool [n].
       area: float64 [n]; NaN asks for the box's.
+      masks: n segmentations as `masks.encode_segmentation` takes them; None: not asked for.
       one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
     """
 
@@ -42,6 +45,7 @@ class RawAnnotations:
     is_crowd: np.ndarray
     is_difficult: np.ndarray
     area: np.ndarray
+    masks: Sequence[Any] | None = None
     one_based: bool = False
 
 
@@ -61,7 +65,9 @@ def apply_rules(
     """
 
     def count(reason: Reason, found: np.ndarray) -> None:
-        rows = np.flatnonzero(found)
+        count_rows(reason, np.flatnonzero(found))
+
+    def count_rows(reason: Reason, rows: np.ndarray) -> None:
         if len(rows):
             examples = (_describe(raw, row, class_names) for row in rows.tolist())
             report.add(reason, examples, count=len(rows))
@@ -73,6 +79,12 @@ def apply_rules(
     _count_per_image(raw, kept, max_objects, report)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     has_area = np.isfinite(raw.area) & (raw.area >= 0)
+    masks, rows = None, np.flatnonzero(kept)
+    if raw.masks is not None:
+        segmentations = (raw.masks[row] for row in rows.tolist())
+        masks, faults = usable_masks(segmentations, raw.sizes[raw.owners[rows]])
+        for reason, found in faults.items():
+            count_rows(reason, rows[found])
     ends = np.cumsum(np.bincount(raw.owners[kept], minlength=len(raw.file_names)))
     return RecordTable(
         image_ids=raw.image_ids.astype(np.int64),
@@ -84,6 +96,7 @@ def apply_rules(
         is_crowd=raw.is_crowd[kept].astype(bool),
         is_difficult=raw.is_difficult[kept].astype(bool),
         area=np.where(has_area, raw.area, width * height)[kept].astype(np.float32),
+        masks=masks,
     )
 
 

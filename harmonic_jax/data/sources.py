@@ -13,14 +13,15 @@ def open_source(config: DataConfig, split: str) -> DetectionSource:
     """Opens a split to train on or to evaluate.
 
     Args:
-      config: format, name and root say where the data are.
+      config: format, name and root say where the data are, masks whether those are wanted too.
       split: name of the split, as docs/data.md lists them for each format.
 
     Returns:
       A source with at least one record.
 
     Raises:
-      DataError: if the data set or the split is absent, or if nothing in it is usable.
+      DataError: if the data set or the split is absent, if nothing in it is usable, or if masks
+        are wanted and the data set has none.
     """
     source = read_source(config, split)
     if not source.records:
@@ -32,11 +33,23 @@ def read_source(config: DataConfig, split: str) -> DetectionSource:
     """Like `open_source`, but the source may have no usable record: its report says why."""
     match config.format:
         case "coco":
-            return read_coco(_folder(config), split, max_objects=config.max_objects)
+            folder, limit = _folder(config), config.max_objects
+            return read_coco(folder, split, max_objects=limit, masks=config.masks)
         case "voc":
+            if config.masks:
+                raise DataError(
+                    "data.masks is True, but VOC XML has no instance masks; COCO folders "
+                    "(data.format=coco) and the TFDS name fashion_scenes have them"
+                )
             return read_voc(_folder(config), split, max_objects=config.max_objects)
         case "tfds":
-            return read_tfds(config.name, split, root=config.root, max_objects=config.max_objects)
+            return read_tfds(
+                config.name,
+                split,
+                root=config.root,
+                max_objects=config.max_objects,
+                masks=config.masks,
+            )
 
 
 def list_splits(config: DataConfig) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from rich.console import Console
 from harmonic_jax.data.folders import header_size
 
 SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
-_LAYOUT = "1"  # change it with the fields below
+MASK_FEATURE = "segmentation"  # of an object: compressed run lengths as text
+_LAYOUT = "2"  # change it with the fields below
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Scan:
       labels: int64 [n].
       is_crowd, is_difficult: bool [n].
       area: float64 [n]; NaN where the data set has none.
+      masks: n compressed run lengths; None where they were not asked for.
     """
 
     image_ids: np.ndarray
@@ -47,35 +49,39 @@ class Scan:
     is_crowd: np.ndarray
     is_difficult: np.ndarray
     area: np.ndarray
+    masks: tuple[bytes, ...] | None = None
 
 
-def scan_split(examples: Sequence[Any], *, title: str, identity: str) -> Scan:
+def scan_split(examples: Sequence[Any], *, title: str, identity: str, masks: bool = False) -> Scan:
     """Reads every example once, or the saved result of an earlier pass.
 
     Args:
       examples: a TFDS data source whose images are left encoded.
       title: for the progress display.
       identity: changes whenever the files do; names the saved result.
+      masks: read the objects' masks too.
     """
-    path = _cache_folder() / f"{hashlib.sha256((_LAYOUT + identity).encode()).hexdigest()}.npz"
+    key = f"{_LAYOUT} masks {identity}" if masks else _LAYOUT + identity
+    path = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     if len(examples) >= SAVED_FROM and (saved := _load(path, len(examples))):
         return saved
-    scan = _scan(examples, title)
+    scan = _scan(examples, title, masks=masks)
     if len(examples) >= SAVED_FROM:
         _save(scan, path)
     return scan
 
 
-def _scan(examples: Sequence[Any], title: str) -> Scan:
+def _scan(examples: Sequence[Any], title: str, *, masks: bool) -> Scan:
     images, names, sizes, counts = [], [], [], []
-    objects: dict[str, list[Any]] = {key: [] for key in _OBJECT_KEYS}
+    keys = _OBJECT_KEYS | ({MASK_FEATURE: b""} if masks else {})
+    objects: dict[str, list[Any]] = {key: [] for key in keys}
     for example in _with_progress(examples, title):
         images.append(int(example.get("image/id", -1)))
         names.append(_text(example.get("image/filename", b"")))
         sizes.append(header_size(example["image"]) or (0, 0))
         found = example["objects"]
         counts.append(len(found["bbox"]))
-        for key, default in _OBJECT_KEYS.items():
+        for key, default in keys.items():
             objects[key].extend(found.get(key, [default] * counts[-1]))
     return Scan(
         image_ids=np.array(images, np.int64),
@@ -87,6 +93,7 @@ def _scan(examples: Sequence[Any], title: str) -> Scan:
         is_crowd=np.array(objects["is_crowd"], bool),
         is_difficult=np.array(objects["is_difficult"], bool),
         area=np.array(objects["area"], np.float64),
+        masks=tuple(objects[MASK_FEATURE]) if masks else None,
     )
 
 
@@ -121,7 +128,10 @@ def _load(path: Path, num_images: int) -> Scan | None:
         with np.load(path, allow_pickle=False) as arrays:
             fields = dict(arrays)
         names = tuple(fields.pop("file_names").tobytes().decode().split("\0"))
-        scan = Scan(file_names=names, **fields)
+        masks = fields.pop("masks", None)
+        if masks is not None:
+            masks = tuple(masks.tobytes().split(b"\0")[:-1])
+        scan = Scan(file_names=names, masks=masks, **fields)
     except Exception:  # absent or damaged: it is only a copy, and is made again
         return None
     is_whole = len(scan.file_names) == len(scan.image_ids) == len(scan.sizes) == num_images
@@ -132,6 +142,9 @@ def _save(scan: Scan, path: Path) -> None:
     """Writes beside the place and renames, so that no other process sees half a file."""
     fields = {field.name: getattr(scan, field.name) for field in dataclasses.fields(scan)}
     fields["file_names"] = np.frombuffer("\0".join(scan.file_names).encode(), np.uint8)
+    masks = fields.pop("masks")
+    if masks is not None:
+        fields["masks"] = np.frombuffer(b"".join(mask + b"\0" for mask in masks), np.uint8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:

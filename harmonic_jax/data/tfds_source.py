@@ -14,7 +14,7 @@ from harmonic_jax.data.records import DataError, RecordTable
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 from harmonic_jax.data.tfds_builders import not_random_access, open_builders
-from harmonic_jax.data.tfds_scan import Scan, scan_split
+from harmonic_jax.data.tfds_scan import MASK_FEATURE, Scan, scan_split
 
 # COCO's ids of its 80 classes in the order of TFDS's labels: 1..90 without these ten.
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -58,7 +58,9 @@ def tfds_splits(name: str, *, root: str | None) -> tuple[str, ...]:
     )
 
 
-def read_tfds(name: str, split: str, *, root: str | None, max_objects: int) -> TfdsSource:
+def read_tfds(
+    name: str, split: str, *, root: str | None, max_objects: int, masks: bool = False
+) -> TfdsSource:
     """Reads one split, or several joined by "+".
 
     Args:
@@ -68,20 +70,25 @@ def read_tfds(name: str, split: str, *, root: str | None, max_objects: int) -> T
         year is that of all, but for "test": the test set of 2007, the only one with objects.
       root: the TFDS data directory, or None for its default.
       max_objects: of more objects in an image, the surplus is counted.
+      masks: also read the objects' masks, compressed run lengths in a text `segmentation`.
 
     Returns:
       The source; image ids are the data set's own, or positions where it has none.
 
     Raises:
       DataError: if the data are not prepared, the split is unknown, or the features are not
-        those of a detection data set.
+        those of a detection data set, or have no masks where they are wanted.
     """
     builders = open_builders(name, root)
     chosen = [choice for part in split.split("+") for choice in _choose(part.strip(), builders)]
     class_names = _class_names(name, chosen[0][0].info.features)
+    if masks:
+        _check_has_masks(name, chosen[0][0].info.features)
     parts = tuple(_examples(name, builder, part) for builder, part in chosen)
     scans = [
-        scan_split(part, title=f"Reading {name} {text}", identity=_identity(builder, text))
+        scan_split(
+            part, title=f"Reading {name} {text}", identity=_identity(builder, text), masks=masks
+        )
         for part, (builder, text) in zip(parts, chosen, strict=True)
     ]
     report = DataReport()
@@ -145,6 +152,14 @@ def _class_names(name: str, features: Any) -> tuple[str, ...]:
     return tuple(objects["label"].names)
 
 
+def _check_has_masks(name: str, features: Any) -> None:
+    if MASK_FEATURE not in features["objects"].feature:
+        raise DataError(
+            f"data.masks is True, but the TFDS data set {name!r} has no instance masks; those of "
+            "COCO are in its JSON files (data.format=coco); fashion_scenes has them too"
+        )
+
+
 def _examples(name: str, builder: Any, split: str) -> Sequence[Any]:
     import tensorflow_datasets as tfds
 
@@ -169,11 +184,14 @@ def _join(scans: Sequence[Scan]) -> Scan:
     arrays = {
         field.name: np.concatenate([getattr(scan, field.name) for scan in scans])
         for field in dataclasses.fields(Scan)
-        if field.name not in ("file_names", "owners")
+        if field.name not in ("file_names", "owners", "masks")
     }
     owners = [scan.owners + start for scan, start in zip(scans, starts, strict=False)]
     names = tuple(name for scan in scans for name in scan.file_names)
-    return Scan(file_names=names, owners=np.concatenate(owners), **arrays)
+    masks = None
+    if all(scan.masks is not None for scan in scans):
+        masks = tuple(mask for scan in scans for mask in scan.masks or ())
+    return Scan(file_names=names, owners=np.concatenate(owners), masks=masks, **arrays)
 
 
 def _to_raw(
@@ -203,6 +221,18 @@ def _to_raw(
         is_crowd=scan.is_crowd[kept],
         is_difficult=scan.is_difficult[kept],
         area=scan.area[kept],
+        masks=_segmentations(scan, kept),
         one_based=base == "voc",  # TFDS divides VOC's numbers by the size as they are
     )
     return raw, positions
+
+
+def _segmentations(scan: Scan, kept: np.ndarray) -> list[dict[str, Any] | None] | None:
+    """The masks of the objects that are left, as COCO's files have them; None: not asked for."""
+    if scan.masks is None:
+        return None
+    sizes = scan.sizes[scan.owners].tolist()
+    return [
+        {"size": sizes[row], "counts": scan.masks[row]} if scan.masks[row] else None
+        for row in np.flatnonzero(kept).tolist()
+    ]

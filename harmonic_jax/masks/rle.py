@@ -8,6 +8,7 @@ Source: the format is defined by pycocotools (maskApi.c) and used by COCO's anno
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TypedDict, overload
 
@@ -103,11 +104,11 @@ class RleTable(Sequence[Rle]):
 
     def areas(self) -> np.ndarray:
         """Pixels of each mask, int64 [n]."""
-        return self._summarize()[:, 0]
+        return self._summary[:, 0]
 
     def boxes(self) -> np.ndarray:
         """Tight xyxy box of each mask, int64 [n, 4]; zeros where a mask is empty."""
-        return self._summarize()[:, 1:]
+        return self._summary[:, 1:]
 
     def decode(self, row: int) -> np.ndarray:
         """The pixels of one mask, bool [h, w]."""
@@ -125,7 +126,8 @@ class RleTable(Sequence[Rle]):
                 f"add up to its size, {height} x {width}"
             )
 
-    def _summarize(self) -> np.ndarray:
+    @functools.cached_property
+    def _summary(self) -> np.ndarray:
         """Area and xyxy box of each mask, int64 [n, 5]."""
         parts = [
             _summaries(*self[start : start + _ROWS_AT_ONCE].runs(), self.sizes[start:, 0])

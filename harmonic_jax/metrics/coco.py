@@ -1,4 +1,4 @@
-"""COCO's box metrics over tables: the numbers of pycocotools, to the last bit.
+"""COCO's metrics of boxes and masks over tables: the numbers of pycocotools, to the last bit.
 
 Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; the evaluation is
 defined by the behaviour of pycocotools.cocoeval.
@@ -9,6 +9,7 @@ import numpy as np
 from harmonic_jax.metrics.coco_matching import (
     AREA_RANGES,
     IOU_THRESHOLDS,
+    IouType,
     Matching,
     match_detections,
     unpack,
@@ -19,7 +20,9 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 DETECTION_LIMITS = (1, 10, 100)
 
 
-def coco_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
+def coco_metrics(
+    ground_truth: GroundTruthTable, detections: DetectionTable, *, iou_type: IouType = "bbox"
+) -> dict[str, float]:
     """Average precision and recall as COCO defines them.
 
     AP is the mean, over classes and the IoU thresholds .5, .55, .., .95, of precision interpolated
@@ -28,6 +31,8 @@ def coco_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> 
     Args:
       ground_truth: The annotated images; crowd regions and difficult objects are ignored.
       detections: Of these images and classes. The best 100 of each image and class count.
+      iou_type: What overlaps: "bbox", the boxes, or "segm", the masks. An object is small, medium
+        or large by its annotated area either way, a detection by that of its box or its mask.
 
     Returns:
       AP, AP50, AP75, AP_small, AP_medium, AP_large; AR_1, AR_10, AR_100 (detections of each image
@@ -35,7 +40,8 @@ def coco_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> 
       [0, 1], or -1 where there is no object to find, as in pycocotools.
 
     Raises:
-      ValueError: A detection of an image or a class that the ground truth does not have.
+      ValueError: A detection of an image or a class that the ground truth does not have; "segm"
+        without masks, or with one that is not of its image's size.
 
     Example:
       >>> truth = GroundTruthTable(
@@ -47,7 +53,7 @@ def coco_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> 
       >>> [round(metrics[name], 3) for name in ("AP/cat", "AP50", "AP_large")]
       [0.7, 1.0, -1.0]
     """
-    matching = match_detections(ground_truth, detections)
+    matching = match_detections(ground_truth, detections, iou_type)
     precision, recall = _curves(matching, ground_truth.labels, len(ground_truth.class_names))
     at_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
     metrics = {
@@ -125,12 +131,29 @@ def _precision(false: np.ndarray, needed: np.ndarray) -> np.ndarray:
     return np.append(best, 0.0)[np.minimum(needed, len(false))]
 
 
+def mask_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
+    """`coco_metrics` of the masks, to stand beside those of the boxes: mask_AP, mask_AP50, .."""
+    metrics = coco_metrics(ground_truth, detections, iou_type="segm")
+    return {_MASK + name: value for name, value in metrics.items()}
+
+
+_MASK = "mask_"
+
+
 def format_table(metrics: dict[str, float]) -> str:
     """The 12 numbers and each class's AP as text; a dash where there is no object to find.
 
     Args:
-      metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present.
+      metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present,
+        and those of masks, as `mask_metrics` names them, in a second table.
     """
+    of_masks = {k.removeprefix(_MASK): v for k, v in metrics.items() if k.startswith(_MASK)}
+    if not of_masks:
+        return _format_one(metrics)
+    return f"boxes\n{_format_one(metrics)}\n\nmasks\n{_format_one(of_masks)}"
+
+
+def _format_one(metrics: dict[str, float]) -> str:
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
     width = max([len(name) for name in classes] + [5]) + 2
     lines = []

@@ -11,15 +11,20 @@ settled together, then the second ones, and so on.
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
+from harmonic_jax.metrics.mask_overlaps import overlapping_masks
 from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
     box_sizes,
     check_labels,
+    known_masks,
 )
+
+IouType = Literal["bbox", "segm"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # Square pixels; both ends belong to the range.
@@ -58,11 +63,12 @@ class Matching:
     is_counted: np.ndarray
 
 
-def match_detections(truth: GroundTruthTable, found: DetectionTable) -> Matching:
-    """Matches the best 100 detections of each image and class.
+def match_detections(truth: GroundTruthTable, found: DetectionTable, iou_type: IouType) -> Matching:
+    """Matches the best 100 detections of each image and class, by their boxes or their masks.
 
     Raises:
-      ValueError: A detection of an image or a class that the ground truth does not have.
+      ValueError: A detection of an image or a class that the ground truth does not have; "segm"
+        without masks, or with one that is not of its image's size.
     """
     num_classes = len(truth.class_names)
     check_labels("detection", found.image_id, found.labels, num_classes)
@@ -74,9 +80,18 @@ def match_detections(truth: GroundTruthTable, found: DetectionTable) -> Matching
     truth_group = np.searchsorted(images, truth.image_id) * num_classes + truth.labels
     row, gt = _pairs(group, rank, truth_group)
 
-    boxes = np.hstack([found.boxes[:, :2], box_sizes(found)])[by_group]
-    truth_boxes = np.hstack([truth.boxes[:, :2], box_sizes(truth)])
-    row, gt, iou = _overlapping(row, gt, boxes, truth_boxes, truth.is_crowd)
+    if iou_type == "segm":
+        masks = known_masks(found, "detection").take(by_group)
+        truth_masks = known_masks(truth, "ground truth")
+        row, gt, iou = overlapping_masks(
+            row, gt, group, masks, truth_masks, truth.is_crowd, least=IOU_THRESHOLDS[0]
+        )
+        area = masks.areas()
+    else:
+        boxes = np.hstack([found.boxes[:, :2], box_sizes(found)])[by_group]
+        truth_boxes = np.hstack([truth.boxes[:, :2], box_sizes(truth)])
+        row, gt, iou = _overlapping_boxes(row, gt, boxes, truth_boxes, truth.is_crowd)
+        area = boxes[:, 2] * boxes[:, 3]
     is_counted = _in_ranges(truth.area) & ~(truth.is_crowd | truth.is_difficult)[:, None]
     matched, ignored = _choose(row, gt, iou, group, is_counted, truth.is_crowd)
 
@@ -84,7 +99,7 @@ def match_detections(truth: GroundTruthTable, found: DetectionTable) -> Matching
     return Matching(
         label=found.labels[by_group][to_class],
         rank=rank[to_class],
-        is_sized=_in_ranges(boxes[:, 2] * boxes[:, 3])[to_class],
+        is_sized=_in_ranges(area)[to_class],
         matched=matched[to_class],
         ignored=ignored[to_class],
         is_counted=is_counted,
@@ -149,7 +164,7 @@ def _pairs(
     return np.repeat(rows, count), gt_order[np.repeat(first, count) + offset]
 
 
-def _overlapping(
+def _overlapping_boxes(
     row: np.ndarray, gt: np.ndarray, found: np.ndarray, truth: np.ndarray, is_crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs that can match, with their IoU; boxes are x, y, width, height.

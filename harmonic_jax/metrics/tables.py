@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from harmonic_jax.masks.rle import RleTable, join_tables
+
 
 class AnnotatedImage(Protocol):
     """What a table needs of a data record: an image id and the columns of its objects."""
@@ -26,6 +28,8 @@ class AnnotatedImage(Protocol):
     def is_difficult(self) -> np.ndarray: ...
     @property
     def area(self) -> np.ndarray: ...
+    @property
+    def masks(self) -> RleTable | None: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +48,7 @@ class GroundTruthTable:
       category_ids: the data set's own id of each class, for files in COCO format; no id twice.
       sizes: float64 [g, 2], width and height; by default the differences of `boxes`. A COCO file
         gives them itself, and in floating point (x + w) - x is not always w.
+      masks: g masks of the size of their images, or None where they are not known.
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
@@ -61,6 +66,7 @@ class GroundTruthTable:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     sizes: np.ndarray | None = None
+    masks: RleTable | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.boxes)
@@ -72,6 +78,7 @@ class GroundTruthTable:
         _set_column(self, "is_difficult", np.bool_, (rows,))
         _set_column(self, "area", np.float64, (rows,))
         _set_sizes(self, self.boxes)
+        _check_masks(self)
         _set_tuple(self, "class_names", len(self.class_names))
         _set_tuple(self, "category_ids", len(self.class_names))
         ids, counts = np.unique(self.image_ids, return_counts=True)
@@ -108,6 +115,7 @@ class GroundTruthTable:
             area=_join([record.area for record in records], (0,)),
             class_names=tuple(class_names),
             category_ids=tuple(category_ids),
+            masks=_join_masks([record.masks for record in records]),
         )
 
 
@@ -124,6 +132,7 @@ class DetectionTable:
       scores: float64 [d], finite; only their order matters.
       labels: int32 [d], 0..k-1.
       sizes: float64 [d, 2], width and height; see `GroundTruthTable`.
+      masks: d masks of the size of their images, or None where only boxes were detected.
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
@@ -143,6 +152,7 @@ class DetectionTable:
     scores: np.ndarray
     labels: np.ndarray
     sizes: np.ndarray | None = None
+    masks: RleTable | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.boxes)
@@ -151,6 +161,7 @@ class DetectionTable:
         _set_column(self, "scores", np.float64, (rows,))
         _set_column(self, "labels", np.int32, (rows,))
         _set_sizes(self, self.boxes)
+        _check_masks(self)
         for column in ("boxes", "scores"):
             _refuse_non_finite(self, "detection", column)
         check_labels("detection", self.image_id, self.labels, None)
@@ -163,6 +174,7 @@ class DetectionTable:
         scores: np.ndarray,
         labels: np.ndarray,
         valid: np.ndarray,
+        masks: RleTable | None = None,
     ) -> "DetectionTable":
         """Takes the valid rows of padded batches.
 
@@ -170,6 +182,7 @@ class DetectionTable:
           image_id: [b].
           boxes: [b, d, 4], xyxy in pixels of the original image.
           scores, labels, valid: [b, d]; rows where `valid` is False mean nothing.
+          masks: one of each valid row, image by image.
         """
         rows = np.asarray(valid, bool)
         return cls(
@@ -177,17 +190,23 @@ class DetectionTable:
             boxes=np.asarray(boxes)[rows],
             scores=np.asarray(scores)[rows],
             labels=np.asarray(labels)[rows],
+            masks=masks,
         )
 
 
 def concatenate_detections(tables: Sequence[DetectionTable]) -> DetectionTable:
-    """One table with the rows of all, in their order; of none, an empty table."""
+    """One table with the rows of all, in their order; of none, an empty table.
+
+    Raises:
+      ValueError: some tables have masks and some have none.
+    """
     return DetectionTable(
         image_id=_join([table.image_id for table in tables], (0,)),
         boxes=_join([table.boxes for table in tables], (0, 4)),
         scores=_join([table.scores for table in tables], (0,)),
         labels=_join([table.labels for table in tables], (0,)),
         sizes=_join([box_sizes(table) for table in tables], (0, 2)),
+        masks=_join_masks([table.masks for table in tables]),
     )
 
 
@@ -195,6 +214,13 @@ def box_sizes(table: GroundTruthTable | DetectionTable) -> np.ndarray:
     """Width and height of every box, float64 [rows, 2]."""
     assert table.sizes is not None  # set on construction
     return table.sizes
+
+
+def known_masks(table: GroundTruthTable | DetectionTable, name: str) -> RleTable:
+    """The masks of a table; refuses one without."""
+    if table.masks is None:
+        raise ValueError(f"the {name} table has no masks; 'segm' metrics need them")
+    return table.masks
 
 
 def check_labels(
@@ -214,6 +240,18 @@ def check_labels(
 
 def _join(columns: Sequence[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(columns) if columns else np.zeros(empty_shape)
+
+
+def _join_masks(masks: Sequence[RleTable | None]) -> RleTable | None:
+    known = [table for table in masks if table is not None]
+    if known and len(known) != len(masks):
+        raise ValueError(f"{len(known)} of {len(masks)} parts have masks; it must be all or none")
+    return join_tables(known) if known else None
+
+
+def _check_masks(table: "GroundTruthTable | DetectionTable") -> None:
+    if table.masks is not None and len(table.masks) != len(table.boxes):
+        raise ValueError(f"there are {len(table.masks)} masks and {len(table.boxes)} boxes")
 
 
 def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:

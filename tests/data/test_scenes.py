@@ -21,6 +21,7 @@ from harmonic_jax.data.scenes import (
 from harmonic_jax.data.scenes.items import ITEMS_FILE, item_mask, read_items
 from harmonic_jax.data.scenes.make_items import make_items, read_idx
 from harmonic_jax.data.scenes.sprite import Sprite, draw_sprite, paste, tint
+from harmonic_jax.masks import RleTable
 
 NUM_SCENES = 120
 
@@ -305,17 +306,21 @@ def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
             np.testing.assert_allclose(yxyx[:, [1, 0, 3, 2]], scene.boxes, atol=1e-4)
             np.testing.assert_array_equal(objects["label"], scene.labels)
             np.testing.assert_array_equal(objects["area"], scene.areas)
+            sizes = np.full((len(scene.labels), 2), 128)
+            masks = RleTable.from_bytes(objects["segmentation"], sizes)
+            for row, mask in enumerate(scene.masks):
+                np.testing.assert_array_equal(masks.decode(row), mask)
             assert not any(objects["is_crowd"])
             difference = example["image"].astype(int) - scene.image
             assert np.abs(difference).mean() < 12  # JPEG, RGB in the right order
 
 
-def test_version_1_0_0_stays_what_it_is() -> None:
+def test_version_1_1_0_stays_what_it_is() -> None:
     """Scenes of the released version, on every Python; to change them, raise VERSION first."""
     pytest.importorskip("tensorflow_datasets")
     from harmonic_jax.data.scenes.builder import FashionScenes, make_scene
 
-    assert str(FashionScenes.VERSION) == "1.0.0"
+    assert str(FashionScenes.VERSION) == "1.1.0"
     train, _ = make_scene(load_items("train"), "train", 0, SceneOptions())
     assert train.labels.tolist() == [7, 6, 5]
     expected = [[7, 86, 56, 118], [74, 3, 118, 55], [50, 65, 116, 96]]
@@ -336,12 +341,12 @@ def test_ids_are_unique_and_never_zero(prepared: str) -> None:
     assert len({int(example["image/id"]) for example in examples}) == len(examples)
 
 
-def test_features_are_those_of_tfds_coco(prepared: str) -> None:
+def test_features_are_those_of_tfds_coco_and_a_mask(prepared: str) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
     features = tfds.builder_from_directory(prepared).info.features
     assert set(features) == {"image", "image/filename", "image/id", "objects"}
     objects = features["objects"].feature
-    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd"}
+    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd", "segmentation"}
     assert isinstance(objects["bbox"], tfds.features.BBoxFeature)
     assert tuple(objects["label"].names) == CLASS_NAMES
 
@@ -353,4 +358,4 @@ def test_the_name_is_known_to_tfds_with_both_configs(tmp_path: Path) -> None:
     assert tfds.builder("fashion_scenes", data_dir=tmp_path).builder_config.name == "default"
     crowded = tfds.builder("fashion_scenes/crowded", data_dir=tmp_path)
     assert crowded.builder_config.options == CROWDED
-    assert crowded.info.version == "1.0.0"
+    assert crowded.info.version == "1.1.0"

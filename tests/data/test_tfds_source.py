@@ -319,7 +319,7 @@ def test_large_splits_are_read_once(
     first = read(data_dir, "coco/2017", "train")
     (saved,) = (tmp_path / "harmonic_jax" / "annotations").iterdir()
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.masks import encode_masks
+from harmonic_jax.masks.rle import RleTable, join_tables
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
 
 
@@ -142,6 +144,75 @@ def _grid_boxes(rng: np.random.Generator, count: int, grid: float) -> tuple[np.n
     return np.hstack([corner, corner + sizes]), sizes
 
 
+def awkward_masks(seed: int) -> tuple[GroundTruthTable, DetectionTable]:
+    """The same for masks: few pixels, so that IoUs meet the thresholds and equal each other;
+    overlapping objects, empty masks, crowds, areas unlike the masks', empty images and classes."""
+    rng = np.random.default_rng(seed)
+    num_images, num_classes = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    num_objects = 0 if seed % 19 == 3 else int(rng.integers(1, 10 * num_images))
+    num_found = 0 if seed % 23 == 5 else int(rng.integers(1, 30 * num_images))
+    if seed % 10 == 7:
+        num_images, num_classes, num_found = 2, 1, 300
+    image_ids = rng.permutation(1000)[:num_images]
+    sizes = rng.integers(2, 60 if seed % 3 else 130, (num_images, 2))
+    image, labels = (
+        rng.integers(0, num_images, num_objects),
+        rng.integers(0, num_classes, num_objects),
+    )
+    truth_masks = [_random_mask(rng, *sizes[i]) for i in image]
+    area = np.array([mask.sum() for mask in truth_masks], float)
+    odd = rng.random(num_objects) < 0.3
+    area[odd] = rng.choice([0, 1024, 9216, 9217, 1e10 + 1], odd.sum())
+
+    found_image = rng.integers(0, num_images, num_found)
+    found_labels = rng.integers(0, num_classes, num_found)
+    found_masks = [_random_mask(rng, *sizes[i]) for i in found_image]
+    if num_objects:
+        for copy in np.flatnonzero(rng.random(num_found) < 0.7):
+            source = rng.integers(0, num_objects)
+            found_image[copy], found_labels[copy] = image[source], labels[source]
+            flipped = rng.random(truth_masks[source].shape) < rng.choice([0, 0.02, 0.1, 0.3])
+            found_masks[copy] = truth_masks[source] ^ flipped
+    levels = int(rng.choice([1, 4, 1000]))
+    truth_rles, found_rles = (
+        join_tables([encode_masks(mask[None]) for mask in masks])
+        for masks in (truth_masks, found_masks)
+    )
+    truth = GroundTruthTable(
+        image_ids=image_ids,
+        image_id=image_ids[image],
+        boxes=truth_rles.boxes(),
+        labels=labels,
+        is_crowd=rng.random(num_objects) < rng.choice([0.0, 0.1, 0.5]),
+        is_difficult=np.zeros(num_objects, bool),
+        area=area,
+        class_names=tuple("abc"[:num_classes]),
+        category_ids=tuple(range(3, 3 + num_classes)),
+        masks=truth_rles,
+    )
+    return truth, DetectionTable(
+        image_id=image_ids[found_image],
+        boxes=found_rles.boxes(),
+        scores=rng.integers(0, levels, num_found) / levels,
+        labels=found_labels,
+        masks=found_rles,
+    )
+
+
+def _random_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Nothing, everything, noise, or a rectangle with holes."""
+    mask = np.zeros((height, width), bool)
+    kind = rng.integers(10)
+    if kind == 1:
+        mask[:] = True
+    elif kind == 2:
+        mask = rng.random((height, width)) < 0.5
+    elif kind > 2:
+        (y1, y2), (x1, x2) = (np.sort(rng.integers(0, side + 1, 2)) for side in (height, width))
+        mask[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) < rng.choice([0.8, 1.0])
+    return mask
+
+
 def coco_dicts(
     truth: GroundTruthTable, found: DetectionTable
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -155,6 +226,7 @@ def coco_dicts(
             "area": float(truth.area[row]),
             "iscrowd": int(truth.is_crowd[row]),
         }
+        | _segmentation(truth.masks, row)
         for row in range(len(truth.labels))
     ]
     categories = [
@@ -168,10 +240,23 @@ def coco_dicts(
             "bbox": [*found.boxes[row, :2].tolist(), *box_sizes(found)[row].tolist()],
             "score": float(found.scores[row]),
         }
+        | _segmentation(found.masks, row)
         for row in range(len(found.labels))
     ]
-    images = [{"id": int(image)} for image in truth.image_ids]
-    return {"images": images, "categories": categories, "annotations": annotations}, results
+    images = {int(image): {"id": int(image)} for image in truth.image_ids}
+    for table in (truth, found):
+        if table.masks is not None:
+            for image, size in zip(table.image_id, table.masks.sizes.tolist(), strict=True):
+                images[int(image)] |= {"height": size[0], "width": size[1]}
+    return {
+        "images": list(images.values()),
+        "categories": categories,
+        "annotations": annotations,
+    }, results
+
+
+def _segmentation(masks: RleTable | None, row: int) -> dict[str, Any]:
+    return {} if masks is None else {"segmentation": dict(masks[row])}
 
 
 def index_for_pycocotools(annotations: dict[str, Any]) -> Any:
@@ -185,8 +270,12 @@ def index_for_pycocotools(annotations: dict[str, Any]) -> Any:
     return truth
 
 
-def pycocotools_metrics(annotations: Any, results: list[dict[str, Any]] | str) -> dict[str, float]:
+def pycocotools_metrics(
+    annotations: Any, results: list[dict[str, Any]] | str, iou_type: str = "bbox"
+) -> dict[str, float]:
     """The same numbers, by pycocotools.
+
+    Of results with a box it takes the box's area, also for masks: leave the boxes out for "segm".
 
     Args:
       annotations: A dict, a file, or what `index_for_pycocotools` returns.
@@ -203,7 +292,7 @@ def pycocotools_metrics(annotations: Any, results: list[dict[str, Any]] | str) -
             found = truth.loadRes(results)
         else:  # loadRes fails on an empty list
             found = index_for_pycocotools({**truth.dataset, "annotations": []})
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = COCOeval(truth, found, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -100,6 +100,7 @@ def test_from_records() -> None:
             is_crowd=np.zeros(count, bool),
             is_difficult=np.ones(count, bool),
             area=np.full(count, 3, np.float32),
+            masks=None,
         )
 
     table = GroundTruthTable.from_records(

@@ -1,4 +1,6 @@
-"""Fashion scenes as a TFDS data set, with the features of TFDS's `coco`; needs no TensorFlow.
+"""Fashion scenes as a TFDS data set, with the features of TFDS's `coco` and masks besides.
+
+TensorFlow is not needed.
 
     builder = FashionScenes(data_dir=folder)
     builder.download_and_prepare()
@@ -20,6 +22,7 @@ import tensorflow_datasets as tfds
 from harmonic_jax.data.scenes.items import CLASS_NAMES, ItemPool, load_items
 from harmonic_jax.data.scenes.options import CROWDED, SceneOptions
 from harmonic_jax.data.scenes.render import Scene, render_scene, scene_rng
+from harmonic_jax.masks import encode_masks
 
 Split = Literal["train", "validation"]
 
@@ -43,9 +46,10 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
 
     name = "fashion_scenes"
     url_infos = None  # nothing is downloaded; looking for checksums would need more packages
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {
-        "1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels."
+        "1.0.0": "4000 training and 500 held-out scenes of 128 x 128 pixels.",
+        "1.1.0": "The same scenes, with the mask of each object.",
     }
     BUILDER_CONFIGS: ClassVar = [
         FashionScenesConfig(name="default", description="1 to 6 objects, at least 50 % visible."),
@@ -67,8 +71,8 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
             description=(
                 "Object detection scenes of ten classes of clothing. Items of Fashion-MNIST are "
                 "pasted on procedural backgrounds with random size, rotation, colour, occlusion "
-                "and clutter. Boxes are tight on the visible pixels. Train and validation "
-                "scenes share no item."
+                "and clutter. Masks (COCO's compressed run lengths) hold the visible pixels, "
+                "boxes are tight on them. Train and validation scenes share no item."
             ),
             features=tfds.features.FeaturesDict(
                 {
@@ -84,6 +88,7 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
                             "bbox": tfds.features.BBoxFeature(),
                             "label": tfds.features.ClassLabel(names=CLASS_NAMES),
                             "is_crowd": np.bool_,
+                            "segmentation": tfds.features.Text(),
                         }
                     ),
                 }
@@ -126,6 +131,7 @@ def _example(split: Split, index: int, scene: Scene, jpeg: bytes) -> dict[str, A
 
 def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     height, width = scene.label_map.shape
+    masks = encode_masks(scene.masks)
     return [
         {
             # Unique over the data set and never 0, which pycocotools takes for "no match".
@@ -136,6 +142,7 @@ def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
             ),
             "label": int(scene.labels[k]),
             "is_crowd": False,
+            "segmentation": masks[k]["counts"],
         }
         for k, (x1, y1, x2, y2) in enumerate(scene.boxes.tolist())
     ]
