@@ -21,6 +21,8 @@ class Config:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    init: str | None = None
+    """The folder of a run, trained or imported, whose best variables this run starts from."""
     run_dir: str | None = None
     """Where checkpoints, logs and reports go; a run found there is continued."""
 
@@ -30,6 +32,12 @@ class Config:
             "optim.accumulate",
             self.optim.accumulate,
             f"a divisor of train.batch_size = {self.train.batch_size}",
+        )
+        require(
+            self.init is None or self.model.backbone.weights is None,
+            "model.backbone.weights",
+            self.model.backbone.weights,
+            "None with init, which brings the backbone too",
         )
         needed = self.model.stride
         require(

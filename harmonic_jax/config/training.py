@@ -26,6 +26,9 @@ class OptimConfig:
     """Bound of the gradient's global norm."""
     ema_decay: float | None = None
     """Evaluate an exponential moving average of the parameters with this decay."""
+    rate_factors: tuple[tuple[str, float], ...] = ()
+    """Factors of the learning rate for parts of the network, `backbone 0.1 backbone/stages/3 1`:
+    the longest path that a parameter's begins with counts. 0 leaves the part as it is."""
     accumulate: int = 1
     """Parts a batch is split into, one after the other; the update is that of the whole."""
 
@@ -53,6 +56,13 @@ class OptimConfig:
             "optim.ema_decay",
             self.ema_decay,
             "in (0, 1)",
+        )
+        require(
+            all(path and factor >= 0 for path, factor in self.rate_factors)
+            and len(dict(self.rate_factors)) == len(self.rate_factors),
+            "optim.rate_factors",
+            self.rate_factors,
+            "different paths, each with a factor >= 0",
         )
         require(self.accumulate >= 1, "optim.accumulate", self.accumulate, ">= 1")
 

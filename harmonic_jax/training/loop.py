@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
+from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.interrupt import StopSignal
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.report import prediction_grid
+from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir, check_resumable, run_metadata
 from harmonic_jax.training.sharding import check_divides, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import (
@@ -75,10 +78,12 @@ def train(
     train_step = make_train_step(detector, optimizer, mesh)
     with contextlib.ExitStack() as stack:
         run = _open_run(config, run_dir, detector, mesh, train_source, eval_source, stack)
-        state = _start_or_resume(detector, optimizer, run)
+        state, notes = _start_or_resume(detector, optimizer, run, train_source.class_names)
         start = int(state.step)
         batches = stack.enter_context(_batches(config, train_source, start))
         run.start_logs(run_dir, start, stack)
+        for note in notes:
+            run.progress.message(note)
 
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
@@ -206,17 +211,25 @@ def _open_run(
 
 
 def _start_or_resume(
-    detector: Detector, optimizer: optax.GradientTransformation, run: _Run
-) -> TrainState:
+    detector: Detector,
+    optimizer: optax.GradientTransformation,
+    run: _Run,
+    class_names: Sequence[str],
+) -> tuple[TrainState, list[str]]:
+    """The state, and what a person should know of where it comes from."""
     config = detector.config
     everywhere = replicated(run.mesh)
     if run.checkpoints.latest_step() is not None:
         check_resumable(run.checkpoints.read_metadata(), run.metadata)
         abstract = abstract_state(detector, optimizer, sharding=everywhere)
-        return run.checkpoints.restore(abstract).state
+        return run.checkpoints.restore(abstract).state, []
+    notes: list[str] = []
     variables = init_variables(detector, seed=config.train.seed, sharding=everywhere)
     backbone = config.model.backbone
-    if backbone.weights is not None:
+    if config.init is not None:
+        origin = read_run(RunDir(Path(config.init)), sharding=everywhere)
+        variables, notes = start_from(origin, detector, variables, class_names)
+    elif backbone.weights is not None:
         params, rest = load_backbone(
             variables.params, variables.rest, Path(backbone.weights), config.model
         )
@@ -224,11 +237,11 @@ def _start_or_resume(
     elif backbone.norm != "batch":
         raise ConfigError(
             f"model.backbone.weights is None; with model.backbone.norm = {backbone.norm} it must "
-            "name a file of ImageNet weights (or train from scratch with "
-            "--model.backbone.norm batch)"
+            "name a file of ImageNet weights (or start from a run with --init, or train from "
+            "scratch with --model.backbone.norm batch)"
         )
     has_ema = config.optim.ema_decay is not None
-    return init_state(variables, optimizer, ema=has_ema, sharding=everywhere)
+    return init_state(variables, optimizer, ema=has_ema, sharding=everywhere), notes
 
 
 def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterator:

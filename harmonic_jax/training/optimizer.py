@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from harmonic_jax.config import OptimConfig
+from harmonic_jax.training.rate_factors import drop_frozen_gradients, scale_by_rate_factors
 
 
 def learning_rate_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
@@ -40,17 +41,23 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
 
     Weight decay is applied to arrays of two or more dimensions only: kernels, never the scales
     and biases of norms and layers. SGD adds it to the gradient (so momentum sees it, as in the
-    published detection recipes); AdamW decouples it.
+    published detection recipes); AdamW decouples it. `config.rate_factors` scales the updates of
+    single parts.
 
     Args:
       config: the optimizer's configuration.
       steps: length of the whole run.
+
+    Raises:
+      ConfigError: (by `init`) a path in `config.rate_factors` that the network does not have.
     """
 
     def is_decayed(params: optax.Params) -> optax.Params:
         return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
     parts: list[optax.GradientTransformation] = []
+    if config.rate_factors:
+        parts.append(drop_frozen_gradients(config.rate_factors))
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
@@ -60,4 +67,6 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         case "adamw":
             parts += [optax.scale_by_adam(b1=config.momentum), decay]
     parts.append(optax.scale_by_learning_rate(learning_rate_schedule(config, steps=steps)))
+    if config.rate_factors:
+        parts.append(scale_by_rate_factors(config.rate_factors))
     return optax.chain(*parts)
