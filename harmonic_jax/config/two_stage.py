@@ -93,6 +93,12 @@ class BoxHeadConfig:
     def __post_init__(self) -> None:
         check_choices(self, "box_head")
         _check_sampling("box_head", self.num_samples, self.positive_fraction)
+        require(
+            self.norm == "none" or self.layers == "four_conv_fc",
+            "box_head.norm",
+            self.norm,
+            "none with layers = two_fc, which have no convolution",
+        )
         require(self.num_hidden >= 1, "box_head.num_hidden", self.num_hidden, ">= 1")
         require(self.pool_size >= 1, "box_head.pool_size", self.pool_size, ">= 1")
         require(

@@ -7,8 +7,8 @@ of the model's config. Ground truth reaches the objective only, never the model.
 import jax
 from flax import nnx
 
-from harmonic_jax.config import Config, RetinaNetConfig, SSDConfig
-from harmonic_jax.detectors import retinanet, ssd
+from harmonic_jax.config import Config, FasterRCNNConfig, RefineDetConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.detectors import refinedet, retinanet, ssd, two_stage
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
 
@@ -32,6 +32,10 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
             return retinanet.loss_sums(model, batch, config, key)
         case SSDConfig():
             return ssd.loss_sums(model, batch, config, key)
+        case RefineDetConfig():
+            return refinedet.loss_sums(model, batch, config, key)
+        case FasterRCNNConfig():
+            return two_stage.loss_sums(model, batch, config, key)
 
 
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
@@ -47,3 +51,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
             return retinanet.detect(model, batch, config)
         case SSDConfig():
             return ssd.detect(model, batch, config)
+        case RefineDetConfig():
+            return refinedet.detect(model, batch, config)
+        case FasterRCNNConfig():
+            return two_stage.detect(model, batch, config)

@@ -15,6 +15,7 @@ from harmonic_jax.structures import Batch, Detections
 
 def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
     """See `detectors.loss_sums`; nothing is drawn at random."""
+    assert isinstance(config.model, RetinaNetConfig)
     return dense_objective(
         model(batch.images, batch.image_size),
         _anchors(config.model, batch),
@@ -27,6 +28,7 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
 
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     """See `detectors.detect`."""
+    assert isinstance(config.model, RetinaNetConfig)
     settings = config.model.postprocess
     return postprocess_dense(
         model(batch.images, batch.image_size),

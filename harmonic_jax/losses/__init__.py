@@ -28,6 +28,7 @@ from harmonic_jax.losses.localization import (
     iou_loss,
     smooth_l1_loss,
 )
+from harmonic_jax.losses.mask import mask_loss
 
 __all__ = [
     "FactorGradient",
@@ -40,6 +41,7 @@ __all__ = [
     "harmonic_iou_loss",
     "harmonic_loss",
     "iou_loss",
+    "mask_loss",
     "sigmoid_cross_entropy",
     "sigmoid_entropy",
     "sigmoid_focal_loss",

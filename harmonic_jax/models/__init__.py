@@ -7,12 +7,22 @@ What is trained is `nnx.Param`; running statistics are `nnx.BatchStat`; what a c
 import jax.numpy as jnp
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.config import (
+    FasterRCNNConfig,
+    MaskRCNNConfig,
+    ModelConfig,
+    RefineDetConfig,
+    RetinaNetConfig,
+    SSDConfig,
+)
 from harmonic_jax.models.conv import Frozen
+from harmonic_jax.models.faster_rcnn import FasterRCNN
+from harmonic_jax.models.mask_rcnn import MaskRCNN
+from harmonic_jax.models.refinedet import RefineDet
 from harmonic_jax.models.retinanet import RetinaNet
 from harmonic_jax.models.ssd import SSD
 
-__all__ = ["SSD", "Frozen", "RetinaNet", "build_model"]
+__all__ = ["SSD", "FasterRCNN", "Frozen", "MaskRCNN", "RefineDet", "RetinaNet", "build_model"]
 
 
 def build_model(
@@ -50,3 +60,9 @@ def build_model(
             return RetinaNet(config, num_classes, dtype=dtype, rngs=rngs)
         case SSDConfig():
             return SSD(config, num_classes, dtype=dtype, rngs=rngs)
+        case RefineDetConfig():
+            return RefineDet(config, num_classes, dtype=dtype, rngs=rngs)
+        case MaskRCNNConfig():  # before its base class
+            return MaskRCNN(config, num_classes, dtype=dtype, rngs=rngs)
+        case FasterRCNNConfig():
+            return FasterRCNN(config, num_classes, dtype=dtype, rngs=rngs)

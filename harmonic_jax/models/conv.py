@@ -1,6 +1,5 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from harmonic_jax.models.conv import Conv, xavier_uniform
-from harmonic_jax.models.norm import new_norms
+from harmonic_jax.models.norm import NewNormKind, new_norms
 
 
 def upsample_like(x: jax.Array, finer: jax.Array) -> jax.Array:
@@ -44,7 +44,7 @@ class FeaturePyramid(nnx.Module):
         *,
         num_extra: int,
         extra_levels_from: Literal["c5", "p5", "pool"],
-        norm: Literal["none", "batch", "group"] = "none",
+        norm: NewNormKind = "none",
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:

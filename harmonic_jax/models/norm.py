@@ -15,6 +15,7 @@ from flax import nnx
 from harmonic_jax.models.conv import Frozen
 
 NormKind = Literal["frozen", "batch"]
+NewNormKind = Literal["none", "batch", "group"]
 
 EPS = 1e-5
 # Channels of a group of GroupNorm (Wu and He 2018): 32 groups at the published 256 channels.
@@ -117,7 +118,7 @@ def build_norm(
 
 
 def new_norms(
-    kind: Literal["none", "batch", "group"],
+    kind: NewNormKind,
     num_channels: int,
     count: int,
     *,

@@ -4,10 +4,11 @@ So a batch processed in parts and a batch sharded over devices give the gradient
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 @jax.tree_util.register_dataclass
@@ -38,3 +39,33 @@ class LossSums:
         """`loss` and every term, divided by max(normalizer, 1)."""
         scale = self.scale()
         return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
+
+
+def join_groups(groups: Sequence[LossSums], is_real: Bool[Array, " b"]) -> LossSums:
+    """Groups of samples with normalizers of their own (anchors, RoIs, masks) as one.
+
+    loss = sum_g total_g / max(normalizer_g, 1)
+
+    Each group is multiplied by the number of real images, which becomes the common normalizer.
+    The parts of a batch that is processed in parts are divided by counts of their own: their
+    sum is the whole batch's gradient as far as those counts are proportional to the images.
+
+    Args:
+      groups: sums over the same batch, with different terms.
+      is_real: [b], False for slots that only fill the batch.
+
+    Returns:
+      Their sum; `num_positive` is that of the last group.
+
+    >>> import jax.numpy as jnp
+    >>> def group(name: str, total: float, count: float) -> LossSums:
+    ...     total, count = jnp.float32(total), jnp.float32(count)
+    ...     return LossSums(total, {name: total}, count, count)
+    >>> joined = join_groups([group("rpn", 6.0, 3.0), group("box", 8.0, 2.0)], jnp.ones(5, bool))
+    >>> {name: float(value) for name, value in joined.normalized().items()}
+    {'loss': 6.0, 'rpn': 2.0, 'box': 4.0}
+    """
+    num_images = is_real.sum(dtype=jnp.float32)
+    total = sum((g.total * g.scale() for g in groups), jnp.zeros((), jnp.float32))
+    terms = {k: v * g.scale() * num_images for g in groups for k, v in g.terms.items()}
+    return LossSums(total * num_images, terms, num_images, groups[-1].num_positive)

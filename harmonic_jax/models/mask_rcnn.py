@@ -1,0 +1,45 @@
+"""Mask R-CNN (He et al. 2017): Faster R-CNN with a mask for each detection."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from harmonic_jax.config import MaskRCNNConfig
+from harmonic_jax.models.faster_rcnn import FasterRCNN, Features
+from harmonic_jax.models.roi_heads import MaskHead
+
+
+class MaskRCNN(FasterRCNN):
+    """`FasterRCNN` and a third call, `segment`: of positive samples, or of final detections."""
+
+    def __init__(
+        self,
+        config: MaskRCNNConfig,
+        num_classes: int,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(config, num_classes, dtype=dtype, rngs=rngs)
+        self.mask_head = MaskHead(
+            config.mask_head, config.channels, num_classes, dtype=dtype, rngs=rngs
+        )
+        self.mask_pool_size = config.mask_head.pool_size
+
+    def segment(
+        self, features: Features, boxes: jax.Array, valid: jax.Array | None = None
+    ) -> jax.Array:
+        """Regions -> masks.
+
+        Args:
+            features: all levels.
+            boxes: `[b, r, 4]`, xyxy in pixels; constants, no gradient flows to them.
+            valid: `[b, r]`, False for padding, which takes no part in batch statistics.
+
+        Returns:
+            Logits `[b, r, m, m, k + 1]`, float32, of the mask on an m x m grid over the box, for
+            each class; background, which has no mask, comes last.
+        """
+        rois = self._pool(features, boxes, self.mask_pool_size)
+        logits = self.mask_head(rois, None if valid is None else valid.reshape(-1))
+        return logits.reshape(*boxes.shape[:2], *logits.shape[1:])

@@ -1,0 +1,72 @@
+"""Cutting the masks of objects to regions."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from harmonic_jax.ops.boxes import AnyArray
+
+
+def crop_masks(
+    values: UInt8[AnyArray, "g m m"],
+    frames: Float[AnyArray, "g 4"],
+    objects: Int[AnyArray, " r"],
+    boxes: Float[AnyArray, "r 4"],
+    *,
+    size: int,
+    sampling_ratio: int = 2,
+) -> Float[Array, "r s s"]:
+    """The mask of one object inside each box, on an s x s grid over the box.
+
+    A cell of the result is the mean of sampling_ratio x sampling_ratio bilinear samples of the
+    object's own grid, whose cells have their values at their centers; outside of it there is
+    nothing of the object.
+
+    Args:
+      values: `[g m m]` coverage of the cells of each object's grid, 0..255.
+      frames: `[g 4]`, the box that the grid covers, xyxy in pixels.
+      objects: `[r]`, whose mask is wanted in a box, 0..g-1.
+      boxes: `[r 4]`, xyxy in pixels.
+      size: s.
+      sampling_ratio: samples of a cell along each axis, >= 1.
+
+    Returns:
+      `[r s s]` float32 coverage in [0, 1]; 0 for an object whose frame is empty.
+
+    >>> import jax.numpy as jnp
+    >>> left_half = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(255)
+    >>> box = jnp.array([[0.0, 0.0, 16.0, 8.0]])  # twice as wide as the frame
+    >>> crop_masks(
+    ...     left_half, jnp.array([[0.0, 0.0, 8.0, 8.0]]), jnp.array([0]), box, size=4
+    ... )[0, 1].tolist()
+    [1.0, 0.0, 0.0, 0.0]
+
+    Source: He et al., Mask R-CNN, 2017, section 3.1.
+    """
+    grid = values.shape[-1]
+    frames, boxes = jnp.asarray(frames, jnp.float32)[objects], jnp.asarray(boxes, jnp.float32)
+    options = {"grid": grid, "size": size, "ratio": sampling_ratio}
+    x = _axis_weights(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], **options)
+    y = _axis_weights(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], **options)
+    own = jnp.asarray(values)[objects].astype(jnp.float32) / 255.0
+    return jnp.einsum("rsy,ryx,rtx->rst", y, own, x)
+
+
+def _axis_weights(
+    low: Array,
+    high: Array,
+    frame_low: Array,
+    frame_high: Array,
+    *,
+    grid: int,
+    size: int,
+    ratio: int,
+) -> Float[Array, "r s m"]:
+    """How much each cell of the result takes of each cell of the grid, along one axis."""
+    parts = (jnp.arange(size * ratio, dtype=jnp.float32) + 0.5) / (size * ratio)
+    at = low[:, None] + parts[None] * (high - low)[:, None]  # pixels
+    cells = grid / (frame_high - frame_low)
+    at = (at - frame_low[:, None]) * cells[:, None] - 0.5  # 0 is the first cell's center
+    at = jnp.where(jnp.isfinite(at), at, -1.0)
+    distance = jnp.abs(at[:, :, None] - jnp.arange(grid, dtype=jnp.float32)[None, None])
+    weights = jnp.maximum(1.0 - distance, 0.0)
+    return weights.reshape(low.shape[0], size, ratio, grid).mean(axis=2)
