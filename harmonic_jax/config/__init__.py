@@ -10,6 +10,7 @@ from harmonic_jax.config.experiment import Config
 from harmonic_jax.config.loss import FactorGradient, FactorSource, LossConfig
 from harmonic_jax.config.models import ModelConfig
 from harmonic_jax.config.parts import AnchorConfig, BackboneConfig, MatchConfig, PostprocessConfig
+from harmonic_jax.config.refinedet import RefineDetConfig
 from harmonic_jax.config.retinanet import RetinaNetConfig
 from harmonic_jax.config.ssd import (
     DefaultBoxConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "OptimConfig",
     "PostprocessConfig",
     "RPNConfig",
+    "RefineDetConfig",
     "RetinaNetConfig",
     "RoIAlignConfig",
     "RoIPostprocessConfig",

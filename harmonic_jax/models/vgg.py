@@ -20,7 +20,7 @@ CAFFE_MEAN = 255 * np.array([0.48235, 0.45882, 0.40784], np.float32)
 
 
 class ConvReLU(nnx.Module):
-    """Convolution, batch norm where the network has norms, and ReLU."""
+    """Convolution, batch norm where the network has norms, and ReLU (unless left to the caller)."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class ConvReLU(nnx.Module):
         *,
         kernel_size: int,
         has_norm: bool,
+        has_relu: bool = True,
         stride: int = 1,
         padding: int | None = None,
         dilation: int = 1,
@@ -51,10 +52,12 @@ class ConvReLU(nnx.Module):
             rngs=rngs,
         )
         self.norm = build_norm("batch", num_out, trainable=trainable) if has_norm else None
+        self.has_relu = has_relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
-        return jax.nn.relu(x if self.norm is None else self.norm(x))
+        x = x if self.norm is None else self.norm(x)
+        return jax.nn.relu(x) if self.has_relu else x
 
 
 class VGG16(nnx.Module):
