@@ -1,5 +1,6 @@
 """From raw predictions of a dense detector to final boxes, with static shapes."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -119,15 +120,29 @@ def _best_pairs(
 
     They lie among the t anchors with the best classes, because each of those has a pair at least
     as good as any of an anchor left out. So the one large array is only read, once, for its
-    maxima. Scores that are not above the threshold become -1, which spares the selection work.
+    maxima. Selection goes by the logit, which orders pairs whose scores round to the same
+    float, and what cannot be chosen becomes -inf, which spares the selection most of its work.
     """
     num_anchors, num_classes = logits.shape
+    floor = _logit_below(threshold)
     # A plain maximum is several times faster than one that skips NaN. What it makes of NaN
     # depends on the machine (NaN, which compares as False, or another class): see below.
-    best = jax.nn.sigmoid(jnp.max(logits, axis=-1).astype(jnp.float32))  # [n]
-    _, rows = jax.lax.top_k(jnp.where(best > threshold, best, -1.0), min(topk, num_anchors))
-    pairs = jax.nn.sigmoid(logits[rows].astype(jnp.float32))  # [rows k]
-    is_number = ~jnp.isnan(pairs).any(axis=-1, keepdims=True)
-    pairs = jnp.where((pairs > threshold) & is_number, pairs, -1.0)
-    scores, flat = jax.lax.top_k(pairs.reshape(-1), min(topk, pairs.size))
+    best = jnp.max(logits, axis=-1).astype(jnp.float32)  # [n]
+    best, rows = jax.lax.top_k(jnp.where(best > floor, best, -jnp.inf), min(topk, num_anchors))
+    pairs = logits[rows].astype(jnp.float32)  # [rows k]
+    is_possible = ~jnp.isnan(pairs).any(axis=-1, keepdims=True) & (pairs > floor)
+    if topk <= num_anchors:
+        # Each of the t rows has a pair as good as the worst of their best ones. (The minimum and
+        # not best[-1], with which XLA would no longer recognise the top-k, and sort.)
+        is_possible &= pairs >= jnp.min(best)
+    pairs = jnp.where(is_possible, pairs, -jnp.inf)
+    pairs, flat = jax.lax.top_k(pairs.reshape(-1), min(topk, pairs.size))
+    scores = jax.nn.sigmoid(pairs)
     return scores, rows[flat // num_classes], (flat % num_classes).astype(jnp.int32)
+
+
+def _logit_below(score: float) -> float:
+    """A logit a little below that of a score: what lies under it is surely not above the score."""
+    if score <= 0.0:
+        return -math.inf
+    return math.log(score) - math.log1p(-min(score, 1.0 - 1e-7)) - 1e-3
