@@ -7,7 +7,13 @@ of the model's config. Ground truth reaches the objective only, never the model.
 import jax
 from flax import nnx
 
-from harmonic_jax.config import Config, FasterRCNNConfig, RefineDetConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.config import (
+    Config,
+    FasterRCNNConfig,
+    RefineDetConfig,
+    RetinaNetConfig,
+    SSDConfig,
+)
 from harmonic_jax.detectors import refinedet, retinanet, ssd, two_stage
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
