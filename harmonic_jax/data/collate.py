@@ -8,7 +8,7 @@ import numpy as np
 from harmonic_jax.data.geometry import FILL_COLOUR, pad_into
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import Sample
-from harmonic_jax.structures import Batch, GroundTruth
+from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
 
 def collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[DataReport]]:
@@ -39,6 +39,21 @@ def collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[Da
         scale=scale,
         record_index=record_index,
         is_real=is_real,
-        ground_truth=GroundTruth(boxes=boxes, labels=labels, valid=valid),
+        ground_truth=GroundTruth(
+            boxes=boxes, labels=labels, valid=valid, masks=_masks(samples, max_objects)
+        ),
     )
     return batch, [sample.report for sample in samples]
+
+
+def _masks(samples: Sequence[Sample], max_objects: int) -> ObjectMasks | None:
+    """The objects' masks, padded with zeros; None where the samples have none."""
+    grids = [sample.masks for sample in samples if sample.masks is not None]
+    if not grids:
+        return None
+    values: Any = np.zeros((len(samples), max_objects, *grids[0].shape[1:]), np.uint8)
+    frames: Any = np.zeros((len(samples), max_objects, 4), np.float32)
+    for row, (sample, grid) in enumerate(zip(samples, grids, strict=True)):
+        values[row, : len(grid)] = grid
+        frames[row, : len(grid)] = sample.frames
+    return ObjectMasks(values=values, frames=frames)

@@ -74,7 +74,7 @@ def expand(
 
 def random_crop(
     image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """Crops a random window that overlaps some object enough.
 
     One of seven options is drawn: the whole image, or a window whose largest IoU with an object
@@ -90,7 +90,7 @@ def random_crop(
 
     Returns:
       The window uint8 [h', w', 3]; the boxes of the objects that stay, float32 [m, 4]; their
-      rows in `boxes`, int64 [m].
+      rows in `boxes`, int64 [m]; the window's top left corner in the image, x and y.
 
     Source: Liu et al. 2016, "SSD", section 2.2 (data augmentation).
     """
@@ -106,8 +106,8 @@ def random_crop(
             kept = np.flatnonzero(_has_centre_in(window, boxes))
             if len(kept):
                 x1, y1, x2, y2 = window
-                return image[y1:y2, x1:x2], _clipped(boxes[kept], window), kept
-    return image, boxes, everything
+                return image[y1:y2, x1:x2], _clipped(boxes[kept], window), kept, (x1, y1)
+    return image, boxes, everything, (0, 0)
 
 
 def fit_size(

@@ -125,6 +125,7 @@ def eval_batches(
     """Iterates over every image once, without augmentation; every process gets as many batches.
 
     Slots that only fill up the last batch of a bucket have `is_real` False and record index -1.
+    Ground truth has no masks: they are scored in original pixels, from the records.
     Arguments and errors are those of `train_batches`.
     """
     plan = EvalPlan(source.records, config, batch_size=batch_size)

@@ -7,11 +7,12 @@ import numpy as np
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, ImageError, decode_image
 from harmonic_jax.data.geometry import fit_size, resize_image
+from harmonic_jax.data.mask_grids import mask_grids
 from harmonic_jax.data.plan import is_trainable
 from harmonic_jax.data.reasons import Reason
-from harmonic_jax.data.records import DetectionSource, Record
+from harmonic_jax.data.records import DataError, DetectionSource, Record
 from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.transforms import augment
+from harmonic_jax.data.transforms import Augmented, augment
 
 UNREADABLE_IMAGE = "unreadable_image"
 LEFT_BLANK = "slot left blank: not trained on, nothing detected"
@@ -31,6 +32,8 @@ class Sample:
       bucket: the padded (height, width) it will get.
       boxes: float32 [n, 4], xyxy in its pixels, n <= max_objects.
       labels: int32 [n].
+      masks: uint8 [n, m, m], the coverage of a grid over each frame; None where masks are off.
+      frames: float32 [n, 4], xyxy: the objects' whole boxes, what a crop cut off included.
       scale: float32 [2], network size over original size, y and x.
       index: position of its record; -1 where there is none.
       report: what was remarkable about it.
@@ -40,18 +43,24 @@ class Sample:
     bucket: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
+    masks: np.ndarray | None
+    frames: np.ndarray
     scale: np.ndarray
     index: int
     report: DataReport
 
 
-def blank_sample(bucket: tuple[int, int], index: int, report: DataReport) -> Sample:
-    """A slot that only fills the batch."""
+def blank_sample(
+    bucket: tuple[int, int], index: int, report: DataReport, *, mask_size: int | None
+) -> Sample:
+    """A slot that only fills the batch; with grids of masks of no objects where they are loaded."""
     return Sample(
         image=None,
         bucket=bucket,
         boxes=np.zeros((0, 4), np.float32),
         labels=np.zeros(0, np.int32),
+        masks=None if mask_size is None else np.zeros((0, mask_size, mask_size), np.uint8),
+        frames=np.zeros((0, 4), np.float32),
         scale=np.ones(2, np.float32),
         index=index,
         report=report,
@@ -75,42 +84,60 @@ def load_sample(
       config: how images are decoded, changed and resized.
       bucket: the padded (height, width) of the batch.
       short_side: the size to resize to.
-      rng: for the augmentations; None: none of them (evaluation).
+      rng: for the augmentations; None: none of them, and no masks (evaluation).
 
     Returns:
       The sample; a blank one, with the reason in its report, where the image is unusable.
     """
     report = DataReport()
+    mask_size = config.mask_size if config.masks and rng is not None else None
     if index < 0:
-        return blank_sample(bucket, index, report)
+        return blank_sample(bucket, index, report, mask_size=mask_size)
     record = source.records[index]
     image = _decode(source, index, config, report)
     if image is None:
-        return blank_sample(bucket, index, report)
+        return blank_sample(bucket, index, report, mask_size=mask_size)
 
     rows = np.flatnonzero(is_trainable(record, use_difficult=config.use_difficult))
-    boxes = record.boxes[rows]
-    if rng is not None:
-        image, boxes, kept = augment(
-            image, boxes, rng, config=config.augment, max_pixels=config.max_pixels
-        )
-        _count_lost(report, CROPPED_AWAY, record, len(rows) - len(kept))
-        rows = rows[kept]
-    largest = largest_boxes(boxes, config.max_objects)
+    changed = _augment(image, record.boxes[rows], config, rng)
+    _count_lost(report, CROPPED_AWAY, record, len(rows) - len(changed.kept))
+    rows = rows[changed.kept]
+    largest = largest_boxes(changed.boxes, config.max_objects)
     _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
 
-    height, width = image.shape[:2]
+    height, width = changed.image.shape[:2]
     size = _network_size(height, width, config, bucket=bucket, short_side=short_side)
     scale = np.array([size[0] / height, size[1] / width], np.float32)
+    scale_xyxy = scale[[1, 0, 1, 0]]
     return Sample(
-        image=resize_image(image, size),
+        image=resize_image(changed.image, size),
         bucket=bucket,
-        boxes=boxes[largest] * scale[[1, 0, 1, 0]],
+        boxes=changed.boxes[largest] * scale_xyxy,
         labels=record.labels[rows[largest]],
+        masks=None if mask_size is None else _masks(record, rows[largest], changed, mask_size),
+        frames=changed.frames[largest] * scale_xyxy,
         scale=scale,
         index=index,
         report=report,
     )
+
+
+def _augment(
+    image: np.ndarray, boxes: np.ndarray, config: DataConfig, rng: np.random.Generator | None
+) -> Augmented:
+    if rng is None:
+        return Augmented(image, boxes, np.arange(len(boxes)), boxes, False, False)
+    return augment(image, boxes, rng, config=config.augment, max_pixels=config.max_pixels)
+
+
+def _masks(record: Record, rows: np.ndarray, changed: Augmented, size: int) -> np.ndarray:
+    """The grids of some objects, uint8 [n, size, size], flipped as the image was."""
+    if record.masks is None:
+        raise DataError("data.masks is True, but the source was opened without masks")
+    grids = mask_grids(record.masks.take(rows), record.boxes[rows], size=size)
+    if changed.is_mirrored:
+        grids = grids[:, :, ::-1]
+    return grids[:, ::-1] if changed.is_upside_down else grids
 
 
 def largest_boxes(boxes: np.ndarray, number: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from harmonic_jax.data.records import Record
 from harmonic_jax.data.report import DataReport
+from harmonic_jax.masks import encode_masks
 
 
 def encode(image: np.ndarray, format: str = "PNG", **options: object) -> bytes:
@@ -31,6 +32,7 @@ def make_record(
     boxes: object = ((2, 3, 12, 15),),
     crowd: tuple[int, ...] = (),
     difficult: tuple[int, ...] = (),
+    masks: np.ndarray | None = None,
 ) -> Record:
     array = np.array(boxes, np.float32).reshape(-1, 4)
     rows = np.arange(len(array))
@@ -44,6 +46,7 @@ def make_record(
         is_crowd=np.isin(rows, crowd),
         is_difficult=np.isin(rows, difficult),
         area=(array[:, 2:] - array[:, :2]).prod(axis=1),
+        masks=None if masks is None else encode_masks(masks),
     )
 
 

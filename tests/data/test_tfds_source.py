@@ -371,6 +371,35 @@ def test_the_built_in_data_set_prepares_itself(
     assert open_source(config, config.train_split).fingerprint() == source.fingerprint()
 
 
+@pytest.mark.usefixtures("small_scenes")
+def test_masks_of_the_built_in_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are asked for, and again from the saved pass."""
+    from harmonic_jax.data.scenes import SceneOptions, load_items
+    from harmonic_jax.data.scenes.builder import make_scene
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tfds_scan, "SAVED_FROM", 1)
+    config = DataConfig(root=str(tmp_path / "new"), masks=True)
+    sources = [open_source(config, "train+validation") for _ in range(2)]
+    plain = open_source(DataConfig(root=config.root), "train+validation")
+    assert len(list((tmp_path / "cache" / "harmonic_jax" / "annotations").iterdir())) == 4
+    assert sources[0].fingerprint() == sources[1].fingerprint() != plain.fingerprint()
+    for record, without in zip(sources[1].records, plain.records, strict=True):
+        split, number = record.file_name.removesuffix(".jpg").split("_")
+        scene, _ = make_scene(load_items(split), split, int(number), SceneOptions())
+        assert record.masks.areas().tolist() == record.area.tolist() == without.area.tolist()
+        for row, mask in enumerate(scene.masks):
+            np.testing.assert_array_equal(record.masks.decode(row), mask)
+        np.testing.assert_array_equal(record.boxes, record.masks.boxes())
+        assert without.masks is None
+
+
+def test_masks_that_a_data_set_does_not_have(data_dir: Path) -> None:
+    config = DataConfig(name="coco/2017", root=str(data_dir), masks=True)
+    with pytest.raises(DataError, match=r"TFDS data set 'coco/2017' has no instance masks.*=coco"):
+        open_source(config, "train")
+
+
 def test_open_source_refuses_a_split_with_nothing_usable(tmp_path: Path) -> None:
     broken = {
         "image": b"\xff\xd8\xff", "image/filename": "x.jpg", "image/id": 1, "objects": [],

@@ -93,7 +93,7 @@ def test_crop_keeps_objects_by_their_centre(image: np.ndarray) -> None:
     image = np.stack([image[..., 0], xs, ys], axis=-1).astype(np.uint8)  # pixels know their place
     kept_counts = Counter()
     for _ in range(300):
-        window, boxes, kept = random_crop(image, BOXES, rng)
+        window, boxes, kept, _ = random_crop(image, BOXES, rng)
         kept_counts[len(kept)] += 1
         assert boxes.dtype == np.float32
         x1, y1 = window[0, 0, 1:]
@@ -127,7 +127,7 @@ def test_crop_reaches_the_drawn_overlap(option: int, image: np.ndarray) -> None:
     large = np.array([[5, 5, 45, 35]], np.float32)
     min_iou = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)[option]
     for seed in range(20):
-        window, boxes, kept = random_crop(draw(HEIGHT, WIDTH, large), large, FixedOption(seed))
+        window, boxes, kept, _ = random_crop(draw(HEIGHT, WIDTH, large), large, FixedOption(seed))
         if window.shape == image.shape:  # no window qualified
             continue
         inter = (boxes[0, 2:] - boxes[0, :2]).prod()
@@ -138,7 +138,7 @@ def test_crop_reaches_the_drawn_overlap(option: int, image: np.ndarray) -> None:
 
 def test_crop_leaves_an_image_without_objects_whole(image: np.ndarray) -> None:
     none = np.zeros((0, 4), np.float32)
-    window, boxes, kept = random_crop(image, none, np.random.default_rng(0))
+    window, boxes, kept, _ = random_crop(image, none, np.random.default_rng(0))
     assert window is image
     assert boxes.shape == (0, 4)
     assert len(kept) == 0
@@ -151,7 +151,7 @@ def test_tiny_images_survive_everything(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 99, np.uint8)
     box = np.array([[0, 0, size[1], size[0]]], np.float32)
     for _ in range(100):
-        changed, boxes, kept = augment(image, box, rng, config=config, max_pixels=10**6)
+        changed, boxes, kept, *_ = augment(image, box, rng, config=config, max_pixels=10**6)
         assert min(changed.shape) >= 1
         assert len(boxes) == len(kept)
         assert (boxes[:, :2] < boxes[:, 2:]).all()
@@ -307,13 +307,18 @@ def test_augment_follows_the_config(image: np.ndarray) -> None:
         config = AugmentConfig(**{"flip": 0.0, **options})
         return augment(image, BOXES, rng, config=config, max_pixels=10**7)
 
-    same, boxes, kept = run()
+    same, boxes, kept, frames, *flips = run()
     assert same is image
-    assert boxes is BOXES
+    assert flips == [False, False]
+    np.testing.assert_array_equal(boxes, BOXES)
+    np.testing.assert_array_equal(frames, BOXES)
     np.testing.assert_array_equal(kept, [0, 1, 2])
     np.testing.assert_array_equal(run(flip=1.0)[0], image[:, ::-1])
     np.testing.assert_array_equal(run(vertical_flip=1.0)[0], image[::-1])
-    np.testing.assert_array_equal(run(flip=1.0, vertical_flip=1.0)[0], image[::-1, ::-1])
+    both = run(flip=1.0, vertical_flip=1.0)
+    np.testing.assert_array_equal(both.image, image[::-1, ::-1])
+    assert both.is_mirrored
+    assert both.is_upside_down
 
 
 def test_transforms_leave_their_arguments_alone(image: np.ndarray) -> None:

@@ -1,0 +1,334 @@
+"""Instance masks from COCO's files to the batch."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask
+import pytest
+from PIL import Image
+
+from harmonic_jax.config import AugmentConfig, DataConfig
+from harmonic_jax.data.coco_json import read_coco
+from harmonic_jax.data.folders import FolderSource
+from harmonic_jax.data.loader import LoaderError, eval_batches, train_batches
+from harmonic_jax.data.mask_grids import mask_grids
+from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.records import DataError
+from harmonic_jax.data.sources import open_source
+from harmonic_jax.masks import encode_masks
+from harmonic_jax.structures import Batch
+from tests.data.fake_source import FakeSource, encode, make_record, noise
+
+# Grids
+
+
+def overlaps(low: float, high: float, pixels: int, cells: int) -> np.ndarray:
+    """How much of each cell each pixel covers [cells, pixels], from the two intervals."""
+    borders = np.linspace(low, high, cells + 1)
+    start, end = np.arange(pixels), np.arange(pixels) + 1
+    shared = np.minimum(borders[1:, None], end) - np.maximum(borders[:-1, None], start)
+    return shared.clip(0) / ((high - low) / cells)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_cell_is_the_average_of_its_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 60, 2))
+    masks = rng.random((5, height, width)) < rng.choice([0.0, 0.1, 0.7, 1.0], (5, 1, 1))
+    corners = np.sort(rng.uniform(0, [[width], [height]], (5, 2, 2)), axis=2)
+    boxes = np.stack([*corners[:, :, 0].T, *corners[:, :, 1].T], axis=1).astype(np.float32)
+    boxes[0] = [0, 0, width, height]
+    grids = mask_grids(encode_masks(masks), boxes, size=14)
+    for grid, mask, (x1, y1, x2, y2) in zip(grids, masks, boxes.astype(float), strict=True):
+        rows, columns = overlaps(y1, y2, height, 14), overlaps(x1, x2, width, 14)
+        np.testing.assert_allclose(grid, 255 * (rows @ mask @ columns.T), atol=0.501)
+
+
+def test_grids_of_no_masks_and_of_a_box_under_a_pixel() -> None:
+    none = encode_masks(np.zeros((0, 5, 7), bool))
+    assert mask_grids(none, np.zeros((0, 4)), size=28).shape == (0, 28, 28)
+    masks = encode_masks(np.ones((1, 5, 7), bool))
+    assert (mask_grids(masks, np.array([[3.2, 1.1, 3.2001, 1.1001]]), size=28) == 255).all()
+
+
+# Samples and batches
+
+AUGMENT = AugmentConfig(photometric=False, expand=1.6, crop=True, flip=0.5, vertical_flip=0.5)
+
+
+def two_objects() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture with an ellipse and an L, their masks and boxes; the red channel is the masks."""
+    masks = np.zeros((2, 60, 80), np.uint8)
+    cv2.ellipse(masks[0], (22, 30), (14, 22), 20.0, 0, 360, 1, cv2.FILLED)
+    masks[1, 8:50, 50:58] = masks[1, 42:50, 50:76] = 1
+    boxes = encode_masks(masks).boxes()
+    image = np.full((60, 80, 3), 40, np.uint8)
+    image[..., 0] = 255 * masks.any(axis=0)
+    return image, masks, boxes
+
+
+def scene_source(**fields: Any) -> FakeSource:
+    image, masks, boxes = two_objects()
+    record = make_record(0, height=60, width=80, boxes=boxes, masks=masks, **fields)
+    return FakeSource([record], [encode(image)])
+
+
+def config(**fields: Any) -> DataConfig:
+    defaults: dict[str, Any] = {
+        "short_sides": (96,), "max_side": 128, "max_objects": 4, "masks": True,
+        "mask_size": 56, "augment": AugmentConfig(flip=0.0),
+    }  # fmt: skip
+    return DataConfig(**(defaults | fields))
+
+
+def batches_of(source: Any, settings: DataConfig, **options: int) -> list[Batch]:
+    options = {"batch_size": 2, "seed": 0, "num_steps": 1} | options
+    with train_batches(source, settings, **options) as batches:
+        return list(batches)
+
+
+def drawn(batch: Batch, row: int) -> np.ndarray:
+    """The masks of one image drawn from grids and frames, bool [h, w]: each pixel's cell."""
+    masks, height, width = batch.ground_truth.masks, *batch.images.shape[1:3]
+    canvas = np.zeros((height, width), bool)
+    y, x = np.mgrid[:height, :width] + 0.5
+    for values, frame, valid in zip(
+        masks.values[row], masks.frames[row], batch.ground_truth.valid[row], strict=True
+    ):
+        if valid:
+            size = len(values)
+            column = np.floor((x - frame[0]) / (frame[2] - frame[0]) * size).astype(int)
+            line = np.floor((y - frame[1]) / (frame[3] - frame[1]) * size).astype(int)
+            inside = (column >= 0) & (column < size) & (line >= 0) & (line < size)
+            canvas[inside] |= values[line[inside], column[inside]] > 127
+    return canvas
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentConfig(flip=0.0),
+        AugmentConfig(flip=1.0),
+        AugmentConfig(flip=0.0, vertical_flip=1.0),
+        AugmentConfig(flip=0.0, expand=2.0),
+        AugmentConfig(flip=0.0, crop=True),
+        AUGMENT,
+    ],
+)
+@pytest.mark.parametrize("resize", ["fit", "warp"])
+def test_masks_stay_on_their_objects(augment: AugmentConfig, resize: Any) -> None:
+    """Whatever happens to the image, its red channel says where the masks must be."""
+    settings = config(augment=augment, resize=resize)
+    is_outside = False
+    for batch in batches_of(scene_source(), settings, batch_size=8, num_steps=3):
+        masks = batch.ground_truth.masks
+        assert masks.values.dtype == np.uint8
+        assert masks.values.shape == (8, 4, 56, 56)
+        assert masks.frames.shape == (8, 4, 4)
+        for row in range(8):
+            number = int(batch.ground_truth.valid[row].sum())
+            assert number >= 1
+            assert not masks.values[row, number:].any()
+            height, width = batch.image_size[row].astype(int)
+            is_red = batch.images[row, :height, :width, 0] > 127
+            is_drawn = drawn(batch, row)[:height, :width]
+            if number == 2:  # a crop leaves pixels of objects that it drops
+                assert (is_red & is_drawn).sum() / (is_red | is_drawn).sum() > 0.95
+            assert (is_red & is_drawn).sum() > 0.95 * is_drawn.sum()
+            frames, boxes = masks.frames[row, :number], batch.ground_truth.boxes[row, :number]
+            limits = [width, height, width, height]
+            np.testing.assert_allclose(frames.clip(0, limits), boxes, atol=1e-3)
+            is_outside |= bool((frames != boxes).any())
+    assert is_outside == augment.crop
+
+
+def test_only_the_objects_that_are_kept_have_masks() -> None:
+    _, masks, _ = two_objects()
+    (batch,) = batches_of(scene_source(), config(max_objects=1), batch_size=1)
+    largest = int(np.argmax([28 * 44, 26 * 42]))  # by their boxes, about
+    expected = mask_grids(encode_masks(masks)[largest : largest + 1],
+                          encode_masks(masks).boxes()[largest : largest + 1], size=56)  # fmt: skip
+    np.testing.assert_array_equal(batch.ground_truth.masks.values[0], expected)
+    (batch,) = batches_of(scene_source(crowd=(0,)), config(), batch_size=1)
+    expected = mask_grids(encode_masks(masks)[1:], encode_masks(masks).boxes()[1:], size=56)
+    np.testing.assert_array_equal(batch.ground_truth.masks.values[0, :1], expected)
+    assert batch.ground_truth.valid[0].tolist() == [True, False, False, False]
+
+
+def test_masks_change_nothing_else() -> None:
+    source, settings = scene_source(), config(augment=AUGMENT)
+    off = DataConfig(**{**vars(settings), "masks": False})
+    for a, b in zip(batches_of(source, settings, num_steps=4),
+                    batches_of(source, off, num_steps=4), strict=True):  # fmt: skip
+        assert b.ground_truth.masks is None
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.ground_truth.boxes, b.ground_truth.boxes)
+        np.testing.assert_array_equal(a.ground_truth.labels, b.ground_truth.labels)
+
+
+def test_blank_slots_and_evaluation() -> None:
+    source = scene_source()
+    source = FakeSource([*source.records, make_record(1, masks=np.ones((1, 24, 32)))],
+                        [*source.files, b"nothing"])  # fmt: skip
+    (batch,) = batches_of(source, config(), batch_size=2)
+    blank = int(np.flatnonzero(~batch.is_real)[0])
+    assert not batch.ground_truth.masks.values[blank].any()
+    assert batch.ground_truth.masks.values[1 - blank].any()
+    blank_only = FakeSource(source.records[1:], source.files[1:])
+    (batch,) = batches_of(blank_only, config(), batch_size=1)
+    assert batch.ground_truth.masks.values.shape == (1, 4, 56, 56)
+    with eval_batches(source, config(), batch_size=2) as batches:
+        assert all(batch.ground_truth.masks is None for batch in batches)
+
+
+def test_a_source_opened_without_masks_is_an_error() -> None:
+    source = FakeSource([make_record(0)], [encode(noise(24, 32))])
+    with pytest.raises(LoaderError, match="source was opened without masks"):
+        batches_of(source, config())
+
+
+# COCO's files
+
+SQUARE = [[10, 5, 20, 5, 20, 15, 10, 15]]
+NAN = float("nan")
+
+
+def write(root: Path, *segmentations: Any, **fields: Any) -> Path:
+    """A folder with one image of 30 x 40 pixels and an object for each segmentation."""
+    (root / "annotations").mkdir()
+    (root / "train").mkdir()
+    Image.new("RGB", (40, 30)).save(root / "train" / "a.png")
+    thing = {"image_id": 1, "category_id": 9, "bbox": [10, 5, 10, 10], "area": 77.5, **fields}
+    things = [thing | {"id": i, "segmentation": s} for i, s in enumerate(segmentations)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+        "annotations": [{k: v for k, v in t.items() if v != "absent"} for t in things],
+        "categories": [{"id": 9, "name": "dog"}],
+    }
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    return root
+
+
+def read(root: Path, *, masks: bool = True) -> FolderSource:
+    return read_coco(root, "train", max_objects=100, masks=masks)
+
+
+def test_every_spelling_of_a_mask_is_the_same_mask(tmp_path: Path) -> None:
+    expected = np.zeros((30, 40), bool)
+    expected[5:15, 10:20] = True
+    rle = encode_masks(expected[None])
+    parts = [[10, 5, 14, 5, 14, 15, 10, 15], [14, 5, 20, 5, 20, 15, 14, 15]]
+    compressed = {"size": [30, 40], "counts": rle[0]["counts"].decode()}
+    runs = {"size": [30, 40], "counts": rle.runs()[0].tolist()}
+    source = read(write(tmp_path, SQUARE, parts, compressed, runs))
+    record = source.records[0]
+    assert record.masks is not None
+    for row in range(4):
+        np.testing.assert_array_equal(record.masks.decode(row), expected)
+    assert record.area.tolist() == [77.5] * 4
+    assert set(source.report.findings) == {Reason.DUPLICATE_OBJECT}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ("absent", Reason.NO_MASK),
+        (None, Reason.NO_MASK),
+        ([], Reason.NO_MASK),
+        ([[]], Reason.MALFORMED_MASK),
+        ([[1, 2, 3, 4]], Reason.MALFORMED_MASK),
+        ([[1, 2, 3, 4, 5]], Reason.MALFORMED_MASK),
+        ([[1, 2, 3, 4, NAN, 6]], Reason.MALFORMED_MASK),
+        ([[1, 2, 3, 4, float("inf"), 6]], Reason.MALFORMED_MASK),
+        ([[1, 2, 3, 4, 5, 1e12]], Reason.MALFORMED_MASK),
+        ([["1", "2", "3", "4", "5", "6"]], Reason.MALFORMED_MASK),
+        ([1, 2, 3, 4, 5, 6], Reason.MALFORMED_MASK),
+        ("mask", Reason.MALFORMED_MASK),
+        ({"size": [30, 40], "counts": [3, 4]}, Reason.MALFORMED_MASK),
+        ({"size": [30, 40], "counts": [1300, -100]}, Reason.MALFORMED_MASK),
+        ({"size": [30, 40], "counts": "###"}, Reason.MALFORMED_MASK),
+        ({"size": [40, 30], "counts": [1200]}, Reason.MASK_OF_OTHER_SIZE),
+        ({"counts": [1200]}, Reason.MASK_OF_OTHER_SIZE),
+        ({"size": [30, 40], "counts": [1200]}, Reason.EMPTY_MASK),
+        ([[50, 5, 60, 5, 60, 9]], Reason.EMPTY_MASK),  # outside of the image
+        ([[10, 5, 10, 5, 10, 5]], Reason.EMPTY_MASK),  # a point
+    ],
+)
+def test_a_bad_mask_is_unknown_and_the_box_stays(
+    tmp_path: Path, segmentation: Any, reason: Reason
+) -> None:
+    root = write(tmp_path, segmentation, SQUARE)
+    source, plain = read(root), read(root, masks=False)
+    record = source.records[0]
+    assert record.masks is not None
+    assert record.masks.areas().tolist() == [0, 100]
+    np.testing.assert_array_equal(record.boxes, plain.records[0].boxes)
+    findings = {rule: f.count for rule, f in source.report.findings.items()}
+    assert findings == {Reason.DUPLICATE_OBJECT: 1, reason: 1}
+    assert source.report.examples(reason) == ("a.png: dog (10, 5, 20, 15)",)
+    assert not set(plain.report.findings) - {Reason.DUPLICATE_OBJECT}
+
+
+def test_a_bad_polygon_is_left_out_and_counted(tmp_path: Path) -> None:
+    source = read(write(tmp_path, [*SQUARE, [1, 2, 3, 4]]))
+    assert source.records[0].masks.areas().tolist() == [100]
+    assert source.report.count(Reason.MALFORMED_POLYGON) == 1
+
+
+def test_a_dropped_object_is_not_counted_for_its_mask(tmp_path: Path) -> None:
+    source = read(write(tmp_path, None, bbox=[1, 1, 0, 5]))
+    assert set(source.report.findings) == {Reason.ZERO_SIZE, Reason.EMPTY_IMAGE}
+    assert len(source.records[0].masks) == 0
+
+
+def test_masks_are_asked_for(tmp_path: Path) -> None:
+    root = write(tmp_path, SQUARE)
+    off, on = (
+        open_source(DataConfig(format="coco", root=str(root), masks=masks), "train")
+        for masks in (False, True)
+    )
+    assert off.records[0].masks is None
+    assert on.records[0].masks is not None
+    copy = pickle.loads(pickle.dumps(on))
+    assert copy.fingerprint() == on.fingerprint() != off.fingerprint()
+    voc = DataConfig(format="voc", root=str(root), masks=True)
+    with pytest.raises(DataError, match=r"data\.masks is True, but VOC XML has no"):
+        open_source(voc, "train")
+
+
+def test_fingerprint_sees_the_masks(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    other = [[10, 5, 20, 5, 20, 15, 10, 14]]
+    first, second = (read(write(tmp_path / n, s)) for n, s in (("a", SQUARE), ("b", other)))
+    assert first.fingerprint() != second.fingerprint()
+    np.testing.assert_array_equal(first.records.boxes, second.records.boxes)
+
+
+def test_real_annotations_are_drawn_as_pycocotools_draws_them(coco_tiny: Path) -> None:
+    source = read_coco(coco_tiny, "val2017", max_objects=100, masks=True)
+    plain = read_coco(coco_tiny, "val2017", max_objects=100)
+    assert set(source.report.findings) == set(plain.report.findings)
+    content = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
+    by_image: dict[int, list[Any]] = {}
+    for entry in content["annotations"]:
+        by_image.setdefault(entry["image_id"], []).append(entry["segmentation"])
+    number = 0
+    for record in source.records:
+        for row, segmentation in enumerate(by_image.get(record.image_id, [])):
+            rle = pycocotools.mask.frPyObjects(segmentation, record.height, record.width)
+            rle = pycocotools.mask.merge(rle) if isinstance(rle, list) else rle
+            assert record.masks[row] == rle
+            number += 1
+    assert number == len(source.records.boxes) == 815
+    settings = DataConfig(
+        format="coco", root=str(coco_tiny), masks=True, short_sides=(128,), max_side=192
+    )
+    with train_batches(source, settings, batch_size=4, seed=0, num_steps=2) as batches:
+        for batch in batches:
+            shown = batch.ground_truth.masks.values[batch.ground_truth.valid]
+            assert (shown.mean(axis=(1, 2)) > 20).all()
