@@ -1,0 +1,60 @@
+"""RefineDet512 VGG-16 on PASCAL VOC 2007+2012 trainval, evaluated on 2007 test.
+
+Paper row: none (of RefineDet the paper reports VOC figures, which were not found).
+Expected: 81.8 mAP without HarDet (the RefineDet paper). Not run here yet: it needs a GPU.
+Cost: 120,000 steps of 32 images at 512 x 512, about 0.6 TFLOP a training image.
+Starts from ImageNet weights of VGG-16 (torchvision's IMAGENET1K_FEATURES, or the reduced network of
+the Caffe original); of torchvision's classifier fc6 and fc7 are used too, but its images are
+normalised otherwise: --model.backbone.normalization torchvision.
+
+    python train.py configs/refinedet512_voc.py --model.backbone.weights vgg16_features.pth
+    python train.py configs/refinedet512_voc.py --model.backbone.weights vgg16_features.pth \\
+        --data.format voc --data.root VOCdevkit \\
+        --data.train-split 2007_trainval+2012_trainval --data.eval-split 2007_test
+    # the baseline: --loss.no-hardet
+"""
+
+from harmonic_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    RefineDetConfig,
+    TrainConfig,
+)
+
+
+def config() -> Config:
+    return Config(
+        name="refinedet512_voc",
+        data=DataConfig(
+            name="voc/2007+2012",
+            train_split="trainval",
+            eval_split="test",
+            resize="warp",
+            short_sides=(512,),
+            max_side=512,
+            stride=32,
+            augment=AugmentConfig(photometric=True, expand=4.0, crop=True, flip=0.5),
+            num_threads=16,
+        ),
+        model=RefineDetConfig(),
+        loss=LossConfig(smooth_l1_beta=1.0),
+        optim=OptimConfig(
+            optimizer="sgd",
+            learning_rate=1e-3,
+            momentum=0.9,
+            weight_decay=5e-4,
+            schedule="step",
+            milestones=(2 / 3, 5 / 6),
+            warmup_steps=500,
+        ),
+        train=TrainConfig(
+            steps=120_000,
+            batch_size=32,
+            precision="bfloat16",
+            eval_every=10_000,
+            checkpoint_every=1_000,
+        ),
+    )

@@ -1,0 +1,55 @@
+"""SSD on a narrow VGG-16 for the built-in fashion scenes, from scratch.
+
+Not a row of the paper: a run of minutes on a laptop's processor that goes the whole way.
+
+    python train.py configs/ssd_vgg_scenes.py
+    python train.py configs/ssd_vgg_scenes.py --loss.no-hardet   # the baseline
+"""
+
+from harmonic_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    DefaultBoxConfig,
+    LossConfig,
+    OptimConfig,
+    SSDConfig,
+    TrainConfig,
+    VGGConfig,
+)
+
+
+def config() -> Config:
+    return Config(
+        name="ssd_vgg_scenes",
+        data=DataConfig(
+            name="fashion_scenes",
+            short_sides=(96,),
+            max_side=96,
+            max_objects=8,
+            augment=AugmentConfig(flip=0.5),
+        ),
+        model=SSDConfig(
+            backbone=VGGConfig(width=16, norm="batch"),
+            # Maps of 12, 6, 3 and 1 cells a side.
+            extra_layers=("3x3/2", "3x3"),
+            # The published 20 is for four times as many channels.
+            l2_scale=10.0,
+            default_boxes=DefaultBoxConfig(
+                sizes=(18.0, 28.0, 44.0, 64.0, 90.0),
+                max_ratios=(2, 2, 2, 2),
+                steps=(8.0, 16.0, 32.0, 0.0),
+            ),
+        ),
+        loss=LossConfig(smooth_l1_beta=1.0),
+        optim=OptimConfig(
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_steps=50,
+            clip_norm=10.0,
+            ema_decay=0.99,
+        ),
+        train=TrainConfig(steps=600, batch_size=16, eval_every=300, checkpoint_every=300),
+    )
