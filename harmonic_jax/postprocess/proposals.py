@@ -54,8 +54,8 @@ def select_proposals(
       weights: those of `decode_boxes`.
 
     Returns:
-      `Proposals` `[*b p]`; rows that are not valid hold zeros. An anchor with a NaN logit or with
-      a box that is not finite is never proposed. Proposals are constants: no gradient flows
+      `Proposals` `[*b p]`; rows that are not valid hold zeros. An anchor with NaN in its logit or
+      deltas is never proposed. Proposals are constants: no gradient flows
       to logits and deltas.
 
     Raises:
@@ -112,8 +112,8 @@ def _select_in_image(
         level_scores.append(jax.nn.sigmoid(best))
     counts = [scores.shape[0] for scores in level_scores]
     boxes, scores = jnp.concatenate(level_boxes), jnp.concatenate(level_scores)
-    is_finite = jnp.isfinite(boxes).all(axis=-1)
     boxes = clip_boxes(boxes, image_size)
+    # False where a coordinate is NaN, which is all that decoding and clipping leave of bad deltas.
     is_large = (boxes[:, 2:] - boxes[:, :2] >= min_size).all(axis=-1)
     kept = batched_nms(
         boxes,
@@ -121,7 +121,7 @@ def _select_in_image(
         np.repeat(np.arange(len(counts), dtype=np.int32), counts),
         iou_threshold=nms_iou,
         max_outputs=post_nms_topk,
-        valid=is_finite & is_large & (scores >= score_threshold),
+        valid=is_large & (scores >= score_threshold),
     )
     return Proposals(
         jnp.where(kept.valid[:, None], boxes[kept.indices], 0.0),

@@ -23,9 +23,7 @@ CASES = {
     "fewer than 1000 candidates": {"pre_nms_topk": 100},
     "all anchors": {"pre_nms_topk": 5000, "post_nms_topk": 1000},
     "more room than proposals": {"pre_nms_topk": 60, "post_nms_topk": 500},
-    "large boxes only": {"min_size": 24.0},
-    "good boxes only": {"score_threshold": 0.3},
-    "nothing": {"score_threshold": 1.0},
+    "large and good boxes only": {"min_size": 24.0, "score_threshold": 0.3},
 }
 STATIC = ("pre_nms_topk", "post_nms_topk", "nms_iou", "min_size", "score_threshold")
 
