@@ -16,6 +16,8 @@ class RefineDetConfig:
     """
 
     backbone: VGGConfig = VGGConfig()
+    fc6_dilation: int = 3
+    """Holes of fc6, which reads a map of stride 32; small images need smaller ones."""
     l2_scales: tuple[float, float] = (10.0, 8.0)
     """Length of the feature vectors of conv4_3 and conv5_3 at the start of training."""
     channels: int = 256
@@ -38,6 +40,7 @@ class RefineDetConfig:
         require(
             all(scale > 0 for scale in self.l2_scales), "model.l2_scales", self.l2_scales, "> 0"
         )
+        require(self.fc6_dilation >= 1, "model.fc6_dilation", self.fc6_dilation, ">= 1")
         require(self.channels >= 8, "model.channels", self.channels, ">= 8")
         require(self.size_factor > 0, "model.size_factor", self.size_factor, "> 0")
         require(self.max_ratio >= 1, "model.max_ratio", self.max_ratio, ">= 1")

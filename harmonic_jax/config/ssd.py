@@ -116,6 +116,8 @@ class SSDConfig:
     """SSD (Liu et al. 2016) on VGG-16: conv4_3, fc7, and a level for each extra layer."""
 
     backbone: VGGConfig = VGGConfig()
+    fc6_dilation: int = 6
+    """Holes of fc6, which reads a map of stride 16; small images need smaller ones."""
     extra_layers: tuple[ExtraLayer, ...] = ("3x3/2", "3x3/2", "3x3", "3x3")
     """Second convolutions of the layers above fc7; the first is 1x1. `3x3/2` halves the map;
     `3x3` (unpadded) takes two cells off each side; `4x4` (padded by one cell) takes one off."""
@@ -140,6 +142,7 @@ class SSDConfig:
                 layer,
                 "3x3/2 or 3x3 or 4x4",
             )
+        require(self.fc6_dilation >= 1, "model.fc6_dilation", self.fc6_dilation, ">= 1")
         require(self.l2_scale > 0, "model.l2_scale", self.l2_scale, "> 0")
 
     @property

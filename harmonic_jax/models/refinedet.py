@@ -91,7 +91,9 @@ class RefineDet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.backbone = VGG16(config.backbone, atrous=False, dtype=dtype, rngs=rngs)
+        self.backbone = VGG16(
+            config.backbone, atrous=False, dilation=config.fc6_dilation, dtype=dtype, rngs=rngs
+        )
         num_conv4, num_conv5, num_fc = self.backbone.channels
         self.l2_norms = nnx.List(
             [

@@ -33,7 +33,9 @@ class SSD(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.backbone = VGG16(config.backbone, atrous=True, dtype=dtype, rngs=rngs)
+        self.backbone = VGG16(
+            config.backbone, atrous=True, dilation=config.fc6_dilation, dtype=dtype, rngs=rngs
+        )
         num_conv4, _, num_fc = self.backbone.channels
         self.l2_norm = L2Norm(num_conv4, scale=config.l2_scale)
         has_norm = config.backbone.norm == "batch"

@@ -63,8 +63,8 @@ class ConvReLU(nnx.Module):
 class VGG16(nnx.Module):
     """Images -> the features that detectors read; pooling rounds sizes up, as Caffe's does.
 
-    fc6 is a 3x3 convolution whose holes keep the view that the 7x7 fully connected layer had.
-    SSD leaves pool5 without a stride (`atrous`) and doubles the holes; RefineDet keeps it.
+    fc6 is a 3x3 convolution with holes, which give it the view that the 7x7 fully connected layer
+    had: a dilation of 3. Without the stride of pool5 (`atrous`) it is 6.
 
     Args of the call:
         images: `[b, h, w, 3]` uint8, RGB.
@@ -80,6 +80,7 @@ class VGG16(nnx.Module):
         config: VGGConfig,
         *,
         atrous: bool,
+        dilation: int,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -108,7 +109,7 @@ class VGG16(nnx.Module):
             num_in,
             num_fc,
             kernel_size=3,
-            dilation=6 if atrous else 3,
+            dilation=dilation,
             has_norm=has_norm,
             dtype=dtype,
             rngs=rngs,
