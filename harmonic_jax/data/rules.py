@@ -32,7 +32,7 @@ class RawAnnotations:
       labels: int32 [n], 0..k-1.
       is_crowd, is_difficult: bool [n].
       area: float64 [n]; NaN asks for the box's.
-      masks: n segmentations as `masks.encode_segmentation` takes them; None: not asked for.
+      masks: n segmentations as `masks.encode_segmentations` takes them; None: not asked for.
       one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
     """
 

@@ -2,13 +2,13 @@
 
 from harmonic_jax.masks.paste import paste_masks
 from harmonic_jax.masks.rle import Rle, RleTable, encode_masks
-from harmonic_jax.masks.segmentation import MaskError, encode_segmentation
+from harmonic_jax.masks.segmentation import MaskFault, encode_segmentations
 
 __all__ = [
-    "MaskError",
+    "MaskFault",
     "Rle",
     "RleTable",
     "encode_masks",
-    "encode_segmentation",
+    "encode_segmentations",
     "paste_masks",
 ]

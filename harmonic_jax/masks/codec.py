@@ -5,6 +5,7 @@ pycocotools does this too, mask by mask and through Python lists; here a data se
 
 import numpy as np
 
+ROWS_AT_ONCE = 16_384  # bounds the memory of what is computed from a data set's run lengths
 _MAX_CHARACTERS = 7  # of one number: 35 bits, more than any image has pixels
 
 
@@ -18,8 +19,13 @@ def find_malformed(counts: np.ndarray, offsets: np.ndarray, areas: np.ndarray) -
       offsets: int64 [n + 1], their bounds.
       areas: int64 [n], height times width.
     """
-    if not len(areas):
-        return np.zeros(0, bool)
+    starts = range(0, len(areas), ROWS_AT_ONCE)
+    pieces = ((offsets[i : i + ROWS_AT_ONCE + 1], areas[i : i + ROWS_AT_ONCE]) for i in starts)
+    bad = [_are_malformed(counts[own[0] : own[-1]], own - own[0], area) for own, area in pieces]
+    return np.concatenate([np.zeros(0, bool), *bad])
+
+
+def _are_malformed(counts: np.ndarray, offsets: np.ndarray, areas: np.ndarray) -> np.ndarray:
     bad = _has_bad_characters(counts, offsets)
     good = np.flatnonzero(~bad)
     lengths = np.diff(offsets)[good]

@@ -15,9 +15,7 @@ from typing import TypedDict, overload
 import numpy as np
 import pycocotools.mask
 
-from harmonic_jax.masks.codec import decode_runs, encode_runs, find_malformed
-
-_ROWS_AT_ONCE = 16_384  # bounds the memory of numbers computed from runs
+from harmonic_jax.masks.codec import ROWS_AT_ONCE, decode_runs, encode_runs, find_malformed
 
 
 class Rle(TypedDict):
@@ -36,9 +34,6 @@ class RleTable(Sequence[Rle]):
       offsets: int64 [n + 1], starting with 0: mask i is `counts[offsets[i]:offsets[i + 1]]`.
       sizes: int32 [n, 2], height and width of the image of each.
 
-    Raises:
-      ValueError: a row that is no compressed mask of its size.
-
     Example:
       >>> table = encode_masks(np.array([[[0, 1], [0, 1]], [[1, 1], [1, 1]]]))
       >>> table[0], len(table), table.areas().tolist()
@@ -54,15 +49,27 @@ class RleTable(Sequence[Rle]):
             array.setflags(write=False)
 
     @classmethod
-    def from_bytes(cls, rows: Sequence[bytes], sizes: np.ndarray) -> "RleTable":
-        """Joins the counts of masks; [n, 2] heights and widths."""
+    def from_bytes(
+        cls, rows: Sequence[bytes], sizes: np.ndarray, *, checked: bool = False
+    ) -> "RleTable":
+        """Joins the compressed counts of masks.
+
+        Args:
+          rows: n masks.
+          sizes: int [n, 2], height and width of each.
+          checked: they are known to be what they should.
+
+        Raises:
+          ValueError: a row that is no compressed mask of its size.
+        """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         table = cls(
             counts=np.frombuffer(b"".join(rows), np.uint8),
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             sizes=np.asarray(sizes, np.int32).reshape(-1, 2).copy(),
         )
-        table._check()
+        if not checked:
+            table._check()
         return table
 
     @classmethod
@@ -130,8 +137,8 @@ class RleTable(Sequence[Rle]):
     def _summary(self) -> np.ndarray:
         """Area and xyxy box of each mask, int64 [n, 5]."""
         parts = [
-            _summaries(*self[start : start + _ROWS_AT_ONCE].runs(), self.sizes[start:, 0])
-            for start in range(0, len(self), _ROWS_AT_ONCE)
+            _summaries(*self[start : start + ROWS_AT_ONCE].runs(), self.sizes[start:, 0])
+            for start in range(0, len(self), ROWS_AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, 5), np.int64)
 
@@ -140,7 +147,7 @@ def encode_masks(masks: np.ndarray) -> RleTable:
     """Compresses pixels [n, h, w], where anything but 0 is the object."""
     pixels = np.asfortranarray(np.moveaxis(masks != 0, 0, -1).astype(np.uint8))
     rows = [rle["counts"] for rle in pycocotools.mask.encode(pixels)] if len(masks) else []
-    return RleTable.from_bytes(rows, np.tile(masks.shape[1:], (len(masks), 1)))
+    return RleTable.from_bytes(rows, np.tile(masks.shape[1:], (len(masks), 1)), checked=True)
 
 
 def join_tables(tables: Iterable[RleTable]) -> RleTable:

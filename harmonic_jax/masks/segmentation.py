@@ -1,55 +1,114 @@
 """What a COCO file may call a segmentation -> compressed run lengths."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 import pycocotools.mask
 
 from harmonic_jax.masks.codec import encode_runs, find_malformed
+from harmonic_jax.masks.rle import RleTable
 
 
-class MaskError(ValueError):
-    """A segmentation that is no mask; `kind` is "missing", "malformed" or "size"."""
+@dataclasses.dataclass(frozen=True)
+class MaskFault:
+    """Why a segmentation, or a part of it, is no mask.
 
-    def __init__(self, kind: str, message: str):
+    Attributes:
+      row: which one.
+      kind: "missing": None or no polygons. "malformed": neither polygons nor run lengths, no usable
+        polygon, or run lengths that do not add up. "size": those of another image size. All three
+        leave the mask empty. "part": polygons were left out, the mask is made of the others.
+      message: the details.
+    """
+
+    row: int
+    kind: Literal["missing", "malformed", "size", "part"]
+    message: str
+
+
+def encode_segmentations(
+    segmentations: Iterable[Any], sizes: np.ndarray
+) -> tuple[RleTable, list[MaskFault]]:
+    """Compresses masks as pycocotools draws them.
+
+    A polygon is left out that has fewer than three points, an odd count, something that is no
+    finite number, or a point further outside of the image than its longer side.
+
+    Args:
+      segmentations: n of these: polygons [[x, y, x, y, ..], ..], or a dict with `size` [height,
+        width] and `counts`, compressed (text or bytes) or a list of run lengths.
+      sizes: int [n, 2], height and width of the image of each.
+
+    Returns:
+      n masks; what was wrong, at most one fault a row, by rising row.
+
+    Example:
+      >>> masks, faults = encode_segmentations([[[1, 1, 3, 1, 3, 3, 1, 3]], []], [[4, 4], [4, 4]])
+      >>> masks[0]["counts"], masks.areas().tolist(), [fault.kind for fault in faults]
+      (b'52203', [4, 0], ['missing'])
+    """
+    sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
+    faults: dict[int, MaskFault] = {}
+    rows, stated = [], []
+    for row, (segmentation, (height, width)) in enumerate(
+        zip(segmentations, sizes.tolist(), strict=True)
+    ):
+        try:
+            counts, left_out = _encode(segmentation, height, width)
+            if isinstance(segmentation, dict):
+                stated.append(row)
+            if left_out:
+                faults[row] = MaskFault(row, "part", f"{left_out} of its polygons are malformed")
+        except _NoMaskError as error:
+            counts = _nothing(height, width)
+            faults[row] = MaskFault(row, error.kind, str(error))
+        rows.append(counts)
+    for row in _find_malformed(rows, sizes, stated):
+        height, width = sizes[row].tolist()
+        message = f"its run lengths do not add up to {height} x {width} pixels"
+        rows[row], faults[row] = _nothing(height, width), MaskFault(row, "malformed", message)
+    return RleTable.from_bytes(rows, sizes, checked=True), [faults[row] for row in sorted(faults)]
+
+
+class _NoMaskError(ValueError):
+    def __init__(self, kind: Literal["missing", "malformed", "size"], message: str):
         super().__init__(message)
         self.kind = kind
 
 
-def encode_segmentation(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
-    """The run lengths of one object, as pycocotools draws them.
-
-    Args:
-      segmentation: polygons [[x, y, x, y, ..], ..], or a dict with `size` [height, width] and
-        `counts`, compressed (text or bytes) or a list of run lengths.
-      height, width: pixels of the image.
-
-    Returns:
-      The compressed counts, and how many polygons were left out as malformed: fewer than three
-      points, an odd count, something that is no finite number, or a point further outside of the
-      image than its longer side.
-
-    Raises:
-      MaskError: None or no polygons ("missing"); neither polygons nor run lengths, no usable
-        polygon, or run lengths that do not add up ("malformed"); another image size ("size").
-
-    Example:
-      >>> encode_segmentation([[1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)
-      (b'52203', 0)
-    """
+def _encode(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
+    """Counts, those of compressed ones not yet checked; the number of polygons left out."""
     if segmentation is None or (isinstance(segmentation, list) and not segmentation):
-        raise MaskError("missing", "there is no segmentation")
+        raise _NoMaskError("missing", "there is no segmentation")
     if isinstance(segmentation, list):
         return _encode_polygons(segmentation, height, width)
     if not isinstance(segmentation, dict):
-        raise MaskError("malformed", "neither polygons nor run lengths")
-    size = segmentation.get("size")
+        raise _NoMaskError("malformed", "neither polygons nor run lengths")
+    size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        raise MaskError("size", f"its size is {str(size)[:40]}, the image's [{height}, {width}]")
-    return _encode_counts(segmentation.get("counts"), height * width), 0
+        message = f"its size is {str(size)[:40]}, that of the image [{height}, {width}]"
+        raise _NoMaskError("size", message)
+    if isinstance(counts, str):
+        return counts.encode("latin-1", errors="replace"), 0
+    return (counts if isinstance(counts, bytes) else _compress(counts)), 0
 
 
-def is_compressible(polygon: Any, height: int, width: int) -> bool:
+def _find_malformed(rows: list[bytes], sizes: np.ndarray, stated: list[int]) -> list[int]:
+    """Which of the `stated` rows are no run lengths of an image of their size."""
+    chosen = [rows[row] for row in stated]
+    offsets = np.cumsum([0, *map(len, chosen)])
+    data = np.frombuffer(b"".join(chosen), np.uint8)
+    bad = find_malformed(data, offsets, sizes[stated].prod(axis=1))
+    return [row for row, is_bad in zip(stated, bad, strict=True) if is_bad]
+
+
+def _nothing(height: int, width: int) -> bytes:
+    return encode_runs(np.array([height * width]), np.array([0, 1]))[0].tobytes()
+
+
+def _is_drawable(polygon: Any, height: int, width: int) -> bool:
     """Whether pycocotools draws what was meant: a flat list of at least three near points."""
     try:
         points = np.asarray(polygon)
@@ -63,23 +122,12 @@ def is_compressible(polygon: Any, height: int, width: int) -> bool:
 
 
 def _encode_polygons(polygons: list[Any], height: int, width: int) -> tuple[bytes, int]:
-    good = [polygon for polygon in polygons if is_compressible(polygon, height, width)]
+    good = [polygon for polygon in polygons if _is_drawable(polygon, height, width)]
     if not good:
-        raise MaskError("malformed", "no polygon of three or more points in or near the image")
+        raise _NoMaskError("malformed", "no polygon of three or more points in or near the image")
     parts = pycocotools.mask.frPyObjects(good, height, width)
     counts: bytes = pycocotools.mask.merge(parts)["counts"]
     return counts, len(polygons) - len(good)
-
-
-def _encode_counts(counts: Any, area: int) -> bytes:
-    if isinstance(counts, str):
-        counts = counts.encode("latin-1", errors="replace")
-    if not isinstance(counts, bytes):
-        counts = _compress(counts)
-    data = np.frombuffer(counts, np.uint8)
-    if find_malformed(data, np.array([0, len(data)]), np.array([area]))[0]:
-        raise MaskError("malformed", f"its run lengths do not add up to {area} pixels")
-    return counts
 
 
 def _compress(counts: Any) -> bytes:
@@ -88,7 +136,9 @@ def _compress(counts: Any) -> bytes:
     except ValueError:
         runs = np.zeros(0)
     if runs.ndim != 1 or not len(runs) or runs.dtype.kind not in "iu" or not _is_small(runs):
-        raise MaskError("malformed", "its counts are neither text nor a list of whole numbers >= 0")
+        raise _NoMaskError(
+            "malformed", "its counts are neither text nor a list of whole numbers >= 0"
+        )
     return encode_runs(runs.astype(np.int64), np.array([0, len(runs)]))[0].tobytes()
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.masks import MaskError, RleTable, encode_segmentation
+from harmonic_jax.masks import RleTable, encode_segmentations
 from harmonic_jax.metrics.json_fields import column, integer
 
 
@@ -24,19 +24,15 @@ def annotated_masks(annotations: list[Any], images: list[Any], name: str) -> Rle
         return None
     size_of = {image["id"]: (image.get("height"), image.get("width")) for image in images}
     sizes = [size_of[annotation["image_id"]] for annotation in annotations]
-    rows = []
-    for i, (segmentation, size) in enumerate(zip(segmentations, sizes, strict=True)):
+    for annotation, size in zip(annotations, sizes, strict=True):
         if not all(map(is_side, size)):
-            owner = annotations[i]["image_id"]
+            owner = annotation["image_id"]
             raise ValueError(f"{name}: image {owner} has no height and width; its masks need them")
-        try:
-            counts, left_out = encode_segmentation(segmentation, *size)
-            if left_out:
-                raise MaskError("malformed", f"{left_out} of its polygons are malformed")
-        except MaskError as error:
-            raise ValueError(f"{name}: annotations[{i}] has no usable mask: {error}") from None
-        rows.append(counts)
-    return RleTable.from_bytes(rows, np.array(sizes))
+    masks, faults = encode_segmentations(segmentations, np.array(sizes))
+    if faults:
+        first = faults[0]
+        raise ValueError(f"{name}: annotations[{first.row}] has no usable mask: {first.message}")
+    return masks
 
 
 def detected_masks(entries: list[Any], name: str) -> RleTable | None:
