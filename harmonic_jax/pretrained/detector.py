@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.config import FasterRCNNConfig, ModelConfig, RetinaNetConfig, SSDConfig
 from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 from harmonic_jax.pretrained.layout import Layout, fit_state
 from harmonic_jax.pretrained.retinanet import retinanet_layout
 from harmonic_jax.pretrained.ssd import ssd_layout
+from harmonic_jax.pretrained.two_stage import two_stage_layout
 
 
 def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
@@ -28,6 +29,8 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
             return retinanet_layout()
         case SSDConfig():
             return ssd_layout(num_classes)
+        case FasterRCNNConfig():  # Mask R-CNN too
+            return two_stage_layout(config, num_classes)
     raise WeightsError(f"torchvision has no layout for the weights of {type(config).__name__}")
 
 

@@ -7,9 +7,15 @@ from types import MappingProxyType
 from harmonic_jax.config import (
     AnchorConfig,
     BackboneConfig,
+    BoxHeadConfig,
     DataConfig,
+    FasterRCNNConfig,
+    MaskHeadConfig,
+    MaskRCNNConfig,
     ModelConfig,
     RetinaNetConfig,
+    RoIAlignConfig,
+    RPNConfig,
     SSDConfig,
 )
 from harmonic_jax.pretrained.coco_classes import COCO_91
@@ -55,6 +61,32 @@ def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
     return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
 
 
+_RPN = RPNConfig(
+    anchors=AnchorConfig(size_factor=8.0, scales=(1.0,), rounding="torchvision"),
+    num_proposals_train=2000,
+)
+_FASTER_RCNN = FasterRCNNConfig(
+    backbone=_V1_BACKBONE, rpn=_RPN, roi_align=RoIAlignConfig(aligned=False)
+)
+_FASTER_RCNN_V2 = dataclasses.replace(
+    _FASTER_RCNN,
+    backbone=_V2_BACKBONE,
+    fpn_norm="batch",
+    rpn=dataclasses.replace(_RPN, num_convs=2),
+    box_head=BoxHeadConfig(layers="four_conv_fc", norm="batch"),
+)
+
+
+def _two_stage(model: FasterRCNNConfig) -> TorchvisionDetector:
+    # Their class 0 is background: the last class of ours, which has no name.
+    return TorchvisionDetector(model, COCO_91[1:], tuple(range(1, 91)), _COCO_800)
+
+
+def _with_masks(model: FasterRCNNConfig, mask_head: MaskHeadConfig) -> MaskRCNNConfig:
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    return MaskRCNNConfig(**fields, mask_head=mask_head)
+
+
 DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
     {
         "retinanet_resnet50_fpn": _retinanet(
@@ -74,6 +106,12 @@ DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
         ),
         "ssd300_vgg16": TorchvisionDetector(
             SSD300_VGG16, COCO_91[1:], tuple(range(1, 91)), _COCO_300
+        ),
+        "fasterrcnn_resnet50_fpn": _two_stage(_FASTER_RCNN),
+        "fasterrcnn_resnet50_fpn_v2": _two_stage(_FASTER_RCNN_V2),
+        "maskrcnn_resnet50_fpn": _two_stage(_with_masks(_FASTER_RCNN, MaskHeadConfig())),
+        "maskrcnn_resnet50_fpn_v2": _two_stage(
+            _with_masks(_FASTER_RCNN_V2, MaskHeadConfig(norm="batch"))
         ),
     }
 )
