@@ -19,6 +19,7 @@ from harmonic_jax.ops.roi_align import pyramid_roi_align
 from tests.ops.scenes import IMAGE, random_boxes
 
 LEVELS = (2, 5)
+ATOL = 5e-4  # Float32 places samples 300 cells from the origin no better than 3e-5 cells.
 
 
 def main() -> None:
@@ -75,11 +76,11 @@ def _compare(
 
     (pooled, gradients), (expected, expected_gradients) = run(*arrays), peer()
     ours = np.asarray(pooled).reshape(-1, *pooled.shape[2:])
-    np.testing.assert_allclose(np.moveaxis(ours, 3, 1), expected.detach(), atol=1e-4)
+    np.testing.assert_allclose(np.moveaxis(ours, 3, 1), expected.detach(), atol=ATOL)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(np.moveaxis(np.asarray(ours), 3, 1), theirs, atol=1e-4)
+        np.testing.assert_allclose(np.moveaxis(np.asarray(ours), 3, 1), theirs, atol=ATOL)
     print(f"{boxes.shape[1]} RoIs, batch {boxes.shape[0]}, {jax.devices()[0].platform}")
-    agree = "features and gradients within 1e-4"
+    agree = f"features and gradients within {ATOL:g}"
     forward = jax.jit(pool)
     compare("forward", lambda: forward(*arrays[:2]), peer_forward, repeats=repeats, agree=agree)
     compare("forward and backward", lambda: run(*arrays), peer, repeats=repeats, agree=agree)
