@@ -15,6 +15,7 @@ from harmonic_jax.visualize import (
     plot_loss_curves,
     save_png,
 )
+from harmonic_jax.visualize.masks import OPACITY, draw_masks
 
 NAMES = ("cat", "dog")
 
@@ -89,7 +90,7 @@ def test_odd_boxes_and_images_do_not_fail(size: tuple[int, int], box: list[float
 def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"image is float64 \(4, 4, 3\); it must be uint8"):
         draw_boxes(np.zeros((4, 4, 3)), np.zeros((0, 4)), np.zeros(0, int), NAMES)
-    with pytest.raises(ValueError, match=r"boxes, labels and scores have lengths \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"boxes, labels, scores and masks have lengths \[1, 2\]"):
         draw_boxes(gray(4, 4), np.zeros((1, 4)), np.zeros(2, int), NAMES)
 
 
@@ -162,3 +163,49 @@ def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
     plot_loss_curves(tmp_path / "a.png", rows)
     plot_loss_curves(tmp_path / "b.png", [*rows[:20], {"step": 12, "loss": 99.0}, *rows[10:]])
     assert np.array_equal(curve_pixels(tmp_path / "a.png"), curve_pixels(tmp_path / "b.png"))
+
+
+def disc(height: int, width: int, x: int, y: int, radius: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+def test_masks_are_tinted_and_outlined_where_they_are() -> None:
+    canvas, mask = gray(200, 300), disc(100, 150, 60, 40, 20)  # at half the size
+    draw_masks(canvas, [mask], PREDICTION_COLOR, filled=True)
+    inside = disc(200, 300, 120, 80, 35)
+    tint = np.round(128 * (1 - OPACITY) + np.array(PREDICTION_COLOR) * OPACITY)
+    assert (canvas[inside] == tint).all()
+    assert (canvas[~disc(200, 300, 120, 80, 46)] == 128).all()
+    assert count(canvas, PREDICTION_COLOR) > 2 * 3 * 35  # the outline
+    outline = gray(200, 300)
+    draw_masks(outline, [mask], TRUTH_COLOR, filled=False)
+    assert (outline[inside] == 128).all()
+    assert count(outline, TRUTH_COLOR) == count(canvas, PREDICTION_COLOR)
+
+
+def test_grid_shows_masks_where_there_are_any() -> None:
+    boxes, labels = np.array([[10.0, 10, 50, 50]]), np.array([0])
+    masks = [disc(60, 90, 30, 30, 18)]
+    plain = LabelledBoxes(boxes, labels)
+    with_mask = LabelledBoxes(boxes, labels, masks=masks)
+    nothing = boxes_at()
+    grids = [
+        detection_grid([gray(60, 90)], [truth], [prediction], NAMES, cell=180)
+        for truth, prediction in (
+            (plain, plain), (with_mask, plain), (plain, with_mask), (with_mask, with_mask),
+        )
+    ]  # fmt: skip
+    changed = [int((grid != grids[0]).any(axis=-1).sum()) for grid in grids]
+    assert changed[0] == 0 < changed[1] < changed[2]
+    assert changed[2] > 0.8 * np.pi * 36**2
+    empty = LabelledBoxes(nothing.boxes, nothing.labels, masks=[])
+    detection_grid([gray(60, 90)], [empty], [empty], NAMES)
+    with pytest.raises(ValueError, match=r"have lengths \[1, 2\]"):
+        LabelledBoxes(boxes, labels, masks=masks * 2)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 5), bool), np.ones((4, 5), bool)])
+def test_odd_masks_and_images_do_not_fail(mask: np.ndarray) -> None:
+    for size in ((1, 1), (3, 200), (30, 10)):
+        draw_masks(gray(*size), [mask], PREDICTION_COLOR, filled=True)

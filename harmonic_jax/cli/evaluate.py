@@ -13,7 +13,7 @@ from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.metrics.coco import coco_metrics, format_table
+from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.classes import MatchedPredictions, match_classes
@@ -104,7 +104,13 @@ def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
             "give the folder of a run, or both --predictions P.json and --annotations A.json"
         )
     truth = load_coco_annotations(args.annotations)
-    _print_and_save(args, console, coco_metrics(truth, load_coco_results(args.predictions, truth)))
+    found = load_coco_results(args.predictions, truth)
+    metrics = coco_metrics(truth, found)
+    if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
+        truth = load_coco_annotations(args.annotations, masks=True)
+        if truth.masks is not None:
+            metrics |= mask_metrics(truth, found)
+    _print_and_save(args, console, metrics)
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from harmonic_jax.masks.rle import RleTable, join_tables
+from harmonic_jax.masks import RleTable, join_tables
 
 
 class AnnotatedImage(Protocol):

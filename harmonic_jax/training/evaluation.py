@@ -11,22 +11,32 @@ from harmonic_jax.config import Config
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
-from harmonic_jax.metrics.coco import coco_metrics
+from harmonic_jax.masks import RleTable, join_tables, paste_masks
+from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
-from harmonic_jax.structures import Batch
+from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import progress
 from harmonic_jax.training.sharding import check_divides, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
 
-# Record index, box in original pixels, score and label of the detections of a batch.
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
 
 class EvaluationStopped(Exception):
     """An evaluation was given up before its end."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    """The detections of a batch, in original pixels: one row each; masks where there are any."""
+
+    record_index: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: RleTable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,9 @@ def evaluate(
     """Runs the detector over every image of a source and scores the detections.
 
     Every process returns the same numbers: predictions come back whole from the device.
-    An image that cannot be decoded has no detections, and its objects count as missed.
+    An image that cannot be decoded has no detections, and its objects count as missed. Where the
+    detector finds masks and the source has them, the metrics hold those of masks too, as mask_AP
+    and so on; objects whose mask is unknown are ignored in them.
 
     Args:
       predict_step: made by `make_predict_step` for this mesh.
@@ -77,15 +89,19 @@ def evaluate(
     )
     with batches:
         tracked = track(batches, len(batches), "evaluating")
-        columns = []
+        found = []
         for batch in tracked:
             if should_stop():
                 raise EvaluationStopped
-            columns.append(_detect(predict_step, variables, put_batch(batch, mesh)))
+            found.append(_detect(predict_step, variables, put_batch(batch, mesh), source))
         skipped = batches.report
-    detections = _collect(columns, source)
+    detections = _collect(found, source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
     metrics = coco_metrics(truth, detections)
+    if truth.masks is not None and detections.masks is not None:
+        is_unknown = truth.masks.areas() == 0
+        known = dataclasses.replace(truth, is_difficult=truth.is_difficult | is_unknown)
+        metrics |= mask_metrics(known, detections)
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
         metrics |= _voc_summary(truth, detections)
     return Evaluation(metrics, truth, detections, skipped)
@@ -99,20 +115,46 @@ def _voc_summary(truth: GroundTruthTable, detections: DetectionTable) -> dict[st
     }
 
 
-def _detect(predict_step: PredictStep, variables: Variables, batch: Batch) -> Columns:
+def _detect(
+    predict_step: PredictStep, variables: Variables, batch: Batch, source: DetectionSource
+) -> _Found:
     detections, index = jax.device_get(predict_step(variables, batch))
     image, slot = np.nonzero(detections.valid)
-    return (
-        index[image],
-        detections.boxes[image, slot],
-        detections.scores[image, slot],
-        detections.labels[image, slot],
+    return _Found(
+        record_index=index[image],
+        boxes=detections.boxes[image, slot],
+        scores=detections.scores[image, slot],
+        labels=detections.labels[image, slot],
+        masks=_paste(detections, index, source),
     )
 
 
-def _collect(columns: list[Columns], source: DetectionSource) -> DetectionTable:
-    index, boxes, scores, labels = (np.concatenate(c) for c in zip(*columns, strict=True))
+def _paste(detections: Detections, index: np.ndarray, source: DetectionSource) -> RleTable | None:
+    """The masks of the valid detections in their images, image by image, as run lengths."""
+    if detections.masks is None:
+        return None
+    pasted = []
+    for image, slots in enumerate(np.asarray(detections.valid)):
+        if slots.any():
+            record = source.records[int(index[image])]
+            grids, boxes = np.asarray(detections.masks[image]), np.asarray(detections.boxes[image])
+            pasted.append(paste_masks(grids[slots], boxes[slots], record.height, record.width))
+    return join_tables(pasted)
+
+
+def _collect(found: list[_Found], source: DetectionSource) -> DetectionTable:
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in found])
+
     # Batches group images by shape; results are written in the data set's own order.
+    index = column("record_index")
     order = np.argsort(index, kind="stable")
     image_ids = np.array([record.image_id for record in source.records], np.int64)
-    return DetectionTable(image_ids[index[order]], boxes[order], scores[order], labels[order])
+    masks = [part.masks for part in found if part.masks is not None]
+    return DetectionTable(
+        image_id=image_ids[index[order]],
+        boxes=column("boxes")[order],
+        scores=column("scores")[order],
+        labels=column("labels")[order],
+        masks=join_tables(masks).take(order) if masks else None,
+    )

@@ -8,6 +8,7 @@ import numpy as np
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.masks import RleTable
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.metrics.results_json import save_coco_results
 from harmonic_jax.training.evaluation import Evaluation
@@ -54,7 +55,7 @@ def write_report(
 def prediction_grid(
     evaluation: Evaluation, source: DetectionSource, *, max_pixels: int
 ) -> np.ndarray:
-    """Pictures from all over the split with true and predicted boxes, uint8 RGB [h, w, 3].
+    """Pictures from all over the split with true and predicted objects, uint8 RGB [h, w, 3].
 
     Images that cannot be decoded are passed over. Predictions under a score of 0.3 are not drawn.
     """
@@ -71,7 +72,7 @@ def prediction_grid(
         except (ImageError, OSError):
             continue
         images.append(image)
-        truths.append(LabelledBoxes(record.boxes, record.labels))
+        truths.append(LabelledBoxes(record.boxes, record.labels, masks=_decoded(record.masks)))
         predictions.append(_predicted(evaluation, record.image_id))
     return detection_grid(images, truths, predictions, source.class_names)
 
@@ -79,4 +80,9 @@ def prediction_grid(
 def _predicted(evaluation: Evaluation, image_id: int) -> LabelledBoxes:
     table = evaluation.detections
     shown = (table.image_id == image_id) & (table.scores >= SHOWN_SCORE)
-    return LabelledBoxes(table.boxes[shown], table.labels[shown], table.scores[shown])
+    masks = None if table.masks is None else _decoded(table.masks.take(shown))
+    return LabelledBoxes(table.boxes[shown], table.labels[shown], table.scores[shown], masks)
+
+
+def _decoded(masks: RleTable | None) -> list[np.ndarray] | None:
+    return None if masks is None else [masks.decode(row) for row in range(len(masks))]

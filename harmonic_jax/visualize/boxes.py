@@ -19,16 +19,19 @@ _TEXT_SIZE = 13  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class LabelledBoxes:
-    """Boxes of an image: float [n, 4] xyxy in its pixels, labels [n], and scores [n] or None."""
+    """Objects of an image: boxes float [n, 4] xyxy in its pixels, labels [n], scores [n] or None,
+    masks n times bool [h, w] or None."""
 
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray | None = None
+    masks: Sequence[np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        lengths = {len(c) for c in (self.boxes, self.labels, self.scores) if c is not None}
+        columns = self.boxes, self.labels, self.scores, self.masks
+        lengths = {len(column) for column in columns if column is not None}
         if len(lengths) > 1:
-            raise ValueError(f"boxes, labels and scores have lengths {sorted(lengths)}")
+            raise ValueError(f"boxes, labels, scores and masks have lengths {sorted(lengths)}")
 
 
 def draw_boxes(

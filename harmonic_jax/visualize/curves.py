@@ -14,12 +14,12 @@ def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Non
     Args:
       path: The file.
       rows: Rows of the run's log: "step", and numbers by name. Names that are "loss" or end in
-        "_loss" are drawn on the left, "AP", "AP50" and "AP75" on the right. Of several rows with
-        the same step the last counts; numbers that are not finite are left out.
+        "_loss" are drawn on the left, "AP", "AP50", "AP75" and "mask_AP" on the right. Of several
+        rows with the same step the last counts; numbers that are not finite are left out.
     """
     names = sorted({name for row in rows for name in row}, key=lambda name: (name != "loss", name))
     losses = [name for name in names if name == "loss" or name.endswith("_loss")]
-    scores = [name for name in ("AP", "AP50", "AP75") if name in names]
+    scores = [name for name in ("AP", "AP50", "AP75", "mask_AP") if name in names]
     figure = Figure(figsize=(11 if scores else 7, 4.2), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     _plot(panels[0], rows, losses, "loss", marker="")

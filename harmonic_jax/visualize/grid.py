@@ -17,6 +17,7 @@ from harmonic_jax.visualize.boxes import (
     draw_outlines,
     text_mask,
 )
+from harmonic_jax.visualize.masks import draw_masks
 
 PAPER: Color = (255, 255, 255)
 
@@ -30,7 +31,10 @@ def detection_grid(
     columns: int = 3,
     cell: int = 480,
 ) -> np.ndarray:
-    """Pictures side by side with true and predicted boxes, under a legend.
+    """Pictures side by side with true and predicted objects, under a legend.
+
+    Masks are drawn where there are any: predicted ones half-transparent with their outlines, true
+    ones as outlines.
 
     Args:
       images: uint8 [h, w, 3] each, RGB, of any size; scaled so that the long side is `cell`.
@@ -75,9 +79,13 @@ def _picture(
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     picture = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
     truth, prediction = (
-        LabelledBoxes(np.asarray(o.boxes, float).reshape(-1, 4) * scale, o.labels, o.scores)
+        LabelledBoxes(
+            np.asarray(o.boxes, float).reshape(-1, 4) * scale, o.labels, o.scores, o.masks
+        )
         for o in (truth, prediction)
     )
+    draw_masks(picture, prediction.masks or (), PREDICTION_COLOR, filled=True)
+    draw_masks(picture, truth.masks or (), TRUTH_COLOR, filled=False)
     # Dashes over the solid lines, so that both show where a prediction is exact.
     draw_outlines(picture, prediction, PREDICTION_COLOR, dashed=False)
     draw_outlines(picture, truth, TRUTH_COLOR, dashed=True)

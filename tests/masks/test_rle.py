@@ -7,8 +7,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 
-from harmonic_jax.masks import RleTable, encode_masks, encode_segmentations
-from harmonic_jax.masks.rle import join_tables
+from harmonic_jax.masks import RleTable, encode_masks, encode_segmentations, join_tables
 
 
 def encode(segmentation: Any, height: int, width: int) -> tuple[bytes, str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.masks import encode_masks
-from harmonic_jax.masks.rle import RleTable, join_tables
+from harmonic_jax.masks import RleTable, encode_masks, join_tables
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
 
 
