@@ -13,6 +13,7 @@ from harmonic_jax.config import (
     MaskHeadConfig,
     MaskRCNNConfig,
     ModelConfig,
+    PostprocessConfig,
     RetinaNetConfig,
     RoIAlignConfig,
     RPNConfig,
@@ -56,6 +57,9 @@ _V1_BACKBONE = BackboneConfig(depth=50, norm="frozen", norm_eps=0.0, frozen_stag
 _V2_BACKBONE = BackboneConfig(depth=50, norm="batch", frozen_stages=2)
 
 
+_RETINANET_POSTPROCESS = PostprocessConfig(max_detections=300)
+
+
 def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
     # Every name is a class here: its sigmoids have no background, but an output for class 0.
     return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
@@ -94,6 +98,7 @@ DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
                 backbone=_V1_BACKBONE,
                 extra_levels_from="p5",
                 anchors=AnchorConfig(rounding="torchvision"),
+                postprocess=_RETINANET_POSTPROCESS,
             )
         ),
         "retinanet_resnet50_fpn_v2": _retinanet(
@@ -102,6 +107,7 @@ DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
                 extra_levels_from="c5",
                 head_norm="group",
                 anchors=AnchorConfig(rounding="torchvision"),
+                postprocess=_RETINANET_POSTPROCESS,
             )
         ),
         "ssd300_vgg16": TorchvisionDetector(
