@@ -62,13 +62,13 @@ def _draw_runs(
 ) -> np.ndarray:
     """Run lengths of one mask in an image, column after column, zeros first."""
     x1, y1, x2, y2 = box
-    columns = _stretch(grid.T, x1, x2, width)
+    lines = _stretch(grid, y1, y2, height)
+    top, bottom = max(y1, 0), max(y1, 0) + len(lines)
+    columns = _stretch(np.ascontiguousarray(lines.T), x1, x2, width)
     left, right = max(x1, 0), max(x1, 0) + len(columns)
-    pixels = _stretch(columns.T, y1, y2, height)  # [rows, columns]
-    top = max(y1, 0)
     # Whole columns of the image, so that a run may go on from one to the next.
     strip = np.zeros((right - left, height), bool)
-    strip[:, top : top + len(pixels)] = threshold < pixels.T
+    np.greater(columns, threshold, out=strip[:, top:bottom])
     flat = strip.ravel()
     change = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     if flat.size and flat[0]:
@@ -87,5 +87,7 @@ def _stretch(rows: np.ndarray, low: int, high: int, limit: int) -> np.ndarray:
     place = (pixels - low + 0.5) * (len(rows) / length) - 0.5
     place = np.clip(place, 0, len(rows) - 1)
     first = np.minimum(place.astype(np.int64), len(rows) - 2)
-    part = (place - first).astype(np.float32)[:, None]
-    return rows[first] * (1 - part) + rows[first + 1] * part
+    stretched = np.diff(rows, axis=0)[first]
+    stretched *= (place - first).astype(np.float32)[:, None]
+    stretched += rows[first]
+    return stretched

@@ -15,7 +15,9 @@ from typing import TypedDict, overload
 import numpy as np
 import pycocotools.mask
 
-from harmonic_jax.masks.codec import ROWS_AT_ONCE, decode_runs, encode_runs, find_malformed
+from harmonic_jax.masks.codec import decode_runs, encode_runs, find_malformed
+
+_ROWS_AT_ONCE = 255  # pycocotools 2.0.11 keeps the length of a list in one byte, in `area`
 
 
 class Rle(TypedDict):
@@ -136,11 +138,9 @@ class RleTable(Sequence[Rle]):
     @functools.cached_property
     def _summary(self) -> np.ndarray:
         """Area and xyxy box of each mask, int64 [n, 5]."""
-        parts = [
-            _summaries(*self[start : start + ROWS_AT_ONCE].runs(), self.sizes[start:, 0])
-            for start in range(0, len(self), ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, 5), np.int64)
+        starts = range(0, len(self), _ROWS_AT_ONCE)
+        parts = [_summaries(list(self[start : start + _ROWS_AT_ONCE])) for start in starts]
+        return np.concatenate([np.zeros((0, 5), np.int64), *parts])
 
 
 def encode_masks(masks: np.ndarray) -> RleTable:
@@ -162,22 +162,7 @@ def join_tables(tables: Iterable[RleTable]) -> RleTable:
     )
 
 
-def _summaries(runs: np.ndarray, bounds: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    ends = np.cumsum(runs)
-    number = np.diff(bounds)
-    owner = np.repeat(np.arange(len(number)), number)
-    is_object = ((np.arange(len(runs)) - bounds[owner]) % 2 == 1) & (runs > 0)
-    before = np.concatenate([[0], ends])[bounds[:-1]]
-    owner, length = owner[is_object], runs[is_object]
-    last = ends[is_object] - before[owner] - 1
-    height = heights[owner].astype(np.int64)
-    (x1, y1), (x2, y2) = (np.divmod(place, height) for place in (last - length + 1, last))
-    y1, y2 = np.where(x2 > x1, 0, y1), np.where(x2 > x1, height - 1, y2)  # on in the next column
-    found = np.zeros((len(number), 5), np.int64)
-    if len(owner):
-        filled, first = np.unique(owner, return_index=True)
-        found[filled, 0] = np.add.reduceat(length, first)
-        tight = (x1, np.minimum), (y1, np.minimum), (x2 + 1, np.maximum), (y2 + 1, np.maximum)
-        for column, (values, reduce) in enumerate(tight, start=1):
-            found[filled, column] = reduce.reduceat(values, first)
-    return found
+def _summaries(rles: list[Rle]) -> np.ndarray:
+    x, y, width, height = pycocotools.mask.toBbox(rles).T
+    area = pycocotools.mask.area(rles)
+    return np.stack([area, x, y, x + width, y + height], axis=1).astype(np.int64)
