@@ -1,0 +1,184 @@
+"""Weights as a user handles them: imported, evaluated, fine-tuned, exported.
+
+The published files are not at hand: random numbers in their layout take their place.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import harmonic_jax.__main__
+from harmonic_jax.cli.config_file import config_from_args
+from harmonic_jax.cli.export_weights import export_run
+from harmonic_jax.cli.import_weights import import_run
+from harmonic_jax.cli.train import DEFAULT_CONFIG
+from harmonic_jax.config import Config
+from harmonic_jax.pretrained.models import DETECTORS, TorchvisionDetector
+from harmonic_jax.training.run_dir import RunDir
+from tests.pretrained.torch_layout import random_state_dict, with_old_names
+
+MODEL = (
+    *("--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "2"),
+    *("--model.extra-levels-from", "p5", "--model.anchors.rounding", "torchvision"),
+)
+SHAPES = ("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2")
+KNOWN = ("__background__", "even", "N/A", "odd", "N/A")
+
+
+def small_config(coco_folder: Path, run_dir: Path) -> Config:
+    data = ("--data.format", "coco", "--data.root", str(coco_folder))
+    return config_from_args(
+        [*MODEL, *SHAPES, *data, "--data.eval-split", "pictures", "--run-dir", str(run_dir)],
+        default=DEFAULT_CONFIG,
+        prog="",
+        description="",
+    )
+
+
+def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (actual[name].shape, actual[name].dtype) == (array.shape, array.dtype), name
+        assert actual[name].tobytes() == array.tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The folder of an imported run, and the state dict it was made of."""
+    run_dir = tmp_path_factory.mktemp("imported") / "run"
+    config = small_config(coco_folder, run_dir)
+    state = with_old_names(random_state_dict(config.model, len(KNOWN)))
+    state["head.classification_head.cls_logits.weight"] *= 10  # classes that win somewhere
+    state["head.classification_head.cls_logits.bias"] *= 0
+    assert "head.regression_head.conv.2.weight" in state
+    assert "backbone.fpn.inner_blocks.1.bias" in state
+    foreign = TorchvisionDetector(config.model, KNOWN, tuple(range(len(KNOWN))), config.data)
+    line = import_run(state, config, foreign, RunDir(run_dir))
+    counters = sum(name.endswith("num_batches_tracked") for name in state)
+    assert f"{len(state)} tensors" in line
+    assert f"5 classes; {counters} tensors kept" in line
+    return run_dir, state
+
+
+def test_the_export_is_the_import_bit_for_bit(
+    command, imported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, state = imported
+    out = tmp_path / "back.safetensors"
+    result = command("-m", "harmonic_jax", "export-weights", run_dir, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert_same_bits(safetensors.numpy.load_file(out), state)
+    assert harmonic_jax.__main__.main(["export-weights", str(run_dir), "--out", str(out)]) == 1
+    assert "back.safetensors exists; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_evaluation_matches_classes_by_name(command, imported, tmp_path: Path) -> None:
+    run_dir, _ = imported
+    result = command("eval.py", run_dir, "--json", tmp_path / "m.json", "--batch-size", "3")
+    assert result.returncode == 0, result.stderr
+    assert "step 0 of" in result.stdout
+    line = next(line for line in result.stdout.splitlines() if line.startswith("dropped "))
+    assert "detections of the 3 of 5 classes that" in line
+    assert int(line.split()[1]) > 0
+    found = json.loads((run_dir / "eval_pictures_step0" / "detections.json").read_text())
+    assert {row["category_id"] for row in found} == {3, 7}
+
+
+def test_a_class_the_detector_lacks_is_named(command, imported, coco_folder, tmp_path) -> None:
+    folder = tmp_path / "coco"
+    shutil.copytree(coco_folder, folder)
+    path = folder / "annotations" / "instances_pictures.json"
+    path.write_text(path.read_text().replace('"even"', '"eleven"'))
+    result = command("eval.py", imported[0], "--root", folder)
+    assert result.returncode == 1
+    assert "the detector does not know the classes ['eleven']" in result.stderr
+
+
+def test_fine_tune_and_export(command, imported, coco_folder: Path, tmp_path: Path) -> None:
+    run_dir, state = imported
+    data = ("--data.format", "coco", "--data.root", coco_folder)
+    data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
+    steps = ("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0")
+    frozen = ("--optim.rate-factors", "backbone", "0")
+    start = ("--init", run_dir, "--run-dir", tmp_path / "tuned")
+    result = command("train.py", *MODEL, *SHAPES, *data, *steps, *frozen, *start)
+    assert result.returncode == 0, result.stderr
+    assert "classes carried over: odd, even; new: none" in result.stdout
+    anchors = state["head.classification_head.cls_logits.bias"].size // 5
+    shapes = f"cls_head/output/bias: [{5 * anchors}] -> [{2 * anchors}]"
+    assert shapes in result.stdout
+
+    tuned = export_run(RunDir(tmp_path / "tuned"))
+    bias = tuned["head.classification_head.cls_logits.bias"].reshape(anchors, 2)
+    old = state["head.classification_head.cls_logits.bias"].reshape(anchors, 5)[:, [3, 1]]
+    assert 0 < np.abs(bias - old).max() < 0.1  # it learned for two steps
+    np.testing.assert_array_equal(
+        tuned["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (("FILE", "--to", "yolo"), 2, "invalid choice: 'yolo'"),
+        (("FILE", "--to", "retinanet_resnet50_fpn"), 1, "--out is missing"),
+        (("FILE", "--to", "ssd300_vgg16", "--out", "."), 1, ". exists; choose another folder"),
+        (("none.pth", "--to", "ssd300_vgg16", "--out", "x"), 1, "none.pth does not exist"),
+        (
+            ("FILE", "--to", "ssd300_vgg16", "--out", "x"),
+            1,
+            "is missing; backbone.extra.0.7.1.weight is missing",
+        ),
+        (
+            ("FILE", "--to", "ssd300_vgg16", "--out", "x", "--norm-eps", "0"),
+            1,
+            "--norm-eps is 0.0; torchvision's SSD has no norms",
+        ),
+        (("FILE", "--to", "resnet18"), 1, "ResNet-18 of width 64: the weights do not fit"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, args, status: int, words: str
+) -> None:
+    file = tmp_path / "some.safetensors"
+    safetensors.numpy.save_file({"some": np.zeros(3, np.float32)}, file)
+    args = [str(file) if arg == "FILE" else arg for arg in args]
+    try:
+        returned = harmonic_jax.__main__.main(["import-weights", *args])
+    except SystemExit as error:  # argparse
+        returned = error.code
+    assert returned == status
+    assert words in capsys.readouterr().err
+    assert not Path("x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETECTORS)
+def test_torchvision_reads_back_what_it_wrote(command, tmp_path: Path, name: str) -> None:
+    """Full size, as .pth: through import and export into a second model, strictly."""
+    torch = pytest.importorskip("torch", reason="PyTorch writes .pth files")
+    try:
+        from torchvision.models import detection
+    except Exception as error:  # without its libraries it raises OSError or RuntimeError
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    theirs = getattr(detection, name)(weights=None, weights_backbone=None)
+    for module in theirs.modules():
+        if hasattr(module, "num_batches_tracked"):
+            module.num_batches_tracked += 123
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    run, out = tmp_path / "run", tmp_path / "back.safetensors"
+    for args in (
+        ("import-weights", tmp_path / "w.pth", "--to", name, "--out", run),
+        ("export-weights", run, "--out", out),
+    ):
+        result = command("-m", "harmonic_jax", *args)
+        assert result.returncode == 0, result.stderr
+    expected = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    back = safetensors.numpy.load_file(out)
+    assert_same_bits(back, expected)
+    second = getattr(detection, name)(weights=None, weights_backbone=None)
+    second.load_state_dict({k: torch.from_numpy(v) for k, v in back.items()}, strict=True)

@@ -1,0 +1,39 @@
+"""State dicts in torchvision's layout with random numbers, for detectors of any size."""
+
+import re
+
+import numpy as np
+from flax import nnx
+
+from harmonic_jax.config import ModelConfig
+from harmonic_jax.models import build_model
+from harmonic_jax.pretrained import detector_layout
+
+
+def random_state_dict(config: ModelConfig, num_classes: int) -> dict[str, np.ndarray]:
+    """What `model.state_dict()` would give, counters of batch norms included."""
+    model = nnx.eval_shape(lambda: build_model(config, num_classes, rngs=nnx.Rngs(0)))
+    layout = detector_layout(config, num_classes)
+    rng = np.random.default_rng(0)
+    state: dict[str, np.ndarray] = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        name, shape = layout.name(path), leaf.get_value().shape
+        shape = layout.transform(path, len(shape)).torch_shape(shape)
+        spread = 1 / np.sqrt(max(np.prod(shape[1:]), 1.0))
+        state[name] = rng.uniform(-spread, spread, shape).astype(np.float32)
+        if name.endswith("running_var"):
+            state[name] = rng.uniform(0.5, 2.0, shape).astype(np.float32)
+            counter = name.replace("running_var", "num_batches_tracked")
+            state[counter] = np.array(rng.integers(1, 10**6))
+    return state
+
+
+def with_old_names(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """RetinaNet's names before torchvision 0.12: no block level, ReLUs counted."""
+
+    def old(name: str) -> str:
+        name = re.sub(r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2.", name)
+        head = re.fullmatch(r"(head\.\w+\.conv)\.(\d)\.0\.(\w+)", name)
+        return f"{head[1]}.{2 * int(head[2])}.{head[3]}" if head else name
+
+    return {old(name): array for name, array in state.items()}
