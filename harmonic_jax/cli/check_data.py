@@ -26,7 +26,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         config, split = parse_spec(args.spec)
         config = dataclasses.replace(
-            config, root=args.root or config.root, max_objects=args.max_objects
+            config,
+            root=args.root or config.root,
+            max_objects=args.max_objects,
+            masks=args.masks,
         )
         splits = [split] if split else list_splits(config)
         if not splits:
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-objects", type=int, default=DataConfig().max_objects, help="as data.max_objects"
     )
+    parser.add_argument("--masks", action="store_true", help="read instance masks too")
     parser.add_argument("--no-decode", action="store_true", help="annotations only: faster")
     return parser
 

@@ -68,6 +68,16 @@ def test_all_splits_of_real_coco_images(
     assert "80 images, 705 objects" in out
 
 
+def test_masks_are_checked_on_demand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, shown in ([], False), (["--masks"], True):
+        status, out, _ = check(capsys, f"coco:{folder}", "--no-decode", *options)
+        assert status == 0
+        assert ("no_mask" in out) == shown
+    status, _, err = check(capsys, "tfds:coco/2017", "--masks", "--root", str(folder))
+    assert status == 1
+    assert "not prepared" in err
+
+
 def test_every_image_is_decoded_and_faults_are_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
