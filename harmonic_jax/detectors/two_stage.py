@@ -183,4 +183,7 @@ def _mask_sums(model: MaskRCNN, features: Features, rois: RoISamples, batch: Bat
     logits = model.segment(features, positives.boxes, positives.is_positive)
     crop = functools.partial(crop_masks, size=logits.shape[-2])
     coverage = jax.vmap(crop)(masks.values, masks.frames, positives.objects, positives.boxes)
-    return mask_objective(logits, coverage, positives, batch.is_real)
+    # A grid of zeros is a mask that the data do not tell: there is nothing to learn from it.
+    known = jnp.take_along_axis(masks.values.any(axis=(2, 3)), positives.objects, axis=1)
+    with_mask = positives._replace(is_positive=positives.is_positive & known)
+    return mask_objective(logits, coverage, with_mask, batch.is_real)
