@@ -170,3 +170,11 @@ def test_what_is_no_mask_says_what_kind(segmentation: object, kind: str) -> None
 def test_run_lengths_in_all_three_spellings() -> None:
     for counts in ([5, 2, 2, 2, 5], "52203", b"52203", np.array([5, 2, 2, 2, 5])):
         assert encode({"size": [4, 4], "counts": counts}, 4, 4) == (b"52203", "")
+
+
+@pytest.mark.parametrize("bad", ["5220P", "", "52203P", "~~~"])
+def test_a_malformed_row_does_not_reach_into_the_next(bad: str) -> None:
+    masks = [{"size": [4, 4], "counts": counts} for counts in ("52203", bad, "52203", bad)]
+    table, faults = encode_segmentations(masks, np.array([[4, 4]] * 4))
+    assert [(fault.row, fault.kind) for fault in faults] == [(1, "malformed"), (3, "malformed")]
+    assert table.areas().tolist() == [4, 0, 4, 0]
