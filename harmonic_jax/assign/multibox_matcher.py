@@ -76,7 +76,7 @@ def _claim(anchors: Array, boxes: Array) -> Array:
     """
 
     def one_round(state: _Claims) -> _Claims:
-        g = jnp.argmax(state.bound)
+        g = jnp.argmax(state.bound).astype(jnp.int32)
         box = jax.lax.dynamic_slice_in_dim(boxes, g, 1)
         iou = pairwise_iou(anchors, box)[:, 0]
         iou = jnp.where((state.owner < 0) & (iou > 0), iou, 0.0)
