@@ -51,6 +51,9 @@ class DataConfig:
     """Upper bound of the long side after resizing."""
     resize: Literal["fit", "warp"] = "fit"
     """`fit` keeps the aspect ratio and pads; `warp` stretches to short_side x short_side (SSD)."""
+    resizing: Literal["default", "torchvision"] = "default"
+    """`default`: sizes rounded to the nearest pixel, areas averaged below half the size;
+    `torchvision`: sizes cut to whole pixels, and bilinear always."""
     stride: int = 32
     """Padded sides are multiples of this."""
     max_objects: int = 100

@@ -4,6 +4,8 @@ Boxes are float32 [n, 4] xyxy in pixels of the image they come with. Every funct
 arrays or the ones it was given; none writes into its arguments.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -111,7 +113,13 @@ def random_crop(
 
 
 def fit_size(
-    height: int, width: int, *, short_side: int, max_side: int, bounds: tuple[int, int]
+    height: int,
+    width: int,
+    *,
+    short_side: int,
+    max_side: int,
+    bounds: tuple[int, int],
+    whole: Callable[[float], int] = round,
 ) -> tuple[int, int]:
     """Size of an image after resizing, aspect ratio kept.
 
@@ -123,9 +131,10 @@ def fit_size(
       height, width: pixels, >= 1.
       short_side, max_side: pixels, short_side <= max_side.
       bounds: largest (height, width).
+      whole: makes pixels whole: `round`, or `math.floor` as torchvision does.
 
     Returns:
-      (height, width), rounded to whole pixels, at least 1 each.
+      (height, width), at least 1 each.
 
     >>> fit_size(480, 640, short_side=800, max_side=1333, bounds=(800, 1344))
     (800, 1067)
@@ -138,14 +147,17 @@ def fit_size(
         bounds[0] / height,
         bounds[1] / width,
     )
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return max(1, whole(height * scale)), max(1, whole(width * scale))
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], *, averages_areas: bool = True
+) -> np.ndarray:
     """Resizes uint8 [h, w, 3] to `size` = (height, width).
 
     Bilinear, as the published detectors do, down to half the size: every source pixel still
-    counts. Below that bilinear sampling would skip pixels (aliasing), so areas are averaged.
+    counts. Below that bilinear sampling would skip pixels (aliasing), so areas are averaged,
+    unless `averages_areas` is False, as in torchvision.
     """
     height, width = image.shape[:2]
     if size == (height, width):
@@ -153,7 +165,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     is_small = 2 * size[0] < height or 2 * size[1] < width
     # Area averaging is defined for shrinking; enlarging a side it would repeat pixels.
     is_shrunk = size[0] <= height and size[1] <= width
-    method = cv2.INTER_AREA if is_small and is_shrunk else cv2.INTER_LINEAR
+    is_averaged = averages_areas and is_small and is_shrunk
+    method = cv2.INTER_AREA if is_averaged else cv2.INTER_LINEAR
     return cv2.resize(image, (size[1], size[0]), interpolation=method)
 
 

@@ -1,6 +1,7 @@
 """One slot of a batch: read, decode, augment, resize; bad images become blank slots."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def load_sample(
     scale = np.array([size[0] / height, size[1] / width], np.float32)
     scale_xyxy = scale[[1, 0, 1, 0]]
     return Sample(
-        image=resize_image(changed.image, size),
+        image=resize_image(changed.image, size, averages_areas=config.resizing != "torchvision"),
         bucket=bucket,
         boxes=changed.boxes[largest] * scale_xyxy,
         labels=record.labels[rows[largest]],
@@ -157,7 +158,14 @@ def _network_size(
 ) -> tuple[int, int]:
     if config.resize == "warp":
         return short_side, short_side
-    return fit_size(height, width, short_side=short_side, max_side=config.max_side, bounds=bucket)
+    return fit_size(
+        height,
+        width,
+        short_side=short_side,
+        max_side=config.max_side,
+        bounds=bucket,
+        whole=math.floor if config.resizing == "torchvision" else round,
+    )
 
 
 def _decode(

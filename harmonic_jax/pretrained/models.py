@@ -47,6 +47,7 @@ _COCO_800 = DataConfig(
     eval_split="val2017",
     short_sides=(800,),
     max_side=1333,
+    resizing="torchvision",
 )
 _COCO_300 = dataclasses.replace(
     _COCO_800, short_sides=(300,), max_side=300, resize="warp", stride=1
