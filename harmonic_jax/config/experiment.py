@@ -39,6 +39,12 @@ class Config:
             self.model.backbone.weights,
             "None with init, which brings the backbone too",
         )
+        require(
+            self.loss.box_loss == "smooth_l1" or isinstance(self.model, RetinaNetConfig),
+            "loss.box_loss",
+            self.loss.box_loss,
+            "smooth_l1 with any detector but RetinaNet",
+        )
         needed = self.model.stride
         require(
             self.data.stride % needed == 0,

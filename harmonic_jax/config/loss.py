@@ -25,6 +25,9 @@ class LossConfig:
     factor_source: FactorSource = "loss"
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """RetinaNet's localization loss; torchvision's v2 has `giou`, its first version SmoothL1 with
+    beta 0, which is L1."""
     smooth_l1_beta: float = 0.11
     box_weight: float = 1.0
     """Weight of the localization loss of the baseline; HarDet uses it on SmoothL1 too."""

@@ -77,11 +77,15 @@ def _level_sums(
         cls_logits, targets.labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma
     )
     cls_loss = focal.sum(-1)
-    target_deltas = encode_boxes(targets.boxes, jnp.broadcast_to(anchors, targets.boxes.shape))
-    box_loss = loss.box_weight * losses.smooth_l1_loss(
-        deltas, target_deltas, beta=loss.smooth_l1_beta, where=positive
-    )
     boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape))
+    if loss.box_loss == "giou":
+        distance = losses.giou_loss(boxes, targets.boxes, where=positive)
+    else:
+        target_deltas = encode_boxes(targets.boxes, jnp.broadcast_to(anchors, targets.boxes.shape))
+        distance = losses.smooth_l1_loss(
+            deltas, target_deltas, beta=loss.smooth_l1_beta, where=positive
+        )
+    box_loss = loss.box_weight * distance
     iou = losses.aligned_iou(boxes, targets.boxes)
     true_logit = _true_class_logit(cls_logits, targets.labels)
     prob = jax.nn.sigmoid(true_logit)
