@@ -179,5 +179,5 @@ def test_weights_and_norms_exclude_each_other(
     path = tmp_path / "vgg.safetensors"
     save_file(classifier, path)
     config = SSDConfig(backbone=VGGConfig(width=WIDTH, norm="batch"))
-    with pytest.raises(WeightsError, match="backbone.norm is 'batch'"):
+    with pytest.raises(WeightsError, match=r"backbone\.norm is 'batch'"):
         load_backbone(*state[1:], path, config)
