@@ -4,11 +4,11 @@ Paper row: none that is known; the R50 row is 38.5 -> 40.1 on test-dev.
 Expected: about 2 AP more than with R50. Not run by this project yet: that needs a GPU.
 Cost: 90,000 steps of 16 images at 800 x 1333; not timed.
 Starts from ImageNet weights in torchvision's layout (docs/training.md says how to get them).
+Masks come from COCO's own JSON files: TFDS's COCO has none.
 SmoothL1's beta of 1/9, in both stages, is torchvision's.
 
-    python train.py configs/mask_rcnn_r101_coco.py --model.backbone.weights resnet101.pth
     python train.py configs/mask_rcnn_r101_coco.py --model.backbone.weights resnet101.pth \\
-        --data.format coco --data.root DIR --data.train-split train2017 --data.eval-split val2017
+        --data.root DIR
     # the baseline: --loss.no-hardet
 """
 
@@ -28,9 +28,10 @@ def config() -> Config:
     return Config(
         name="mask_rcnn_r101_coco",
         data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
+            format="coco",
+            root="data/coco",
+            train_split="train2017",
+            eval_split="val2017",
             short_sides=(800,),
             max_side=1333,
             masks=True,
