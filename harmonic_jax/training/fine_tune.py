@@ -15,6 +15,7 @@ from harmonic_jax.training.state import Detector, Variables, build_detector
 
 Path = tuple[Any, ...]
 SHOWN = 5  # leaves in an error message
+LISTED = 10  # classes in a line
 
 # Fields of a model that act before the first step or in the loop only.
 _HARMLESS = ("model.backbone.weights", "model.backbone.frozen_stages", "model.prior")
@@ -173,4 +174,5 @@ def _leaves(variables: Variables) -> dict[Path, Any]:
 
 
 def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more if names else "none"
