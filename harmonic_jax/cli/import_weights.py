@@ -9,7 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from harmonic_jax.config import Config, ConfigError, ModelConfig, SSDConfig, TrainConfig
+from harmonic_jax.config import (
+    Config,
+    ConfigError,
+    FasterRCNNConfig,
+    ModelConfig,
+    RetinaNetConfig,
+    TrainConfig,
+)
 from harmonic_jax.pretrained import detector_layout, read_state_dict, write_state_dict
 from harmonic_jax.pretrained.backbone import check_classifier
 from harmonic_jax.pretrained.layout import Layout, fit_state, remainder
@@ -136,7 +143,7 @@ def _old_names(state_dict: dict[str, np.ndarray], layout: Layout) -> dict[str, s
 
 
 def _with_eps(model: ModelConfig, eps: float) -> ModelConfig:
-    if isinstance(model, SSDConfig):
+    if not isinstance(model, RetinaNetConfig | FasterRCNNConfig):
         raise ConfigError(f"--norm-eps is {eps}; torchvision's SSD has no norms")
     return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, norm_eps=eps))
 
