@@ -60,15 +60,15 @@ class RunDir:
             raise ConfigError(f"{self.config} is not valid JSON: {error}") from None
 
     def open(self, config: Config) -> bool:
-        """Makes the folder, or checks that the run in it is this one; True if it was there.
+        """Makes the folder, or checks that the run in it is this one; True if it had begun.
 
         Raises:
           ConfigError: another run lies here. Nothing is overwritten.
         """
-        if self.config.exists():
+        if self.config.exists() and self._has_begun():
             self._refuse_other(self.read_config(), config)
             return True
-        if self.path.exists() and any(self.path.iterdir()):
+        if not self.config.exists() and self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(
                 f"{self.path} exists and is not a run of ours (no config.json); "
                 "choose another folder with --run-dir"
@@ -78,6 +78,13 @@ class RunDir:
         partial.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
         partial.replace(self.config)
         return False
+
+    def _has_begun(self) -> bool:
+        """Whether anything came of it: a run that was refused at its start (weights that do not
+        fit, say) leaves its config only, and must not stand in the way of the corrected one."""
+        return self.log.exists() or any(
+            path.is_dir() for folder in (self.checkpoints, self.best) for path in folder.glob("*")
+        )
 
     def _refuse_other(self, old: Config, new: Config) -> None:
         changed = differences(old, new)
