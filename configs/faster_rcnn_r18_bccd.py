@@ -1,6 +1,8 @@
 """Faster R-CNN on a narrow ResNet-18 for the BCCD photos of blood cells (VOC XML), from scratch.
 
 Not a row of the paper: a small real data set (292 photos to train on, 72 to test on).
+Expected: not measured yet; RetinaNet reaches AP50 0.88, AP 0.55 on the test split.
+Cost: not timed; about an hour on 2 CPU cores.
 
     python train.py configs/faster_rcnn_r18_bccd.py --data.root DIR
     python train.py configs/faster_rcnn_r18_bccd.py --data.root DIR --loss.no-hardet   # baseline

@@ -1,6 +1,9 @@
 """Faster R-CNN on a narrow ResNet-18 for the built-in fashion scenes, from scratch.
 
 Not a row of the paper: a run of minutes on a laptop's processor that goes the whole way.
+Expected: AP50 0.35, AP 0.19 after a run of 500 steps (--train.steps 500; the baseline 0.36, 0.19;
+measured, one seed). The whole run of 2000 steps has not been made yet.
+Cost: 30 images a second on 2 CPU cores that did little else, 18 minutes and the evaluations.
 
     python train.py configs/faster_rcnn_r18_scenes.py
     python train.py configs/faster_rcnn_r18_scenes.py --loss.no-hardet   # the baseline
