@@ -1,6 +1,9 @@
 """RefineDet on a narrow VGG-16 for the built-in fashion scenes, from scratch.
 
 Not a row of the paper: a run of minutes on a laptop's processor that goes the whole way.
+Measured: AP50 0.39, AP 0.21 on the held-out scenes after a run of half the steps (one seed). The
+whole run was not measured.
+Cost: about 1.6 seconds a step on 2 CPU cores that did much other work as well.
 
     python train.py configs/refinedet_vgg_scenes.py
     python train.py configs/refinedet_vgg_scenes.py --loss.no-hardet   # the baseline
@@ -47,5 +50,5 @@ def config() -> Config:
             clip_norm=10.0,
             ema_decay=0.99,
         ),
-        train=TrainConfig(steps=600, batch_size=16, eval_every=300, checkpoint_every=300),
+        train=TrainConfig(steps=1200, batch_size=16, eval_every=600, checkpoint_every=300),
     )

@@ -1,6 +1,9 @@
 """SSD on a narrow VGG-16 for the built-in fashion scenes, from scratch.
 
 Not a row of the paper: a run of minutes on a laptop's processor that goes the whole way.
+Measured: AP50 0.34, AP 0.16 on the held-out scenes after a run of half the steps, with smaller
+default boxes than these (one seed). The whole run was not measured.
+Cost: about 0.8 seconds a step on 2 CPU cores that did other work as well.
 
     python train.py configs/ssd_vgg_scenes.py
     python train.py configs/ssd_vgg_scenes.py --loss.no-hardet   # the baseline
@@ -37,7 +40,7 @@ def config() -> Config:
             # The published 20 is for four times as many channels.
             l2_scale=10.0,
             # Half of the items have 24 to 35 pixels. With these sizes an item has 7 boxes that
-            # match, with 18 to 44 pixels on the first levels it had 3.
+            # match, with squares of 18 to 44 pixels on the first two levels it had 3.
             default_boxes=DefaultBoxConfig(
                 sizes=(24.0, 36.0, 52.0, 70.0, 90.0),
                 max_ratios=(3, 3, 2, 2),
@@ -54,5 +57,5 @@ def config() -> Config:
             clip_norm=10.0,
             ema_decay=0.99,
         ),
-        train=TrainConfig(steps=600, batch_size=16, eval_every=300, checkpoint_every=300),
+        train=TrainConfig(steps=1200, batch_size=16, eval_every=600, checkpoint_every=300),
     )
