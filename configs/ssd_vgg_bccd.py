@@ -1,8 +1,9 @@
 """SSD on a narrow VGG-16 for the BCCD photos of blood cells (VOC XML), from scratch.
 
 Not a row of the paper: a small real data set (292 photos to train on, 72 to test on).
-Measured: AP50 0.57, AP 0.23 on the test split after a run of only 120 steps (one seed).
+Expected: AP50 0.57, AP 0.23 on the test split after 120 steps (measured, one seed).
 The whole run was not measured.
+Cost: not timed alone; over an hour on 2 CPU cores that do other work.
 
     python train.py configs/ssd_vgg_bccd.py --data.root DIR
     python train.py configs/ssd_vgg_bccd.py --data.root DIR --loss.no-hardet   # baseline

@@ -67,7 +67,7 @@ class Predictions:
     concatenating 120k anchors times 80 classes would copy them.
     """
 
-    cls_logits: tuple[Float[Array, "*b n k"], ...]  # before the sigmoid
+    cls_logits: tuple[Float[Array, "*b n k"], ...]  # softmax heads: k + 1, background last
     deltas: tuple[Float[Array, "*b n 4"], ...]  # regression output, see ops.box_coder
 
 

@@ -24,6 +24,7 @@ LOW, SIZE = RNG.uniform(0, 20, (2, N, 2)), RNG.uniform(5, 30, (2, N, 2))
 PRED, TARGET = np.concatenate([LOW, LOW + SIZE], axis=-1)
 UNIT = list(RNG.uniform(0.05, 0.95, (6, N)))
 LOGITS = RNG.normal(0, 2, (N, 4))
+MASK_LOGITS, MASKS = RNG.normal(0, 2, (N, 3, 3)), RNG.uniform(0, 1, (N, 3, 3))
 
 ON_LABELS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "sigmoid_focal_loss")
 ON_BOXES = ("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss")
@@ -33,6 +34,7 @@ ARRAYS = {
     "harmonic_iou_loss": UNIT[:1],
     "hardet_loss": UNIT[:5],
     "smooth_l1_loss": [PRED, TARGET],
+    "mask_loss": [MASK_LOGITS, MASKS],
     **{name: [PRED, TARGET] for name in ON_BOXES},
     **{name: [LOGITS] for name in ON_LABELS},
     "softmax_entropy": [LOGITS],
