@@ -3,7 +3,7 @@
 Not a row of the paper: a small real data set (292 photos to train on, 72 to test on).
 Expected: AP50 0.81, AP 0.40 on the test split after 120 steps (measured, one seed).
 The whole run was not measured.
-Cost: not timed alone; over an hour on 2 CPU cores that do other work.
+Cost: not timed alone.
 
     python train.py configs/refinedet_vgg_bccd.py --data.root DIR
     python train.py configs/refinedet_vgg_bccd.py --data.root DIR --loss.no-hardet   # baseline
