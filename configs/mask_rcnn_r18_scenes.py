@@ -1,8 +1,9 @@
 """Mask R-CNN on a narrow ResNet-18 for the built-in fashion scenes, from scratch.
 
 Not a row of the paper: a run of minutes on a laptop's processor that goes the whole way.
-Expected: not measured yet; boxes as with Faster R-CNN.
-Cost: not timed alone; some 40 minutes on 2 CPU cores.
+Expected: box AP50 0.37, AP 0.20 and mask AP50 0.35, AP 0.18 after a run of 500 steps
+(--train.steps 500; measured, one seed). The whole run of 2000 steps has not been made yet.
+Cost: not timed alone; 7 images a second on 2 CPU cores that did much else.
 
     python train.py configs/mask_rcnn_r18_scenes.py
     python train.py configs/mask_rcnn_r18_scenes.py --loss.no-hardet   # the baseline
