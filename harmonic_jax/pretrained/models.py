@@ -84,7 +84,8 @@ _FASTER_RCNN_V2 = dataclasses.replace(
 
 def _two_stage(model: FasterRCNNConfig) -> TorchvisionDetector:
     # Their class 0 is background: the last class of ours, which has no name.
-    return TorchvisionDetector(model, COCO_91[1:], tuple(range(1, 91)), _COCO_800)
+    data = dataclasses.replace(_COCO_800, masks=isinstance(model, MaskRCNNConfig))
+    return TorchvisionDetector(model, COCO_91[1:], tuple(range(1, 91)), data)
 
 
 def _with_masks(model: FasterRCNNConfig, mask_head: MaskHeadConfig) -> MaskRCNNConfig:

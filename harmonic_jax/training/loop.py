@@ -10,7 +10,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
@@ -73,6 +73,7 @@ def train(
     mesh = data_mesh()
     check_divides(mesh, "train.batch_size", settings.batch_size, parts=config.optim.accumulate)
     _check_classes(train_source, eval_source)
+    _check_masks(config)
     detector = build_detector(config, len(train_source.class_names))
     optimizer = make_optimizer(config.optim, steps=settings.steps)
     train_step = make_train_step(detector, optimizer, mesh)
@@ -262,4 +263,12 @@ def _check_classes(train_source: DetectionSource, eval_source: DetectionSource) 
         raise ConfigError(
             f"{train_source.name} has the classes {list(train_source.class_names)}, but "
             f"{eval_source.name} has {list(eval_source.class_names)}; they must be the same"
+        )
+
+
+def _check_masks(config: Config) -> None:
+    # Not a matter of Config: what is trained on masks may be evaluated on data without any.
+    if isinstance(config.model, MaskRCNNConfig) and not config.data.masks:
+        raise ConfigError(
+            "data.masks is False; it must be True to train Mask R-CNN, on data that has masks"
         )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +27,9 @@ from harmonic_jax.config import (
     VGGConfig,
 )
 from harmonic_jax.training.fine_tune import start_from
+from harmonic_jax.training.loop import train
 from harmonic_jax.training.restore import SavedRun, abstract_variables
+from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Detector, Variables, build_detector
 from tests.training.tiny import tiny_config
@@ -210,3 +214,10 @@ def test_a_config_names_one_start() -> None:
     model = RetinaNetConfig(BackboneConfig(weights="resnet50.pth"))
     with pytest.raises(ConfigError, match=r"model\.backbone\.weights is 'resnet50\.pth'"):
         Config(name="both", model=model, init="runs/other")
+
+
+def test_mask_rcnn_is_not_trained_without_masks(tmp_path: Path) -> None:
+    config = Config(name="blind", model=SMALL_MASK_RCNN)
+    source: Any = types.SimpleNamespace(name="source", class_names=("a",))
+    with pytest.raises(ConfigError, match=r"data\.masks is False"):
+        train(config, RunDir(tmp_path), source, source)
