@@ -42,5 +42,17 @@ def coco_tiny() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first: with several workers, the longest files must not start last."""
-    long = ("test_loop.py", "test_step.py", "test_commands.py", "test_checkpoint.py")
+    long = (
+        "test_loop.py",
+        "test_step.py",
+        "test_commands.py",
+        "test_checkpoint.py",
+        "test_two_stage.py",
+        "test_multibox_detectors.py",
+        "test_weights.py",
+        "test_two_stage_torchvision.py",
+        "test_ssd_torchvision.py",
+        "test_rate_factors.py",
+        "test_fine_tune.py",
+    )
     items.sort(key=lambda item: item.path.name not in long)
