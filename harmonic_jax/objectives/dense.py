@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from harmonic_jax import losses
 from harmonic_jax.assign.targets import dense_targets
 from harmonic_jax.config import LossConfig, MatchConfig
+from harmonic_jax.objectives.positives import positive_losses
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
@@ -96,32 +97,19 @@ def _level_sums(
         "positive_score": _masked_sum(prob, positive),
         "positive_iou": _masked_sum(iou, positive),
     }
-    if loss.hardet:
-        entropy = losses.sigmoid_entropy(true_logit)
-        per_positive = losses.hardet_loss(
-            cls_loss,
-            box_loss,
-            prob,
-            iou,
-            entropy,
-            alpha=loss.alpha,
-            gamma=loss.gamma,
-            margin=loss.margin,
-            factor_gradient=loss.factor_gradient,
-            factor_source=loss.factor_source,
-            cross_entropy=jax.nn.softplus(-true_logit) if loss.factor_source == "ce" else None,
-            where=positive,
-        )
-        # Evaluated again for the log only: the compiler shares the work with hardet_loss.
-        terms["hiou_loss"] = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=positive).sum()
-        terms["tc_loss"] = losses.task_contrastive_loss(
-            prob, iou, entropy, margin=loss.margin, where=positive
-        ).sum()
-    else:
-        per_positive = jnp.where(positive, cls_loss + box_loss, 0.0)
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.sigmoid_entropy(true_logit),
+        cross_entropy=jax.nn.softplus(-true_logit),
+        where=positive,
+        loss=loss,
+    )
     total = per_positive.sum() + _masked_sum(cls_loss, negative)
     num_positive = positive.sum(dtype=jnp.float32)
-    return LossSums(total, terms, normalizer=num_positive, num_positive=num_positive)
+    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
 
 
 def _true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[Array, "b n"]:

@@ -10,6 +10,7 @@ from harmonic_jax import losses
 from harmonic_jax.assign.default_boxes import BOX_WEIGHTS
 from harmonic_jax.assign.multibox_matcher import multibox_targets
 from harmonic_jax.config import LossConfig, MultiBoxMatchConfig
+from harmonic_jax.objectives.positives import positive_losses
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
@@ -103,33 +104,19 @@ def multibox_sums(
         "positive_score": _masked_sum(prob, positive),
         "positive_iou": iou.sum(),
     }
-    if loss.hardet:
-        entropy = losses.softmax_entropy(cls_logits)
-        per_positive = losses.hardet_loss(
-            cls_loss,
-            box_loss,
-            prob,
-            iou,
-            entropy,
-            alpha=loss.alpha,
-            gamma=loss.gamma,
-            margin=loss.margin,
-            factor_gradient=loss.factor_gradient,
-            factor_source=loss.factor_source,
-            # Of a softmax head the two sources are one.
-            cross_entropy=cls_loss if loss.factor_source == "ce" else None,
-            where=positive,
-        )
-        # Evaluated again for the log only: the compiler shares the work with hardet_loss.
-        terms["hiou_loss"] = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=positive).sum()
-        terms["tc_loss"] = losses.task_contrastive_loss(
-            prob, iou, entropy, margin=loss.margin, where=positive
-        ).sum()
-    else:
-        per_positive = jnp.where(positive, cls_loss, 0.0) + box_loss
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.softmax_entropy(cls_logits),
+        cross_entropy=cls_loss,  # of a softmax head they are one
+        where=positive,
+        loss=loss,
+    )
     total = per_positive.sum() + _masked_sum(cls_loss, negative)
     num_positive = positive.sum(dtype=jnp.float32)
-    return LossSums(total, terms, normalizer=num_positive, num_positive=num_positive)
+    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
 
 
 def hardest(

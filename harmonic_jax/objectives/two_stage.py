@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 from harmonic_jax import losses
 from harmonic_jax.assign.sampled import AnchorSamples, RoISamples
 from harmonic_jax.config import LossConfig
+from harmonic_jax.objectives.positives import positive_losses
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import Weights, decode_boxes, encode_boxes
 from harmonic_jax.structures import Predictions
@@ -96,36 +97,23 @@ def roi_objective(
 
     terms = {"cls_loss": cls_loss.sum(), "box_loss": box_loss.sum()}
     log = {"positive_score": _masked_sum(prob, positive), "positive_iou": iou.sum()}
-    if loss.hardet:
-        entropy = losses.softmax_entropy(cls_logits)
-        per_positive = losses.hardet_loss(
-            cls_loss,
-            box_loss,
-            prob,
-            iou,
-            entropy,
-            alpha=loss.alpha,
-            gamma=loss.gamma,
-            margin=loss.margin,
-            factor_gradient=loss.factor_gradient,
-            factor_source=loss.factor_source,
-            cross_entropy=cls_loss if loss.factor_source == "ce" else None,
-            where=positive,
-        )
-        # Evaluated again for the log only: the compiler shares the work with hardet_loss.
-        log["hiou_loss"] = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=positive).sum()
-        log["tc_loss"] = losses.task_contrastive_loss(
-            prob, iou, entropy, margin=loss.margin, where=positive
-        ).sum()
-    else:
-        per_positive = jnp.where(positive, cls_loss + box_loss, 0.0)
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.softmax_entropy(cls_logits),
+        cross_entropy=cls_loss,  # of a softmax head they are one
+        where=positive,
+        loss=loss,
+    )
     total = per_positive.sum() + _masked_sum(cls_loss, counted & ~positive)
     num_positive = positive.sum(dtype=jnp.float32)
     num_counted = counted.sum(dtype=jnp.float32)
     nothing = jnp.zeros((), jnp.float32)
     return (
         LossSums(total, terms, normalizer=num_counted, num_positive=num_positive),
-        LossSums(nothing, log, normalizer=num_positive, num_positive=num_positive),
+        LossSums(nothing, log | hardet_terms, normalizer=num_positive, num_positive=num_positive),
     )
 
 

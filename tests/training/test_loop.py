@@ -74,7 +74,7 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
     raise TimeoutError(f"step {step} did not come")
 
 
-@pytest.mark.parametrize("step", [1, 5, 10])
+@pytest.mark.parametrize("step", [1, 5, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_bit_identical(
     runner: Runner, whole: tuple[dict, list], tmp_path: Path, step: int
 ) -> None:
