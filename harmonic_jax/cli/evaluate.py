@@ -17,6 +17,7 @@ from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.classes import MatchedPredictions, match_classes
+from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.evaluation import evaluate
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.restore import read_run
@@ -61,6 +62,7 @@ def _evaluate_run(args: argparse.Namespace, console: Console) -> int:
     if args.predictions is not None or args.annotations is not None:
         raise ConfigError("give either a run or --predictions with --annotations, not both")
     use_both_cores()
+    use_compilation_cache()
     run_dir = RunDir(args.run)
     config = _with_options(run_dir.read_config(), args)
     split = args.split or config.data.eval_split

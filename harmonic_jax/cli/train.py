@@ -18,6 +18,7 @@ from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
@@ -45,6 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(config: Config, console: Console) -> int:
     use_both_cores()
+    use_compilation_cache()
     run_dir = RunDir.of(config)
     train_source = open_source(config.data, config.data.train_split)
     eval_source = open_source(config.data, config.data.eval_split)

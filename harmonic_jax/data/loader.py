@@ -133,6 +133,22 @@ def eval_batches(
     return _iterate(source, config, plan, rows, 0, len(plan), None)
 
 
+def train_shapes(
+    source: DetectionSource, config: DataConfig, *, batch_size: int, num_steps: int
+) -> list[tuple[int, int]]:
+    """The (height, width) in which training batches come: of the buckets that have images."""
+    plan = TrainPlan(source.records, config, batch_size=batch_size, seed=0)
+    return [config.buckets[bucket] for bucket in plan.buckets_used(num_steps)]
+
+
+def eval_shapes(
+    source: DetectionSource, config: DataConfig, *, batch_size: int
+) -> list[tuple[int, int]]:
+    """The (height, width) in which evaluation batches come."""
+    plan = EvalPlan(source.records, config, batch_size=batch_size)
+    return [config.buckets[bucket] for bucket in plan.buckets_used]
+
+
 def order_fingerprint(
     source: DetectionSource, config: DataConfig, *, batch_size: int, seed: int
 ) -> str:
@@ -181,7 +197,9 @@ def _iterate(
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=_BATCHES_AHEAD
     )
-    return BatchIterator(iter(ahead), length=max(0, stop - start))
+    running = iter(ahead)
+    running.start_prefetch()  # now, not at the first batch: the caller compiles meanwhile
+    return BatchIterator(running, length=max(0, stop - start))
 
 
 class _Slots:

@@ -120,6 +120,11 @@ class TrainPlan:
         """The first step whose batch belongs to `epoch`: all batches that became full before."""
         return sum(self._num_batches(bucket, epoch) for bucket in range(len(self._members)))
 
+    def buckets_used(self, num_steps: int) -> tuple[int, ...]:
+        """The buckets of which a batch comes before the end of the epoch of the last step."""
+        epochs = self.epoch(num_steps - 1) + 1
+        return tuple(b for b in range(len(self._members)) if self._num_batches(b, epochs))
+
     def epoch(self, step: int) -> int:
         """The epoch to which a step belongs, counted from 0."""
         # At most one batch a bucket is open at any time: the estimate is only ever too low.
@@ -184,6 +189,11 @@ class EvalPlan:
             for bucket, members in enumerate(groups)
             for indices in _filled_batches(members, batch_size)
         )
+
+    @property
+    def buckets_used(self) -> tuple[int, ...]:
+        """The buckets that have images."""
+        return tuple(sorted({step.bucket for step in self._steps}))
 
     def __len__(self) -> int:
         return len(self._steps)

@@ -15,6 +15,7 @@ from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_bat
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.compilation import compile_programs, run_programs
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.interrupt import StopSignal
@@ -85,13 +86,25 @@ def train(
         run.start_logs(run_dir, start, stack)
         for note in notes:
             run.progress.message(note)
+        programs = run_programs(
+            config,
+            mesh,
+            state,
+            train_step=train_step,
+            predict_step=run.predict_step,
+            train_source=train_source,
+            eval_source=eval_source,
+        )
+        compile_programs(programs, run.progress)
 
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
         for step in range(start + 1, settings.steps + 1):
             if step == profile_first:
                 jax.profiler.start_trace(str(run_dir.path / "profile"))
-            state, metrics = train_step(state, put_batch(next(batches), mesh))
+            with run.log.waiting_for_data():
+                batch = next(batches)
+            state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
             if step == profile_last and start < profile_first:
                 run.log.flush()  # waits for the device

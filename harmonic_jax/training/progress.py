@@ -113,7 +113,8 @@ class TrainProgress:
         Args:
           step: done so far; ticks for the rate.
           metrics: shown until replaced by others of the same name. Numbers on the host: a device
-            array is waited for when it is shown. `learning_rate` is shown as `lr`.
+            array is waited for when it is shown. `learning_rate` is shown as `lr`, `data_wait` in
+            percent.
         """
         if not self._enabled:
             return
@@ -258,6 +259,8 @@ def _track_plain(
 def _metric(name: str, value: float) -> str:
     if name == "learning_rate":
         return f"lr {value:.2e}"
+    if name == "data_wait":
+        return f"data wait {value:.1%}"
     return f"{name} {value:.4g}"
 
 

@@ -1,0 +1,162 @@
+"""Compilation: every program before the first step, and from disk where it was compiled before.
+
+A jitted function compiles when it meets a shape for the first time. Left to itself that happens in
+the middle of a run, where the first portrait image comes, or hours later, at the first evaluation.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from harmonic_jax.config import Config, DataConfig
+from harmonic_jax.data.collate import collate
+from harmonic_jax.data.loader import eval_shapes, train_shapes
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.sample import blank_sample
+from harmonic_jax.structures import Batch
+from harmonic_jax.training.sharding import split_batch
+from harmonic_jax.training.state import TrainState
+from harmonic_jax.training.step import PredictStep, TrainStep
+
+CACHE_BYTES = 4 * 2**30
+CACHE_SECONDS = 0.5  # What compiles faster is not worth a file.
+
+
+class Display(Protocol):
+    """What the progress is shown on: a TrainProgress."""
+
+    def message(self, text: str) -> None: ...
+
+    def track(self, iterable: Iterable[Any], total: int, description: str) -> Iterator[Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function, and arguments as it will get them: arrays, or shapes in their place."""
+
+    name: str
+    function: Any  # made by jax.jit
+    arguments: tuple[Any, ...]
+
+
+def use_compilation_cache() -> Path | None:
+    """Keeps compiled programs in the user's cache folder, so that a second start finds them.
+
+    JAX's own settings go first: JAX_COMPILATION_CACHE_DIR names another folder, and none if it is
+    empty; JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Programs that were not used for
+    longest are deleted where the folder holds more than 4 GiB. Call it before the first array.
+
+    Returns:
+      The folder; None where there is no cache, or JAX was told of one already.
+    """
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None:  # "" where the variable is empty
+        return None
+    if not settings.jax_enable_compilation_cache:
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "harmonic_jax" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        delete_oldest(folder, keep_bytes=CACHE_BYTES)
+    except OSError:
+        return None  # A home that cannot be written is no reason not to train.
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_SECONDS)
+    return folder
+
+
+def delete_oldest(folder: Path, *, keep_bytes: int) -> None:
+    """Deletes the files that were not used for longest, until the others are `keep_bytes`."""
+    found = [(path, path.stat()) for path in folder.iterdir() if path.is_file()]
+    total = 0
+    for path, facts in sorted(found, key=lambda item: -max(item[1].st_atime, item[1].st_mtime)):
+        total += facts.st_size
+        if total > keep_bytes:
+            path.unlink(missing_ok=True)
+
+
+def abstract_batch(
+    config: DataConfig, shape: tuple[int, int], *, batch_size: int, masks: bool, mesh: Mesh
+) -> Batch:
+    """The global batch of a bucket without its arrays: shapes, dtypes and sharding.
+
+    Args:
+      config: number of objects, size of masks.
+      shape: (height, width) of the images.
+      batch_size: images over all devices.
+      masks: whether the ground truth has masks: in training, where `config.masks` is True.
+      mesh: all devices.
+    """
+    size = config.mask_size if masks else None
+    batch, _ = collate([blank_sample(shape, -1, DataReport(), mask_size=size)], config.max_objects)
+    return jax.tree.map(
+        lambda rows: jax.ShapeDtypeStruct(
+            (batch_size, *rows.shape[1:]), rows.dtype, sharding=split_batch(mesh)
+        ),
+        batch,
+    )
+
+
+def run_programs(
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    *,
+    train_step: TrainStep,
+    predict_step: PredictStep,
+    train_source: DetectionSource,
+    eval_source: DetectionSource,
+) -> list[Program]:
+    """All that a run from this state on calls: both steps, for each bucket that has images."""
+    data, settings = config.data, config.train
+
+    def batch(shape: tuple[int, int], size: int, masks: bool) -> Batch:
+        return abstract_batch(data, shape, batch_size=size, masks=masks, mesh=mesh)
+
+    programs = []
+    if int(state.step) < settings.steps:
+        size = settings.batch_size
+        programs += [
+            Program(f"train step, {_name(s)}", train_step, (state, batch(s, size, data.masks)))
+            for s in train_shapes(train_source, data, batch_size=size, num_steps=settings.steps)
+        ]
+    size = settings.eval_batch_size or settings.batch_size
+    return programs + [
+        Program(
+            f"inference, {_name(s)}", predict_step, (state.for_evaluation, batch(s, size, False))
+        )
+        for s in eval_shapes(eval_source, data, batch_size=size)
+    ]
+
+
+def compile_programs(
+    programs: Sequence[Program],
+    display: Display,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Compiles one after the other and tells how long each took.
+
+    Nothing is run and nothing donated. JAX keeps what is compiled with the function, whose later
+    calls with such arguments find it.
+    """
+    for program in display.track(programs, len(programs), "compiling"):
+        begun = clock()
+        program.function.lower(*program.arguments).compile()
+        display.message(f"compiling {program.name} ... {clock() - begun:.1f} s")
+
+
+def _name(shape: tuple[int, int]) -> str:
+    height, width = shape
+    form = "square" if height == width else "landscape" if width > height else "portrait"
+    return f"{form} {height} x {width}"
