@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# No file outside the test's own folders: the commands would keep compiled programs at home.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jaxtyping
 
