@@ -19,7 +19,14 @@ from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
 
 
-def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
+def loss_sums(
+    model: nnx.Module,
+    batch: Batch,
+    config: Config,
+    key: jax.Array,
+    *,
+    batch_axis: str | None = None,
+) -> LossSums:
     """The training losses of a batch.
 
     Args:
@@ -29,19 +36,22 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
       key: for what is drawn at random (the sampling of two-stage detectors); a function of seed
         and step. Draws are made for each image by its `record_index`, so they depend neither on
         its place in the batch nor on the number of devices.
+      batch_axis: within `jax.shard_map`, the mesh axis that splits the batch; give the model the
+        same (`models.norm.BatchNorm`). None: `batch` is the whole batch.
 
     Returns:
-      Sums over the batch; under jit with a sharded batch they are the global sums.
+      Sums over `batch`: with `batch_axis` one device's share, whose sum over the devices is the
+      whole; without it, under jit with a sharded batch, the global sums.
     """
     match config.model:
         case RetinaNetConfig():
-            return retinanet.loss_sums(model, batch, config, key)
+            return retinanet.loss_sums(model, batch, config, key, batch_axis)
         case SSDConfig():
-            return ssd.loss_sums(model, batch, config, key)
+            return ssd.loss_sums(model, batch, config, key, batch_axis)
         case RefineDetConfig():
-            return refinedet.loss_sums(model, batch, config, key)
+            return refinedet.loss_sums(model, batch, config, key, batch_axis)
         case FasterRCNNConfig():
-            return two_stage.loss_sums(model, batch, config, key)
+            return two_stage.loss_sums(model, batch, config, key, batch_axis)
 
 
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:

@@ -17,7 +17,13 @@ from harmonic_jax.structures import Batch, Detections
 LEVELS = (3, 6)  # Strides 8, 16, 32 and 64.
 
 
-def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
+def loss_sums(
+    model: nnx.Module,
+    batch: Batch,
+    config: Config,
+    key: jax.Array,
+    batch_axis: str | None,
+) -> LossSums:
     """See `detectors.loss_sums`; nothing is drawn at random."""
     assert isinstance(config.model, RefineDetConfig)
     predictions = model(batch.images, batch.image_size)
@@ -30,6 +36,7 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
         loss=config.loss,
         match=config.model.match,
         min_objectness=config.model.min_objectness,
+        batch_axis=batch_axis,
     )
 
 

@@ -13,7 +13,13 @@ from harmonic_jax.postprocess.dense import postprocess_dense
 from harmonic_jax.structures import Batch, Detections
 
 
-def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
+def loss_sums(
+    model: nnx.Module,
+    batch: Batch,
+    config: Config,
+    key: jax.Array,
+    batch_axis: str | None,
+) -> LossSums:
     """See `detectors.loss_sums`; nothing is drawn at random."""
     assert isinstance(config.model, RetinaNetConfig)
     return dense_objective(

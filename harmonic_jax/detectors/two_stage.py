@@ -28,7 +28,13 @@ Anchors = tuple[Float[Array, "n 4"], ...]
 Keys = Key[Array, " b"]
 
 
-def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -> LossSums:
+def loss_sums(
+    model: nnx.Module,
+    batch: Batch,
+    config: Config,
+    key: jax.Array,
+    batch_axis: str | None,
+) -> LossSums:
     """See `detectors.loss_sums`."""
     assert isinstance(model, FasterRCNN)
     settings = model.config
@@ -64,7 +70,7 @@ def loss_sums(model: nnx.Module, batch: Batch, config: Config, key: jax.Array) -
         delta_weights=settings.box_head.delta_weights,
     )
     masks = [_mask_sums(model, features, rois, batch)] if isinstance(model, MaskRCNN) else []
-    return join_groups([rpn, *masks, boxes, log], batch.is_real)
+    return join_groups([rpn, *masks, boxes, log], batch.is_real, batch_axis=batch_axis)
 
 
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:

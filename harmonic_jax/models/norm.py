@@ -34,17 +34,17 @@ class FrozenBatchNorm(nnx.Module):
         self.var = Frozen(jnp.ones((num_channels,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        mean, var = self.mean[...], self.var[...]
-        return _normalize(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
+        return _apply_constants(self, x)
 
 
 class BatchNorm(nnx.Module):
     """Batch norm over all axes but the last.
 
-    Under `jax.jit` with the batch sharded over devices the mean is the global one: the
-    statistics are those of the whole batch, whatever the number of devices. In training
-    (`model.train()`) the running statistics move by a tenth towards those of the batch, the
-    variance by its unbiased estimate, as in PyTorch; `model.eval()` uses them.
+    The statistics are those of the whole batch, whatever the number of devices: under `jax.jit`
+    with a sharded batch of itself, within `jax.shard_map` where `batch_axis` names the mesh axis
+    (`model.set_attributes(batch_axis="data")`). In training (`model.train()`) the running
+    statistics move by a tenth towards those of the batch, the variance by its unbiased estimate,
+    as in PyTorch; `model.eval()` uses them.
 
     Args of the call:
         x: `[b, .., c]`.
@@ -58,15 +58,17 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros((num_channels,), jnp.float32))
         self.var = nnx.BatchStat(jnp.ones((num_channels,), jnp.float32))
         self.use_running_average = False  # the name that nnx.Module.train and .eval set
+        self.batch_axis: str | None = None
 
     def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
         if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            count = jnp.float32(x.shape[0]) if where is None else where.sum(dtype=jnp.float32)
-            mean, var = _statistics(x, where)
-            self._update(mean, var, count=count * math.prod(x.shape[1:-1]))
-        return _normalize(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
+            return _apply_constants(self, x)
+        mean, var, count = _statistics(x, where, self.batch_axis)
+        self._update(mean, var, count=count)
+        # Centred before it is scaled: x * slope + shift would cancel where the mean is large.
+        slope = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        mean, slope, bias = (_of_channels(a, x) for a in (mean, slope, self.bias[...]))
+        return ((x.astype(jnp.float32) - mean) * slope + bias).astype(x.dtype)
 
     def _update(self, mean: jax.Array, var: jax.Array, *, count: jax.Array) -> None:
         mean, var = jax.lax.stop_gradient((mean, var))
@@ -77,35 +79,40 @@ class BatchNorm(nnx.Module):
         self.var[...] = (1 - rate) * self.var[...] + rate * unbiased
 
 
-def _statistics(x: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel, float32, in two passes; 0 without any row.
+def _statistics(
+    x: jax.Array, where: jax.Array | None, batch_axis: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and biased variance of each channel, in two passes, and of how many values; float32.
 
     E[x^2] - E[x]^2 would save a pass and lose every digit where the mean is far from zero.
+    Without any row mean and variance are 0.
     """
+
+    def total(partial: jax.Array) -> jax.Array:
+        return partial if batch_axis is None else jax.lax.psum(partial, batch_axis)
+
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
-    if where is None:
-        mean = x.mean(axes, keepdims=True)
-        return mean.reshape(-1), jnp.square(x - mean).mean(axes)
-    mask = where.reshape(-1, *(1,) * (x.ndim - 1))
-    count = jnp.maximum(where.sum(dtype=jnp.float32), 1) * math.prod(x.shape[1:-1])
-    mean = jnp.where(mask, x, 0.0).sum(axes, keepdims=True) / count
-    return mean.reshape(-1), jnp.where(mask, jnp.square(x - mean), 0.0).sum(axes) / count
+    mask = None if where is None else where.reshape(-1, *(1,) * (x.ndim - 1))
+    rows = jnp.float32(x.shape[0]) if where is None else where.sum(dtype=jnp.float32)
+    count = total(rows) * math.prod(x.shape[1:-1])
+    divisor = jnp.maximum(count, 1)
+    mean = total(x.sum(axes, where=mask)) / divisor
+    var = total(jnp.square(x - _of_channels(mean, x)).sum(axes, where=mask)) / divisor
+    return mean, var, count
 
 
-def _normalize(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    *,
-    eps: float,
-) -> jax.Array:
-    shape = (1,) * (x.ndim - 1) + (-1,)
-    slope = scale * jax.lax.rsqrt(var + eps)
-    mean, slope, bias = (a.reshape(shape) for a in (mean, slope, bias))
-    return ((x.astype(jnp.float32) - mean) * slope + bias).astype(x.dtype)
+def _apply_constants(norm: FrozenBatchNorm | BatchNorm, x: jax.Array) -> jax.Array:
+    """Fixed statistics make the norm one affine map, y = x * slope + shift."""
+    slope = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.eps)
+    shift = norm.bias[...] - norm.mean[...] * slope
+    slope, shift = _of_channels(slope, x), _of_channels(shift, x)
+    return (x.astype(jnp.float32) * slope + shift).astype(x.dtype)
+
+
+def _of_channels(values: jax.Array, x: jax.Array) -> jax.Array:
+    """[c] -> [1, .., c], with as many axes as `x`."""
+    return values.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def build_norm(

@@ -26,6 +26,7 @@ def refinedet_objective(
     loss: LossConfig,
     match: MultiBoxMatchConfig,
     min_objectness: float,
+    batch_axis: str | None = None,
 ) -> LossSums:
     """The losses of both modules, each with its own assignment and number of positives.
 
@@ -45,6 +46,7 @@ def refinedet_objective(
       loss: which losses, and their constants.
       match: thresholds of both assignments.
       min_objectness: in [0, 1).
+      batch_axis: as in `join_groups`.
 
     Returns:
       Sums over the batch, to be divided by the real images; `num_positive` is the ODM's.
@@ -79,7 +81,9 @@ def refinedet_objective(
     )
     names = {"cls_loss": "arm_cls_loss", "box_loss": "arm_box_loss"}
     terms = {names[name]: value for name, value in arm_sums.terms.items() if name in names}
-    return join_groups([dataclasses.replace(arm_sums, terms=terms), odm_sums], is_real)
+    return join_groups(
+        [dataclasses.replace(arm_sums, terms=terms), odm_sums], is_real, batch_axis=batch_axis
+    )
 
 
 def refine_anchors(

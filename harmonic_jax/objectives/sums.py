@@ -41,7 +41,9 @@ class LossSums:
         return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
 
 
-def join_groups(groups: Sequence[LossSums], is_real: Bool[Array, " b"]) -> LossSums:
+def join_groups(
+    groups: Sequence[LossSums], is_real: Bool[Array, " b"], *, batch_axis: str | None = None
+) -> LossSums:
     """Groups of samples with normalizers of their own (anchors, RoIs, masks) as one.
 
     loss = sum_g total_g / max(normalizer_g, 1)
@@ -53,6 +55,8 @@ def join_groups(groups: Sequence[LossSums], is_real: Bool[Array, " b"]) -> LossS
     Args:
       groups: sums over the same batch, with different terms.
       is_real: [b], False for slots that only fill the batch.
+      batch_axis: within `jax.shard_map`, the mesh axis that splits the batch: the normalizers are
+        then those of all devices, and the sums returned are this device's share.
 
     Returns:
       Their sum; `num_positive` is that of the last group.
@@ -65,7 +69,12 @@ def join_groups(groups: Sequence[LossSums], is_real: Bool[Array, " b"]) -> LossS
     >>> {name: float(value) for name, value in joined.normalized().items()}
     {'loss': 6.0, 'rpn': 2.0, 'box': 4.0}
     """
-    num_images = is_real.sum(dtype=jnp.float32)
-    total = sum((g.total * g.scale() for g in groups), jnp.zeros((), jnp.float32))
-    terms = {k: v * g.scale() * num_images for g in groups for k, v in g.terms.items()}
-    return LossSums(total * num_images, terms, num_images, groups[-1].num_positive)
+    own_images = is_real.sum(dtype=jnp.float32)
+    counts = jnp.stack([own_images, *(group.normalizer for group in groups)])
+    if batch_axis is not None:
+        counts = jax.lax.psum(counts, batch_axis)
+    weights = counts[0] / jnp.maximum(counts[1:], 1.0)
+    weighted = list(zip(groups, weights, strict=True))
+    total = sum((g.total * weight for g, weight in weighted), jnp.zeros((), jnp.float32))
+    terms = {k: v * weight for g, weight in weighted for k, v in g.terms.items()}
+    return LossSums(total, terms, own_images, groups[-1].num_positive)

@@ -7,10 +7,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from harmonic_jax.config import ConfigError
 from harmonic_jax.structures import Batch
 
+DATA_AXIS = "data"
+
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices (of all processes) along one axis, `data`."""
-    return Mesh(np.array(devices if devices is not None else jax.devices()), ("data",))
+    return Mesh(np.array(devices if devices is not None else jax.devices()), (DATA_AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,7 +20,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def check_divides(mesh: Mesh, field: str, batch_size: int, *, parts: int = 1) -> None:

@@ -1,25 +1,33 @@
-"""The train step and the predict step: pure functions under plain jax.jit."""
+"""The train step and the predict step: pure functions under plain jax.jit.
+
+Inside, `jax.shard_map` gives each device its rows of the batch; what must be summed over the
+devices is summed by name.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from harmonic_jax.detectors import detect, loss_sums
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.optimizer import learning_rate_schedule
-from harmonic_jax.training.sharding import replicated, split_batch
+from harmonic_jax.training.sharding import DATA_AXIS, replicated, split_batch
 from harmonic_jax.training.state import Detector, TrainState, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 PredictStep = Callable[[Variables, Batch], tuple[Detections, Int[Array, " b"]]]
+
+_EVERYWHERE, _SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
 
 def make_train_step(
@@ -32,16 +40,21 @@ def make_train_step(
     """
     config = detector.config
     schedule = learning_rate_schedule(config.optim, steps=config.train.steps)
+    gradients = _on_each_device(
+        functools.partial(_gradients, detector),
+        mesh,
+        in_specs=(_EVERYWHERE, _EVERYWHERE, _SPLIT),
+        out_specs=_EVERYWHERE,
+    )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-        grads, rest, sums = _accumulated_gradients(detector, state.variables, batch, key)
+        grads, rest, sums, num_images = gradients(state.variables, state.step, batch)
         grads = jax.tree.map(lambda g: g * sums.scale(), grads)
         params = state.variables.params
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         variables = Variables(optax.apply_updates(params, updates), rest)
         metrics = sums.normalized() | {
-            "num_positive": sums.num_positive / jnp.maximum(batch.is_real.sum(), 1),
+            "num_positive": sums.num_positive / jnp.maximum(num_images, 1),
             "grad_norm": optax.global_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
@@ -73,24 +86,58 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
 
     everywhere = replicated(mesh)
     return jax.jit(
-        predict_step,
+        _on_each_device(predict_step, mesh, in_specs=(_EVERYWHERE, _SPLIT), out_specs=_SPLIT),
         in_shardings=(everywhere, split_batch(mesh)),
         out_shardings=everywhere,
     )
+
+
+def _on_each_device(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    in_specs: tuple[PartitionSpec, ...],
+    out_specs: PartitionSpec,
+) -> Callable[..., Any]:
+    """`function` on each device's rows of the batch.
+
+    Left to the compiler, sorting and selecting a sharded batch (top-k, NMS, sampling) gathers it
+    on every device, and each parameter's gradient is summed by itself, accumulation part by part.
+    """
+    # check_vma would ask every loop's initial value to be declared as differing by device.
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def _gradients(
+    detector: Detector, variables: Variables, step: Int[Array, ""], batch: Batch
+) -> tuple[nnx.State, nnx.State, LossSums, Int[Array, ""]]:
+    """Gradient of the summed loss of the whole batch, from one device's rows of it.
+
+    Returns the gradient, the new statistics, the sums, and the number of images; all of them are
+    those of the whole batch, on every device.
+    """
+    key = jax.random.fold_in(jax.random.key(detector.config.train.seed), step)
+    own_grads, rest, own_sums = _accumulated_gradients(detector, variables, batch, key)
+    own = (own_grads, own_sums, batch.is_real.sum())
+    grads, sums, num_images = jax.lax.psum(own, DATA_AXIS)
+    return grads, rest, sums, num_images
 
 
 def _loss_sums(
     params: nnx.State, rest: nnx.State, batch: Batch, key: Array, *, detector: Detector
 ) -> tuple[Float[Array, ""], tuple[nnx.State, LossSums]]:
     model = detector.merge(Variables(params, rest), train=True)
-    sums = loss_sums(model, batch, detector.config, key)
+    model.set_attributes(batch_axis=DATA_AXIS, raise_if_not_found=False)
+    sums = loss_sums(model, batch, detector.config, key, batch_axis=DATA_AXIS)
     return sums.total, (nnx.state(model, nnx.Not(nnx.Param)), sums)
 
 
 def _accumulated_gradients(
     detector: Detector, variables: Variables, batch: Batch, key: Array
 ) -> tuple[nnx.State, nnx.State, LossSums]:
-    """Gradient of the summed loss, the new statistics, and the sums, part by part.
+    """Gradient of this device's summed loss, the new statistics, and the sums, part by part.
 
     Because sums are divided only afterwards, the parts give the whole batch's gradient exactly
     (up to rounding, and up to the statistics of a `batch` norm, which each part has of its own).
@@ -102,7 +149,7 @@ def _accumulated_gradients(
         return grads, rest, sums
 
     def take_part(rows: Array) -> Array:
-        # Part i takes every num_parts-th row, so that each device works on rows it already has.
+        # Every num_parts-th row: the parts are the same on any number of devices.
         return rows.reshape(-1, num_parts, *rows.shape[1:]).swapaxes(0, 1)
 
     def body(
