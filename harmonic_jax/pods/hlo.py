@@ -1,0 +1,198 @@
+"""The collectives of a compiled program, read from its HLO text.
+
+Counted is what runs: a collective inside of a loop as often as the loop turns, the two halves of
+an asynchronous one once.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+KINDS = (
+    "all-reduce",
+    "reduce-scatter",
+    "all-gather",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+)
+
+
+class HloError(ValueError):
+    """A line of HLO text that this parser does not know."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One instruction.
+
+    Attributes:
+      kind: one of `KINDS`.
+      num_bytes: of the whole array that is combined, a device; of a reduce-scatter its input,
+        of an all-gather its result.
+      group_size: devices that take part together.
+      num_runs: how often a step runs it.
+      dtypes: of the arrays, each once.
+      num_arrays: combined in this one instruction.
+      source: the JAX operation it comes from, as far as the compiler kept it.
+    """
+
+    kind: str
+    num_bytes: int
+    group_size: int
+    num_runs: int
+    dtypes: tuple[str, ...]
+    num_arrays: int
+    source: str
+
+    @property
+    def wire_bytes(self) -> float:
+        """Bytes a device sends in one run, by the ring algorithms, which are optimal in it."""
+        n = self.group_size
+        match self.kind:
+            case "all-reduce":  # a reduce-scatter, then an all-gather
+                return 2 * (n - 1) / n * self.num_bytes
+            case "collective-permute" | "collective-broadcast":
+                return float(self.num_bytes) if n > 1 else 0.0
+            case _:
+                return (n - 1) / n * self.num_bytes
+
+
+def find_collectives(hlo: str) -> list[Collective]:
+    """All collectives of a module, in the order of the text.
+
+    Args:
+      hlo: what `jax.stages.Compiled.as_text()` returns.
+
+    Raises:
+      HloError: a collective is written in a way that is not known here.
+    """
+    num_devices = _num_devices(hlo)
+    computations = dict(_computations(hlo))
+    runs = _runs(computations)
+    found = []
+    for name, lines in computations.items():
+        starts = {}
+        for line in lines:
+            instruction = _INSTRUCTION.match(line)
+            kind = _kind(instruction["opcode"]) if instruction else None
+            if instruction is None or kind is None or runs[name] == 0:
+                continue
+            opcode, rest = instruction["opcode"], instruction["rest"]
+            if opcode.endswith("-start"):
+                starts[instruction["name"]] = rest
+                continue
+            if opcode.endswith("-done"):  # its type is the result, its start has the attributes
+                rest = starts[_first_operand(rest)]
+            found.append(_collective(kind, instruction["type"], rest, runs[name], num_devices))
+    return found
+
+
+_TYPE = r"(?:\((?:[^()]|\([^()]*\))*\)|[^\s(]\S*)"  # layouts hold one level of parentheses
+_INSTRUCTION = re.compile(
+    rf"\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>{_TYPE}) (?P<opcode>[\w-]+)(?P<rest>\(.*)"
+)
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
+_ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|body|condition|to_apply|called_computations)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+def _kind(opcode: str) -> str | None:
+    base = opcode.removesuffix("-start").removesuffix("-done")
+    return base if base in KINDS else None
+
+
+def _num_devices(hlo: str) -> int:
+    header = hlo.split("\n", 1)[0]
+    counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header)
+    return math.prod(int(n) for n in counts)
+
+
+def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
+    """(name, lines) of each; the entry's name is empty."""
+    name, lines = None, []
+    for line in hlo.splitlines():
+        if name is None:
+            opening = _COMPUTATION.match(line)
+            if opening and not line.startswith("HloModule"):
+                name, lines = "" if opening["entry"] else opening["name"], []
+        elif line.startswith("}"):
+            yield name, lines
+            name = None
+        else:
+            lines.append(line)
+
+
+def _runs(computations: Mapping[str, list[str]]) -> dict[str, int]:
+    """How often a step runs each computation. Loops of unknown length count as one turn."""
+    calls: dict[str, list[tuple[str, int]]] = {name: [] for name in computations}
+    for name, lines in computations.items():
+        for line in lines:
+            if re.search(r" async-(done|update)\(", line):
+                continue  # names the computation that its start has called
+            trips = _TRIPS.search(line)
+            times = int(trips[1]) if trips and " while(" in line else 1
+            called = _CALLED.findall(line)
+            for branches in _BRANCHES.findall(line):
+                called += [branch.strip().lstrip("%") for branch in branches.split(",")]
+            calls[name] += [(other, times) for other in called if other in computations]
+    runs = dict.fromkeys(computations, 0)
+
+    def visit(name: str, times: int) -> None:
+        runs[name] += times
+        for other, turns in calls[name]:
+            visit(other, times * turns)
+
+    visit("", 1)
+    return runs
+
+
+def _collective(kind: str, type_: str, rest: str, num_runs: int, num_devices: int) -> Collective:
+    arrays = _ARRAY.findall(type_)
+    group_size = _group_size(rest, num_devices)
+    num_bytes = sum(_num_bytes(dtype, shape) for dtype, shape in arrays)
+    if kind == "reduce-scatter":
+        num_bytes *= group_size  # its result is a part
+    source = re.search(r'op_name="([^"]*)"', rest)
+    return Collective(
+        kind=kind,
+        num_bytes=num_bytes,
+        group_size=group_size,
+        num_runs=num_runs,
+        dtypes=tuple(sorted({dtype for dtype, _ in arrays})),
+        num_arrays=len(arrays),
+        source=source[1] if source else "",
+    )
+
+
+def _group_size(rest: str, num_devices: int) -> int:
+    if "source_target_pairs=" in rest:
+        return num_devices
+    if re.search(r"replica_groups=\{\}", rest):
+        return num_devices
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    if listed:
+        return listed[1].count(",") + 1
+    iota = re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", rest)
+    if iota:
+        return int(iota[1])
+    raise HloError(f"cannot read the replica groups of {rest[:200]!r}")
+
+
+def _num_bytes(dtype: str, shape: str) -> int:
+    count = math.prod(int(n) for n in shape.split(",") if n)
+    bits = 8 if dtype == "pred" else re.search(r"\d+", dtype)
+    if bits is None:
+        return 0  # token
+    return math.ceil(count * int(bits if isinstance(bits, int) else bits[0]) / 8)
+
+
+def _first_operand(rest: str) -> str:
+    operand = re.search(r"%([\w.-]+)", rest)
+    if operand is None:
+        raise HloError(f"cannot read the operand of {rest[:200]!r}")
+    return operand[1]
