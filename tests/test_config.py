@@ -54,6 +54,10 @@ def test_the_1x_recipe_of_the_paper() -> None:
         (lambda: c.LossConfig(gamma=1.2), "loss.gamma is 1.2"),
         (lambda: c.LossConfig(factor_gradient="both"), "through or stop or cls_only"),  # type: ignore[arg-type]
         (lambda: c.OptimConfig(milestones=(0.9, 0.5)), "optim.milestones"),
+        (lambda: c.OptimConfig(optimizer="lion"), "sgd or adamw or lars or lamb"),  # type: ignore[arg-type]
+        (lambda: c.OptimConfig(reference_batch_size=0), "optim.reference_batch_size is 0"),
+        (lambda: c.OptimConfig(warmup_images=-1), "optim.warmup_images is -1"),
+        (lambda: c.OptimConfig(trust_coefficient=0.0), "optim.trust_coefficient is 0.0"),
         (lambda: c.TrainConfig(steps=0), "train.steps is 0"),
         (lambda: c.Config("x", data=c.DataConfig(stride=16)), "data.stride is 16"),
         (lambda: c.Config("x", optim=c.OptimConfig(accumulate=3)), "optim.accumulate is 3"),

@@ -10,16 +10,26 @@ from harmonic_jax.config.checks import check_choices, require
 class OptimConfig:
     """The optimizer and the course of the learning rate."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "lars", "lamb"] = "sgd"
     learning_rate: float = 0.01
+    reference_batch_size: int | None = None
+    """The batch size that learning_rate is meant for: the rate is scaled from it to
+    train.batch_size. None: the rate is used as it is."""
+    rate_scaling: Literal["linear", "sqrt"] = "linear"
+    """How the rate grows with the batch size, by its ratio (SGD, LARS) or the ratio's root."""
     momentum: float = 0.9
-    """SGD's momentum; AdamW's b1."""
+    """SGD's and LARS's momentum; b1 of AdamW and LAMB."""
+    trust_coefficient: float = 0.001
+    """LARS: a kernel's step is this part of its norm, times the learning rate."""
     weight_decay: float = 1e-4
     """Never applied to norms and biases."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
     """Where `step` divides the rate by ten, as fractions of the run."""
     warmup_steps: int = 500
+    warmup_images: int | None = None
+    """Length of the warm-up in images instead, whatever the batch size; an epoch of COCO's
+    train2017 has 117,266."""
     warmup_factor: float = 0.001
     """The warm-up starts at this fraction of the rate and rises linearly."""
     clip_norm: float | None = None
@@ -31,10 +41,27 @@ class OptimConfig:
     the longest path that a parameter's begins with counts. 0 leaves the part as it is."""
     accumulate: int = 1
     """Parts a batch is split into, one after the other; the update is that of the whole."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which gradients are summed over the devices; bfloat16 sends half of the bytes."""
 
     def __post_init__(self) -> None:
         check_choices(self, "optim")
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "> 0")
+        require(
+            self.reference_batch_size is None or self.reference_batch_size >= 1,
+            "optim.reference_batch_size",
+            self.reference_batch_size,
+            ">= 1",
+        )
+        require(
+            self.trust_coefficient > 0, "optim.trust_coefficient", self.trust_coefficient, "> 0"
+        )
+        require(
+            self.warmup_images is None or self.warmup_images >= 0,
+            "optim.warmup_images",
+            self.warmup_images,
+            ">= 0",
+        )
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, ">= 0")
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, ">= 0")

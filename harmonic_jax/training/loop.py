@@ -76,7 +76,7 @@ def train(
     _check_classes(train_source, eval_source)
     _check_masks(config)
     detector = build_detector(config, len(train_source.class_names))
-    optimizer = make_optimizer(config.optim, steps=settings.steps)
+    optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     train_step = make_train_step(detector, optimizer, mesh)
     with contextlib.ExitStack() as stack:
         run = _open_run(config, run_dir, detector, mesh, train_source, eval_source, stack)

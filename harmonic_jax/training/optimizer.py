@@ -1,5 +1,7 @@
 """The optimizer: an optax chain and the course of its learning rate."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,65 +10,130 @@ from harmonic_jax.config import OptimConfig
 from harmonic_jax.training.rate_factors import drop_frozen_gradients, scale_by_rate_factors
 
 
-def learning_rate_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
+def peak_learning_rate(config: OptimConfig, *, batch_size: int | None) -> float:
+    """The rate after the warm-up, scaled to the batch size.
+
+        linear: rate * k     sqrt: rate * sqrt(k)     k = batch_size / reference_batch_size
+
+    Sources: Goyal et al. 2017 (linear); You et al. 2020, LAMB (root).
+
+    >>> config = OptimConfig(learning_rate=0.01, reference_batch_size=16)
+    >>> peak_learning_rate(config, batch_size=4096)
+    2.56
+    """
+    if config.reference_batch_size is None:
+        return config.learning_rate
+    ratio = _known(batch_size, "reference_batch_size") / config.reference_batch_size
+    return config.learning_rate * (ratio if config.rate_scaling == "linear" else math.sqrt(ratio))
+
+
+def warmup_length(config: OptimConfig, *, batch_size: int | None) -> int:
+    """Steps of the warm-up."""
+    if config.warmup_images is None:
+        return config.warmup_steps
+    return math.ceil(config.warmup_images / _known(batch_size, "warmup_images"))
+
+
+def _known(batch_size: int | None, field: str) -> int:
+    if batch_size is None:
+        raise ValueError(f"batch_size is None; optim.{field} needs it")
+    return batch_size
+
+
+def learning_rate_schedule(
+    config: OptimConfig, *, steps: int, batch_size: int | None = None
+) -> optax.Schedule:
     """Learning rate by step: a linear warm-up times a step, cosine or constant course.
 
     Args:
       config: the optimizer's configuration.
       steps: length of the whole run.
+      batch_size: images of a step over all devices and accumulation parts; needed where the
+        config's rate or warm-up depends on it.
 
     Returns:
       A function of the step (0 is the first update), float32.
     """
+    peak = peak_learning_rate(config, batch_size=batch_size)
     match config.schedule:
         case "step":
             course = optax.piecewise_constant_schedule(
-                config.learning_rate, {round(m * steps): 0.1 for m in config.milestones}
+                peak, {round(m * steps): 0.1 for m in config.milestones}
             )
         case "cosine":
-            course = optax.cosine_decay_schedule(config.learning_rate, steps)
+            course = optax.cosine_decay_schedule(peak, steps)
         case "constant":
-            course = optax.constant_schedule(config.learning_rate)
-    warmup = optax.linear_schedule(config.warmup_factor, 1.0, config.warmup_steps)
+            course = optax.constant_schedule(peak)
+    length = warmup_length(config, batch_size=batch_size)
+    warmup = optax.linear_schedule(config.warmup_factor, 1.0, length)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
         rate = course(step)
-        return rate * warmup(step) if config.warmup_steps > 0 else rate
+        return rate * warmup(step) if length > 0 else rate
 
     return schedule
 
 
-def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum or AdamW, with gradient clipping.
+def make_optimizer(
+    config: OptimConfig, *, steps: int, batch_size: int | None = None
+) -> optax.GradientTransformation:
+    """SGD with momentum, AdamW, LARS or LAMB, with gradient clipping.
 
-    Weight decay is applied to arrays of two or more dimensions only: kernels, never the scales
-    and biases of norms and layers. SGD adds it to the gradient (so momentum sees it, as in the
-    published detection recipes); AdamW decouples it. `config.rate_factors` scales the updates of
-    single parts.
+    Kernels are arrays of two or more dimensions. Weight decay is applied to them only, never to
+    the scales and biases of norms and layers, and so are the trust ratios of LARS and LAMB: the
+    others move as with SGD and AdamW. For a kernel w with gradient g, rate r and decay d:
+
+        SGD    v <- m v + (g + d w)                                  w <- w - r v
+        LARS   v <- m v + r c |w| / |g + d w| (g + d w)              w <- w - v
+        AdamW  u = Adam(g)                                           w <- w - r (u + d w)
+        LAMB   u = Adam(g)                      w <- w - r |w| / |u + d w| (u + d w)
+
+    `config.rate_factors` scales the updates of single parts.
 
     Args:
       config: the optimizer's configuration.
       steps: length of the whole run.
+      batch_size: images of a step over all devices and accumulation parts; needed where the
+        config's rate or warm-up depends on it.
 
     Raises:
+      ValueError: batch_size is needed and missing.
       ConfigError: (by `init`) a path in `config.rate_factors` that the network does not have.
+
+    Sources: LARS, You et al. 2017 (which divides by |g| + d |w|, never less than |g + d w|; this
+    is optax's form); LAMB, You et al. 2020, Algorithm 2 with phi(x) = x.
     """
-
-    def is_decayed(params: optax.Params) -> optax.Params:
-        return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
-
     parts: list[optax.GradientTransformation] = []
     if config.rate_factors:
         parts.append(drop_frozen_gradients(config.rate_factors))
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
+    rate = learning_rate_schedule(config, steps=steps, batch_size=batch_size)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels)
+    descent = optax.scale_by_learning_rate(rate)
     match config.optimizer:
         case "sgd":
-            parts += [decay, optax.trace(config.momentum)]
+            parts += [decay, optax.trace(config.momentum), descent]
         case "adamw":
-            parts += [optax.scale_by_adam(b1=config.momentum), decay]
-    parts.append(optax.scale_by_learning_rate(learning_rate_schedule(config, steps=steps)))
+            parts += [optax.scale_by_adam(b1=config.momentum), decay, descent]
+        case "lars":
+            lars = optax.lars(
+                rate,
+                weight_decay=config.weight_decay,
+                weight_decay_mask=_kernels,
+                trust_coefficient=config.trust_coefficient,
+                trust_ratio_mask=_kernels,
+                momentum=config.momentum,
+            )
+            parts.append(lars)
+        case "lamb":  # the parts of optax.lamb, which cannot spare norms and biases the ratio
+            adam = optax.scale_by_adam(b1=config.momentum, eps=1e-6)
+            ratio = optax.masked(optax.scale_by_trust_ratio(), _kernels)
+            parts += [adam, decay, ratio, descent]
     if config.rate_factors:
         parts.append(scale_by_rate_factors(config.rate_factors))
     return optax.chain(*parts)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)

@@ -48,7 +48,9 @@ def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> Save
     class_names = tuple(store.read_metadata()["class_names"])
     detector = build_detector(config, len(class_names))
     if last:
-        optimizer = make_optimizer(config.optim, steps=config.train.steps)
+        optimizer = make_optimizer(
+            config.optim, steps=config.train.steps, batch_size=config.train.batch_size
+        )
         restored = store.restore(abstract_state(detector, optimizer, sharding=sharding))
         variables = restored.state.for_evaluation
     else:

@@ -39,7 +39,9 @@ def make_train_step(
     divided by their normaliser, `num_positive` an image, `grad_norm`, `learning_rate`.
     """
     config = detector.config
-    schedule = learning_rate_schedule(config.optim, steps=config.train.steps)
+    schedule = learning_rate_schedule(
+        config.optim, steps=config.train.steps, batch_size=config.train.batch_size
+    )
     gradients = _on_each_device(
         functools.partial(_gradients, detector),
         mesh,
@@ -120,8 +122,10 @@ def _gradients(
     """
     key = jax.random.fold_in(jax.random.key(detector.config.train.seed), step)
     own_grads, rest, own_sums = _accumulated_gradients(detector, variables, batch, key)
-    own = (own_grads, own_sums, batch.is_real.sum())
-    grads, sums, num_images = jax.lax.psum(own, DATA_AXIS)
+    sent = jax.tree.map(lambda g: g.astype(detector.config.optim.gradient_dtype), own_grads)
+    own = (sent, own_sums, batch.is_real.sum())
+    total, sums, num_images = jax.lax.psum(own, DATA_AXIS)
+    grads = jax.tree.map(lambda g, own: g.astype(own.dtype), total, own_grads)
     return grads, rest, sums, num_images
 
 

@@ -54,6 +54,88 @@ def test_adamw_decays_kernels_beside_the_moments() -> None:
         np.testing.assert_allclose(got[name], p, rtol=1e-5)
 
 
+def norm(x: np.ndarray) -> float:
+    return float(np.sqrt((x**2).sum()))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lars(weight_decay: float) -> None:
+    """You et al. 2017, Algorithm 1; kernels only, a scale moves as with SGD.
+
+    The paper divides by |g| + d |w|, optax by |g + d w|: the same without decay, and never more.
+    """
+    rates = (0.05, 0.1)  # the warm-up's: the paper's velocity remembers the rate of its step
+    config = OptimConfig(
+        optimizer="lars",
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=weight_decay,
+        trust_coefficient=0.02,
+        schedule="constant",
+        warmup_steps=1,
+        warmup_factor=0.5,
+    )
+    got = updated(config, GRADS)
+    w, velocity = PARAMS["kernel"].copy(), 0.0
+    for rate, grad in zip(rates, GRADS, strict=True):
+        direction = grad["kernel"] + weight_decay * w
+        paper = 0.02 * norm(w) / (norm(grad["kernel"]) + weight_decay * norm(w))
+        local = 0.02 * norm(w) / norm(direction) if weight_decay else paper
+        assert local >= paper
+        velocity = 0.9 * velocity + rate * local * direction
+        w = w - velocity
+    np.testing.assert_allclose(got["kernel"], w, rtol=1e-6)
+    scale, velocity = PARAMS["scale"].copy(), 0.0
+    for rate, grad in zip(rates, GRADS, strict=True):
+        velocity = 0.9 * velocity + rate * grad["scale"]
+        scale = scale - velocity
+    np.testing.assert_allclose(got["scale"], scale, rtol=1e-6)
+
+
+def test_lamb() -> None:
+    """You et al. 2020, Algorithm 2; norms and biases without decay and trust ratio."""
+    config = OptimConfig(
+        optimizer="lamb", learning_rate=0.1, weight_decay=0.2, schedule="constant", warmup_steps=0
+    )
+    got = updated(config, GRADS)
+    for name, decay in (("kernel", 0.2), ("scale", 0.0)):
+        p, m, v = PARAMS[name].copy(), 0.0, 0.0
+        for t, grad in enumerate(GRADS, start=1):
+            m = 0.9 * m + 0.1 * grad[name]
+            v = 0.999 * v + 0.001 * grad[name] ** 2
+            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+            step = r + decay * p
+            ratio = norm(p) / norm(step) if decay else 1.0
+            p = p - 0.1 * ratio * step
+        np.testing.assert_allclose(got[name], p, rtol=1e-5)
+
+
+def test_the_rate_grows_with_the_batch() -> None:
+    """Goyal et al. 2017: k times the images, k times the rate, after a gradual warm-up."""
+    config = OptimConfig(
+        learning_rate=0.01,
+        reference_batch_size=16,
+        schedule="constant",
+        warmup_images=1000,
+        warmup_factor=0.25,
+    )
+    linear = learning_rate_schedule(config, steps=900, batch_size=64)
+    length = 16  # ceil(1000 / 64)
+    for step, rate in {0: 0.01, length // 2: 0.025, length: 0.04, 899: 0.04}.items():
+        np.testing.assert_allclose(linear(step), rate, rtol=1e-6)
+    root = OptimConfig(**{**vars(config), "rate_scaling": "sqrt"})
+    np.testing.assert_allclose(
+        learning_rate_schedule(root, steps=900, batch_size=64)(899), 0.02, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("field", ["reference_batch_size", "warmup_images"])
+def test_a_rate_that_depends_on_the_batch_needs_it(field: str) -> None:
+    config = OptimConfig(**{field: 16})
+    with pytest.raises(ValueError, match=rf"batch_size is None; optim\.{field} needs it"):
+        make_optimizer(config, steps=10)
+
+
 def test_the_global_norm_is_clipped() -> None:
     config = OptimConfig(
         learning_rate=1.0, momentum=0.0, weight_decay=0.0, schedule="constant", warmup_steps=0
