@@ -75,7 +75,17 @@ class Conv(nnx.Module):
         )
         if self.bias is None:
             return x
-        return x + self.bias[...].astype(self.dtype)[None, None, None, :]
+        return add_bias(x, self.bias[...])
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x `[.. c]` + float32 bias `[c]`, in the type of x.
+
+    Added in float32 whatever that type: so the bias's gradient, a sum over all cells, is one of
+    float32 numbers. In bfloat16 a sum of equal numbers stops growing at 256 of them.
+    """
+    bias = bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 def convolve(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from harmonic_jax.models.conv import xavier_uniform
+from harmonic_jax.models.conv import add_bias, xavier_uniform
 
 
 class Doubling(nnx.Module):
@@ -43,7 +43,7 @@ class Doubling(nnx.Module):
         taps = jnp.einsum("bhwi,yxio->bhwyxo", x.astype(self.dtype), self._kernel())
         taps = _overlap_add(taps, axis=1, tap_axis=3)  # [b, 2h, w, x, o]
         taps = _overlap_add(taps, axis=2, tap_axis=3)  # [b, 2h, 2w, o]
-        return taps + self.bias[...].astype(self.dtype)[None, None, None, :]
+        return add_bias(taps, self.bias[...])
 
     def _kernel(self) -> jax.Array:
         return self.kernel[...].astype(self.dtype)

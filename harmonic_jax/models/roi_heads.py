@@ -6,10 +6,19 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from harmonic_jax.config import BoxHeadConfig, MaskHeadConfig
-from harmonic_jax.models.conv import Conv, he_normal, xavier_uniform
+from harmonic_jax.models.conv import Conv, add_bias, he_normal, xavier_uniform
 from harmonic_jax.models.norm import NewNormKind, new_norms
 
 NUM_BOX_CONVS = 4
+
+
+class Linear(nnx.Linear):
+    """`[r, in]` -> `[r, out]`; nnx's layer, but for the bias, which is added in float32."""
+
+    def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
+        x = jnp.matmul(inputs.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        assert self.bias is not None
+        return add_bias(x, self.bias[...])
 
 
 class ConvStack(nnx.Module):
@@ -81,8 +90,8 @@ class BoxHead(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def linear(num_in: int, num_out: int, kernel_init: Initializer) -> nnx.Linear:
-            return nnx.Linear(num_in, num_out, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        def linear(num_in: int, num_out: int, kernel_init: Initializer) -> Linear:
+            return Linear(num_in, num_out, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
 
         has_convs = config.layers == "four_conv_fc"
         self.convs = ConvStack(
@@ -121,9 +130,9 @@ class Upsample(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         r, h, w, _ = x.shape
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        kernel = self.kernel[...].astype(self.dtype)
         x = jnp.einsum("rhwi,yxio->rhywxo", x, kernel).reshape(r, 2 * h, 2 * w, -1)
-        return x + bias[None, None, None, :]
+        return add_bias(x, self.bias[...])
 
 
 class MaskHead(nnx.Module):

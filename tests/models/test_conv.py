@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.models.conv import MAX_CELLS_AS_PATCHES, Conv, Frozen, convolve
+from harmonic_jax.models.conv import MAX_CELLS_AS_PATCHES, Conv, Frozen, add_bias, convolve
 from harmonic_jax.models.resnet import max_pool
 
 
@@ -119,3 +119,10 @@ def test_max_pool_passes_nan_on() -> None:
         ]
         np.testing.assert_array_equal(np.isnan(y).ravel(), windows)
         x[0, *cell] = 1.0
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32() -> None:
+    """In bfloat16 a sum of ones stays at 256."""
+    x = jnp.zeros((2, 40, 40, 1), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda bias: add_bias(x, bias).astype(jnp.float32).sum()))
+    np.testing.assert_array_equal(gradient(jnp.zeros(1)), [3200.0])
