@@ -75,16 +75,11 @@ def make_train_step(
 def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
     """The jitted inference function: (detections, record_index) for a batch.
 
-    Both come back whole on every process. Boxes are in pixels of the original image; batch slots
-    that are not real detect nothing.
+    Both come back whole on every process, as `predict` gives them.
     """
 
     def predict_step(variables: Variables, batch: Batch) -> tuple[Detections, Int[Array, " b"]]:
-        found = detect(detector.merge(variables, train=False), batch, detector.config)
-        xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
-        valid = found.valid & batch.is_real[:, None]
-        original = dataclasses.replace(found, boxes=found.boxes / xyxy_scale, valid=valid)
-        return original, batch.record_index
+        return predict(detector, variables, batch), batch.record_index
 
     everywhere = replicated(mesh)
     return jax.jit(
@@ -92,6 +87,17 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
         in_shardings=(everywhere, split_batch(mesh)),
         out_shardings=everywhere,
     )
+
+
+def predict(detector: Detector, variables: Variables, batch: Batch) -> Detections:
+    """Detections with boxes in pixels of the original image.
+
+    Batch slots that are not real detect nothing.
+    """
+    found = detect(detector.merge(variables, train=False), batch, detector.config)
+    xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
+    valid = found.valid & batch.is_real[:, None]
+    return dataclasses.replace(found, boxes=found.boxes / xyxy_scale, valid=valid)
 
 
 def _on_each_device(
