@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "--topology", required=True, help="the slice: v5e:16x16, v6e:8x8, v4:2x2x1, v5p:4x4x4"
     )
     parser.add_argument(
-        "--num-slices", type=int, default=1, help="slices that train together (default: 1)"
+        "--num-slices", type=_count, default=1, help="slices that train together (default: 1)"
     )
-    parser.add_argument("--batch-size", type=int, help="images a step, instead of the config's")
-    parser.add_argument("--num-classes", type=int, help="default: those of the config's data set")
+    parser.add_argument("--batch-size", type=_count, help="images a step, instead of the config's")
+    parser.add_argument("--num-classes", type=_count, help="default: those of the config's data")
     parser.add_argument(
         "--fast",
         action="store_true",
@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be >= 1")
+    return number
+
+
 def check_compiler() -> None:
     """
     Raises:
@@ -91,7 +98,7 @@ def check_compiler() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise MissingCompilerError(
             "libtpu, which holds the TPU compiler, is not installed; install it with: "
-            f"pip install '{LIBTPU}' (it needs no TPU; Linux on x86-64 only)"
+            f"pip install '{LIBTPU}' (it needs no TPU)"
         )
 
 
@@ -127,7 +134,7 @@ def _with_other_share(config: Config, pod: Slice) -> Config:
 def _with_batch_size(config: Config, pod: Slice, batch_size: int | None) -> Config:
     size = batch_size if batch_size is not None else config.train.batch_size
     needed = pod.num_chips * config.optim.accumulate
-    if size < 1 or size % needed:
+    if size % needed:
         raise ConfigError(
             f"train.batch_size is {size}; on {pod.name} it must be a multiple of {needed}: "
             f"{pod.num_chips} chips x {config.optim.accumulate} accumulation parts "

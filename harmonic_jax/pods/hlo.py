@@ -114,7 +114,8 @@ def _num_devices(hlo: str) -> int:
 
 def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
     """(name, lines) of each; the entry's name is empty."""
-    name, lines = None, []
+    name: str | None = None
+    lines: list[str] = []
     for line in hlo.splitlines():
         if name is None:
             opening = _COMPUTATION.match(line)

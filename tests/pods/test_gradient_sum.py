@@ -1,0 +1,79 @@
+"""What devices send each other: the gradient once, and next to nothing else."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harmonic_jax.config import Config, FasterRCNNConfig
+from tests.detectors.test_two_stage import MODEL as MASK_RCNN
+from tests.training.tiny import tiny_config
+
+DEVICES = 8
+
+
+def retinanet() -> Config:
+    return tiny_config(norm="frozen")
+
+
+def faster_rcnn() -> Config:
+    fields = {f.name: getattr(MASK_RCNN, f.name) for f in dataclasses.fields(FasterRCNNConfig)}
+    return dataclasses.replace(tiny_config(), model=FasterRCNNConfig(**fields))
+
+
+SCRIPT = """
+import dataclasses, json, re, sys
+import jax
+from harmonic_jax.pods.hlo import find_collectives
+from harmonic_jax.pods.measure import lower_train_step, tree_bytes
+from harmonic_jax.training.sharding import data_mesh
+from tests.pods import test_gradient_sum as configs
+
+config = getattr(configs, sys.argv[1])()
+mesh = data_mesh()
+assert mesh.size == configs.DEVICES
+lowered, state = lower_train_step(config, mesh, (64, 64), num_classes=3)
+quick = {"xla_backend_optimization_level": 0}  # of the machine code only
+found = find_collectives(lowered.compile(compiler_options=quick).as_text())
+rows = [dataclasses.asdict(c) | {"wire_bytes": c.wire_bytes} for c in found]
+params = jax.tree.leaves(state.variables.params)
+optim = dataclasses.replace(config.optim, gradient_dtype="bfloat16")
+shorter, _ = lower_train_step(
+    dataclasses.replace(config, optim=optim), mesh, (64, 64), num_classes=3
+)
+halves = re.findall(r"all_reduce.*?\\}\\) : \\((.*?)\\) ->", shorter.as_text(), flags=re.DOTALL)
+report = {
+    "gradient": tree_bytes(params),
+    "num_params": len(params),
+    "collectives": rows,
+    "bfloat16": " ".join(halves).count("bf16>"),
+}
+json.dump(report, sys.stdout)
+"""
+
+
+@pytest.mark.parametrize("name", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
+def test_the_gradient_is_sent_once(name: str) -> None:
+    """Norms are frozen here: those of a batch exchange their statistics layer by layer."""
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(out.stdout)
+    found = report["collectives"]
+    assert {c["kind"] for c in found} == {"all-reduce"}
+    assert len(found) <= 3, found
+    sent = sum(c["wire_bytes"] * c["num_runs"] for c in found)
+    ring = 2 * (DEVICES - 1) / DEVICES
+    # Compiled for processors, a sum in bfloat16 becomes one in float32: what is asked for counts.
+    assert report["bfloat16"] == report["num_params"]
+    assert ring * report["gradient"] <= sent <= 1.01 * ring * report["gradient"]
