@@ -43,6 +43,8 @@ class Measurement:
     @property
     def work(self) -> Work:
         reduced, others = collective_bytes(self.collectives)
+        if not self.collectives:  # compiled for one chip; several would sum the gradient
+            reduced = float(self.gradient_bytes)
         return Work(
             images=self.images,
             flops=self.flops,
@@ -133,7 +135,8 @@ def measure(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        sizes = parse_out_of_memory(str(error))
+        batch = tree_bytes(abstract_batch(config, bucket, mesh)) // mesh.size
+        sizes = parse_out_of_memory(str(error), arguments=tree_bytes(state) + batch)
         if sizes is None:
             raise
         return TooBig(bucket, images, *sizes, state=tree_bytes(state))
@@ -161,17 +164,24 @@ def measure(
     )
 
 
-def parse_out_of_memory(message: str) -> tuple[int, int] | None:
+def parse_out_of_memory(message: str, *, arguments: int) -> tuple[int, int] | None:
     """(bytes needed, bytes there are) from the compiler's refusal; None if it is another one.
 
-    >>> parse_out_of_memory("RESOURCE_EXHAUSTED: .. Used 20.50G of 15.75G hbm. Exceeded ..")
-    (22011707392, 16911433728)
+    Args:
+      message: of the error.
+      arguments: bytes of state and batch, which one of the two wordings leaves out.
+
+    >>> parse_out_of_memory("RESOURCE_EXHAUSTED: .. Used 2.5G of 1.5G hbm. ..", arguments=7)
+    (2684354560, 1610612736)
     """
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+    number = r"([\d.]+)([KMGT]?)"
+    whole = re.search(rf"Used {number} of {number} hbm", message)
+    partly = re.search(rf"temporaries \({number}\) exceeds available HBM \({number}\)", message)
+    found = whole or partly
     if "RESOURCE_EXHAUSTED" not in message or found is None:
         return None
     needed, available = (
-        int(float(number) * 1024 ** " KMGT".index(unit or " "))
-        for number, unit in ((found[1], found[2]), (found[3], found[4]))
+        int(float(digits) * 1024 ** " KMGT".index(unit or " "))
+        for digits, unit in ((found[1], found[2]), (found[3], found[4]))
     )
-    return needed, available
+    return (needed if whole else needed + arguments), available

@@ -7,6 +7,7 @@ command calls: it starts this module and turns such an end into an exception.
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,7 +87,9 @@ def _failure(pod: Slice, done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         end = f"the compiler for {pod.name} ended with {signal.Signals(-done.returncode).name}"
         return f"{end}: {fatal[0]}" if fatal else end
-    return f"the compiler for {pod.name} failed: {lines[-1] if lines else 'without a word'}"
+    errors = [line for line in lines if re.match(r"[\w.]+Error: ", line)]
+    last = (errors or lines or ["without a word"])[-1]
+    return f"the compiler for {pod.name} failed: {last}"
 
 
 def main(request: Path, result: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import pytest
 
 from harmonic_jax.cli import compile as command
@@ -13,7 +14,9 @@ from harmonic_jax.config import Config
 from harmonic_jax.pods import worker
 from harmonic_jax.pods.chips import GIB, Slice, parse_slice
 from harmonic_jax.pods.hlo import Collective
-from harmonic_jax.pods.measure import Measurement, TooBig
+from harmonic_jax.pods.measure import Measurement, TooBig, abstract_batch, parse_out_of_memory
+from harmonic_jax.training.sharding import data_mesh, put_batch
+from tests.training.tiny import random_batch, tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
 R50 = str(ROOT / "configs" / "retinanet_r50_coco.py")
@@ -117,6 +120,19 @@ def test_a_config_that_does_not_fit_says_what_helps(capsys, monkeypatch) -> None
     assert "a chip with more memory: v4, v5p, v6e" in text
 
 
+def test_both_wordings_of_a_refusal() -> None:
+    """The second names temporaries alone."""
+    head = "RESOURCE_EXHAUSTED: Ran out of memory "
+    first = head + "in memory space hbm. Used 20.5G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
+    assert parse_out_of_memory(first, arguments=GIB) == (20.5 * GIB, 15.75 * GIB)
+    second = (
+        f"{head}on HBM, the total memory required for HLO temporaries (48.50G) exceeds available "
+        "HBM (15.75G). HLO module: jit_train_step."
+    )
+    assert parse_out_of_memory(second, arguments=GIB) == (49.5 * GIB, 15.75 * GIB)
+    assert parse_out_of_memory("INVALID_ARGUMENT: Used 2G of 1G hbm", arguments=0) is None
+
+
 def test_the_compiler_s_end_is_an_error_with_its_reason(monkeypatch, tmp_path: Path) -> None:
     """A stand-in for Python that ends as the compiler does."""
     python = tmp_path / "python"
@@ -129,6 +145,18 @@ def test_the_compiler_s_end_is_an_error_with_its_reason(monkeypatch, tmp_path: P
         worker.compile_remotely(Config("x"), parse_slice("v5e:2x2"), (64, 64), num_classes=3)
 
 
+def test_the_abstract_batch_has_the_shapes_of_a_real_one() -> None:
+    mesh = data_mesh(jax.devices()[:1])
+    real = put_batch(random_batch(0), mesh)
+    abstract = abstract_batch(tiny_config(), (64, 64), mesh)
+
+    def described(tree: object) -> list[tuple]:
+        paths = jax.tree_util.tree_leaves_with_path(tree)
+        return [(jax.tree_util.keystr(path), a.shape, a.dtype, a.sharding) for path, a in paths]
+
+    assert described(abstract) == described(real)
+
+
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1"])
@@ -139,7 +167,7 @@ def test_a_small_detector_is_compiled(topology: str, tmp_path: Path, capsys) -> 
         *("--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "1"),
     )
     config = str(ROOT / "configs" / "retinanet_r18_scenes.py")
-    args = (config, "--topology", topology, "--json", str(file), *small)
+    args = (config, "--topology", topology, "--json", str(file), "--fast", *small)
     assert command.main(args) == 0, capsys.readouterr().err
     report = json.loads(file.read_text())
     assert report["num_chips"] == 4
@@ -149,14 +177,15 @@ def test_a_small_detector_is_compiled(topology: str, tmp_path: Path, capsys) -> 
     assert bucket["flops"] > 0
     gradient = bucket["gradient_bytes"]
     largest = max(c["num_bytes"] for c in bucket["collectives"])
-    assert gradient <= largest <= 1.01 * gradient
+    # Equal gradients, of the norms before and beside a shortcut, are sent once.
+    assert 0.99 * gradient <= largest <= 1.01 * gradient
     assert len(report["scaling_fixed_share"]) == 5
 
 
 @pytest.mark.slow
 @needs_libtpu
 def test_what_is_far_too_big_is_refused_with_figures(capsys) -> None:
-    args = ("--topology", "v5e:1x1", "--batch-size", "4096", "--fast", "--no-scaling")
+    args = ("--topology", "v5e:1x1", "--batch-size", "32768", "--fast", "--no-scaling")
     config = str(ROOT / "configs" / "retinanet_r18_scenes.py")
     assert command.main((config, *args)) == 1
     text = capsys.readouterr().out
