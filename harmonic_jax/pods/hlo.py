@@ -181,7 +181,17 @@ def _group_size(rest: str, num_devices: int) -> int:
     iota = re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", rest)
     if iota:
         return int(iota[1])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
+    if named:
+        return _size_of_axes(named[1], named[2])
     raise HloError(f"cannot read the replica groups of {rest[:200]!r}")
+
+
+def _size_of_axes(mesh: str, axes: str) -> int:
+    """Devices along some axes: of the mesh `'a'=2,'b'=8` along `'a','b':(2)4` they are 2 x 4."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes)
+    return math.prod(int(part) if part else sizes[name] for name, part in parts)
 
 
 def _num_bytes(dtype: str, shape: str) -> int:

@@ -37,6 +37,20 @@ def test_kinds_sizes_and_groups() -> None:
     assert (count.num_bytes, count.group_size, count.dtypes) == (4, 8, ("s32",))
 
 
+@pytest.mark.parametrize(
+    ("notation", "size"),
+    [
+        ("mesh['data'=8] {'data'}", 8),
+        ("mesh['a'=2,'b'=4] {'b'}", 4),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a','b':(1)2}", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+    ],
+)
+def test_other_notations_of_groups(notation: str, size: int) -> None:
+    hlo = SYNCHRONOUS.replace("replica_groups={{0,1,2,3,4,5,6,7}}", f"replica_groups={notation}")
+    assert find_collectives(hlo)[0].group_size == size
+
+
 def test_bytes_on_the_wire_of_the_rings() -> None:
     both, parts, whole, shifted, mixed, _ = find_collectives(SYNCHRONOUS)
     assert both.wire_bytes == pytest.approx(2 * 7 / 8 * 134)
