@@ -5,17 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.geometry import FILL_COLOUR, pad_into
+from harmonic_jax.data.geometry import fill_around, pad_into
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import Sample
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
 
-def collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[DataReport]]:
-    """Pads images to their bucket and objects to max_objects; keeps the reports beside."""
+def collate(
+    samples: Sequence[Sample], max_objects: int, *, canvas: np.ndarray | None = None
+) -> tuple[Batch, list[DataReport]]:
+    """Pads images to their bucket and objects to max_objects; keeps the reports beside.
+
+    Args:
+      samples: of one bucket.
+      max_objects: rows of the ground truth.
+      canvas: uint8 [b, *bucket, 3], the images in their places; None: they are copied there.
+    """
     size, bucket = len(samples), samples[0].bucket
     # Any: the structures' fields are annotated as device arrays; on the host they hold numpy's.
-    images: Any = np.empty((size, *bucket, 3), np.uint8)
+    images: Any = _paste(samples) if canvas is None else canvas
     image_size: Any = np.full((size, 2), bucket, np.float32)
     scale: Any = np.stack([sample.scale for sample in samples])
     record_index: Any = np.array([sample.index for sample in samples], np.int32)
@@ -28,10 +36,7 @@ def collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[Da
         boxes[row, :number] = sample.boxes
         labels[row, :number] = sample.labels
         valid[row, :number] = True
-        if sample.image is None:
-            images[row] = FILL_COLOUR
-        else:
-            pad_into(images[row], sample.image)
+        if sample.image is not None:
             image_size[row] = sample.image.shape[:2]
     batch = Batch(
         images=images,
@@ -44,6 +49,16 @@ def collate(samples: Sequence[Sample], max_objects: int) -> tuple[Batch, list[Da
         ),
     )
     return batch, [sample.report for sample in samples]
+
+
+def _paste(samples: Sequence[Sample]) -> np.ndarray:
+    images = np.empty((len(samples), *samples[0].bucket, 3), np.uint8)
+    for canvas, sample in zip(images, samples, strict=True):
+        if sample.image is None:
+            fill_around(canvas, (0, 0))
+        else:
+            pad_into(canvas, sample.image)
+    return images
 
 
 def _masks(samples: Sequence[Sample], max_objects: int) -> ObjectMasks | None:

@@ -151,9 +151,13 @@ def fit_size(
 
 
 def resize_image(
-    image: np.ndarray, size: tuple[int, int], *, averages_areas: bool = True
+    image: np.ndarray,
+    size: tuple[int, int],
+    *,
+    averages_areas: bool = True,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Resizes uint8 [h, w, 3] to `size` = (height, width).
+    """Resizes uint8 [h, w, 3] to `size` = (height, width); into `out` of that size, if given.
 
     Bilinear, as the published detectors do, down to half the size: every source pixel still
     counts. Below that bilinear sampling would skip pixels (aliasing), so areas are averaged,
@@ -161,20 +165,28 @@ def resize_image(
     """
     height, width = image.shape[:2]
     if size == (height, width):
-        return image
+        if out is None:
+            return image
+        out[:] = image
+        return out
     is_small = 2 * size[0] < height or 2 * size[1] < width
     # Area averaging is defined for shrinking; enlarging a side it would repeat pixels.
     is_shrunk = size[0] <= height and size[1] <= width
     is_averaged = averages_areas and is_small and is_shrunk
     method = cv2.INTER_AREA if is_averaged else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=method)
+    return cv2.resize(image, (size[1], size[0]), dst=out, interpolation=method)
 
 
 def pad_into(canvas: np.ndarray, image: np.ndarray) -> None:
     """Writes the image to the top left of a canvas, and the mean colour to the rest of it."""
-    height, width = image.shape[:2]
+    canvas[: image.shape[0], : image.shape[1]] = image
+    fill_around(canvas, (image.shape[0], image.shape[1]))
+
+
+def fill_around(canvas: np.ndarray, size: tuple[int, int]) -> None:
+    """Writes the mean colour to what is right of and below `size` = (height, width)."""
+    height, width = size
     row = _filled(1, canvas.shape[1])[0]
-    canvas[:height, :width] = image
     canvas[:height, width:] = row[width:]
     canvas[height:] = row
 

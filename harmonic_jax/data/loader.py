@@ -8,8 +8,9 @@ and slot, so threads, processes and interruptions change nothing: to resume at s
 import dataclasses
 import hashlib
 import json
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -182,18 +183,24 @@ def _iterate(
 
     num_rows = rows.stop - rows.start
 
-    def load(slot: tuple[int, int]) -> Sample:
-        return _load_slot(source, config, plan, *slot, seed)
+    canvases = _Canvases(rows, lambda step: config.buckets[plan[step].bucket], stop)
+
+    def load(place: tuple[int, int]) -> tuple[int, Sample]:
+        step, slot = place
+        canvas = canvases.row(step, slot)
+        return step, _load_slot(source, config, plan, step, slot, seed, canvas)
+
+    def join(loaded: list[tuple[int, Sample]]) -> tuple[Batch, list[DataReport]]:
+        images = canvases.pop(loaded[0][0])
+        return collate([sample for _, sample in loaded], config.max_objects, canvas=images)
 
     samples = grain.MapDataset.source(_Slots(start, stop, rows)).map(load)
     options = grain.ReadOptions(
         num_threads=config.num_threads,
         prefetch_buffer_size=max(num_rows, 2 * config.num_threads),
     )
-    batches = samples.to_iter_dataset(options).batch(
-        num_rows, batch_fn=lambda samples: collate(samples, config.max_objects)
-    )
-    # Padding and stacking run in a thread of their own, not in the caller's.
+    batches = samples.to_iter_dataset(options).batch(num_rows, batch_fn=join)
+    # Joining runs in a thread of its own, not in the caller's.
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         batches, prefetch_buffer_size=_BATCHES_AHEAD
     )
@@ -218,6 +225,41 @@ class _Slots:
         return self._start + step, self._rows.start + row
 
 
+class _Canvases:
+    """The images of the batches that are being loaded: each is resized straight to its place.
+
+    Args:
+      rows: of the global batch, those of this process.
+      bucket_of: (height, width) of a step's images.
+      stop: the step behind the last.
+    """
+
+    def __init__(self, rows: slice, bucket_of: Callable[[int], tuple[int, int]], stop: int):
+        self._rows, self._bucket_of, self._stop = rows, bucket_of, stop
+        self._lock = threading.Lock()  # the samples of a step are loaded by several threads
+        self._of_step: dict[int, np.ndarray] = {}
+
+    def row(self, step: int, slot: int) -> np.ndarray:
+        with self._lock:
+            if step not in self._of_step:
+                self._make(step)
+            return self._of_step[step][slot - self._rows.start]
+
+    def pop(self, step: int) -> np.ndarray:
+        with self._lock:
+            canvas = self._of_step.pop(step)
+            following = max(self._of_step, default=step) + 1
+            if following < self._stop:
+                # Here, not in the thread that first needs it: one thread that makes them all is
+                # given the memory of old ones, which the system need not clear.
+                self._make(following)
+            return canvas
+
+    def _make(self, step: int) -> None:
+        shape = (self._rows.stop - self._rows.start, *self._bucket_of(step), 3)
+        self._of_step[step] = np.empty(shape, np.uint8)
+
+
 def _load_slot(
     source: DetectionSource,
     config: DataConfig,
@@ -225,6 +267,7 @@ def _load_slot(
     step: int,
     slot: int,
     seed: int | None,
+    canvas: np.ndarray,
 ) -> Sample:
     step_plan = plan[step]
     index = int(step_plan.indices[slot])
@@ -236,6 +279,7 @@ def _load_slot(
             bucket=config.buckets[step_plan.bucket],
             short_side=step_plan.short_side,
             rng=None if seed is None else np.random.default_rng((seed, step, slot)),
+            canvas=canvas,
         )
     except Exception as error:
         name = source.records[index].file_name

@@ -7,7 +7,7 @@ import numpy as np
 
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, ImageError, decode_image
-from harmonic_jax.data.geometry import fit_size, resize_image
+from harmonic_jax.data.geometry import fill_around, fit_size, resize_image
 from harmonic_jax.data.mask_grids import mask_grids
 from harmonic_jax.data.plan import is_trainable
 from harmonic_jax.data.reasons import Reason
@@ -29,7 +29,7 @@ class Sample:
     """An image at network size, not yet padded, with the objects that are trained on.
 
     Attributes:
-      image: uint8 [h, w, 3]; None in a blank slot.
+      image: uint8 [h, w, 3], a part of the canvas where there is one; None in a blank slot.
       bucket: the padded (height, width) it will get.
       boxes: float32 [n, 4], xyxy in its pixels, n <= max_objects.
       labels: int32 [n].
@@ -76,6 +76,7 @@ def load_sample(
     bucket: tuple[int, int],
     short_side: int,
     rng: np.random.Generator | None,
+    canvas: np.ndarray | None = None,
 ) -> Sample:
     """Loads records[index] for the network.
 
@@ -86,19 +87,21 @@ def load_sample(
       bucket: the padded (height, width) of the batch.
       short_side: the size to resize to.
       rng: for the augmentations; None: none of them, and no masks (evaluation).
+      canvas: uint8 [*bucket, 3], this slot's place in its batch: the image is resized into it and
+        padded. None: the image gets an array of its own.
 
     Returns:
       The sample; a blank one, with the reason in its report, where the image is unusable.
     """
     report = DataReport()
     mask_size = config.mask_size if config.masks and rng is not None else None
-    if index < 0:
-        return blank_sample(bucket, index, report, mask_size=mask_size)
-    record = source.records[index]
-    image = _decode(source, index, config, report)
+    image = None if index < 0 else _decode(source, index, config, report)
     if image is None:
+        if canvas is not None:
+            fill_around(canvas, (0, 0))
         return blank_sample(bucket, index, report, mask_size=mask_size)
 
+    record = source.records[index]
     rows = np.flatnonzero(is_trainable(record, use_difficult=config.use_difficult))
     changed = _augment(image, record.boxes[rows], config, rng)
     _count_lost(report, CROPPED_AWAY, record, len(rows) - len(changed.kept))
@@ -111,7 +114,7 @@ def load_sample(
     scale = np.array([size[0] / height, size[1] / width], np.float32)
     scale_xyxy = scale[[1, 0, 1, 0]]
     return Sample(
-        image=resize_image(changed.image, size, averages_areas=config.resizing != "torchvision"),
+        image=_resize(changed.image, size, config, canvas),
         bucket=bucket,
         boxes=changed.boxes[largest] * scale_xyxy,
         labels=record.labels[rows[largest]],
@@ -121,6 +124,17 @@ def load_sample(
         index=index,
         report=report,
     )
+
+
+def _resize(
+    image: np.ndarray, size: tuple[int, int], config: DataConfig, canvas: np.ndarray | None
+) -> np.ndarray:
+    """The resized image; on a canvas at its top left, with the mean colour around it."""
+    place = None if canvas is None else canvas[: size[0], : size[1]]
+    if canvas is not None:
+        fill_around(canvas, size)
+    averages_areas = config.resizing != "torchvision"
+    return resize_image(image, size, averages_areas=averages_areas, out=place)
 
 
 def _augment(
