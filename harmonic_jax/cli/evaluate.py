@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError
@@ -18,25 +19,29 @@ from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_r
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.classes import MatchedPredictions, match_classes
 from harmonic_jax.training.compilation import use_compilation_cache
+from harmonic_jax.training.distributed import explained_loss, is_primary, together
 from harmonic_jax.training.evaluation import evaluate
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.step import make_predict_step
+from harmonic_jax.training.watchdog import process_watchdog
+
+FAILURES = (ConfigError, DataError, CheckpointError, ValueError, OSError)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed with a message."""
+    """Returns the exit status: 0 done, 1 failed with a message, 4 another process is lost."""
     parsed = _parser().parse_args(sys.argv[1:] if args is None else args)
-    console = Console(soft_wrap=True)
     try:
-        if parsed.run is not None:
-            return _evaluate_run(parsed, console)
-        return _evaluate_files(parsed, console)
-    except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
+        options = process_options(parsed)
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    body = _evaluate_files if parsed.run is None else _evaluate_run
+    use_both_cores()
+    return run_as_process(options, lambda console: body(parsed, console), FAILURES)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,24 +60,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", type=Path, help="detections in COCO results format")
     parser.add_argument("--annotations", type=Path, help="annotations in COCO format")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    add_process_options(parser)
     return parser
 
 
 def _evaluate_run(args: argparse.Namespace, console: Console) -> int:
     if args.predictions is not None or args.annotations is not None:
         raise ConfigError("give either a run or --predictions with --annotations, not both")
-    use_both_cores()
     use_compilation_cache()
     run_dir = RunDir(args.run)
-    config = _with_options(run_dir.read_config(), args)
+    config = together(lambda: _with_options(run_dir.read_config(), args))
     split = args.split or config.data.eval_split
-    source = open_source(config.data, split)
+    source = together(lambda: open_source(config.data, split), primary_first=True)
     mesh = data_mesh()
     run = read_run(run_dir, sharding=replicated(mesh), last=args.last)
     labels = match_classes(run.class_names, source.class_names)
     console.print(f"step {run.step} of {run_dir.path} on {source.name}")
     predict_step = MatchedPredictions(make_predict_step(run.detector, mesh), labels)
-    evaluation = evaluate(predict_step, run.variables, source, config, mesh)
+    with process_watchdog(config.train.step_timeout) as watchdog, explained_loss():
+        evaluation = evaluate(predict_step, run.variables, source, config, mesh, watchdog=watchdog)
+    if not is_primary():
+        return 0
     _print_and_save(args, console, evaluation.metrics)
     console.print(f"images as they were loaded: {evaluation.skipped.format()}")
     num_others = int((labels < 0).sum())
@@ -105,6 +113,8 @@ def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError(
             "give the folder of a run, or both --predictions P.json and --annotations A.json"
         )
+    if not is_primary():
+        return 0
     truth = load_coco_annotations(args.annotations)
     found = load_coco_results(args.predictions, truth)
     metrics = coco_metrics(truth, found)

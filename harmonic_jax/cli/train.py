@@ -12,6 +12,12 @@ import jax
 from rich.console import Console
 
 from harmonic_jax.cli.config_file import config_from_args
+from harmonic_jax.cli.processes import (
+    process_help,
+    process_options,
+    run_as_process,
+    split_process_options,
+)
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
@@ -19,6 +25,7 @@ from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.compilation import use_compilation_cache
+from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
@@ -29,35 +36,49 @@ FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLoss
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed with a message, 3 stopped by a signal."""
-    console = Console(soft_wrap=True)
+    """Returns the exit status: 0 done, 1 failed with a message, 3 stopped by a signal, 4 lost.
+
+    The last is that of one of several processes, when another is gone or hangs.
+    """
+    parsed, rest = split_process_options(sys.argv[1:] if args is None else args)
     try:
+        options = process_options(parsed)
         config = config_from_args(
-            sys.argv[1:] if args is None else args,
+            rest,
             default=DEFAULT_CONFIG,
             prog="train.py",
-            description="Train a detector, evaluate it, and write a report.",
+            description="Train a detector, evaluate it, and write a report.\n\n" + process_help(),
         )
-        return _run(config, console)
     except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    use_both_cores()
+    return run_as_process(options, lambda console: _run(config, console), FAILURES)
 
 
 def _run(config: Config, console: Console) -> int:
-    use_both_cores()
     use_compilation_cache()
     run_dir = RunDir.of(config)
-    train_source = open_source(config.data, config.data.train_split)
-    eval_source = open_source(config.data, config.data.eval_split)
-    found = run_dir.open(config)
+    # Process 0 first: it prepares the data where that has not been done.
+    train_source, eval_source = together(
+        lambda: (
+            open_source(config.data, config.data.train_split),
+            open_source(config.data, config.data.eval_split),
+        ),
+        primary_first=True,
+    )
+    found = run_dir.open_together(config)
     console.print(f"{'continuing' if found else 'starting'} the run in {run_dir.path}")
+    if jax.process_count() > 1:
+        console.print(f"{jax.process_count()} processes, {jax.device_count()} devices")
     for source in (train_source, eval_source):
         console.print(f"{source.name}: {len(source.records)} images")
         console.print(source.report.format())
     result = train(config, run_dir, train_source, eval_source)
     if result.evaluation is None:
         return 3
+    if not is_primary():
+        return 0
     console.print(format_table(result.evaluation.metrics), markup=False, highlight=False)
     files = write_report(
         run_dir.report,

@@ -111,6 +111,9 @@ class TrainConfig:
     """0: only at the end."""
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 2
+    step_timeout: int = 600
+    """Seconds without a completed step or evaluation batch after which a run of several processes
+    writes the stacks of all threads and ends; 0: never."""
     profile: tuple[int, int] | None = None
     """First and last step of a profiler trace, counted from 1."""
 
@@ -126,6 +129,7 @@ class TrainConfig:
             ">= 1",
         )
         require(self.eval_every >= 0, "train.eval_every", self.eval_every, ">= 0")
+        require(self.step_timeout >= 0, "train.step_timeout", self.step_timeout, ">= 0")
         require(
             self.profile is None or 1 <= self.profile[0] <= self.profile[1] <= self.steps,
             "train.profile",

@@ -25,10 +25,9 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from harmonic_jax.training import arrays, manifest
+from harmonic_jax.training.distributed import decide, together
 
 _LOG = logging.getLogger(__name__)
 _STEP_FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
@@ -68,6 +67,10 @@ class CheckpointStore:
     decides, and writes the manifest when all have written their part. Opening a store and reading
     from it changes nothing on the disk, so a running training can be evaluated; a second writer
     is refused.
+
+    The processes meet on their devices in the thread that calls only. The one that writes in the
+    background meets the others' through JAX's coordination service: no save can come between the
+    collectives of two steps, in different orders on different hosts.
 
     Saving step N drops the steps after N: they belong to a course that was given up when the run
     went back, to a step before N.
@@ -133,6 +136,7 @@ class CheckpointStore:
 
         Raises:
           CheckpointError: this state cannot be stored, or the save before this one failed.
+          TogetherError: the same, of several processes: they all fail where one does.
         """
         self.wait()
         try:
@@ -144,13 +148,9 @@ class CheckpointStore:
             }
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"cannot store step {step}: {_line(error)}") from error
-        self.claim()
         temporary = self._directory / f".saving_{step:08d}"
+        together(lambda: self._begin(temporary, step))
         try:
-            if self._is_primary:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-            _barrier(f"checkpoint {temporary}")
             written = arrays.write(temporary / _ARRAYS, leaves)
         except Exception as error:
             raise self._save_failed(step, temporary, error) from error
@@ -173,8 +173,8 @@ class CheckpointStore:
             leaves = arrays.named_leaves(abstract_state)
         except ValueError as error:
             raise CheckpointError(f"cannot restore this state: {_line(error)}") from error
-        choice = _agree(lambda: self._choose(step, manifest.verify))
-        for skipped_step, reason in choice["skipped"]:
+        choice = decide(lambda: self._choose(step, manifest.verify))
+        for skipped_step, reason in choice["skipped"] if self._is_primary else ():
             _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
         folder = self._directory / self._usable(choice, step)
         document = choice["document"]
@@ -203,12 +203,11 @@ class CheckpointStore:
         """Returns when the save in progress is complete for all processes.
 
         Raises:
-          CheckpointError: it failed.
+          CheckpointError: it failed; TogetherError where there are several processes.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
-            _barrier(f"checkpoint complete {self._directory}")
+            together(pending.result)
 
     def close(self) -> None:
         """Waits for the save in progress and gives up the right to write."""
@@ -275,6 +274,16 @@ class CheckpointStore:
             raise CheckpointError(f"no undamaged {what} in {self._directory}: {reasons}")
         raise CheckpointError(f"no {what} in {self._directory}; it has {list(self.steps())}")
 
+    def _begin(self, temporary: Path, step: int) -> None:
+        """Makes the folder that every process then writes to."""
+        self.claim()
+        if self._is_primary:
+            try:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+            except OSError as error:
+                raise self._save_failed(step, temporary, error) from error
+
     def _commit(
         self, temporary: Path, finish: Callable[[], None], document: dict[str, Any]
     ) -> None:
@@ -334,21 +343,6 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def _agree(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what process 0 decides, on every process."""
-    if jax.process_count() == 1:
-        return decide()
-    text = json.dumps(decide()).encode() if jax.process_index() == 0 else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.frombuffer(text.ljust(size, b" "), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8).tobytes())
 
 
 def _line(error: Exception) -> str:

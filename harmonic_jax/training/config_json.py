@@ -21,8 +21,12 @@ MAY_CHANGE = frozenset(
         "train.checkpoint_every",
         "train.keep_checkpoints",
         "train.profile",
+        "train.step_timeout",
     }
 )
+
+# Processes of one run may have other values of these: each host has its own disks and cores.
+MAY_DIFFER = frozenset({"data.root", "data.num_threads"})
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -76,13 +80,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+def differences(
+    old: Config, new: Config, *, ignored: frozenset[str] = MAY_CHANGE
+) -> dict[str, tuple[Any, Any]]:
     """Fields that differ and decide the outcome of a run: path -> (old value, new value)."""
     before, after = _flatten(config_to_json(old)), _flatten(config_to_json(new))
     return {
         path: (before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
-        if before.get(path) != after.get(path) and path not in MAY_CHANGE
+        if before.get(path) != after.get(path) and path not in ignored
     }
 
 

@@ -1,6 +1,7 @@
 """Detections of a whole data set split, and their metrics."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -17,9 +18,11 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import progress
+from harmonic_jax.training.distributed import gather, is_primary
 from harmonic_jax.training.sharding import check_divides, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
+from harmonic_jax.training.watchdog import Watchdog
 
 Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
@@ -56,12 +59,14 @@ def evaluate(
     config: Config,
     mesh: Mesh,
     *,
-    track: Tracker = progress.track,
+    track: Tracker | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watchdog: Watchdog | None = None,
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
 
-    Every process returns the same numbers: predictions come back whole from the device.
+    All processes call it, each loads its share of the images, and every one returns the same
+    numbers: predictions come back whole from the device.
     An image that cannot be decoded has no detections, and its objects count as missed. Where the
     detector finds masks and the source has them, the metrics hold those of masks too, as mask_AP
     and so on; objects whose mask is unknown are ignored in them.
@@ -72,14 +77,18 @@ def evaluate(
       source: images and objects.
       config: batch size, shapes.
       mesh: all devices.
-      track: shows how far a loop over batches is.
-      should_stop: asked before every batch; True gives the evaluation up.
+      track: shows how far a loop over batches is; None: on standard output, by process 0.
+      should_stop: asked before every batch; True gives the evaluation up. All processes must
+        have the same answer.
+      watchdog: fed with every batch.
 
     Raises:
       EvaluationStopped: `should_stop` said so.
     """
     batch_size = config.train.eval_batch_size or config.train.batch_size
     check_divides(mesh, "train.eval_batch_size", batch_size)
+    watchdog = watchdog or Watchdog(0)
+    track = track or functools.partial(progress.track, enabled=is_primary())
     batches = eval_batches(
         source,
         config.data,
@@ -90,11 +99,13 @@ def evaluate(
     with batches:
         tracked = track(batches, len(batches), "evaluating")
         found = []
-        for batch in tracked:
+        for number, batch in enumerate(tracked, start=1):
             if should_stop():
                 raise EvaluationStopped
-            found.append(_detect(predict_step, variables, put_batch(batch, mesh), source))
-        skipped = batches.report
+            with watchdog.first_call(("predict", batch.images.shape)):
+                found.append(_detect(predict_step, variables, put_batch(batch, mesh), source))
+            watchdog.feed(f"evaluation batch {number} of {len(batches)}")
+        skipped = report_of_all(batches.report)
     detections = _collect(found, source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
     metrics = coco_metrics(truth, detections)
@@ -105,6 +116,15 @@ def evaluate(
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
         metrics |= _voc_summary(truth, detections)
     return Evaluation(metrics, truth, detections, skipped)
+
+
+def report_of_all(report: DataReport) -> DataReport:
+    """The reports of all processes as one: each has loaded its share of the images."""
+    total = DataReport()
+    for findings in gather(dataclasses.asdict(report)["findings"]):
+        for rule, finding in findings.items():
+            total.add(rule, finding["examples"], count=finding["count"], outcome=finding["outcome"])
+    return total
 
 
 def _voc_summary(truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:

@@ -26,6 +26,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
+        self._is_elsewhere = False
         self._previous: dict[signal.Signals, Any] = {}
         self._num_interrupts = 0
 
@@ -37,7 +38,9 @@ class StopSignal:
     @property
     def name(self) -> str | None:
         """The signal that asked first, such as `SIGTERM`; None where none did."""
-        return None if self._signal is None else self._signal.name
+        if self._signal is not None:
+            return self._signal.name
+        return "a signal to another process" if self._is_elsewhere else None
 
     def requested_anywhere(self) -> bool:
         """Whether any process was asked to stop; all processes call it at the same step.
@@ -48,7 +51,9 @@ class StopSignal:
         """
         if jax.process_count() == 1:
             return self.requested
-        return bool(np.any(multihost_utils.process_allgather(np.int32(self.requested))))
+        asked = bool(np.any(multihost_utils.process_allgather(np.int32(self.requested))))
+        self._is_elsewhere = asked and not self.requested
+        return asked
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,25 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.compilation import compile_programs, run_programs
-from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
+from harmonic_jax.training.distributed import decide, explained_loss, is_primary, together
+from harmonic_jax.training.evaluation import (
+    Evaluation,
+    EvaluationStopped,
+    evaluate,
+    report_of_all,
+)
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.interrupt import StopSignal
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.report import prediction_grid
 from harmonic_jax.training.restore import read_run
-from harmonic_jax.training.run_dir import RunDir, check_resumable, run_metadata
+from harmonic_jax.training.run_dir import (
+    RunDir,
+    check_resumable,
+    check_same_everywhere,
+    run_metadata,
+)
 from harmonic_jax.training.sharding import check_divides, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import (
     Detector,
@@ -36,6 +48,7 @@ from harmonic_jax.training.state import (
 )
 from harmonic_jax.training.step import PredictStep, make_predict_step, make_train_step
 from harmonic_jax.training.train_log import TrainLog
+from harmonic_jax.training.watchdog import Watchdog, process_watchdog
 from harmonic_jax.training.writer import MetricsWriter, open_writer
 
 
@@ -45,7 +58,7 @@ class TrainResult:
 
     step: int
     state: TrainState
-    stopped_by: str | None  # name of the signal, None when all steps are done
+    stopped_by: str | None  # what asked, SIGTERM say; None when all steps are done
     evaluation: Evaluation | None  # of the last step, None if it was stopped before
 
 
@@ -56,7 +69,7 @@ def train(
 
     All randomness is a function of the seed and the step, and a checkpoint holds everything else
     that changes; so a run that was killed and started again ends with the same parameters as one
-    that was not.
+    that was not. All processes call it with the same arguments; process 0 writes.
 
     Args:
       config: the experiment.
@@ -68,6 +81,7 @@ def train(
       ConfigError: the run found was made with another config or other data, or the evaluation
         data has other classes.
       NonFiniteLossError: names the step and the terms.
+      TogetherError: of several processes, one failed.
     """
     settings = config.train
     profile_first, profile_last = settings.profile or (0, 0)
@@ -83,7 +97,7 @@ def train(
         state, notes = _start_or_resume(detector, optimizer, run, train_source.class_names)
         start = int(state.step)
         batches = stack.enter_context(_batches(config, train_source, start))
-        run.start_logs(run_dir, start, stack)
+        together(lambda: run.start_logs(run_dir, start, stack))
         for note in notes:
             run.progress.message(note)
         programs = run_programs(
@@ -95,18 +109,21 @@ def train(
             train_source=train_source,
             eval_source=eval_source,
         )
-        compile_programs(programs, run.progress)
+        together(lambda: compile_programs(programs, run.progress))
+        stack.enter_context(run.watchdog)
+        stack.enter_context(explained_loss())  # last: it ends the process before all others close
 
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
         for step in range(start + 1, settings.steps + 1):
-            if step == profile_first:
+            if step == profile_first and is_primary():
                 jax.profiler.start_trace(str(run_dir.path / "profile"))
             with run.log.waiting_for_data():
                 batch = next(batches)
             state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
-            if step == profile_last and start < profile_first:
+            run.watchdog.feed(f"step {step - 1}")  # whose metrics have now been read
+            if step == profile_last and start < profile_first and is_primary():
                 run.log.flush()  # waits for the device
                 jax.profiler.stop_trace()
             if run.evaluates_at(step):
@@ -115,10 +132,12 @@ def train(
             if is_stopping or step == settings.steps or step % settings.checkpoint_every == 0:
                 run.log.flush()  # raises on a loss that is not finite: such a state is never saved
                 run.checkpoints.save(step, state, run.metadata)
+                run.watchdog.feed(f"step {step} and its checkpoint")
             if is_stopping and (step < settings.steps or evaluation is None):
                 run.progress.message(f"{run.stop.name}: saved step {step}; start again to go on")
                 return TrainResult(step, state, run.stop.name, None)
-        run.progress.message(f"images as they were loaded: {batches.report.format()}")
+        loaded = report_of_all(batches.report)
+        run.progress.message(f"images as they were loaded: {loaded.format()}")
     return TrainResult(settings.steps, state, None, evaluation)
 
 
@@ -133,25 +152,27 @@ class _Run:
     checkpoints: CheckpointStore
     best: CheckpointStore
     stop: StopSignal
+    watchdog: Watchdog
     metadata: dict[str, Any]
     writer: MetricsWriter = dataclasses.field(init=False)
     progress: TrainProgress = dataclasses.field(init=False)
     log: TrainLog = dataclasses.field(init=False)
     evaluated: set[int] = dataclasses.field(default_factory=set)
+    is_evaluation_stopped: bool = False
 
     def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
         """Opens log and display behind step `start`, once the state says where that is."""
         settings = self.config.train
-        is_primary = jax.process_index() == 0
         self.writer = stack.enter_context(
-            open_writer(run_dir.path, resume_step=start, is_primary=is_primary)
+            open_writer(run_dir.path, resume_step=start, is_primary=is_primary())
         )
-        self.evaluated = {row["step"] for row in run_dir.read_log() if row["kind"] == "eval"}
+        if is_primary():
+            self.evaluated = {row["step"] for row in run_dir.read_log() if row["kind"] == "eval"}
         progress = TrainProgress(
             settings.steps,
             images_per_step=settings.batch_size,
             start_step=start,
-            enabled=is_primary,
+            enabled=is_primary(),
         )
         self.progress = stack.enter_context(progress)
         self.log = TrainLog(settings.log_every, self.writer, self.progress)
@@ -161,14 +182,19 @@ class _Run:
         return step == self.config.train.steps or (every > 0 and step % every == 0)
 
     def is_stopping(self, step: int) -> bool:
-        """Whether a signal came; several processes ask each other, so only now and then."""
-        asks = jax.process_count() == 1 or step % self.config.train.log_every == 0
+        """Whether a signal came to any process; all ask at the same steps."""
+        return self.is_evaluation_stopped or self._asked_to_stop(step)
+
+    def _asked_to_stop(self, count: int) -> bool:
+        """Several processes ask each other, an all-gather, so only now and then."""
+        asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
         return asks and self.stop.requested_anywhere()
 
     def evaluate(self, state: TrainState) -> Evaluation | None:
         """Evaluates, logs, and keeps the best; None if a signal came meanwhile."""
         self.log.flush()
         step, variables = int(state.step), state.for_evaluation
+        batch_numbers = itertools.count(1)
         try:
             with self.progress.paused():
                 evaluation = evaluate(
@@ -178,22 +204,29 @@ class _Run:
                     self.config,
                     self.mesh,
                     track=self.progress.track,
-                    should_stop=lambda: self.stop.requested,
+                    should_stop=lambda: self._asked_to_stop(next(batch_numbers)),
+                    watchdog=self.watchdog,
                 )
         except EvaluationStopped:
+            self.is_evaluation_stopped = True
             return None
         ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
         self.progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
-        if step not in self.evaluated:
+        if is_primary() and step not in self.evaluated:
             self.evaluated.add(step)
             self.writer.write(step, "eval", evaluation.metrics)
             picture = prediction_grid(
                 evaluation, self.eval_source, max_pixels=self.config.data.max_pixels
             )
             self.writer.write_images(step, {"predictions": picture})
-        if self.best.latest_step() is None or ap > float(self.best.read_metadata()["AP"]):
+        self.best.wait()  # the one that is being written counts too
+        if decide(lambda: self._is_best(ap)):
             self.best.save(step, variables, self.metadata | {"AP": ap})
+        self.watchdog.feed(f"the evaluation of step {step}")
         return evaluation
+
+    def _is_best(self, ap: float) -> bool:
+        return self.best.latest_step() is None or ap > float(self.best.read_metadata()["AP"])
 
 
 def _open_run(
@@ -208,10 +241,12 @@ def _open_run(
     settings = config.train
     checkpoints = CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints)
     stack.enter_context(checkpoints)
-    checkpoints.claim()  # a folder that cannot be written shows now, not after an hour
+    together(checkpoints.claim)  # a folder that cannot be written shows now, not after an hour
     fingerprint = order_fingerprint(
         train_source, config.data, batch_size=settings.batch_size, seed=settings.seed
     )
+    metadata = run_metadata(config, train_source, fingerprint)
+    check_same_everywhere(metadata)
     return _Run(
         config=config,
         mesh=mesh,
@@ -220,7 +255,8 @@ def _open_run(
         checkpoints=checkpoints,
         best=stack.enter_context(CheckpointStore(run_dir.best, keep=1)),
         stop=stack.enter_context(StopSignal()),
-        metadata=run_metadata(config, train_source, fingerprint),
+        watchdog=process_watchdog(settings.step_timeout),
+        metadata=metadata,
     )
 
 
@@ -233,8 +269,8 @@ def _start_or_resume(
     """The state, and what a person should know of where it comes from."""
     config = detector.config
     everywhere = replicated(run.mesh)
-    if run.checkpoints.latest_step() is not None:
-        check_resumable(run.checkpoints.read_metadata(), run.metadata)
+    if decide(lambda: run.checkpoints.latest_step() is not None):
+        decide(lambda: check_resumable(run.checkpoints.read_metadata(), run.metadata))
         abstract = abstract_state(detector, optimizer, sharding=everywhere)
         return run.checkpoints.restore(abstract).state, []
     notes: list[str] = []
@@ -244,8 +280,9 @@ def _start_or_resume(
         origin = read_run(RunDir(Path(config.init)), sharding=everywhere)
         variables, notes = start_from(origin, detector, variables, class_names)
     elif backbone.weights is not None:
-        params, rest = load_backbone(
-            variables.params, variables.rest, Path(backbone.weights), config.model
+        weights = Path(backbone.weights)
+        params, rest = together(
+            lambda: load_backbone(variables.params, variables.rest, weights, config.model)
         )
         variables = jax.device_put(Variables(params, rest), everywhere)
     elif backbone.norm != "batch":

@@ -2,14 +2,23 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.training.config_json import config_from_json, config_to_json, differences
+from harmonic_jax.training.config_json import (
+    MAY_DIFFER,
+    config_from_json,
+    config_to_json,
+    differences,
+)
+from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.writer import read_metrics
+
+_SHARED_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +88,29 @@ class RunDir:
         partial.replace(self.config)
         return False
 
+    def open_together(self, config: Config) -> bool:
+        """Like `open`, by process 0 of several; the others make sure that they see its folder.
+
+        Raises:
+          TogetherError: another run lies here, or the folder is not shared.
+          ConfigError: the same, in the only process.
+        """
+        found = decide(lambda: self.open(config))
+        written = decide(lambda: self.config.read_text())
+        together(lambda: None if is_primary() else self._wait_for(written))
+        return found
+
+    def _wait_for(self, written: str) -> None:
+        """Until config.json is here as process 0 wrote it: network folders lag by seconds."""
+        deadline = time.monotonic() + _SHARED_SECONDS
+        while not (self.config.exists() and self.config.read_text() == written):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{self.config} is not the file that process 0 wrote: the run's folder "
+                    "(run_dir) must be one that all hosts share"
+                )
+            time.sleep(0.1)
+
     def _has_begun(self) -> bool:
         """Whether anything came of it: a run that was refused at its start (weights that do not
         fit, say) leaves its config only, and must not stand in the way of the corrected one."""
@@ -104,6 +136,31 @@ def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> d
         "category_ids": list(source.category_ids),
         "order_fingerprint": fingerprint,
     }
+
+
+def check_same_everywhere(metadata: Mapping[str, Any]) -> None:
+    """Refuses processes that were started with different configs, or that see different data.
+
+    Raises:
+      TogetherError: names the process and what differs.
+    """
+    first = decide(lambda: dict(metadata))
+    together(lambda: _check_same(first, metadata))
+
+
+def _check_same(first: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    changed = differences(
+        config_from_json(first["config"]), config_from_json(here["config"]), ignored=MAY_DIFFER
+    )
+    if changed:
+        listing = "; ".join(f"{k}: {a!r} there, {b!r} here" for k, (a, b) in changed.items())
+        raise ConfigError(f"process 0 was started with another config: {listing}")
+    for name in ("class_names", "order_fingerprint"):
+        if list(first[name]) != list(here[name]):
+            raise ConfigError(
+                f"process 0 reads other training data ({name} differs): all hosts need the same "
+                "files under data.root"
+            )
 
 
 def check_resumable(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:

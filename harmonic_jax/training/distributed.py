@@ -1,0 +1,256 @@
+"""Several processes as one program: how they start, agree, and leave.
+
+JAX does the work: `jax.distributed` connects the processes, collectives carry the data, and its
+heartbeats end everybody when one of them is gone. Here is what a program needs besides: to know
+whether it is one of several, to fail everywhere where one has failed, and to say what happened.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from harmonic_jax.config import ConfigError
+
+_T = TypeVar("_T")
+
+EXIT_LOST = 4
+"""Exit status of a process that ends because another one is lost or hangs."""
+_PRIMARY_WAITS_SECONDS = 5.0
+_heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
+_SAME_COMMAND = "start the same command again on every host to go on from the newest checkpoint"
+
+
+class TogetherError(Exception):
+    """An action failed on some process, and so on all of them; its cause where it is ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """How this process finds the others; no part of an experiment, so no part of its config.
+
+    What is None is found by JAX in the environment of the launcher.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same on all processes."""
+    process_id: int | None = None
+    num_processes: int | None = None
+    """1: this process alone, whatever the environment says."""
+    heartbeat_timeout_seconds: int = 100
+    """A process not heard of for so long is lost, and all others end."""
+
+    def __post_init__(self) -> None:
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            if not (host and port.isdigit()):
+                raise ConfigError(f"--coordinator is {self.coordinator!r}; it must be HOST:PORT")
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError(f"--num-processes is {self.num_processes}; it must be >= 1")
+        count = self.num_processes
+        if self.process_id is not None and not 0 <= self.process_id < (count or sys.maxsize):
+            legal = "0" if count == 1 else f"in [0, {count})" if count else ">= 0"
+            raise ConfigError(f"--process-id is {self.process_id}; it must be {legal}")
+        if self.heartbeat_timeout_seconds < 1:
+            raise ConfigError(
+                f"--heartbeat-timeout-seconds is {self.heartbeat_timeout_seconds}; it must be >= 1"
+            )
+
+    @property
+    def given(self) -> tuple[str | int | None, ...]:
+        return (self.coordinator, self.num_processes, self.process_id)
+
+
+def launcher(environ: Mapping[str, str]) -> str | None:
+    """Names what started this process as one of several; None where it is alone.
+
+    JAX finds out by itself how to reach the others, but an error is its answer to a process that
+    has none, and under SLURM and Open MPI it gives each process one GPU, a lonely one too.
+
+    >>> launcher({"OMPI_COMM_WORLD_SIZE": "4"})
+    'Open MPI'
+    >>> launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
+    True
+    """
+
+    def number(name: str) -> int:
+        value = environ.get(name, "")
+        return int(value) if value.isdigit() else 1
+
+    if number("OMPI_COMM_WORLD_SIZE") > 1:
+        return "Open MPI"
+    # A shell inside an allocation has SLURM_NTASKS too; only a step's task has these.
+    if {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= environ.keys() and number("SLURM_NTASKS") > 1:
+        return "SLURM"
+    if "TPU_ML_PLATFORM" in environ:  # set by JAX when it is imported on a machine with TPUs
+        hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
+        is_alone = hosts is not None and "," not in hosts and number("MEGASCALE_NUM_SLICES") == 1
+        return None if is_alone else "Cloud TPU"
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environ.keys():
+        return "Kubernetes"
+    return "JAX_COORDINATOR_ADDRESS" if "JAX_COORDINATOR_ADDRESS" in environ else None
+
+
+def start(options: ProcessOptions) -> None:
+    """Connects this process with the others, if there are any; before the first array is made.
+
+    Raises:
+      ConfigError: the options and the environment do not say how.
+    """
+    if options.num_processes == 1 or jax.distributed.is_initialized():
+        return
+    found = launcher(os.environ)
+    if found is None and options.given == (None, None, None):
+        return
+    global _heartbeat_timeout
+    _heartbeat_timeout = options.heartbeat_timeout_seconds
+    is_complete = None not in options.given
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; the loop has a handler of its own (interrupt.py).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            num_processes=options.num_processes,
+            process_id=options.process_id,
+            # With everything said, the launcher's rule of one GPU a process does not hold either.
+            cluster_detection_method="deactivate" if is_complete else None,
+            heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
+        )
+    except (ValueError, RuntimeError) as error:
+        where = f"in the environment of {found}" if found else "in the environment"
+        missing = "" if is_complete else f", and JAX found no answer {where}"
+        raise ConfigError(
+            f"cannot join the other processes{missing}: {_first_line(error)} (give --coordinator "
+            "HOST:PORT, --num-processes and --process-id, or --num-processes 1 to run alone)"
+        ) from error
+    # On processors the first collective waits for 30 s only, later ones as long as it takes.
+    multihost_utils.sync_global_devices("all processes have started")
+
+
+def is_primary() -> bool:
+    """Whether this process prints and writes: the first of all, or the only one."""
+    return jax.process_index() == 0
+
+
+def label() -> str:
+    """What a message on stderr begins with: nothing in the only process, else `process 3: `."""
+    return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+
+
+def heartbeat_timeout() -> int:
+    """Seconds without a heartbeat after which JAX ends all processes."""
+    return _heartbeat_timeout
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, in the order of processes; anything JSON can say. All call it."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(text))))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def decide(action: Callable[[], Any]) -> Any:
+    """What process 0 returns from `action`, on every process; JSON. All call it.
+
+    Raises:
+      TogetherError: it failed there.
+    """
+    if jax.process_count() == 1:
+        return action()
+    return gather(together(lambda: action() if is_primary() else None))[0]
+
+
+def together(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
+    """Runs an action on every process, and fails on all of them where it fails on one.
+
+    Without this, the others would wait for the failed one in their next collective.
+
+    Args:
+      action: makes no collectives of its own that another process could miss.
+      primary_first: the others begin when process 0 is done, and find what it made.
+
+    Raises:
+      TogetherError: names the process and its error. The only process of a program raises the
+        error itself.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result = None
+    for turn in (True, False) if primary_first else (None,):
+        error = None
+        if turn is None or turn == is_primary():
+            try:
+                result = action()
+            except Exception as caught:
+                error = caught
+        _raise_everywhere(error)
+    return result  # type: ignore[return-value]
+
+
+def _raise_everywhere(error: Exception | None) -> None:
+    messages = gather(None if error is None else str(error) or type(error).__name__)
+    if error is not None:
+        raise TogetherError(messages[jax.process_index()]) from error
+    for process, message in enumerate(messages):
+        if message is not None:
+            raise TogetherError(f"process {process} failed: {message}")
+
+
+@contextlib.contextmanager
+def explained_loss() -> Iterator[None]:
+    """Ends this process, with a line that says why, where a collective fails for want of a peer.
+
+    At once: what would be tidied up on the way out waits for the others, and JAX's own end of the
+    process follows a second later, with a page of text.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1 or not _is_loss(error):
+            raise
+        print(
+            f"{label()}error: another process of this run is gone: it failed, was killed, or its "
+            f"host was lost; its own output says more. {_SAME_COMMAND.capitalize()}. "
+            f"({_first_line(error)})",
+            file=sys.stderr,
+        )
+        leave(EXIT_LOST)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether JAX says that a peer did not answer: in the words of gloo, NCCL, or its service."""
+    words = ("gloo", "nccl", "connection", "socket closed", "peer", "heartbeat", "unavailable")
+    text = str(error).lower()
+    # gloo's failures arrive as ValueError from some of JAX's functions.
+    return isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
+
+
+def leave(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoReturn:
+    """Ends this process without waiting for the others, as a normal exit would.
+
+    Process 0 waits a little: JAX ends the others the moment it is gone, and they may have
+    something to say.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_primary():
+        time.sleep(wait_seconds)
+    os._exit(status)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

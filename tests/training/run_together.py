@@ -1,0 +1,196 @@
+"""One process of a tiny run on images of both orientations, for tests of several processes.
+
+Every process prints one line of JSON: what it trained on, where it ended, and a hash of the state.
+Started with the same options by several processes, or by one, it is the same run.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
+from harmonic_jax.cli.train import FAILURES, use_both_cores
+from harmonic_jax.config import Config
+from harmonic_jax.models import resnet
+from harmonic_jax.structures import Batch, Detections
+from harmonic_jax.training import loop
+from harmonic_jax.training.distributed import is_primary, together
+from harmonic_jax.training.evaluation import evaluate
+from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
+from harmonic_jax.training.state import Variables
+from harmonic_jax.training.step import PredictStep
+from tests.data.fake_source import FakeSource, encode, make_record, noise
+from tests.training.run_tiny import tiny_run_config
+
+BATCH = 8
+resnet.LAYOUT[18] = (False, (1, 1, 1, 1))  # compiles in two thirds of the time
+EVAL_COUNTS = (1, 7, 8, 9, 203)
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    config = tiny_run_config(args.run_dir, steps=args.steps, batch_size=BATCH)
+    data = dataclasses.replace(config.data, max_side=96, short_sides=(64,))
+    train = dataclasses.replace(config.train, step_timeout=args.step_timeout, seed=args.seed)
+    model = dataclasses.replace(config.model, levels=(4, 5))
+    return dataclasses.replace(config, data=data, train=train, model=model)
+
+
+def mixed_images(count: int) -> FakeSource:
+    """Landscape and portrait images in turn, with one to three objects."""
+    records, files = [], []
+    for i in range(count):
+        height, width = (40, 60) if i % 3 else (60, 40)
+        boxes = ((4 + i % 7, 6, 30, 34), (12, 10, 38, 28), (2, 20, 20, 39))[: 1 + i % 3]
+        records.append(make_record(i, height=height, width=width, boxes=boxes))
+        files.append(encode(noise(height, width, seed=i)))
+    return FakeSource(records, files)
+
+
+@dataclasses.dataclass
+class HangingSource(FakeSource):
+    """Does not answer any more after some images."""
+
+    num_answers: int = 0
+
+    def image_bytes(self, index: int) -> bytes:
+        self.num_answers -= 1
+        if self.num_answers < 0:
+            time.sleep(1000)
+        return super().image_bytes(index)
+
+
+def record_batches() -> list[tuple[list[int], list[int]]]:
+    """Notes (shape, record indices) of every training batch this process hands to its devices."""
+    seen: list[tuple[list[int], list[int]]] = []
+    put = loop.put_batch
+
+    def put_and_note(batch: Batch, mesh: Mesh) -> Batch:
+        seen.append((list(batch.images.shape[1:3]), batch.record_index.tolist()))
+        return put(batch, mesh)
+
+    loop.put_batch = put_and_note
+    return seen
+
+
+def oracle(mesh: Mesh) -> PredictStep:
+    """Finds every object, a little beside where it is: scores that are neither 0 nor 1."""
+
+    def predict(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        truth = batch.ground_truth
+        slot = jnp.arange(truth.labels.shape[1])[None, :]
+        phase = jnp.sin(7.0 * batch.record_index[:, None] + 3.0 * slot)
+        scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]
+        found = Detections(
+            boxes=(truth.boxes + 4.0 * phase[:, :, None]) / scale,
+            scores=0.5 + 0.4 * phase,
+            labels=truth.labels,
+            valid=truth.valid & batch.is_real[:, None],
+        )
+        return found, batch.record_index
+
+    return jax.jit(
+        predict,
+        in_shardings=(replicated(mesh), split_batch(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def evaluations(config: Config) -> list[dict]:
+    """Metrics, and detections per image, of data sets that no batch size divides."""
+    mesh = data_mesh()
+    predict_step = oracle(mesh)
+    results = []
+    for count in EVAL_COUNTS:
+        source = mixed_images(count)
+        found = evaluate(predict_step, Variables({}, {}), source, config, mesh)
+        ids, times = np.unique(found.detections.image_id, return_counts=True)
+        expected = [len(record.boxes) for record in source.records]
+        results.append(
+            {
+                "metrics": found.metrics,
+                "is_complete": ids.tolist() == [r.image_id for r in source.records],
+                "is_once": times.tolist() == expected,
+            }
+        )
+    return results
+
+
+def train_and_print(args: argparse.Namespace, console: Console) -> int:
+    seen = record_batches()
+    config = config_of(args)
+    run_dir = RunDir.of(config)
+    run_dir.open_together(config)
+    source = mixed_images(args.images)
+    train_source = source
+    if args.hang is not None and jax.process_index() == 1:
+        train_source = HangingSource(source.records, source.files, num_answers=args.hang)
+    result = loop.train(config, run_dir, train_source, source)
+    state = jax.device_get(result.state)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.asarray(leaf).tobytes())
+    if args.save is not None and is_primary():
+        leaves = jax.tree_util.tree_leaves_with_path(state.variables)
+        np.savez(args.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    metrics = None if result.evaluation is None else result.evaluation.metrics
+    report = {
+        "process": jax.process_index(),
+        "devices": jax.device_count(),
+        "step": result.step,
+        "stopped_by": result.stopped_by,
+        "hash": digest.hexdigest(),
+        "batches": seen,
+        "metrics": metrics,
+        "evaluations": evaluations(config) if args.evaluate else [],
+    }
+    print(json.dumps(report), flush=True)
+    return 3 if result.evaluation is None else 0
+
+
+def fail(how: str) -> int:
+    """Process 1 cannot do its part: where the others wait for it, or while they go on."""
+
+    def action() -> None:
+        if jax.process_index() == 1:
+            raise OSError("no space left on the moon")
+
+    if how == "alone":
+        action()
+    together(action)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--evaluate", action="store_true")
+    parser.add_argument("--hang", type=int, help="images after which process 1 hangs")
+    parser.add_argument("--step-timeout", type=int, default=600)
+    parser.add_argument("--fail", choices=("alone", "together"))
+    add_process_options(parser)
+    args = parser.parse_args()
+    use_both_cores()
+
+    def body(console: Console) -> int:
+        return fail(args.fail) if args.fail else train_and_print(args, console)
+
+    return run_as_process(process_options(args), body, FAILURES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
