@@ -1,5 +1,7 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,9 @@ head_normal = nnx.initializers.normal(0.01)
 
 # Outputs of at most so many cells are computed as a product of gathered patches.
 MAX_CELLS_AS_PATCHES = 8
+# Where the input has more numbers than this (2 MB, about a core's cache), XLA's kernel gradient on
+# CPU falls to a third or a tenth of its speed.
+MAX_NUMBERS_OF_FAST_GRADIENT = 2**19
 
 
 class Frozen(nnx.Variable):
@@ -100,7 +105,9 @@ def convolve(
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward. For outputs of up to eight cells, the top of a pyramid, it
-    takes 5 to 15 times that of gathering patches and multiplying them.
+    takes 5 to 15 times that of gathering patches and multiplying them. The kernel's gradient on
+    large maps is a product of patches too, on CPU: forward-mode differentiation is not defined
+    there.
 
     Args:
         x: `[b, h, w, i]`.
@@ -121,6 +128,14 @@ def convolve(
     ]
     if groups == 1 and len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
         return _convolve_patches(x, kernel, *steps, dilation=dilation)
+    if stride == 1 and groups == 1 and x.size > MAX_NUMBERS_OF_FAST_GRADIENT:
+        return _convolve_large(x, kernel, padding, dilation)
+    return _convolve_xla(x, kernel, stride=stride, padding=padding, dilation=dilation)
+
+
+def _convolve_xla(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, dilation: int
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -128,8 +143,62 @@ def convolve(
         padding=((padding, padding), (padding, padding)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_large(x: jax.Array, kernel: jax.Array, padding: int, dilation: int) -> jax.Array:
+    """The same, with stride 1 and one group, and another gradient on CPU."""
+    return _convolve_xla(x, kernel, stride=1, padding=padding, dilation=dilation)
+
+
+def _convolve_large_fwd(
+    x: jax.Array, kernel: jax.Array, padding: int, dilation: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve_large(x, kernel, padding, dilation), (x, kernel)
+
+
+def _convolve_large_bwd(
+    padding: int, dilation: int, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    xla = functools.partial(_convolve_xla, stride=1, padding=padding, dilation=dilation)
+    (grad_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](grad)
+
+    def by_xla(x: jax.Array, grad: jax.Array) -> jax.Array:
+        return jax.vjp(lambda kernel: xla(x, kernel), kernel)[1](grad)[0]
+
+    def by_patches(x: jax.Array, grad: jax.Array) -> jax.Array:
+        return _kernel_gradient(x, grad, kernel, padding=padding, dilation=dilation)
+
+    return grad_x, jax.lax.platform_dependent(x, grad, cpu=by_patches, default=by_xla)
+
+
+_convolve_large.defvjp(_convolve_large_fwd, _convolve_large_bwd)
+
+
+def _kernel_gradient(
+    x: jax.Array, grad: jax.Array, kernel: jax.Array, *, padding: int, dilation: int
+) -> jax.Array:
+    """Sum over images of outputs^T patches, image by image: the patches are 9 times the input."""
+    size, _, num_in, num_out = kernel.shape
+    _, height, width, _ = grad.shape
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    offsets = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+
+    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        cells, outputs = image
+        taps = [cells[top : top + height, left : left + width] for top, left in offsets]
+        patches = jnp.concatenate(taps, axis=-1).reshape(height * width, -1)
+        product = jnp.matmul(
+            outputs.reshape(height * width, num_out).T, patches, preferred_element_type=jnp.float32
+        )
+        return total + product, None
+
+    zeros = jnp.zeros((num_out, size * size * num_in), jnp.float32)
+    total, _ = jax.lax.scan(add_image, zeros, (padded, grad))
+    return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _convolve_patches(

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.models.conv import MAX_CELLS_AS_PATCHES, Conv, Frozen, add_bias, convolve
+from harmonic_jax.models.conv import (
+    MAX_CELLS_AS_PATCHES,
+    MAX_NUMBERS_OF_FAST_GRADIENT,
+    Conv,
+    Frozen,
+    add_bias,
+    convolve,
+)
 from harmonic_jax.models.resnet import max_pool
 
 
@@ -62,6 +69,35 @@ def test_patches_and_xla_have_the_same_gradient(shape: tuple[int, int], stride: 
     np.testing.assert_allclose(ours, y, atol=1e-5)
     for actual, expected in zip(our_pullback(cotangent), pullback(cotangent), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [(1, 1), (0, 1), (6, 6)])
+def test_the_gradient_on_large_maps_is_xla_s(padding: int, dilation: int) -> None:
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.standard_normal((3, 43, 37, 111)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 111, 2)), jnp.float32)
+    assert x.size > MAX_NUMBERS_OF_FAST_GRADIENT
+
+    def xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((padding, padding), (padding, padding)),
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(x, kernel, stride=1, padding=padding, dilation=dilation)
+
+    expected, pullback = jax.vjp(xla, x, kernel)
+    actual, our_pullback = jax.vjp(ours, x, kernel)
+    np.testing.assert_array_equal(actual, expected)
+    cotangent = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+    for mine, theirs in zip(our_pullback(cotangent), pullback(cotangent), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-2)
+    assert "while" in jax.jit(our_pullback).lower(cotangent).as_text()  # not XLA's on this CPU
 
 
 def test_a_convolution_computes_in_its_dtype_and_keeps_float32_parameters() -> None:
