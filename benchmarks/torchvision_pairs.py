@@ -10,28 +10,13 @@ import torch
 import torchvision
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from harmonic_jax.config import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    RetinaNetConfig,
-    TrainConfig,
-)
+from benchmarks.detector_cases import NAMES, Case, make_case, random_batch
 from harmonic_jax.pretrained import load_detector
-from harmonic_jax.pretrained.models import DETECTORS
-from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
+from harmonic_jax.structures import Batch
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Detector, Variables, build_detector, init_variables
 
-NAMES = (
-    "retinanet_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn",
-    "ssd300_vgg16",
-)
-NUM_OBJECTS, MASK_SIZE = 8, 28
+__all__ = ["NAMES", "Pair", "make_pair", "make_peer", "peer_inputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,69 +38,37 @@ def make_pair(name: str, *, batch_size: int, size: int, hardet: bool = False) ->
     Batch norms of the backbone are constants on both sides. The class outputs are spread as
     those of a trained network, so that selection and suppression have as much to do.
     """
-    size = 300 if name == "ssd300_vgg16" else size
-    published = DETECTORS[name]
-    first_label = 0 if isinstance(published.model, RetinaNetConfig) else 1
-    num_classes = len(published.class_names)
-    batch = random_batch(batch_size, size, num_classes)
-    images = [torch.tensor(image).permute(2, 0, 1) / 255 for image in np.asarray(batch.images)]
-    peer = _peer(name, size, images)
+    case = make_case(name, batch_size=batch_size, size=(size, size), hardet=hardet)
+    batch = random_batch(batch_size, case.size, case.num_classes)
+    images, targets = peer_inputs(case, batch)
+    peer = make_peer(name, case.size, images)
 
-    backbone = published.model.backbone
-    if isinstance(backbone, BackboneConfig):
-        backbone = dataclasses.replace(backbone, norm_eps=1e-5, frozen_stages=0)
-    config = Config(
-        name="benchmark",
-        data=dataclasses.replace(
-            DataConfig(short_sides=(size,), max_side=size, max_objects=NUM_OBJECTS),
-            stride=published.data.stride,
-        ),
-        model=dataclasses.replace(published.model, backbone=backbone),
-        loss=LossConfig(hardet=hardet, smooth_l1_beta=1.0 if first_label else 0.0),
-        optim=OptimConfig(learning_rate=1e-6, warmup_steps=0, schedule="constant"),
-        train=TrainConfig(batch_size=batch_size),
-    )
-    detector = build_detector(config, num_classes)
+    detector = build_detector(case.config, case.num_classes)
     everywhere = replicated(data_mesh())
     variables = init_variables(detector, seed=0, sharding=everywhere)
     state_dict = {key: tensor.numpy() for key, tensor in peer.state_dict().items()}
-    loaded = load_detector(variables.params, variables.rest, state_dict, config.model, num_classes)
+    loaded = load_detector(
+        variables.params, variables.rest, state_dict, case.config.model, case.num_classes
+    )
     variables = jax.device_put(Variables(*loaded), everywhere)
-    return Pair(peer, detector, variables, batch, images, _targets(batch, first_label), first_label)
+    return Pair(peer, detector, variables, batch, images, targets, case.first_label)
 
 
-def random_batch(number: int, side: int, num_classes: int) -> Batch:
-    """Noise, and eight boxes an image, each filled by its mask."""
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 0.5 * side, (number, NUM_OBJECTS, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(24, 0.5 * side, corner.shape)], -1)
-    boxes = boxes.astype(np.float32)
-    fields: Any = {
-        "boxes": boxes,
-        "labels": rng.integers(0, num_classes, (number, NUM_OBJECTS)).astype(np.int32),
-        "valid": np.ones((number, NUM_OBJECTS), bool),
-        "masks": ObjectMasks(
-            np.full((number, NUM_OBJECTS, MASK_SIZE, MASK_SIZE), 255, np.uint8),  # type: ignore[arg-type]
-            boxes,  # type: ignore[arg-type]
-        ),
-    }
-    rest: Any = {
-        "images": rng.integers(0, 256, (number, side, side, 3), dtype=np.uint8),
-        "image_size": np.full((number, 2), side, np.float32),
-        "scale": np.ones((number, 2), np.float32),
-        "record_index": np.arange(number, dtype=np.int32),
-        "is_real": np.ones(number, bool),
-    }
-    return Batch(**rest, ground_truth=GroundTruth(**fields))
+def peer_inputs(
+    case: Case, batch: Batch
+) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """The same images and objects as torchvision wants them."""
+    images = [torch.tensor(image).permute(2, 0, 1) / 255 for image in np.asarray(batch.images)]
+    return images, _targets(batch, case.first_label)
 
 
 def _targets(batch: Batch, first_label: int) -> list[dict[str, torch.Tensor]]:
-    side = batch.images.shape[1]
+    size = batch.images.shape[1:3]
     targets = []
     for boxes, labels in zip(
         np.asarray(batch.ground_truth.boxes), np.asarray(batch.ground_truth.labels), strict=True
     ):
-        masks = np.zeros((len(boxes), side, side), np.uint8)
+        masks = np.zeros((len(boxes), *size), np.uint8)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().astype(int), strict=True):
             mask[y1:y2, x1:x2] = 1
         targets.append(
@@ -128,9 +81,10 @@ def _targets(batch: Batch, first_label: int) -> list[dict[str, torch.Tensor]]:
     return targets
 
 
-def _peer(name: str, size: int, images: list[torch.Tensor]) -> torch.nn.Module:
+def make_peer(name: str, size: tuple[int, int], images: list[torch.Tensor]) -> torch.nn.Module:
+    """torchvision's detector with random weights that are spread as those of a trained one."""
     torch.manual_seed(0)
-    options = {} if name == "ssd300_vgg16" else {"min_size": size, "max_size": size}
+    options = {} if name == "ssd300_vgg16" else {"min_size": min(size), "max_size": max(size)}
     build = getattr(torchvision.models.detection, name)
     with warnings.catch_warnings():  # It says that without weights every layer is trained.
         warnings.simplefilter("ignore")
