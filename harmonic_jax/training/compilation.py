@@ -150,10 +150,11 @@ def compile_programs(
     Nothing is run and nothing donated. JAX keeps what is compiled with the function, whose later
     calls with such arguments find it.
     """
+    display.message(f"compiling {len(programs)} programs before the first step")
     for program in display.track(programs, len(programs), "compiling"):
         begun = clock()
         program.function.lower(*program.arguments).compile()
-        display.message(f"compiling {program.name} ... {clock() - begun:.1f} s")
+        display.message(f"{program.name} ... {clock() - begun:.1f} s")
 
 
 def _name(shape: tuple[int, int]) -> str:
