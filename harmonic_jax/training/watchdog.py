@@ -52,6 +52,7 @@ class Watchdog:
         the others their stacks.
       file: where to; standard error, unless tests say otherwise.
       end: ends the process; tests give another.
+      clock: seconds.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Watchdog:
         linger: float = _LINGER_SECONDS,
         file: TextIO | None = None,
         end: Callable[[int], None] = os._exit,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout = timeout
         self._warn_after = min(warn_after or timeout / 2, timeout)
@@ -70,7 +72,8 @@ class Watchdog:
         self._linger = linger
         self._file = file or sys.stderr
         self._end = end
-        self._fed = (time.monotonic(), "the start")
+        self._clock = clock
+        self._fed = (clock(), "the start")
         self._num_pauses = 0
         self._seen: set[Hashable] = set()
         self._closed = threading.Event()
@@ -78,7 +81,7 @@ class Watchdog:
 
     def feed(self, what: str) -> None:
         """Says what was just completed, such as `step 12`."""
-        self._fed = (time.monotonic(), what)
+        self._fed = (self._clock(), what)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -128,7 +131,7 @@ class Watchdog:
                     self._timeout + _GRACE_SECONDS, exit=True, file=self._file
                 )
                 fed, what = self._fed
-                waited = 0.0 if self._num_pauses else time.monotonic() - fed
+                waited = 0.0 if self._num_pauses else self._clock() - fed
                 if waited >= self._timeout:
                     self._give_up(waited, what)
                     return

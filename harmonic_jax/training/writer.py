@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, SupportsFloat
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 _LOG = logging.getLogger(__name__)
 FILE_NAME = "metrics.jsonl"
@@ -57,6 +56,8 @@ class RunWriter:
     def __init__(
         self, directory: str | os.PathLike[str], *, resume_step: int | None = None
     ) -> None:
+        from tensorboardX import SummaryWriter  # imports torch where it is installed: two seconds
+
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME

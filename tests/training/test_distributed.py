@@ -1,0 +1,77 @@
+"""When a program is one of several processes, and what it says where it cannot be."""
+
+import json
+
+import pytest
+
+from harmonic_jax.cli.processes import process_options, split_process_options
+from harmonic_jax.config import ConfigError
+from harmonic_jax.training.distributed import ProcessOptions, decide, gather, launcher, together
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "Open MPI"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        (SLURM | {"SLURM_STEP_NODELIST": "node[1-2]"}, "SLURM"),
+        (SLURM | {"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}, None),
+        (SLURM, None),  # a shell in an allocation, not a task of a step
+        ({"TPU_ML_PLATFORM": "JAX"}, "Cloud TPU"),  # JAX asks the metadata server
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a,b"}, "Cloud TPU"),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (
+            {
+                "TPU_ML_PLATFORM": "JAX",
+                "TPU_WORKER_HOSTNAMES": "localhost",
+                "MEGASCALE_NUM_SLICES": "2",
+            },
+            "Cloud TPU",
+        ),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod, a notebook say
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
+        ({"JAX_COORDINATOR_ADDRESS": "host:1"}, "JAX_COORDINATOR_ADDRESS"),
+    ],
+)
+def test_what_started_this_process(environ: dict[str, str], name: str | None) -> None:
+    assert launcher(environ) == name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "host"}, "--coordinator is 'host'; it must be HOST:PORT"),
+        ({"coordinator": ":80"}, "--coordinator is ':80'"),
+        ({"num_processes": 0}, "--num-processes is 0; it must be >= 1"),
+        ({"num_processes": 2, "process_id": 2}, r"--process-id is 2; it must be in \[0, 2\)"),
+        ({"process_id": -1}, "--process-id is -1; it must be >= 0"),
+        ({"heartbeat_timeout_seconds": 0}, "--heartbeat-timeout-seconds is 0"),
+    ],
+)
+def test_illegal_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ProcessOptions(**options)
+
+
+def test_options_are_taken_out_of_the_command_line() -> None:
+    parsed, rest = split_process_options(
+        ["c.py", "--coordinator=h:1", "--train.steps", "3", "--process-id", "1", "--name", "x"]
+    )
+    assert rest == ["c.py", "--train.steps", "3", "--name", "x"]
+    assert process_options(parsed) == ProcessOptions(coordinator="h:1", process_id=1)
+
+
+def test_alone_everything_is_a_plain_call() -> None:
+    def fail() -> None:
+        raise OSError("full")
+
+    assert gather({"a": 1}) == [{"a": 1}]
+    assert together(lambda: 3, primary_first=True) == 3
+    assert decide(lambda: json.loads("[1]")) == [1]
+    with pytest.raises(OSError, match="full"):
+        together(fail)
+    with pytest.raises(OSError, match="full"):
+        decide(fail)

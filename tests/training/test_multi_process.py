@@ -1,0 +1,240 @@
+"""Real processes on one machine: the same training, the same numbers, and an end for everybody."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.processes import Launcher, Started, wait_until
+from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images
+
+RUN = ("-m", "tests.training.run_together")
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    return Launcher(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def runs(launcher: Launcher, folder: Path) -> tuple[dict, list[dict]]:
+    """The run in one process with one device, and in two; at the same time, to save it."""
+
+    def command(name: str) -> tuple[object, ...]:
+        return (*RUN, folder / name, "--evaluate", "--save", folder / f"{name}.npz")
+
+    with (
+        launcher.start(*command("one"), count=1) as (alone,),
+        launcher.start(*command("two"), count=2) as pair,
+    ):
+        for process in (alone, *pair):
+            assert process.end() == 0, process.err
+        # Process 1 is silent, but for its report and a line that gloo prints by itself.
+        lines = [line for line in pair[1].out.splitlines() if not line.startswith("[Gloo]")]
+        assert len(lines) == 1
+        assert pair[1].err == ""
+        return alone.report, [process.report for process in pair]
+
+
+@pytest.fixture(scope="module")
+def one(runs: tuple[dict, list[dict]]) -> dict:
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def two(runs: tuple[dict, list[dict]]) -> list[dict]:
+    return runs[1]
+
+
+def wait_for_step(started: list[Started], run_dir: Path, step: int) -> None:
+    """Until the log of process 0 has the step."""
+    log = run_dir / "metrics.jsonl"
+    wait_until(lambda: log.exists() and f'"step": {step},' in log.read_text(), started)
+
+
+def difference(folder: Path, a: str, b: str) -> float:
+    """The largest one between two saved states: parameters and statistics of batch norms."""
+    left, right = np.load(folder / f"{a}.npz"), np.load(folder / f"{b}.npz")
+    assert left.files == right.files
+    return max(float(np.abs(left[name] - right[name]).max()) for name in left.files)
+
+
+def global_batches(reports: list[dict]) -> list[tuple[list[int], list[int]]]:
+    """(shape, record indices) of every step, put together from what each process loaded."""
+    steps = []
+    for parts in zip(*(report["batches"] for report in reports), strict=True):
+        shapes = [shape for shape, _ in parts]
+        assert all(shape == shapes[0] for shape in shapes), "processes took different buckets"
+        assert len({len(indices) for _, indices in parts}) == 1
+        steps.append((shapes[0], [index for _, indices in parts for index in indices]))
+    return steps
+
+
+def test_two_processes_train_what_one_trains(one: dict, two: list[dict], folder: Path) -> None:
+    assert [report["devices"] for report in two] == [2, 2]
+    assert two[0]["hash"] == two[1]["hash"]
+    assert two[0]["metrics"] == two[1]["metrics"]
+    assert difference(folder, "one", "two") < 1e-4
+    trained = np.load(folder / "two.npz")
+    assert min(float(np.abs(trained[n]).max()) for n in trained.files if "'var'" in n) > 0
+
+
+def test_both_load_one_order_and_each_image_once_an_epoch(one: dict, two: list[dict]) -> None:
+    steps = global_batches(two)
+    assert steps == [(shape, indices) for shape, indices in one["batches"]]
+    assert [len(indices) for _, indices in steps] == [BATCH] * 12
+    records = mixed_images(NUM_IMAGES).records
+    for epoch in range(4):
+        batches = steps[3 * epoch : 3 * epoch + 3]
+        assert sorted(i for _, indices in batches for i in indices) == list(range(NUM_IMAGES))
+        assert sorted(shape for shape, _ in batches) == [[64, 96], [64, 96], [96, 64]]
+    for shape, indices in steps:
+        assert {records[i].height > records[i].width for i in indices} == {shape == [96, 64]}
+
+
+def test_evaluations_of_any_number_of_images(one: dict, two: list[dict]) -> None:
+    """1, 7, 8, 9 and 203 images on two processes: no hang, each image once, the same numbers."""
+    for report in two:
+        for found, expected in zip(report["evaluations"], one["evaluations"], strict=True):
+            assert found["is_complete"]
+            assert found["is_once"]
+            assert found["metrics"] == pytest.approx(expected["metrics"], rel=0, abs=1e-12)
+    aps = [found["metrics"]["AP"] for found in one["evaluations"]]
+    assert 0.1 < min(aps[1:]) < max(aps[1:]) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), (1, 4)])
+def test_four_devices_train_what_one_trains(
+    launcher: Launcher, one: dict, folder: Path, count: int, devices: int
+) -> None:
+    """Twice, from the start and bit for bit the same; and in a network with more in it."""
+    for name in ("a", "b"):
+        path = folder / f"{count}x{devices}{name}"
+        reports = launcher.run(*(*RUN, path, "--save", f"{path}.npz"), count=count, devices=devices)
+        assert [report["devices"] for report in reports] == [4] * count
+        assert len({report["hash"] for report in reports}) == 1
+        assert global_batches(reports) == [(shape, ids) for shape, ids in one["batches"]]
+    assert difference(folder, f"{count}x{devices}a", f"{count}x{devices}b") == 0
+    assert difference(folder, "one", f"{count}x{devices}a") < 1e-4
+
+
+@pytest.mark.slow
+def test_a_detector_with_all_levels_and_an_average(launcher: Launcher, folder: Path) -> None:
+    """AdamW, an average of the parameters, all levels: 1 x 1 against 2 x 2."""
+    for name, count, devices in (("full1x1", 1, 1), ("full2x2", 2, 2)):
+        options = ("--full", "--steps", "6", "--save", folder / f"{name}.npz")
+        launcher.run(*RUN, folder / name, *options, count=count, devices=devices)
+    assert difference(folder, "full1x1", "full2x2") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_processes_restores(
+    launcher: Launcher, two: list[dict], folder: Path, count: int
+) -> None:
+    """The finished run of two processes, opened again: nothing is trained, all have its state."""
+    for report in launcher.run(*RUN, folder / "two", count=count):
+        assert report["hash"] == two[0]["hash"]
+        assert report["step"] == 12
+        assert report["batches"] == []
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_all_at_the_same_step(
+    launcher: Launcher, two: list[dict], tmp_path: Path
+) -> None:
+    with launcher.start(*RUN, tmp_path / "run", count=2) as started:
+        wait_for_step(started, tmp_path / "run", 4)
+        started[1].process.send_signal(signal.SIGTERM)
+        for process in started:
+            assert process.end() == 3, process.err
+        first, second = (process.report for process in started)
+    assert first["step"] == second["step"]
+    assert 4 <= first["step"] < 12
+    assert first["hash"] == second["hash"]
+    stopped_by = (first["stopped_by"], second["stopped_by"])
+    assert stopped_by == ("a signal to another process", "SIGTERM")
+    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    assert {report["hash"] for report in again} == {two[0]["hash"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_after_a_kill_the_other_ends_and_the_run_goes_on(
+    launcher: Launcher, two: list[dict], tmp_path: Path, victim: int
+) -> None:
+    heartbeat = ("--heartbeat-timeout-seconds", "10")
+    with launcher.start(*RUN, tmp_path / "run", *heartbeat, count=2) as started:
+        wait_for_step(started, tmp_path / "run", 5)
+        started[victim].process.kill()
+        begun = time.monotonic()
+        other = started[1 - victim]
+        assert other.end(seconds=15) == 4
+        assert time.monotonic() - begun < 15
+        assert f"process {1 - victim}: error: another process of this run is gone" in other.err
+        assert "Start the same command again" in other.err
+    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    assert {report["hash"] for report in again} == {two[0]["hash"]}
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_all_with_their_stacks(
+    launcher: Launcher, two: list[dict], tmp_path: Path
+) -> None:
+    """Its data never come: JAX's heartbeats go on, and only the watchdog notices."""
+    options = ("--hang", "30", "--step-timeout", "6")
+    with launcher.start(*RUN, tmp_path / "run", *options, count=2) as started:
+        for process in started:
+            assert process.end() == 4
+        for index, process in enumerate(started):
+            assert f"process {index}: error: nothing was completed for 6 s" in process.err
+            assert "Thread 0x" in process.err
+        assert "image_bytes" in started[1].err  # where it hangs
+        assert "image_bytes" not in started[0].err
+    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    assert {report["hash"] for report in again} == {two[0]["hash"]}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_frozen_ends_the_others(launcher: Launcher, tmp_path: Path) -> None:
+    with launcher.start(*RUN, tmp_path / "run", "--step-timeout", "6", count=2) as started:
+        wait_for_step(started, tmp_path / "run", 3)
+        os.kill(started[1].process.pid, signal.SIGSTOP)
+        assert started[0].end(seconds=30) == 4
+        assert "process 0: error: nothing was completed for 6 s, since step" in started[0].err
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_lost_after_the_heartbeat(launcher: Launcher, tmp_path: Path) -> None:
+    """No watchdog: JAX ends the process, after a line of ours that says what may have happened."""
+    options = ("--heartbeat-timeout-seconds", "10")
+    with launcher.start(*RUN, tmp_path / "run", *options, count=2) as started:
+        wait_for_step(started, tmp_path / "run", 3)
+        os.kill(started[1].process.pid, signal.SIGSTOP)
+        assert started[0].end(seconds=15) != 0
+        assert "process 0: nothing was completed for" in started[0].err
+        assert "is slow, hangs or is lost" in started[0].err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["together", "alone"])
+def test_a_failure_of_one_ends_all(launcher: Launcher, tmp_path: Path, how: str) -> None:
+    with launcher.start(*RUN, tmp_path, "--fail", how, count=2) as started:
+        statuses = [process.end(seconds=60) for process in started]
+        assert "process 1: error: no space left on the moon\n" in started[1].err
+        if how == "together":
+            assert statuses == [1, 1]
+            expected = "process 0: error: process 1 failed: no space left on the moon\n"
+            assert started[0].err == expected
+        else:
+            assert statuses == [4, 1]
+            assert "process 0: error: another process of this run is gone" in started[0].err
