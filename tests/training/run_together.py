@@ -1,4 +1,4 @@
-"""One process of a tiny run on images of both orientations, for tests of several processes.
+"""One process of a tiny run, for tests of several processes.
 
 Every process prints one line of JSON: what it trained on, where it ended, and a hash of the state.
 Started with the same options by several processes, or by one, it is the same run.
@@ -22,10 +22,10 @@ from rich.console import Console
 from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
 from harmonic_jax.cli.train import FAILURES, use_both_cores
 from harmonic_jax.config import AnchorConfig, Config, OptimConfig
+from harmonic_jax.data import loader
 from harmonic_jax.models import resnet
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
-from harmonic_jax.training.compilation import Display, Program
 from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.evaluation import evaluate
 from harmonic_jax.training.run_dir import RunDir
@@ -41,7 +41,8 @@ EVAL_COUNTS = (1, 7, 8, 9, 203)
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The tiny run; unless `--full`, with less to compile: one level, one block a stage, SGD."""
+    """The tiny run; unless `--full`, with less to compile: one level, one block a stage, SGD, one
+    orientation."""
     config = tiny_run_config(args.run_dir, steps=args.steps, batch_size=BATCH)
     data = dataclasses.replace(config.data, max_side=96, short_sides=(64,))
     train = dataclasses.replace(config.train, step_timeout=args.step_timeout, seed=args.seed)
@@ -79,6 +80,30 @@ class HangingSource(FakeSource):
         return super().image_bytes(index)
 
 
+def wide_images(source: FakeSource) -> FakeSource:
+    """Those of one orientation: half of the programs to compile."""
+    is_wide = [record.width > record.height for record in source.records]
+    return FakeSource(
+        list(itertools.compress(source.records, is_wide)),
+        list(itertools.compress(source.files, is_wide)),
+    )
+
+
+def order_of_both(config: Config) -> list[tuple[list[int], list[int]]]:
+    """(shape, record indices) of the batches that this process loads of images of both forms."""
+    batches = loader.train_batches(
+        mixed_images(NUM_IMAGES),
+        config.data,
+        batch_size=BATCH,
+        seed=config.train.seed,
+        num_steps=12,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with batches:
+        return [(list(b.images.shape[1:3]), b.record_index.tolist()) for b in batches]
+
+
 def record_batches() -> list[tuple[list[int], list[int]]]:
     """Notes (shape, record indices) of every training batch this process hands to its devices."""
     seen: list[tuple[list[int], list[int]]] = []
@@ -90,16 +115,6 @@ def record_batches() -> list[tuple[list[int], list[int]]]:
 
     loop.put_batch = put_and_note
     return seen
-
-
-def compile_once() -> None:
-    """Process 0 compiles first, and the others find its programs in the cache that tests share."""
-    compile_programs = loop.compile_programs
-
-    def one_after_the_other(programs: list[Program], display: Display) -> None:
-        together(lambda: compile_programs(programs, display), primary_first=True)
-
-    loop.compile_programs = one_after_the_other
 
 
 def oracle(mesh: Mesh) -> PredictStep:
@@ -150,13 +165,9 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
     config = config_of(args)
     run_dir = RunDir.of(config)
     run_dir.open_together(config)
-    train_source = mixed_images(NUM_IMAGES)
-    # Of one orientation: another program to compile proves nothing here.
-    is_wide = [record.width > record.height for record in train_source.records]
-    eval_source = FakeSource(
-        list(itertools.compress(train_source.records, is_wide)),
-        list(itertools.compress(train_source.files, is_wide)),
-    )
+    source = mixed_images(NUM_IMAGES)
+    eval_source = wide_images(source)
+    train_source = source if args.full else eval_source
     if args.hang is not None and jax.process_index() == 1:
         train_source = HangingSource(
             train_source.records, train_source.files, num_answers=args.hang
@@ -178,7 +189,8 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
         "hash": digest.hexdigest(),
         "batches": seen,
         "metrics": metrics,
-        "evaluations": evaluations(config) if args.evaluate else [],
+        "order": order_of_both(config) if args.more else [],
+        "evaluations": evaluations(config) if args.more else [],
     }
     print(json.dumps(report), flush=True)
     return 3 if result.evaluation is None else 0
@@ -203,15 +215,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path)
-    parser.add_argument("--evaluate", action="store_true")
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--more", action="store_true", help="also the order, and evaluations")
+    parser.add_argument("--full", action="store_true", help="another detector, both orientations")
     parser.add_argument("--hang", type=int, help="images after which process 1 hangs")
     parser.add_argument("--step-timeout", type=int, default=600)
     parser.add_argument("--fail", choices=("alone", "together"))
     add_process_options(parser)
     args = parser.parse_args()
     use_both_cores()
-    compile_once()
 
     def body(console: Console) -> int:
         return fail(args.fail) if args.fail else train_and_print(args, console)

@@ -29,7 +29,7 @@ def runs(launcher: Launcher, folder: Path) -> tuple[dict, list[dict]]:
     """The run in one process with one device, and in two; at the same time, to save it."""
 
     def command(name: str) -> tuple[object, ...]:
-        return (*RUN, folder / name, "--evaluate", "--save", folder / f"{name}.npz")
+        return (*RUN, folder / name, "--more", "--save", folder / f"{name}.npz")
 
     with (
         launcher.start(*command("one"), count=1) as (alone,),
@@ -67,10 +67,10 @@ def difference(folder: Path, a: str, b: str) -> float:
     return max(float(np.abs(left[name] - right[name]).max()) for name in left.files)
 
 
-def global_batches(reports: list[dict]) -> list[tuple[list[int], list[int]]]:
+def global_batches(reports: list[dict], name: str) -> list[tuple[list[int], list[int]]]:
     """(shape, record indices) of every step, put together from what each process loaded."""
     steps = []
-    for parts in zip(*(report["batches"] for report in reports), strict=True):
+    for parts in zip(*(report[name] for report in reports), strict=True):
         shapes = [shape for shape, _ in parts]
         assert all(shape == shapes[0] for shape in shapes), "processes took different buckets"
         assert len({len(indices) for _, indices in parts}) == 1
@@ -88,8 +88,9 @@ def test_two_processes_train_what_one_trains(one: dict, two: list[dict], folder:
 
 
 def test_both_load_one_order_and_each_image_once_an_epoch(one: dict, two: list[dict]) -> None:
-    steps = global_batches(two)
-    assert steps == [(shape, indices) for shape, indices in one["batches"]]
+    assert global_batches(two, "batches") == global_batches([one], "batches")
+    steps = global_batches(two, "order")
+    assert steps == global_batches([one], "order")
     assert [len(indices) for _, indices in steps] == [BATCH] * 12
     records = mixed_images(NUM_IMAGES).records
     for epoch in range(4):
@@ -122,17 +123,21 @@ def test_four_devices_train_what_one_trains(
         reports = launcher.run(*(*RUN, path, "--save", f"{path}.npz"), count=count, devices=devices)
         assert [report["devices"] for report in reports] == [4] * count
         assert len({report["hash"] for report in reports}) == 1
-        assert global_batches(reports) == [(shape, ids) for shape, ids in one["batches"]]
+        assert global_batches(reports, "batches") == global_batches([one], "batches")
     assert difference(folder, f"{count}x{devices}a", f"{count}x{devices}b") == 0
     assert difference(folder, "one", f"{count}x{devices}a") < 1e-4
 
 
 @pytest.mark.slow
 def test_a_detector_with_all_levels_and_an_average(launcher: Launcher, folder: Path) -> None:
-    """AdamW, an average of the parameters, all levels: 1 x 1 against 2 x 2."""
+    """AdamW, an average of the parameters, all levels, both orientations: 1 x 1 and 2 x 2."""
+    batches = []
     for name, count, devices in (("full1x1", 1, 1), ("full2x2", 2, 2)):
         options = ("--full", "--steps", "6", "--save", folder / f"{name}.npz")
-        launcher.run(*RUN, folder / name, *options, count=count, devices=devices)
+        reports = launcher.run(*RUN, folder / name, *options, count=count, devices=devices)
+        batches.append(global_batches(reports, "batches"))
+    assert batches[0] == batches[1]
+    assert {tuple(shape) for shape, _ in batches[0]} == {(64, 96), (96, 64)}
     assert difference(folder, "full1x1", "full2x2") < 1e-4
 
 
