@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,11 @@ EXIT_LOST = 4
 """Exit status of a process that ends because another one is lost or hangs."""
 _PRIMARY_WAITS_SECONDS = 5.0
 _heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
+# A status of gRPC and Abseil, then what gloo, NCCL, or JAX's coordination service say.
+_LOSS = re.compile(
+    r"^[A-Z_]+: .*(gloo|nccl|connection|socket closed|heartbeat|barrier|coordination|preempted)",
+    re.IGNORECASE | re.DOTALL,
+)
 _SAME_COMMAND = "start the same command again on every host to go on from the newest checkpoint"
 
 
@@ -221,23 +227,31 @@ def explained_loss() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1 or not _is_loss(error):
+        reason = lost_peer(error)
+        if jax.process_count() == 1 or reason is None:
             raise
         print(
             f"{label()}error: another process of this run is gone: it failed, was killed, or its "
-            f"host was lost; its own output says more. {_SAME_COMMAND.capitalize()}. "
-            f"({_first_line(error)})",
+            f"host was lost; its own output says more. {_SAME_COMMAND.capitalize()}. ({reason})",
             file=sys.stderr,
         )
         leave(EXIT_LOST)
 
 
-def _is_loss(error: Exception) -> bool:
-    """Whether JAX says that a peer did not answer: in the words of gloo, NCCL, or its service."""
-    words = ("gloo", "nccl", "connection", "socket closed", "peer", "heartbeat", "unavailable")
-    text = str(error).lower()
-    # gloo's failures arrive as ValueError from some of JAX's functions.
-    return isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
+def lost_peer(error: BaseException | None) -> str | None:
+    """JAX's words for a process that does not answer, where they are the cause of an error.
+
+    >>> lost_peer(ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"))
+    'UNKNOWN: Gloo AllGather failed: Connection reset by peer'
+    >>> lost_peer(ValueError("not a peer of the realm"))
+    """
+    while error is not None:
+        # gloo's failures arrive as ValueError from some of JAX's functions.
+        is_from_jax = type(error) is ValueError or isinstance(error, jax.errors.JaxRuntimeError)
+        if is_from_jax and _LOSS.search(str(error)):
+            return _first_line(error)
+        error = error.__cause__
+    return None
 
 
 def leave(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoReturn:
@@ -253,5 +267,5 @@ def leave(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoRet
     os._exit(status)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ import jax
 from harmonic_jax.training.distributed import EXIT_LOST, heartbeat_timeout, is_primary, label
 
 _LINGER_SECONDS = 5.0
-_POLLS = 20  # a timeout
+_LOOKS = 10  # before it warns
 _GRACE_SECONDS = 30.0
 
 
@@ -124,7 +124,7 @@ class Watchdog:
     def _watch(self) -> None:
         warned_of: float | None = None
         try:
-            while not self._closed.wait(self._timeout / _POLLS):
+            while not self._closed.wait(self._warn_after / _LOOKS):
                 # Should this thread not run any more (something holds the interpreter's lock),
                 # a thread that needs no interpreter does the same without the words.
                 faulthandler.dump_traceback_later(

@@ -56,7 +56,10 @@ class Launcher:
 
     @contextmanager
     def start(self, *command: object, count: int, devices: int = 1) -> Iterator[list[Started]]:
-        """The processes, in order; what still runs at the end of the block is killed."""
+        """The processes, in order; what still runs at the end of the block is killed.
+
+        `{process}` in a word of the command stands for the number of the process.
+        """
         # Without optimisations: half of the compilation, which is most of the time.
         flags = f"--xla_force_host_platform_device_count={devices} "
         flags += "--xla_backend_optimization_level=0"
@@ -65,8 +68,9 @@ class Launcher:
             started = []
             for index in range(count):
                 out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+                words = [str(word).replace("{process}", str(index)) for word in command]
                 process = subprocess.Popen(
-                    [sys.executable, *map(str, command), *_join(port, count, index)],
+                    [sys.executable, *words, *_join(port, count, index)],
                     cwd=ROOT,
                     env=self._env | {"XLA_FLAGS": flags},
                     stdout=out,

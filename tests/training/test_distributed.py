@@ -2,11 +2,21 @@
 
 import json
 
+import jax
 import pytest
 
 from harmonic_jax.cli.processes import process_options, split_process_options
 from harmonic_jax.config import ConfigError
-from harmonic_jax.training.distributed import ProcessOptions, decide, gather, launcher, together
+from harmonic_jax.data.loader import LoaderError
+from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.training.distributed import (
+    ProcessOptions,
+    decide,
+    gather,
+    launcher,
+    lost_peer,
+    together,
+)
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
 
@@ -62,6 +72,21 @@ def test_options_are_taken_out_of_the_command_line() -> None:
     )
     assert rest == ["c.py", "--train.steps", "3", "--name", "x"]
     assert process_options(parsed) == ProcessOptions(coordinator="h:1", process_id=1)
+
+
+def test_what_counts_as_a_lost_process() -> None:
+    gone = "UNKNOWN: Gloo AllReduce failed: Read error [127.0.0.1]:1: Connection reset by peer"
+    closed = jax.errors.JaxRuntimeError("UNAVAILABLE: Failed to send RPC to coordination service")
+    assert lost_peer(ValueError(gone)) == gone
+    assert lost_peer(closed) is not None
+    try:
+        raise CheckpointError("cannot write") from closed
+    except CheckpointError as error:
+        assert lost_peer(error) is not None  # noqa: PT017
+    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes")
+    assert lost_peer(memory) is None
+    assert lost_peer(LoaderError("a.jpg: OSError: Connection timed out")) is None
+    assert lost_peer(ConfigError("UNKNOWN: connection")) is None
 
 
 def test_alone_everything_is_a_plain_call() -> None:

@@ -243,3 +243,23 @@ def test_a_failure_of_one_ends_all(launcher: Launcher, tmp_path: Path, how: str)
         else:
             assert statuses == [4, 1]
             assert "process 0: error: another process of this run is gone" in started[0].err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("run", "--seed", "{process}"), "another config: train.seed: 0 there, 1 here"),
+        (("run{process}",), "must be one that all hosts share"),
+    ],
+)
+def test_processes_that_do_not_fit_together_are_refused(
+    launcher: Launcher, tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    with launcher.start(*RUN, tmp_path / options[0], *options[1:], count=2) as started:
+        assert [process.end() for process in started] == [1, 1]
+        assert started[0].err.startswith("process 0: error: process 1 failed: ")
+        assert started[1].err.startswith("process 1: error: ")
+        for process in started:
+            assert reason in process.err
+            assert len(process.err.splitlines()) == 1

@@ -42,7 +42,7 @@ class Watched:
 
 
 def a_look_later(timeout: float) -> None:
-    """The watchdog looks 20 times a timeout."""
+    """The watchdog looks at least 20 times a timeout."""
     time.sleep(timeout / 4)
 
 
