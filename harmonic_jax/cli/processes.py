@@ -15,6 +15,7 @@ from harmonic_jax.training.distributed import (
     explained_loss,
     is_primary,
     label,
+    last_words,
     leave,
     start,
 )
@@ -91,12 +92,13 @@ def run_as_process(
     """
     is_shared = False
     try:
-        start(options)
-        if not is_primary():
-            logging.basicConfig(level=logging.ERROR, format=f"{label()}%(message)s")
-            warnings.simplefilter("ignore")
         with explained_loss():
-            return body(Console(soft_wrap=True, quiet=not is_primary()))
+            start(options)
+            if not is_primary():
+                logging.basicConfig(level=logging.ERROR, format=f"{label()}%(message)s")
+                warnings.simplefilter("ignore")
+            with last_words():
+                return body(Console(soft_wrap=True, quiet=not is_primary()))
     except TogetherError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):

@@ -10,7 +10,9 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +28,8 @@ _T = TypeVar("_T")
 EXIT_LOST = 4
 """Exit status of a process that ends because another one is lost or hangs."""
 _PRIMARY_WAITS_SECONDS = 5.0
+_PATIENCE_SECONDS = 10.0
+_farewell: int | None = None  # the pipe to the shell of `last_words`
 _heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
 # A status of gRPC and Abseil, then what gloo, NCCL, or JAX's coordination service say.
 _LOSS = re.compile(
@@ -122,6 +126,9 @@ def start(options: ProcessOptions) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself; the loop has a handler of its own (interrupt.py).
     jax.config.update("jax_enable_preemption_service", False)
+    patience = threading.Timer(_PATIENCE_SECONDS, _say_waiting, [options])
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             options.coordinator,
@@ -138,8 +145,57 @@ def start(options: ProcessOptions) -> None:
             f"cannot join the other processes{missing}: {_first_line(error)} (give --coordinator "
             "HOST:PORT, --num-processes and --process-id, or --num-processes 1 to run alone)"
         ) from error
+    finally:
+        patience.cancel()
     # On processors the first collective waits for 30 s only, later ones as long as it takes.
     multihost_utils.sync_global_devices("all processes have started")
+
+
+def _say_waiting(options: ProcessOptions) -> None:
+    """Before JAX gives up, which ends the process with a page of text."""
+    me = "" if options.process_id is None else f"process {options.process_id}: "
+    where = f" at {options.coordinator}" if options.coordinator else ""
+    print(
+        f"{me}waiting for the other processes{where}: all must be started, with the same "
+        "coordinator. JAX gives up after 5 minutes",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def last_words() -> Iterator[None]:
+    """Has a line written where this process ends in the middle: JAX ends it with a page of text
+    when another one is lost, and leaves no moment for a line of ours.
+
+    A shell waits at the other end of a pipe, which closes when the process is gone.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    text = (
+        f"{label()}ended by itself or was killed, in the middle. With 'another task died' above, "
+        f"another process of this run is gone. {_SAME_COMMAND.capitalize()}."
+    )
+    command = ["/bin/sh", "-c", 'read -r word || echo "$0" >&2', text]
+    # A session of its own: Ctrl-C is for us.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as shell:
+        assert shell.stdin is not None
+        global _farewell
+        _farewell = shell.stdin.fileno()
+        try:
+            yield
+        finally:
+            _say_farewell()
+
+
+def _say_farewell() -> None:
+    """Tells the shell of `last_words` that this end is a proper one."""
+    global _farewell
+    if _farewell is not None:
+        with contextlib.suppress(OSError):
+            os.write(_farewell, b"done\n")
+        _farewell = None
 
 
 def is_primary() -> bool:
@@ -260,10 +316,17 @@ def leave(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoRet
     Process 0 waits a little: JAX ends the others the moment it is gone, and they may have
     something to say.
     """
+    _say_farewell()
     sys.stdout.flush()
     sys.stderr.flush()
     if is_primary():
         time.sleep(wait_seconds)
+    os._exit(status)
+
+
+def end_now(status: int) -> None:
+    """Ends this process from any thread, at once."""
+    _say_farewell()
     os._exit(status)
 
 

@@ -92,25 +92,28 @@ def train(
     detector = build_detector(config, len(train_source.class_names))
     optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     train_step = make_train_step(detector, optimizer, mesh)
-    with contextlib.ExitStack() as stack:
-        run = _open_run(config, run_dir, detector, mesh, train_source, eval_source, stack)
-        state, notes = _start_or_resume(detector, optimizer, run, train_source.class_names)
-        start = int(state.step)
-        batches = stack.enter_context(_batches(config, train_source, start))
-        together(lambda: run.start_logs(run_dir, start, stack))
-        for note in notes:
-            run.progress.message(note)
-        programs = run_programs(
-            config,
-            mesh,
-            state,
-            train_step=train_step,
-            predict_step=run.predict_step,
-            train_source=train_source,
-            eval_source=eval_source,
-        )
-        together(lambda: compile_programs(programs, run.progress))
-        stack.enter_context(run.watchdog)
+    watchdog = process_watchdog(settings.step_timeout)
+    with watchdog, contextlib.ExitStack() as stack:
+        with watchdog.paused():  # opening, restoring and compiling take the time they take
+            run = _open_run(
+                config, run_dir, detector, mesh, train_source, eval_source, watchdog, stack
+            )
+            state, notes = _start_or_resume(detector, optimizer, run, train_source.class_names)
+            start = int(state.step)
+            batches = stack.enter_context(_batches(config, train_source, start))
+            together(lambda: run.start_logs(run_dir, start, stack))
+            for note in notes:
+                run.progress.message(note)
+            programs = run_programs(
+                config,
+                mesh,
+                state,
+                train_step=train_step,
+                predict_step=run.predict_step,
+                train_source=train_source,
+                eval_source=eval_source,
+            )
+            together(lambda: compile_programs(programs, run.progress))
         stack.enter_context(explained_loss())  # last: it ends the process before all others close
 
         # A run that was stopped within an evaluation owes it; a finished one reports again.
@@ -236,6 +239,7 @@ def _open_run(
     mesh: Mesh,
     train_source: DetectionSource,
     eval_source: DetectionSource,
+    watchdog: Watchdog,
     stack: contextlib.ExitStack,
 ) -> _Run:
     settings = config.train
@@ -255,7 +259,7 @@ def _open_run(
         checkpoints=checkpoints,
         best=stack.enter_context(CheckpointStore(run_dir.best, keep=1)),
         stop=stack.enter_context(StopSignal()),
-        watchdog=process_watchdog(settings.step_timeout),
+        watchdog=watchdog,
         metadata=metadata,
     )
 

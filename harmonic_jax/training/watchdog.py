@@ -6,7 +6,6 @@ deadlock) still sends them, and all others wait for it in a collective, for ever
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 import time
@@ -16,7 +15,13 @@ from typing import Self, TextIO
 
 import jax
 
-from harmonic_jax.training.distributed import EXIT_LOST, heartbeat_timeout, is_primary, label
+from harmonic_jax.training.distributed import (
+    EXIT_LOST,
+    end_now,
+    heartbeat_timeout,
+    is_primary,
+    label,
+)
 
 _LINGER_SECONDS = 5.0
 _LOOKS = 10  # before it warns
@@ -63,7 +68,7 @@ class Watchdog:
         label: str = "",
         linger: float = _LINGER_SECONDS,
         file: TextIO | None = None,
-        end: Callable[[int], None] = os._exit,
+        end: Callable[[int], None] = end_now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout = timeout

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.processes import Launcher, Started, wait_until
+from tests.training.processes import Launcher, Started, reserved_port, wait_until
 from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images
 
 RUN = ("-m", "tests.training.run_together")
@@ -183,10 +183,15 @@ def test_after_a_kill_the_other_ends_and_the_run_goes_on(
         started[victim].process.kill()
         begun = time.monotonic()
         other = started[1 - victim]
-        assert other.end(seconds=15) == 4
+        status = other.end(seconds=15)
         assert time.monotonic() - begun < 15
-        assert f"process {1 - victim}: error: another process of this run is gone" in other.err
-        assert "Start the same command again" in other.err
+        # gloo of JAX 0.10 fails at once; with JAX 0.12 it is JAX that ends the process.
+        assert status in (4, -signal.SIGABRT)
+        gone = f"process {1 - victim}: error: another process of this run is gone"
+        ended = f"process {1 - victim}: ended by itself or was killed"
+        time.sleep(0.5)  # the last line comes when the process is gone
+        assert gone in other.err if status == 4 else gone in other.err or ended in other.err
+        assert "tart the same command again" in other.err
     again = launcher.run(*RUN, tmp_path / "run", count=2)
     assert {report["hash"] for report in again} == {two[0]["hash"]}
 
@@ -263,3 +268,14 @@ def test_processes_that_do_not_fit_together_are_refused(
         for process in started:
             assert reason in process.err
             assert len(process.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_process_that_never_comes_says_so(launcher: Launcher) -> None:
+    """JAX would end it after five minutes, with a page of text."""
+    with reserved_port() as port:
+        options = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2")
+        with launcher.start(*RUN, "run", *options, "--process-id", "1", count=1) as started:
+            wait_until(lambda: bool(started[0].err), started)
+            line = f"process 1: waiting for the other processes at 127.0.0.1:{port}: "
+            assert started[0].err.startswith(line)
