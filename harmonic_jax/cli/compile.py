@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="compile without optimisations: several times faster; memory is overestimated",
+        help="compile without optimisations: several times faster; traffic is far overestimated",
     )
     parser.add_argument(
         "--no-scaling",

@@ -7,7 +7,7 @@ an asynchronous one once.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 KINDS = (
     "all-reduce",
@@ -70,13 +70,13 @@ def find_collectives(hlo: str) -> list[Collective]:
       HloError: a collective is written in a way that is not known here.
     """
     num_devices = _num_devices(hlo)
-    computations = dict(_computations(hlo))
-    runs = _runs(computations)
+    computations = computations_of(hlo)
+    runs = runs_of(computations)
     found = []
     for name, lines in computations.items():
         starts = {}
         for line in lines:
-            instruction = _INSTRUCTION.match(line)
+            instruction = INSTRUCTION.match(line)
             kind = _kind(instruction["opcode"]) if instruction else None
             if instruction is None or kind is None or runs[name] == 0:
                 continue
@@ -90,12 +90,17 @@ def find_collectives(hlo: str) -> list[Collective]:
     return found
 
 
-_TYPE = r"(?:\((?:[^()]|\([^()]*\))*\)|[^\s(]\S*)"  # layouts hold one level of parentheses
-_INSTRUCTION = re.compile(
+def _nested(levels: int) -> str:
+    inner = _nested(levels - 1) if levels else "(?!)"
+    return rf"\((?:[^()]|{inner})*\)"
+
+
+_TYPE = rf"(?:{_nested(3)}|[^\s(]\S*)"  # tuples of tuples of arrays whose layouts have tiles
+INSTRUCTION = re.compile(
     rf"\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>{_TYPE}) (?P<opcode>[\w-]+)(?P<rest>\(.*)"
 )
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
-_ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([\d,]*)\]")
+ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")  # type, shape, layout
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply|called_computations)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -112,8 +117,9 @@ def _num_devices(hlo: str) -> int:
     return math.prod(int(n) for n in counts)
 
 
-def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
-    """(name, lines) of each; the entry's name is empty."""
+def computations_of(hlo: str) -> dict[str, list[str]]:
+    """The lines of each computation by its name; the entry's is empty."""
+    found: dict[str, list[str]] = {}
     name: str | None = None
     lines: list[str] = []
     for line in hlo.splitlines():
@@ -122,13 +128,14 @@ def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
             if opening and not line.startswith("HloModule"):
                 name, lines = "" if opening["entry"] else opening["name"], []
         elif line.startswith("}"):
-            yield name, lines
+            found[name] = lines
             name = None
         else:
             lines.append(line)
+    return found
 
 
-def _runs(computations: Mapping[str, list[str]]) -> dict[str, int]:
+def runs_of(computations: Mapping[str, list[str]]) -> dict[str, int]:
     """How often a step runs each computation. Loops of unknown length count as one turn."""
     calls: dict[str, list[tuple[str, int]]] = {name: [] for name in computations}
     for name, lines in computations.items():
@@ -153,9 +160,9 @@ def _runs(computations: Mapping[str, list[str]]) -> dict[str, int]:
 
 
 def _collective(kind: str, type_: str, rest: str, num_runs: int, num_devices: int) -> Collective:
-    arrays = _ARRAY.findall(type_)
+    arrays = ARRAY.findall(type_)
     group_size = _group_size(rest, num_devices)
-    num_bytes = sum(_num_bytes(dtype, shape) for dtype, shape in arrays)
+    num_bytes = sum(array_bytes(dtype, shape) for dtype, shape, _ in arrays)
     if kind == "reduce-scatter":
         num_bytes *= group_size  # its result is a part
     source = re.search(r'op_name="([^"]*)"', rest)
@@ -164,7 +171,7 @@ def _collective(kind: str, type_: str, rest: str, num_runs: int, num_devices: in
         num_bytes=num_bytes,
         group_size=group_size,
         num_runs=num_runs,
-        dtypes=tuple(sorted({dtype for dtype, _ in arrays})),
+        dtypes=tuple(sorted({dtype for dtype, _, _ in arrays})),
         num_arrays=len(arrays),
         source=source[1] if source else "",
     )
@@ -194,7 +201,8 @@ def _size_of_axes(mesh: str, axes: str) -> int:
     return math.prod(int(part) if part else sizes[name] for name, part in parts)
 
 
-def _num_bytes(dtype: str, shape: str) -> int:
+def array_bytes(dtype: str, shape: str) -> int:
+    """Of an array as HLO writes it, such as f32 and 8,4."""
     count = math.prod(int(n) for n in shape.split(",") if n)
     bits = 8 if dtype == "pred" else re.search(r"\d+", dtype)
     if bits is None:

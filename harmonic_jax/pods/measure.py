@@ -17,6 +17,7 @@ from harmonic_jax.config import Config
 from harmonic_jax.pods.chips import Slice
 from harmonic_jax.pods.hlo import Collective, find_collectives
 from harmonic_jax.pods.roofline import Work, collective_bytes
+from harmonic_jax.pods.traffic import hbm_bytes
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
@@ -36,7 +37,8 @@ class Measurement:
     code: int
     total: int  # of HBM at once: arguments, temporaries, outputs that reuse no argument, code
     flops: float
-    memory_bytes: float
+    accessed_bytes: float  # by all instructions, in HBM or in the chip's own memory
+    memory_bytes: float  # from and to HBM
     gradient_bytes: int  # of all trained arrays, float32
     collectives: tuple[Collective, ...]
 
@@ -141,6 +143,7 @@ def measure(
             raise
         return TooBig(bucket, images, *sizes, state=tree_bytes(state))
     seconds = time.monotonic() - start
+    text = compiled.as_text() or ""
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
     kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -158,9 +161,10 @@ def measure(
         code=parts[2],
         total=sum(parts) + kept,
         flops=float(cost["flops"]),
-        memory_bytes=float(cost["bytes accessed"]),
+        accessed_bytes=float(cost["bytes accessed"]),
+        memory_bytes=float(hbm_bytes(text)),
         gradient_bytes=tree_bytes(state.variables.params),
-        collectives=tuple(find_collectives(compiled.as_text() or "")),
+        collectives=tuple(find_collectives(text)),
     )
 
 

@@ -109,7 +109,7 @@ def _head(report: Report) -> str:
         f"{gibibytes(chip.memory)} HBM at {chip.memory_rate / 1e9:.0f} GB/s, "
         f"{chip.link_rate / 1e9:.0f} GB/s a link and direction\n"
         + (
-            "compiled without optimisations: more memory and traffic than a run will need"
+            "compiled without optimisations: a run has less traffic and is faster"
             if report.fast
             else "compiled with the optimisations of a run"
         )
@@ -136,7 +136,8 @@ def _bucket(found: Measurement, report: Report) -> str:
         ("  temporaries", gibibytes(found.temporaries)),
         ("  program", gibibytes(found.code)),
         ("FLOPs a chip", f"{_giga(found.flops)} G ({_giga(per_image)} G an image)"),
-        ("bytes accessed a chip", f"{_giga(found.memory_bytes)} GB"),
+        ("bytes accessed a chip", f"{_giga(found.accessed_bytes)} GB"),
+        ("  from and to HBM", f"{_giga(found.memory_bytes)} GB"),
         ("gradient", f"{_giga(found.gradient_bytes)} GB in float32"),
         *_roofline_rows(bound),
         ("compile time", f"{found.seconds:.0f} s"),
