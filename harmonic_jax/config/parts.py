@@ -10,7 +10,8 @@ from harmonic_jax.config.checks import check_choices, require
 class BackboneConfig:
     """ResNet (He et al. 2016, v1.5: the stride sits on the 3x3 convolution), or ResNeXt."""
 
-    depth: Literal[18, 34, 50, 101] = 50
+    depth: Literal[10, 18, 34, 50, 101] = 50
+    """10 has one block a stage: no published weights, quick to compile."""
     width: int = 64
     """Channels of the stem; 64 is the published network."""
     groups: int = 1
@@ -41,7 +42,7 @@ class BackboneConfig:
             self.depth >= 50 or (self.groups, self.width_per_group) == (1, 64),
             "backbone.groups, backbone.width_per_group",
             (self.groups, self.width_per_group),
-            "(1, 64) for depths without bottlenecks, 18 and 34",
+            "(1, 64) for depths without bottlenecks, 10 to 34",
         )
         require(
             0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"

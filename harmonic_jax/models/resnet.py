@@ -12,6 +12,7 @@ from harmonic_jax.models.norm import BatchNorm, FrozenBatchNorm, NormKind, build
 
 # depth: (has bottlenecks, blocks of each stage)
 LAYOUT = {
+    10: (False, (1, 1, 1, 1)),
     18: (False, (2, 2, 2, 2)),
     34: (False, (3, 4, 6, 3)),
     50: (True, (3, 4, 6, 3)),

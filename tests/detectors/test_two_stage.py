@@ -32,7 +32,7 @@ K = 3
 SIDE = 64
 MAX_OBJECTS = 12
 MODEL = MaskRCNNConfig(
-    backbone=BackboneConfig(depth=18, width=8, norm="frozen"),
+    backbone=BackboneConfig(depth=10, width=8, norm="frozen"),
     levels=(3, 5),
     channels=8,
     rpn=RPNConfig(

@@ -123,6 +123,7 @@ def test_num_classes_is_checked() -> None:
     ("depth", "expected"),
     # torchvision's documented totals less the classifier's 1000 x (channels + 1).
     [
+        (10, 5_418_792 - 513_000),
         (18, 11_689_512 - 513_000),
         (34, 21_797_672 - 513_000),
         (50, 25_557_032 - 2_049_000),

@@ -1,14 +1,14 @@
-"""A whole run of a tiny detector in its own process: `python -m tests.training.run_tiny DIR`.
+"""A whole run of a tiny detector; in its own process: `python -m tests.training.run_tiny DIR`.
 
-Prints the step it reached and a hash of the final state, so that two courses can be compared.
+It ends with a hash of the final state, so that two courses can be compared.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +19,11 @@ from harmonic_jax.training.run_dir import RunDir
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.tiny import tiny_config
 
+NUM_STEPS = 12
+
 
 def tiny_run_config(
-    run_dir: Path, *, steps: int = 12, seed: int = 0, batch_size: int = 2, rate: float = 1e-3
+    run_dir: Path, *, steps: int = NUM_STEPS, seed: int = 0, batch_size: int = 2, rate: float = 1e-3
 ) -> Config:
     config = tiny_config(
         optim=OptimConfig(
@@ -54,31 +56,27 @@ def tiny_source(num_images: int = 6) -> FakeSource:
     return FakeSource(records, [encode(noise(48, 60, seed=i)) for i in range(num_images)])
 
 
-def main(args: argparse.Namespace) -> None:
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    config = tiny_run_config(
-        args.run_dir, steps=args.steps, seed=args.seed, batch_size=args.batch, rate=args.rate
-    )
-    run_dir = RunDir.of(config)
-    run_dir.open(config)
-    source = tiny_source(args.images)
-    result = train(config, run_dir, source, source)
-    state = jax.device_get(result.state)
+def run(
+    run_dir: Path,
+    *,
+    steps: int = NUM_STEPS,
+    seed: int = 0,
+    batch_size: int = 2,
+    num_images: int = 6,
+    rate: float = 1e-3,
+) -> dict[str, Any]:
+    """Trains, or goes on; the step it reached, what stopped it, and a hash of the final state."""
+    config = tiny_run_config(run_dir, steps=steps, seed=seed, batch_size=batch_size, rate=rate)
+    folder = RunDir.of(config)
+    folder.open(config)
+    source = tiny_source(num_images)
+    result = train(config, folder, source, source)
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
+    for leaf in jax.tree.leaves(jax.device_get(result.state)):
         digest.update(np.asarray(leaf).tobytes())
-    json.dump(
-        {"step": result.step, "stopped_by": result.stopped_by, "hash": digest.hexdigest()},
-        sys.stdout,
-    )
+    return {"step": result.step, "stopped_by": result.stopped_by, "hash": digest.hexdigest()}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    main(parser.parse_args())
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    json.dump(run(Path(sys.argv[1])), sys.stdout)

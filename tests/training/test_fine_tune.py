@@ -47,7 +47,7 @@ SMALL_SSD = SSDConfig(
     default_boxes=DefaultBoxConfig(sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)),
 )
 SMALL_MASK_RCNN = MaskRCNNConfig(
-    backbone=BackboneConfig(18, width=8, norm="batch"),
+    backbone=BackboneConfig(10, width=8, norm="batch"),
     channels=8,
     box_head=BoxHeadConfig(num_hidden=12, pool_size=3),
     mask_head=MaskHeadConfig(num_convs=1, channels=8, pool_size=4),

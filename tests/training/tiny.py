@@ -21,7 +21,7 @@ def tiny_config(
         name="tiny",
         data=DataConfig(short_sides=(64,), max_side=64, max_objects=4),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=18, width=8, norm=norm),
+            backbone=BackboneConfig(depth=10, width=8, norm=norm),
             levels=(3, 5),
             channels=16,
             head_convs=1,
