@@ -160,8 +160,8 @@ def test_the_abstract_batch_has_the_shapes_of_a_real_one() -> None:
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1"])
-def test_a_small_detector_is_compiled(topology: str, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(("topology", "dtype"), [("v5e:2x2", "float32"), ("v4:2x2x1", "bfloat16")])
+def test_a_small_detector_is_compiled(topology: str, dtype: str, tmp_path: Path, capsys) -> None:
     file = tmp_path / "report.json"
     small = (
         *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "8"),
@@ -169,6 +169,7 @@ def test_a_small_detector_is_compiled(topology: str, tmp_path: Path, capsys) -> 
     )
     config = str(ROOT / "configs" / "retinanet_r18_scenes.py")
     args = (config, "--topology", topology, "--json", str(file), "--fast", *small)
+    args += ("--optim.gradient-dtype", dtype)
     assert command.main(args) == 0, capsys.readouterr().err
     report = json.loads(file.read_text())
     assert report["num_chips"] == 4
@@ -178,6 +179,7 @@ def test_a_small_detector_is_compiled(topology: str, tmp_path: Path, capsys) -> 
     assert bucket["flops"] > 0
     gradient = bucket["gradient_bytes"]
     largest = max(c["num_bytes"] for c in bucket["collectives"])
+    largest *= 1 if dtype == "float32" else 2
     # Equal gradients, of the norms before and beside a shortcut, are sent once.
     assert 0.99 * gradient <= largest <= 1.01 * gradient
     assert len(report["scaling_fixed_share"]) == 5

@@ -97,6 +97,22 @@ def test_the_two_halves_of_an_asynchronous_one_count_once() -> None:
     assert {c.num_runs for c in found.values()} == {1}
 
 
+SEVERAL_AT_ONCE = """\
+HloModule jit_step, is_scheduled=true, num_partitions=2
+
+ENTRY %main (p0: f32[4], p1: bf16[2]) -> f32[8] {
+  %start = ((f32[4]{0:T(128)}, bf16[2]{0:T(256)(2,1)}), (f32[8]{0:T(128)}, bf16[4]{0:T(256)(2,1)})) all-gather-start(%p0, %p1), channel_id=1, replica_groups=[1,2]<=[2], dimensions={0}
+  %done = (f32[8]{0:T(128)}, bf16[4]{0:T(256)(2,1)}) all-gather-done(%start)
+  ROOT %out = f32[8]{0} get-tuple-element(%done), index=0
+}
+"""  # noqa: E501
+
+
+def test_types_of_several_arrays_with_tiles() -> None:
+    (gather,) = find_collectives(SEVERAL_AT_ONCE)
+    assert (gather.num_bytes, gather.num_arrays, gather.dtypes) == (40, 2, ("bf16", "f32"))
+
+
 LOOP = """\
 HloModule jit_step, num_partitions=2
 
