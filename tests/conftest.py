@@ -5,6 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# LLVM's optimisations take half of the suite's processor time, for programs that run once or twice.
+# `XLA_FLAGS= python -m pytest` tests with them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # No file outside the test's own folders: the commands would keep compiled programs at home.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 

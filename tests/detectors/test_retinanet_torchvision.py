@@ -44,6 +44,7 @@ SMALL_CONFIG = RetinaNetConfig(
 
 def small_peer() -> tuple[Any, RetinaNetConfig, int]:
     """torchvision's classes put together as its v2 does, on a ResNet-18 and 64 channels."""
+    import_torchvision()
     from torch import nn
 
     torchvision = import_torchvision()
