@@ -44,10 +44,9 @@ SMALL_CONFIG = RetinaNetConfig(
 
 def small_peer() -> tuple[Any, RetinaNetConfig, int]:
     """torchvision's classes put together as its v2 does, on a ResNet-18 and 64 channels."""
-    import_torchvision()
+    torchvision = import_torchvision()  # first: it skips where there is no PyTorch
     from torch import nn
 
-    torchvision = import_torchvision()
     detection = torchvision.models.detection
     backbone = detection.backbone_utils.BackboneWithFPN(
         torchvision.models.resnet18(weights=None),
