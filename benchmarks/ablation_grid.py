@@ -1,10 +1,12 @@
 """What a grid of runs is, and which runs it has."""
 
 import dataclasses
-import importlib.util
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+
+from harmonic_jax.cli.config_file import call_in_file
+from harmonic_jax.config import ConfigError
 
 
 class GridError(Exception):
@@ -67,15 +69,10 @@ class Grid:
 
 def load_grid(path: Path) -> Grid:
     """Runs a grid file and returns what its `grid()` returns."""
-    if not path.is_file():
-        raise GridError(f"there is no grid file {path}")
-    spec = importlib.util.spec_from_file_location("ablation_grid_file", path)
-    if spec is None or spec.loader is None:
-        raise GridError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "grid", None)
-    grid = make() if callable(make) else None
+    try:
+        grid = call_in_file(path, "grid")
+    except ConfigError as error:
+        raise GridError(str(error)) from error
     if not isinstance(grid, Grid):
         raise GridError(f"{path} must define grid() returning a benchmarks.ablation_grid.Grid")
     return grid

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -35,15 +36,24 @@ def config_from_args(args: Sequence[str], *, default: Path, prog: str, descripti
 
 def load_config_file(path: Path) -> Config:
     """Runs a Python config file and returns what its `config()` returns."""
+    config = call_in_file(path, "config")
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path} must define config() returning a harmonic_jax.config.Config")
+    return config
+
+
+def call_in_file(path: Path, function: str) -> Any:
+    """Runs a Python file and returns what a function of it returns; None where it has none.
+
+    Raises:
+      ConfigError: there is no such file, or it is not Python's.
+    """
     if not path.is_file():
-        raise ConfigError(f"there is no config file {path}")
-    spec = importlib.util.spec_from_file_location("harmonic_jax_config", path)
+        raise ConfigError(f"there is no {function} file {path}")
+    spec = importlib.util.spec_from_file_location(f"harmonic_jax_{function}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    make = getattr(module, "config", None)
-    config = make() if callable(make) else None
-    if not isinstance(config, Config):
-        raise ConfigError(f"{path} must define config() returning a harmonic_jax.config.Config")
-    return config
+    found = getattr(module, function, None)
+    return found() if callable(found) else None
