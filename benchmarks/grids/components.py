@@ -1,34 +1,25 @@
-"""What each part of the loss does (the paper's ablation): small detectors, occluded scenes.
+"""What each part of the loss does (the paper's ablation): small detectors, heavy occlusion.
 
-One budget and one learning rate for every arm; the rate is the config's, found for the baseline.
 The parts are switched by their constants: alpha 0 leaves the Harmonic IoU loss out, a margin of 1
 the task-contrastive one, and gamma 0 makes a plain IoU loss, 1 - IoU, of the former.
 """
 
 from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, CASES, hardet
 
 
 def grid() -> Grid:
-    no_tc, no_iou, plain_iou = (
-        ("--loss.margin", "1"),
-        ("--loss.alpha", "0"),
-        ("--loss.gamma", "0"),
-    )
     return Grid(
-        title="Parts of the loss, fashion scenes",
-        cases={
-            "retinanet-scenes": ("configs/retinanet_r18_scenes.py",),
-            "ssd-scenes": ("configs/ssd_vgg_scenes.py",),
-        },
+        title="Parts of the loss",
+        cases=CASES,
         arms={
-            "baseline": ("--loss.no-hardet",),
-            "harmonic": (*no_iou, *no_tc),
-            "harmonic+tc": no_iou,
-            "harmonic+iou": (*plain_iou, *no_tc),
-            "harmonic+hiou": no_tc,
-            "hardet": (),
+            "baseline": BASELINE,
+            "harmonic": hardet(alpha=0.0, margin=1.0),
+            "harmonic+tc": hardet(alpha=0.0),
+            "harmonic+iou": hardet(gamma=0.0, margin=1.0),
+            "harmonic+hiou": hardet(margin=1.0),
+            "hardet": hardet(),
         },
         baseline="baseline",
         seeds=(0, 1, 2, 3, 4),
-        common=("--train.steps", "800", "--train.eval-every", "0"),
     )

@@ -1,21 +1,18 @@
 """The constants of the paper, alpha 1.5, gamma .8, margin .2, and their neighbours."""
 
 from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, CASES, hardet
 
 
 def grid() -> Grid:
-    arms: dict[str, tuple[str, ...]] = {"baseline": ("--loss.no-hardet",), "hardet": ()}
-    for name, values in (
-        ("alpha", ("0.75", "3.0")),
-        ("gamma", ("0.5", "1.0")),
-        ("margin", ("0.1", "0.3")),
-    ):
-        arms |= {f"{name}-{value}": (f"--loss.{name}", value) for value in values}
+    arms = {"baseline": BASELINE, "hardet": hardet()}
+    arms |= {f"alpha-{value}": hardet(alpha=value) for value in (0.75, 3.0)}
+    arms |= {f"gamma-{value}": hardet(gamma=value) for value in (0.5, 1.0)}
+    arms |= {f"margin-{value}": hardet(margin=value) for value in (0.1, 0.3)}
     return Grid(
-        title="Constants, fashion scenes",
-        cases={"retinanet-scenes": ("configs/retinanet_r18_scenes.py",)},
+        title="Constants",
+        cases={"retinanet-scenes": CASES["retinanet-scenes"]},
         arms=arms,
         baseline="hardet",
         seeds=(0, 1, 2),
-        common=("--train.steps", "800", "--train.eval-every", "0"),
     )

@@ -1,28 +1,21 @@
-"""Where the gradient flows in full HarDet, and what the factors are made of."""
+"""Where the gradient flows in full HarDet, and what the factors are made of.
+
+`hardet` is through-loss: the gradient flows through both factors, which are made of the loss.
+"""
 
 from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, CASES, hardet
 
 
 def grid() -> Grid:
-    arms = {"baseline": ("--loss.no-hardet",)}
-    arms |= {
-        f"{gradient}-{source}": (
-            *("--loss.factor-gradient", gradient),
-            *("--loss.factor-source", source),
-        )
-        for gradient in ("through", "stop", "cls_only")
-        for source in ("loss", "ce")
-    }
+    others = [(g, s) for s in ("loss", "ce") for g in ("through", "stop", "cls_only")][1:]
+    arms = {f"{g}-{s}": hardet(gradient=g, source=s) for g, s in others}
     return Grid(
-        title="Gradients of the factors, fashion scenes",
-        cases={
-            "retinanet-scenes": ("configs/retinanet_r18_scenes.py",),
-            "ssd-scenes": ("configs/ssd_vgg_scenes.py",),
-        },
-        arms=arms,
+        title="Gradients of the factors",
+        cases=CASES,
+        arms={"baseline": BASELINE, "hardet": hardet()} | arms,
         # Of a softmax head the loss is the cross entropy: both sources are one.
-        only={f"{g}-ce": ("retinanet-scenes",) for g in ("through", "stop", "cls_only")},
+        only={arm: ("retinanet-scenes",) for arm in arms if arm.endswith("-ce")},
         baseline="baseline",
         seeds=(0, 1, 2),
-        common=("--train.steps", "800", "--train.eval-every", "0"),
     )

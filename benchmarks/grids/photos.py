@@ -6,6 +6,7 @@ The folder of the photos is given as the environment variable BCCD.
 import os
 
 from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, hardet
 
 
 def grid() -> Grid:
@@ -19,7 +20,7 @@ def grid() -> Grid:
     return Grid(
         title="Photos of blood cells",
         cases={f"{name}-bccd": (f"configs/{file}.py", *data) for name, file in detectors.items()},
-        arms={"baseline": ("--loss.no-hardet",), "hardet": ()},
+        arms={"baseline": BASELINE, "hardet": hardet()},
         baseline="baseline",
         seeds=(0, 1, 2),
         common=("--train.steps", "600", "--train.eval-every", "0"),

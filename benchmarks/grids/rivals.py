@@ -1,6 +1,7 @@
 """Other losses for the same problem, under one recipe."""
 
 from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, CASES, hardet
 from harmonic_jax.config import LossConfig
 from harmonic_jax.config.rivals import RIVALS
 
@@ -9,15 +10,14 @@ FIELDS = ("cls_loss", "box_loss", "box_weight", "correlation")
 
 
 def grid() -> Grid:
-    arms = {"baseline": ("--loss.no-hardet",), "hardet": ()}
-    arms |= {name: ("--loss.no-hardet", *_options(RIVALS[name])) for name in ARMS}
+    arms = {"baseline": BASELINE, "hardet": hardet()}
+    arms |= {name: (*BASELINE, *_options(RIVALS[name])) for name in ARMS}
     return Grid(
-        title="Rivals, fashion scenes",
-        cases={"retinanet-scenes": ("configs/retinanet_r18_scenes.py",)},
+        title="Rivals",
+        cases={"retinanet-scenes": CASES["retinanet-scenes"]},
         arms=arms,
         baseline="baseline",
         seeds=(0, 1, 2),
-        common=("--train.steps", "800", "--train.eval-every", "0"),
     )
 
 

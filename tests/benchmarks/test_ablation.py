@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
 from benchmarks.ablation_grid import Grid, GridError, load_grid
+from benchmarks.ablation_measure import CURVE, density, resampled_metrics, training_curve
 from benchmarks.ablation_results import (
     METRICS,
-    figures,
     paired_difference,
     read_results,
-    tables,
+    stretch,
 )
 from benchmarks.ablation_runner import check_same, config_of
+from benchmarks.ablation_tables import tables
+from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
+from harmonic_jax.metrics.consistency.study import study
+from tests.metrics.synthetic import detector_output
 
 GRIDS = sorted((Path(__file__).parent.parent.parent / "benchmarks" / "grids").glob("*.py"))
 GRID = Grid(
@@ -34,7 +39,13 @@ def row(arm: str, seed: int, ap: float, **more: Any) -> dict[str, Any]:
     spread = [ap, ap - 0.01, ap, ap + 0.01]
     found = {"name": f"scenes-{arm}-seed{seed}", "case": "scenes", "arm": arm, "seed": seed}
     found |= {"status": "done", "revision": "a", "metrics": dict.fromkeys(METRICS, ap)}
-    return found | {"resamples": dict.fromkeys(METRICS, spread), "config": {}} | more
+    found |= {
+        "resamples": dict.fromkeys(METRICS, spread),
+        "config": {},
+        "density": [[1, 0], [2, 3]],
+    }
+    curve = {"step": [20, 40]} | {name: [1.0, 0.5] for name in CURVE}
+    return found | {"curve": curve} | more
 
 
 def test_runs_of_a_grid() -> None:
@@ -65,12 +76,43 @@ def test_the_paired_difference_is_that_of_equal_images_and_seeds() -> None:
     base = {0: row("baseline", 0, 0.3), 1: row("baseline", 1, 0.5)}
     same_gain = {0: row("hardet", 0, 0.32), 1: row("hardet", 1, 0.52)}
     # The images' effect is in both arms, and the seeds gain the same: nothing is left to vary.
-    np.testing.assert_allclose(paired_difference(same_gain, base, "AP"), (0.02, 0.02, 0.02))
+    gain = paired_difference(same_gain, base, "AP")
+    np.testing.assert_allclose((gain.mean, gain.low, gain.high), 0.02)
+    assert (gain.sign, gain.num_seeds) == (1, 2)
     other = {0: row("hardet", 0, 0.30), 1: row("hardet", 1, 0.54)}
-    mean, low, high = paired_difference(other, base, "AP")
+    gain = paired_difference(other, base, "AP")
     # Two seeds drawn of two: both the first (a quarter), one of each, both the second.
-    np.testing.assert_allclose((mean, low, high), (0.02, 0.0, 0.04), atol=1e-12)
+    reach = 0.02 * np.sqrt(2) * 12.7062 / 1.95996
+    np.testing.assert_allclose(
+        (gain.mean, gain.low, gain.high), (0.02, 0.02 - reach, 0.02 + reach), rtol=1e-4
+    )
+    assert gain.sign == 0
     assert paired_difference({2: row("hardet", 2, 0.3)}, base, "AP") is None
+    single = paired_difference({1: row("hardet", 1, 0.6)}, base, "AP")
+    np.testing.assert_allclose(single.mean, 0.1)
+    assert single.low is None
+    unknown = {1: row("hardet", 1, 0.6, resamples={"AP": [None] * 4})}
+    assert paired_difference(unknown, base, "AP") is None
+
+
+@pytest.mark.parametrize(("num_seeds", "image_sd"), [(5, 0.0), (5, 2.0), (3, 0.0)])
+def test_intervals_cover_as_often_as_they_say(num_seeds: int, image_sd: float) -> None:
+    """Seeds of a normal distribution, and images that move all of them alike."""
+    rng, covered, trials = np.random.default_rng(1), 0, 200
+    for _ in range(trials):
+        seeds, images = rng.normal(size=num_seeds), image_sd * rng.normal(size=201)
+        images[1:] += images[0]  # resamples lie about what these images give
+        base = {s: row("baseline", s, 0.0, resamples={"AP": [0.0] * 201}) for s in range(num_seeds)}
+        runs = {
+            s: row("hardet", s, 0.0, resamples={"AP": [float(seeds[s] + x) for x in images]})
+            for s in range(num_seeds)
+        }
+        gain = paired_difference(runs, base, "AP")
+        covered += gain.low <= 0.0 <= gain.high
+    # A binomial share of 200 at .95 is within .91 and .985 in 99 of 100 tries; drawing seeds from
+    # so few without stretching would cover .84 (five) and .75 (three).
+    assert 0.91 <= covered / trials <= 0.995
+    assert stretch(num_seeds) > 1.5
 
 
 def test_tables_show_every_run(tmp_path: Path) -> None:
@@ -79,23 +121,59 @@ def test_tables_show_every_run(tmp_path: Path) -> None:
     rows += [row("hardet", 1, 0.0) | {"status": "diverged", "message": "step 7", "metrics": {}}]
     text = tables(rows, GRID)
     assert "| baseline | 2 | 0.305 ± 0.007 |" in text
-    assert "| hardet | 1, 1 diverged | 0.320 | +0.020 [+0.020, +0.020] * |" in text
-    figures(rows, GRID, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert "| hardet | 1, 1 diverged | 0.320 |" in text
+    assert "| hardet | 1 | +0.020 |" in text  # one pair: no interval
+    rows[-1] = row("hardet", 1, 0.33)
+    assert "| hardet | 2 | **+0.020** [+0.020, +0.020] |" in tables(rows, GRID)
+    draw_gains(rows, GRID, tmp_path / "gains.png")
+    draw_density(rows, "scenes", ["baseline", "hardet"], tmp_path / "density.png")
+    draw_starts(rows, "scenes", ["baseline", "hardet"], tmp_path / "starts.png", steps=100)
+    assert all((tmp_path / f"{n}.png").stat().st_size > 1000 for n in ("gains", "density"))
+    with pytest.raises(GridError, match="no seed with all of"):
+        draw_density(rows, "scenes", ["baseline", "other"], tmp_path / "none.png")
 
 
 def test_results_are_not_mixed(tmp_path: Path) -> None:
-    assert read_results(tmp_path / "results.jsonl") == []
     path = tmp_path / "results.jsonl"
-    lines = [row("baseline", 0, 0.3), row("hardet", 0, 0.3, revision="b")]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_results(path) == []
+
+    def write(*lines: dict[str, Any]) -> None:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write(row("baseline", 0, 0.3), row("hardet", 0, 0.3, revision="b"))
     with pytest.raises(GridError, match=r"mixes results of the code revisions \['a', 'b'\]"):
+        read_results(path)
+    write(row("baseline", 0, 0.3), row("baseline", 0, 0.4))
+    with pytest.raises(GridError, match="line 2: scenes-baseline-seed0 is there already"):
+        read_results(path)
+    path.write_text('{"name": "x"\n')
+    with pytest.raises(GridError, match="line 1 is not JSON"):
         read_results(path)
     config = config_of(GRID.runs()[0])
     known = row("baseline", 0, 0.3, config=config)
-    check_same(known, config, "a", tmp_path)
+    check_same(known, config, "a", path)
     with pytest.raises(GridError, match="of the code a, and the code is now c"):
-        check_same(known, config, "c", tmp_path)
+        check_same(known, config, "c", path)
     changed = config | {"train": config["train"] | {"steps": 11}}
     with pytest.raises(GridError, match=r"with another config \(its \['train'\]\)"):
-        check_same(known, changed, "a", tmp_path)
+        check_same(known, changed, "a", path)
+
+
+def test_resamples_are_the_reports() -> None:
+    truth, found = detector_output(3, num_images=30, num_classes=3, objects=4, detections=20)
+    _, raw = detector_output(3, num_images=30, num_classes=3, objects=4, detections=40)
+    case = study(truth, found, raw)
+    expected = sample_metrics(case, resamples=20, seed=0).values[OVERALL, ""]
+    values = resampled_metrics(case, 20)
+    for metric in METRICS:
+        np.testing.assert_allclose(values[metric], expected[metric], rtol=1e-12)
+    counts = np.array(density(case.pairs))
+    assert counts.sum() == len(case.pairs)
+    assert counts[0].sum() == (case.pairs.iou < 0.04).sum()  # rows are IoU
+    assert counts[:, -1].sum() == (case.pairs.score >= 0.96).sum()
+
+
+def test_the_curve_is_that_of_the_log() -> None:
+    log = [{"kind": "train", "step": 20} | dict.fromkeys(CURVE, 0.123456)]
+    log += [{"kind": "eval", "step": 20, "AP": 0.5}]
+    assert training_curve(log) == {"step": [20]} | {name: [0.1235] for name in CURVE}

@@ -1,0 +1,38 @@
+"""What the grids share: two small detectors on scenes of heavy occlusion, and the arms.
+
+Every option that matters is written out, so that a later change of a config's default is no
+change of an experiment. One budget and one learning rate for all arms of a detector; the rate is
+the one that `grids/rates.py` found best for the baseline.
+"""
+
+# 6 to 14 items in a scene, half of them hidden by more than a fifth (docs/fashion_scenes.md).
+SCENES = (
+    *("--data.name", "fashion_scenes/crowded", "--data.max-objects", "14"),
+    *("--train.batch-size", "8", "--train.eval-every", "0", "--optim.ema-decay", "0.99"),
+)
+RETINANET = ("configs/retinanet_r18_scenes.py", *SCENES, "--train.steps", "1200")
+SSD = ("configs/ssd_vgg_scenes.py", *SCENES, "--train.steps", "800")
+RATES = {"retinanet-scenes": "0.004", "ssd-scenes": "0.002"}
+CASES = {
+    "retinanet-scenes": (*RETINANET, "--optim.learning-rate", RATES["retinanet-scenes"]),
+    "ssd-scenes": (*SSD, "--optim.learning-rate", RATES["ssd-scenes"]),
+}
+
+BASELINE = ("--loss.no-hardet",)
+
+
+def hardet(
+    *,
+    alpha: float = 1.5,
+    gamma: float = 0.8,
+    margin: float = 0.2,
+    gradient: str = "through",
+    source: str = "loss",
+) -> tuple[str, ...]:
+    """The options of HarDet; the defaults are the paper's constants and its printed formula."""
+    values = {
+        "alpha": alpha, "gamma": gamma, "margin": margin,
+        "factor-gradient": gradient, "factor-source": source,
+    }  # fmt: skip
+    pairs = ((f"--loss.{name}", str(value)) for name, value in values.items())
+    return ("--loss.hardet", *(word for pair in pairs for word in pair))

@@ -1,0 +1,79 @@
+"""Tables of a grid's results, in Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_results import METRICS, Difference, Row, paired_difference, runs_of
+
+
+def tables(rows: Sequence[Row], grid: Grid) -> str:
+    """Of each case the values of every arm, and the differences to the baseline."""
+    cases = [case for case in grid.cases if any(row["case"] == case for row in rows)]
+    return "\n\n".join(
+        part
+        for case in cases
+        for part in (f"**{case}**", values_table(rows, grid, case), gains_table(rows, grid, case))
+    )
+
+
+def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
+    """Mean and standard deviation over seeds; runs that diverged are listed, not averaged."""
+    lines = [_heads("arm", "runs", *(shown.title for shown in METRICS.values()))]
+    for arm in grid.arms:
+        runs, lost = runs_of(rows, case, arm), runs_of(rows, case, arm, status="diverged")
+        number = f"{len(runs)}" + (f", {len(lost)} diverged" if lost else "")
+        if runs or lost:
+            lines.append(_line(arm, number, *(_mean(runs, metric) for metric in METRICS)))
+    return "\n".join(lines)
+
+
+def gains_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
+    """Paired differences to the baseline with their intervals, bold where those leave out 0."""
+    base = runs_of(rows, case, grid.baseline)
+    heads = (shown.title for shown in METRICS.values())
+    lines = [_heads(f"minus {grid.baseline}", "pairs", *heads)]
+    for arm in grid.arms:
+        runs = runs_of(rows, case, arm)
+        pairs = len(runs.keys() & base.keys())
+        if arm != grid.baseline and pairs:
+            gains = (format_gain(paired_difference(runs, base, m), m) for m in METRICS)
+            lines.append(_line(arm, str(pairs), *gains))
+    return "\n".join(lines)
+
+
+def format_gain(gain: Difference | None, metric: str) -> str:
+    """A difference as a cell of a table.
+
+    >>> format_gain(Difference(0.02, 0.01, 0.03, 5), "AP")
+    '**+0.020** [+0.010, +0.030]'
+    >>> format_gain(Difference(0.02, None, None, 1), "AP")
+    '+0.020'
+    """
+    if gain is None:
+        return "-"
+    digits = METRICS[metric].digits
+    mean = f"{gain.mean:+.{digits}f}"
+    if gain.low is None or gain.high is None:
+        return mean
+    bold = f"**{mean}**" if gain.sign else mean
+    return f"{bold} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
+
+
+def _mean(runs: Mapping[int, Row], metric: str) -> str:
+    digits = METRICS[metric].digits
+    values = [run["metrics"].get(metric) for run in runs.values()]
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{spread}"
+
+
+def _heads(*cells: str) -> str:
+    return _line(*cells) + "\n|" + "---|" * len(cells)
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
