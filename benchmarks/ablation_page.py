@@ -1,0 +1,119 @@
+"""Writes the numbers and figures of docs/results.md anew, from the committed results alone.
+
+    python -m benchmarks.ablation_page
+
+The page's own words stay; what stands between `<!-- made: NAME -->` and `<!-- end -->` is made
+here, and the figures in docs/results/.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
+from benchmarks.ablation_grid import Grid, load_grid
+from benchmarks.ablation_results import Row, paired_difference, read_results, runs_of
+from benchmarks.ablation_tables import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+FIGURES = ROOT / "docs" / "results"
+RESULTS = ROOT / "benchmarks" / "results"
+GRIDS = {
+    "rates": "scenes", "components": "scenes", "gradients": "scenes", "photos": "photos",
+    "rivals": "scenes", "constants": "scenes",
+}  # fmt: skip
+DETECTORS = {
+    "retinanet": "RetinaNet", "ssd": "SSD", "refinedet": "RefineDet", "faster-rcnn": "Faster R-CNN",
+}  # fmt: skip
+_BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    rows = {name: read_results(RESULTS / f"{name}.jsonl") for name in {*GRIDS.values()}}
+    PAGE.write_text(fill(PAGE.read_text(), rows))
+    for path in draw(rows, FIGURES):
+        print(f"written: {path.relative_to(ROOT)}")
+    print(f"written: {PAGE.relative_to(ROOT)}")
+
+
+def fill(page: str, rows: Mapping[str, Sequence[Row]]) -> str:
+    """The page with every made part made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        return match[1] + make(match[2], rows) + match[3]
+
+    return _BLOCK.sub(block, page)
+
+
+def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
+    """One made part: `verdict`, or the tables of a grid by its name."""
+    if name == "verdict":
+        return " ".join(
+            verdict(rows[GRIDS[grid]], _grid(grid)) for grid in ("components", "photos")
+        ).strip()
+    found = rows[GRIDS[name]]
+    return tables(found, _grid(name)) or "*Not run yet.*"
+
+
+def verdict(rows: Sequence[Row], grid: Grid) -> str:
+    """Whether full HarDet gained AP over the baseline: the page's first sentence on a data set.
+
+    Where an interval has 0 in it, the sentence begins with that.
+    """
+    gains = {}
+    for case in grid.cases:
+        base, full = (runs_of(rows, case, arm) for arm in (grid.baseline, "hardet"))
+        gain = paired_difference(full, base, "AP")
+        if gain is not None and gain.low is not None:
+            gains[case] = gain
+    if not gains:
+        return ""
+    said: dict[int, list[str]] = {0: [], -1: [], 1: []}
+    for case, gain in gains.items():
+        detector = DETECTORS[case.rsplit("-", 1)[0]]
+        said[gain.sign].append(f"{detector} {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
+    parts = {
+        0: "no gain or loss of AP is shown (the 95 % interval has 0 in it) for",
+        -1: "HarDet lost AP on",
+        1: "HarDet gained AP on",
+    }
+    text = "; ".join(f"{parts[sign]} {', '.join(names)}" for sign, names in said.items() if names)
+    data = {"scenes": "On occluded scenes", "bccd": "On photos of blood cells"}
+    return f"{data[next(iter(gains)).rsplit('-', 1)[1]]} {text}."
+
+
+def draw(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
+    """All figures for which there are results."""
+    written = []
+    for name, results in GRIDS.items():
+        grid = _grid(name)
+        if name != "rates" and _has(rows[results], grid):
+            draw_gains(rows[results], grid, folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
+    scenes = rows["scenes"]
+    for case in _grid("components").cases:
+        if runs_of(scenes, case, "hardet"):
+            path = folder / f"density-{case}.png"
+            draw_density(scenes, case, ["baseline", "hardet"], path)
+            written.append(path)
+    for case in _grid("gradients").cases:
+        if runs_of(scenes, case, "stop-loss"):
+            path = folder / f"starts-{case}.png"
+            arms = [arm for arm in _grid("gradients").arms if runs_of(scenes, case, arm)]
+            draw_starts(scenes, case, arms, path, steps=300)
+            written.append(path)
+    return written
+
+
+def _has(rows: Sequence[Row], grid: Grid) -> bool:
+    arms = set(grid.arms) - {"baseline", "hardet"} or {"hardet"}
+    return any(row["case"] in grid.cases and row["arm"] in arms for row in rows)
+
+
+def _grid(name: str) -> Grid:
+    return load_grid(ROOT / "benchmarks" / "grids" / f"{name}.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""docs/results.md is what its committed results make it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_page import DETECTORS, FIGURES, GRIDS, PAGE, RESULTS, draw, fill, verdict
+from benchmarks.ablation_results import read_results
+from tests.benchmarks.test_ablation import row
+
+GRID = Grid(
+    title="Parts",
+    cases={"ssd-scenes": ("a.py",), "retinanet-scenes": ("b.py",)},
+    arms={"baseline": (), "hardet": ("--x",)},
+    baseline="baseline",
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Any]:
+    return {name: read_results(RESULTS / f"{name}.jsonl") for name in {*GRIDS.values()}}
+
+
+def test_the_page_is_made_of_the_results(rows: dict[str, Any]) -> None:
+    assert fill(PAGE.read_text(), rows) == PAGE.read_text()
+
+
+def test_the_page_has_every_grid_and_begins_with_the_verdict() -> None:
+    text = PAGE.read_text()
+    made = re.findall(r"<!-- made: ([\w-]+) -->", text)
+    assert made[0] == "verdict"
+    assert set(made[1:]) == set(GRIDS)
+    first = text.split("<!-- made: verdict -->")[0].strip().splitlines()
+    assert len(first) == 1
+    assert first[0].startswith("# ")
+
+
+def test_every_figure_is_shown_and_made_of_the_results(
+    rows: dict[str, Any], tmp_path: Path
+) -> None:
+    made = {path.name for path in draw(rows, tmp_path)}
+    assert made == {path.name for path in FIGURES.glob("*.png")}
+    shown = set(re.findall(r"\(results/([\w-]+\.png)\)", PAGE.read_text()))
+    assert shown == made
+
+
+def test_every_line_of_the_results_is_of_a_grid(rows: dict[str, Any]) -> None:
+    from benchmarks.ablation_page import _grid
+
+    for results, found in rows.items():
+        names = {
+            run.name
+            for grid, file in GRIDS.items()
+            if file == results
+            for run in _grid(grid).runs()
+        }
+        assert {line["name"] for line in found} <= names
+        assert {case.rsplit("-", 1)[0] for case in (line["case"] for line in found)} <= {*DETECTORS}
+
+
+def test_the_verdict_names_what_is_not_shown_first() -> None:
+    def lines(case: str, baseline: list[float], hardet: list[float]) -> list[dict[str, Any]]:
+        return [
+            row(arm, seed, ap, case=case)
+            for arm, values in (("baseline", baseline), ("hardet", hardet))
+            for seed, ap in enumerate(values)
+        ]
+
+    found = lines("ssd-scenes", [0.3, 0.4], [0.32, 0.42])
+    assert verdict(found, GRID) == (
+        "On occluded scenes HarDet gained AP on SSD +0.020 [+0.020, +0.020]."
+    )
+    found += lines("retinanet-scenes", [0.3, 0.4], [0.35, 0.39])
+    assert re.match(
+        r"On occluded scenes no gain or loss of AP is shown \(the 95 % interval has 0 in it\) for "
+        r"RetinaNet \+0\.020 \[-0\.\d+, \+0\.\d+\]; HarDet gained AP on SSD",
+        verdict(found, GRID),
+    )
+    assert verdict(found[:2], GRID) == ""
