@@ -6,6 +6,7 @@ The page's own words stay; what stands between `<!-- made: NAME -->` and `<!-- e
 here, and the figures in docs/results/.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
 from benchmarks.ablation_grid import Grid, load_grid
 from benchmarks.ablation_results import Row, paired_difference, read_results, runs_of
-from benchmarks.ablation_tables import tables
+from benchmarks.ablation_tables import tables, turned_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -29,12 +30,24 @@ DETECTORS = {
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
+TURNED = "factor_gradients"
+NOTHING = "*Not run yet.*"
+
+
 def main() -> None:
-    rows = {name: read_results(RESULTS / f"{name}.jsonl") for name in {*GRIDS.values()}}
+    rows = read_all(RESULTS)
     PAGE.write_text(fill(PAGE.read_text(), rows))
     for path in draw(rows, FIGURES):
         print(f"written: {path.relative_to(ROOT)}")
     print(f"written: {PAGE.relative_to(ROOT)}")
+
+
+def read_all(folder: Path) -> dict[str, list[Row]]:
+    """The lines of every results file, by its name."""
+    rows = {name: read_results(folder / f"{name}.jsonl") for name in {*GRIDS.values()}}
+    turned = folder / f"{TURNED}.jsonl"
+    lines = turned.read_text().splitlines() if turned.exists() else []
+    return rows | {TURNED: [json.loads(line) for line in lines]}
 
 
 def fill(page: str, rows: Mapping[str, Sequence[Row]]) -> str:
@@ -47,13 +60,14 @@ def fill(page: str, rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
-    """One made part: `verdict`, or the tables of a grid by its name."""
+    """One made part: `verdict`, `turned`, or the tables of a grid by its name."""
     if name == "verdict":
         return " ".join(
-            verdict(rows[GRIDS[grid]], _grid(grid)) for grid in ("components", "photos")
+            verdict(rows[GRIDS[grid]], load_named(grid)) for grid in ("components", "photos")
         ).strip()
-    found = rows[GRIDS[name]]
-    return tables(found, _grid(name)) or "*Not run yet.*"
+    if name == "turned":
+        return turned_table(rows[TURNED]) or NOTHING
+    return tables(rows[GRIDS[name]], load_named(name)) or NOTHING
 
 
 def verdict(rows: Sequence[Row], grid: Grid) -> str:
@@ -87,20 +101,20 @@ def draw(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
     """All figures for which there are results."""
     written = []
     for name, results in GRIDS.items():
-        grid = _grid(name)
+        grid = load_named(name)
         if name != "rates" and _has(rows[results], grid):
             draw_gains(rows[results], grid, folder / f"{name}.png")
             written.append(folder / f"{name}.png")
     scenes = rows["scenes"]
-    for case in _grid("components").cases:
+    for case in load_named("components").cases:
         if runs_of(scenes, case, "hardet"):
             path = folder / f"density-{case}.png"
             draw_density(scenes, case, ["baseline", "hardet"], path)
             written.append(path)
-    for case in _grid("gradients").cases:
+    for case in load_named("gradients").cases:
         if runs_of(scenes, case, "stop-loss"):
             path = folder / f"starts-{case}.png"
-            arms = [arm for arm in _grid("gradients").arms if runs_of(scenes, case, arm)]
+            arms = [arm for arm in load_named("gradients").arms if runs_of(scenes, case, arm)]
             draw_starts(scenes, case, arms, path, steps=300)
             written.append(path)
     return written
@@ -111,7 +125,7 @@ def _has(rows: Sequence[Row], grid: Grid) -> bool:
     return any(row["case"] in grid.cases and row["arm"] in arms for row in rows)
 
 
-def _grid(name: str) -> Grid:
+def load_named(name: str) -> Grid:
     return load_grid(ROOT / "benchmarks" / "grids" / f"{name}.py")
 
 

@@ -43,6 +43,20 @@ def gains_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
     return "\n".join(lines)
 
 
+def turned_table(rows: Sequence[Row]) -> str:
+    """What `factor_gradients` found: shares of positives whose loss is turned around."""
+    if not rows:
+        return ""
+    heads = ("training", "step", "C is", "positives", "median C", "median L")
+    lines = [_heads(*heads, "less confident: dF/dC < 0", "box pushed away: dF/dL < 0")]
+    for row in rows:
+        medians = (f"{row[name]:.2f}" for name in ("median_cls", "median_loc"))
+        shares = (f"{100 * row[name]:.1f} %" for name in ("less_confident", "pushed_away"))
+        place = (row["case"], str(row["step"]), row["source"], str(row["positives"]))
+        lines.append(_line(*place, *medians, *shares))
+    return "\n".join(lines)
+
+
 def format_gain(gain: Difference | None, metric: str) -> str:
     """A difference as a cell of a table.
 

@@ -1,6 +1,6 @@
 """Which positives the gradient through HarDet's factors turns around, while a detector trains.
 
-    python -m benchmarks.factor_gradients configs/retinanet_r18_scenes.py --at 0 100 400
+    python -m benchmarks.factor_gradients retinanet-scenes ssd-scenes [--json FILE]
 
 With F = (1 + exp(-L)) C + (1 + exp(-C)) L of a positive with classification loss C and
 localization loss L, the analysis says
@@ -8,14 +8,15 @@ localization loss L, the analysis says
     dF/dC = 1 + exp(-L) - L exp(-C) < 0   iff  C < ln(L / (1 + exp(-L)))   (less confident)
     dF/dL = 1 + exp(-C) - C exp(-L) < 0   iff  L < ln(C / (1 + exp(-C)))   (the box pushed away)
 
-The detector of the config is trained (with its own losses) and at the given steps the positives
-of a batch are taken from its own objective: how many are on the wrong side of each line, with the
-classification loss or the cross entropy (`ce`) as C, and whether the derivatives that JAX takes
-of `harmonic_loss` are those of the analysis.
+A case of `ablation_recipe` is trained with full HarDet, seed 0, and from each of some steps on the
+positives of a few batches are taken from the detector's own objective: how many are on the wrong
+side of each line, with the classification loss or the cross entropy (`ce`) as C, and whether the
+derivatives that JAX takes of `harmonic_loss` are those of the analysis.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.ablation_grid import Run
+from benchmarks.ablation_recipe import CASES, hardet
+from benchmarks.ablation_tables import turned_table
 from harmonic_jax import losses
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import use_both_cores
@@ -42,34 +46,27 @@ from harmonic_jax.training.state import (
 )
 from harmonic_jax.training.step import make_train_step
 
+STEPS, BATCHES = (0, 25, 50, 100, 200, 400, 800), 5
 AGREEMENT = 1e-4  # of derivatives in float32, whose terms are of the size of C and L
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("config")
-    parser.add_argument("--at", type=int, nargs="+", default=[0, 50, 100, 200, 400])
+    parser.add_argument("cases", nargs="+", choices=list(CASES))
     parser.add_argument("--json", type=Path, help="also append the numbers to this file")
-    args, options = parser.parse_known_args()
-    config = config_from_args(
-        [args.config, *options], default=Path(args.config), prog="factor_gradients", description=""
-    )
+    args = parser.parse_args()
     use_both_cores()
-    print(f"{config.name}, batches of {config.train.batch_size}")
-    for step, positives in trained_positives(config, sorted(args.at)):
-        for source in ("loss", "ce"):
-            found = shares(positives[source], positives["loc"])
-            print(
-                f"step {step:5}  C = {source:4}  {found['positives']:5} positives   "
-                f"dF/dC < 0: {found['less_confident']:6.1%}   "
-                f"dF/dL < 0: {found['pushed_away']:6.1%}   "
-                f"median C {found['median_cls']:.3f}, L {found['median_loc']:.3f}",
-                flush=True,
-            )
-            if args.json is not None:
-                row = {"config": config.name, "step": step, "source": source} | found
-                with args.json.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    for case in args.cases:
+        run = Run(case, "hardet", 0, (*CASES[case], *hardet()))
+        config = config_from_args(run.args, default=Path(run.args[0]), prog=case, description="")
+        for step, positives in trained_positives(config):
+            for source in ("loss", "ce"):
+                row = {"case": case, "step": step, "source": source}
+                row |= shares(positives[source], positives["loc"])
+                print(turned_table([row]).splitlines()[-1], flush=True)
+                if args.json is not None:
+                    with args.json.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
 
 
 def shares(cls_loss: np.ndarray, loc_loss: np.ndarray) -> dict[str, float]:
@@ -96,8 +93,8 @@ def shares(cls_loss: np.ndarray, loc_loss: np.ndarray) -> dict[str, float]:
     }
 
 
-def trained_positives(config: Config, steps: list[int]) -> Any:
-    """Trains, and yields (step, positives) before each of the steps."""
+def trained_positives(config: Config) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Trains, and yields (step, positives of BATCHES batches from there on) for each of STEPS."""
     source, mesh = open_source(config.data, config.data.train_split), data_mesh()
     detector = build_detector(config, len(source.class_names))
     optimizer = make_optimizer(config.optim, steps=config.train.steps)
@@ -111,14 +108,19 @@ def trained_positives(config: Config, steps: list[int]) -> Any:
         config.data,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        num_steps=steps[-1] + 1,
+        num_steps=STEPS[-1] + BATCHES,
     )
+    seen: list[dict[str, np.ndarray]] = []
     with batches:
         for number, host_batch in enumerate(batches):
             batch = put_batch(host_batch, mesh)
-            if number in steps:
+            start = max(first for first in STEPS if first <= number)
+            if number < start + BATCHES:
                 found = jax.device_get(look(state.variables, batch))
-                yield number, {k: found[k][found["where"]] for k in ("loss", "ce", "loc")}
+                seen.append({k: found[k][found["where"]] for k in ("loss", "ce", "loc")})
+            if number == start + BATCHES - 1:
+                yield start, {k: np.concatenate([part[k] for part in seen]) for k in seen[0]}
+                seen = []
             state, _ = step(state, batch)
 
 

@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 
 from benchmarks.ablation_grid import Grid
-from benchmarks.ablation_page import DETECTORS, FIGURES, GRIDS, PAGE, RESULTS, draw, fill, verdict
-from benchmarks.ablation_results import read_results
+from benchmarks.ablation_page import (
+    DETECTORS,
+    FIGURES,
+    GRIDS,
+    PAGE,
+    RESULTS,
+    draw,
+    fill,
+    load_named,
+    read_all,
+    verdict,
+)
 from tests.benchmarks.test_ablation import row
 
 GRID = Grid(
@@ -22,7 +32,7 @@ GRID = Grid(
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Any]:
-    return {name: read_results(RESULTS / f"{name}.jsonl") for name in {*GRIDS.values()}}
+    return read_all(RESULTS)
 
 
 def test_the_page_is_made_of_the_results(rows: dict[str, Any]) -> None:
@@ -33,7 +43,7 @@ def test_the_page_has_every_grid_and_begins_with_the_verdict() -> None:
     text = PAGE.read_text()
     made = re.findall(r"<!-- made: ([\w-]+) -->", text)
     assert made[0] == "verdict"
-    assert set(made[1:]) == set(GRIDS)
+    assert set(made[1:]) == {*GRIDS, "turned"}
     first = text.split("<!-- made: verdict -->")[0].strip().splitlines()
     assert len(first) == 1
     assert first[0].startswith("# ")
@@ -49,14 +59,13 @@ def test_every_figure_is_shown_and_made_of_the_results(
 
 
 def test_every_line_of_the_results_is_of_a_grid(rows: dict[str, Any]) -> None:
-    from benchmarks.ablation_page import _grid
-
-    for results, found in rows.items():
+    for results in {*GRIDS.values()}:
+        found = rows[results]
         names = {
             run.name
             for grid, file in GRIDS.items()
             if file == results
-            for run in _grid(grid).runs()
+            for run in load_named(grid).runs()
         }
         assert {line["name"] for line in found} <= names
         assert {case.rsplit("-", 1)[0] for case in (line["case"] for line in found)} <= {*DETECTORS}
