@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
 from benchmarks.ablation_grid import Grid, load_grid
 from benchmarks.ablation_results import Row, paired_difference, read_results, runs_of
-from benchmarks.ablation_tables import tables, turned_table
+from benchmarks.ablation_tables import cost_table, tables, turned_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -30,7 +30,7 @@ DETECTORS = {
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
-TURNED = "factor_gradients"
+OTHERS = {"factor_gradients": turned_table, "loss_cost": cost_table}
 NOTHING = "*Not run yet.*"
 
 
@@ -45,9 +45,11 @@ def main() -> None:
 def read_all(folder: Path) -> dict[str, list[Row]]:
     """The lines of every results file, by its name."""
     rows = {name: read_results(folder / f"{name}.jsonl") for name in {*GRIDS.values()}}
-    turned = folder / f"{TURNED}.jsonl"
-    lines = turned.read_text().splitlines() if turned.exists() else []
-    return rows | {TURNED: [json.loads(line) for line in lines]}
+    for name in OTHERS:
+        path = folder / f"{name}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows[name] = [json.loads(line) for line in lines]
+    return rows
 
 
 def fill(page: str, rows: Mapping[str, Sequence[Row]]) -> str:
@@ -60,13 +62,13 @@ def fill(page: str, rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
-    """One made part: `verdict`, `turned`, or the tables of a grid by its name."""
+    """One made part: `verdict`, the table of another script, or those of a grid, by its name."""
     if name == "verdict":
         return " ".join(
             verdict(rows[GRIDS[grid]], load_named(grid)) for grid in ("components", "photos")
         ).strip()
-    if name == "turned":
-        return turned_table(rows[TURNED]) or NOTHING
+    if name in OTHERS:
+        return OTHERS[name](rows[name]) or NOTHING
     return tables(rows[GRIDS[name]], load_named(name)) or NOTHING
 
 

@@ -43,6 +43,27 @@ def gains_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
     return "\n".join(lines)
 
 
+def cost_table(rows: Sequence[Row]) -> str:
+    """What `loss_cost` measured: a step with and without HarDet."""
+    if not rows:
+        return ""
+    heads = ("detector", "batch", "device", "step", "with HarDet", "ratio, quartiles")
+    lines = [_heads(*heads, "arithmetic", "working memory")]
+    for row in rows:
+        low, middle, high = (f"{100 * share:+.1f}" for share in row["ratio quartiles"])
+        times = (f"{1e3 * row[f'seconds {side}']:.0f} ms" for side in ("baseline", "hardet"))
+        place = (row["detector"], f"{row['batch']} x {row['size']} px", row["device"])
+        flops, memory = (
+            tuple(row[f"{what} {side}"] for side in ("baseline", "hardet"))
+            for what in ("flops", "temporary bytes")
+        )
+        ratio = f"{middle} % ({low} to {high})"
+        arithmetic = f"{100 * (flops[1] / flops[0] - 1):+.3f} %"
+        added = f"{(memory[1] - memory[0]) / 1e6:+.1f} MB of {memory[0] / 1e6:.0f}"
+        lines.append(_line(*place, *times, ratio, arithmetic, added))
+    return "\n".join(lines)
+
+
 def turned_table(rows: Sequence[Row]) -> str:
     """What `factor_gradients` found: shares of positives whose loss is turned around."""
     if not rows:

@@ -1,6 +1,6 @@
 """What HarDet costs: the train step with and without it, in turns, and the memory of both.
 
-    python -m benchmarks.loss_cost [NAME ..] [--size 256] [--batch 4] [--repeats 30]
+    python -m benchmarks.loss_cost [NAME ..] [--size 256] [--batch 4] [--repeats 30] [--json FILE]
 
 One detector, one batch, one machine: only the loss differs. Besides whole steps, of which the loss
 is a small part, XLA's own counts are printed: arithmetic, and the memory that a step needs
@@ -8,8 +8,10 @@ besides its arguments. They do not vary from run to run.
 """
 
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,14 +30,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--json", type=Path, help="also append the numbers to this file")
     args = parser.parse_args()
     use_both_cores()
     print(f"{args.batch} images of {args.size} x {args.size} (SSD: 300), {jax.devices()[0]}")
     for name in args.names or NAMES:
-        _compare(name, args.size, args.batch, args.repeats)
+        row = _compare(name, args.size, args.batch, args.repeats)
+        if args.json is not None:
+            with args.json.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
-def _compare(name: str, size: int, batch_size: int, repeats: int) -> None:
+def _compare(name: str, size: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Prints a comparison, and returns it as a row of benchmarks/results/loss_cost.jsonl."""
     steps = {hardet: _Step(name, size, batch_size, hardet) for hardet in (False, True)}
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(repeats):
@@ -55,6 +62,22 @@ def _compare(name: str, size: int, batch_size: int, repeats: int) -> None:
             f"{'':24} {what}: {before / scale:.1f} and {after / scale:.1f} {unit} "
             f"({after / before - 1:+.2%})"
         )
+    counts = {
+        f"{what} {side}": steps[hardet].counts[what]
+        for what in steps[True].counts
+        for hardet, side in ((False, "baseline"), (True, "hardet"))
+    }
+    return {
+        "detector": name,
+        "size": 300 if name == "ssd300_vgg16" else size,
+        "batch": batch_size,
+        "device": jax.devices()[0].device_kind,
+        "repeats": repeats,
+        "seconds baseline": plain,
+        "seconds hardet": full,
+        "ratio quartiles": [low, middle, high],
+        **counts,
+    }
 
 
 class _Step:
