@@ -12,12 +12,11 @@ SCENES = (
     *("--train.batch-size", "4", "--train.eval-batch-size", "8", "--train.eval-every", "0"),
     *("--optim.ema-decay", "0.99"),
 )
-RETINANET = ("configs/retinanet_r18_scenes.py", *SCENES, "--train.steps", "1800")
-SSD = ("configs/ssd_vgg_scenes.py", *SCENES, "--train.steps", "1200")
-RATES = {"retinanet-scenes": "0.002", "ssd-scenes": "0.002"}
+RETINANET = ("configs/retinanet_r18_scenes.py", *SCENES)
+SSD = ("configs/ssd_vgg_scenes.py", *SCENES)
 CASES = {
-    "retinanet-scenes": (*RETINANET, "--optim.learning-rate", RATES["retinanet-scenes"]),
-    "ssd-scenes": (*SSD, "--optim.learning-rate", RATES["ssd-scenes"]),
+    "retinanet-scenes": (*RETINANET, "--train.steps", "2400", "--optim.learning-rate", "0.002"),
+    "ssd-scenes": (*SSD, "--train.steps", "1600", "--optim.learning-rate", "0.002"),
 }
 
 BASELINE = ("--loss.no-hardet",)

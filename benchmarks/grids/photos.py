@@ -1,6 +1,7 @@
 """Real photos, blood cells: baseline and full HarDet, four detectors.
 
-The folder of the photos is given as the environment variable BCCD.
+The folder of the photos is given as the environment variable BCCD. The learning rates are those of
+the configs; the test photos are evaluated once a run, at its end.
 """
 
 import os
@@ -23,5 +24,8 @@ def grid() -> Grid:
         arms={"baseline": BASELINE, "hardet": hardet()},
         baseline="baseline",
         seeds=(0, 1, 2),
-        common=("--train.steps", "600", "--train.eval-every", "0"),
+        common=(
+            *("--train.steps", "600", "--train.batch-size", "4", "--train.eval-every", "0"),
+            *("--optim.ema-decay", "0.99"),
+        ),
     )
