@@ -15,7 +15,7 @@ SCENES = (
 RETINANET = ("configs/retinanet_r18_scenes.py", *SCENES)
 SSD = ("configs/ssd_vgg_scenes.py", *SCENES)
 CASES = {
-    "retinanet-scenes": (*RETINANET, "--train.steps", "2400", "--optim.learning-rate", "0.002"),
+    "retinanet-scenes": (*RETINANET, "--train.steps", "2400", "--optim.learning-rate", "0.004"),
     "ssd-scenes": (*SSD, "--train.steps", "1600", "--optim.learning-rate", "0.002"),
 }
 
