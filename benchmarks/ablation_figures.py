@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.ablation_grid import Grid, GridError
 from benchmarks.ablation_results import METRICS, Row, paired_difference, runs_of
@@ -42,6 +43,7 @@ def draw_gains(rows: Sequence[Row], grid: Grid, path: Path) -> None:
             better = "more" if METRICS[metric].more_is_better else "less"
             axis.set_title(f"{METRICS[metric].title}\n({better} is better)", fontsize=8)
             axis.tick_params(labelsize=8)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.set_yticks(range(len(arms)), arms)
         row_of_axes[0].set_ylabel(case, fontsize=9)
     axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)

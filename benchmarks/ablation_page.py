@@ -6,9 +6,11 @@ The page's own words stay; what stands between `<!-- made: NAME -->` and `<!-- e
 here, and the figures in docs/results/.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
@@ -28,10 +30,9 @@ DETECTORS = {
     "retinanet": "RetinaNet", "ssd": "SSD", "refinedet": "RefineDet", "faster-rcnn": "Faster R-CNN",
 }  # fmt: skip
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-
-
 OTHERS = {"factor_gradients": turned_table, "loss_cost": cost_table}
 NOTHING = "*Not run yet.*"
+START = 300  # steps whose gradients are shown
 
 
 def main() -> None:
@@ -69,7 +70,16 @@ def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
         ).strip()
     if name in OTHERS:
         return OTHERS[name](rows[name]) or NOTHING
-    return tables(rows[GRIDS[name]], load_named(name)) or NOTHING
+    shown = [f"![{figure.words}](results/{figure.name})" for figure in figures_of(rows, name)]
+    return "\n\n".join([tables(of_grid(rows, name), load_named(name)) or NOTHING, *shown])
+
+
+def of_grid(rows: Mapping[str, Sequence[Row]], name: str) -> list[Row]:
+    """The lines of a grid's runs; none while all there are also belong to the parts' grid."""
+    names, shared = ({run.name for run in load_named(grid).runs()} for grid in (name, "components"))
+    found = [row for row in rows[GRIDS[name]] if row["name"] in names]
+    own = name == "components" or any(row["name"] not in shared for row in found)
+    return found if own else []
 
 
 def verdict(rows: Sequence[Row], grid: Grid) -> str:
@@ -99,32 +109,44 @@ def verdict(rows: Sequence[Row], grid: Grid) -> str:
     return f"{data[next(iter(gains)).rsplit('-', 1)[1]]} {text}."
 
 
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the page: its file, the words for those who do not see it, and how it is made."""
+
+    name: str
+    words: str
+    draw: Callable[[Path], None]
+
+
 def draw(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
-    """All figures for which there are results."""
+    """Writes all figures for which there are results."""
     written = []
-    for name, results in GRIDS.items():
-        grid = load_named(name)
-        if name != "rates" and _has(rows[results], grid):
-            draw_gains(rows[results], grid, folder / f"{name}.png")
-            written.append(folder / f"{name}.png")
-    scenes = rows["scenes"]
-    for case in load_named("components").cases:
-        if runs_of(scenes, case, "hardet"):
-            path = folder / f"density-{case}.png"
-            draw_density(scenes, case, ["baseline", "hardet"], path)
-            written.append(path)
-    for case in load_named("gradients").cases:
-        if runs_of(scenes, case, "stop-loss"):
-            path = folder / f"starts-{case}.png"
-            arms = [arm for arm in load_named("gradients").arms if runs_of(scenes, case, arm)]
-            draw_starts(scenes, case, arms, path, steps=300)
-            written.append(path)
+    for figure in (figure for name in GRIDS for figure in figures_of(rows, name)):
+        figure.draw(folder / figure.name)
+        written.append(folder / figure.name)
     return written
 
 
-def _has(rows: Sequence[Row], grid: Grid) -> bool:
-    arms = set(grid.arms) - {"baseline", "hardet"} or {"hardet"}
-    return any(row["case"] in grid.cases and row["arm"] in arms for row in rows)
+def figures_of(rows: Mapping[str, Sequence[Row]], name: str) -> list[Figure]:
+    """The figures of a grid for which there are results."""
+    found, grid = of_grid(rows, name), load_named(name)
+    if not found or name == "rates":
+        return []
+    words = f"{grid.title}: differences to {grid.baseline} with 95 % intervals"
+    figures = [Figure(f"{name}.png", words, partial(draw_gains, found, grid))]
+    for case in grid.cases:
+        arms = [arm for arm in grid.arms if runs_of(found, case, arm)]
+        if name == "components" and {"baseline", "hardet"} <= {*arms}:
+            pair = ["baseline", "hardet"]
+            words = f"{case}: where detections lie by score and IoU, baseline and HarDet"
+            path = f"density-{case}.png"
+            figures.append(Figure(path, words, partial(draw_density, found, case, pair)))
+        if name == "gradients" and arms:
+            words = f"{case}: gradient norms of the first {START} steps"
+            path = f"starts-{case}.png"
+            draws = partial(draw_starts, found, case, arms, steps=START)
+            figures.append(Figure(path, words, draws))
+    return figures
 
 
 def load_named(name: str) -> Grid:

@@ -9,13 +9,18 @@ from benchmarks.ablation_results import METRICS, Difference, Row, paired_differe
 
 
 def tables(rows: Sequence[Row], grid: Grid) -> str:
-    """Of each case the values of every arm, and the differences to the baseline."""
-    cases = [case for case in grid.cases if any(row["case"] == case for row in rows)]
-    return "\n\n".join(
-        part
-        for case in cases
-        for part in (f"**{case}**", values_table(rows, grid, case), gains_table(rows, grid, case))
-    )
+    """Of each case the values of every arm, and the differences to the baseline.
+
+    With one seed a difference has no interval, and is left to the reader.
+    """
+    parts = []
+    for case in grid.cases:
+        of_case = [row for row in rows if row["case"] == case]
+        if of_case:
+            parts += [f"**{case}**", values_table(rows, grid, case)]
+        if len({row["seed"] for row in of_case}) > 1:
+            parts.append(gains_table(rows, grid, case))
+    return "\n\n".join(parts)
 
 
 def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
