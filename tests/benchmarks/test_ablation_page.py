@@ -11,12 +11,14 @@ from benchmarks.ablation_page import (
     DETECTORS,
     FIGURES,
     GRIDS,
+    NOTHING,
     OTHERS,
     PAGE,
     RESULTS,
     draw,
     fill,
     load_named,
+    make,
     read_all,
     verdict,
 )
@@ -70,6 +72,17 @@ def test_every_line_of_the_results_is_of_a_grid(rows: dict[str, Any]) -> None:
         }
         assert {line["name"] for line in found} <= names
         assert {case.rsplit("-", 1)[0] for case in (line["case"] for line in found)} <= {*DETECTORS}
+
+
+def test_a_grid_whose_own_arms_have_no_run_shows_nothing() -> None:
+    """Baseline and HarDet are runs of many grids; alone they are no result of the rivals."""
+    shared = [row(arm, 0, 0.3, case="retinanet-scenes") for arm in ("baseline", "hardet")]
+    own = row("giou", 0, 0.3, case="retinanet-scenes")
+    for line in (*shared, own):
+        line["name"] = f"retinanet-scenes-{line['arm']}-seed0"
+    assert make("rivals", {"scenes": shared}) == NOTHING
+    assert "| giou | 1 |" in make("rivals", {"scenes": [*shared, own]})
+    assert "| hardet | 1 |" in make("components", {"scenes": shared})
 
 
 def test_the_verdict_names_what_is_not_shown_first() -> None:
