@@ -48,6 +48,14 @@ def row(arm: str, seed: int, ap: float, **more: Any) -> dict[str, Any]:
     return found | {"curve": curve} | more
 
 
+def test_one_seed_has_no_table_of_differences() -> None:
+    arms = ("baseline", "hardet")
+    assert "minus baseline" not in tables([row(arm, 0, 0.3) for arm in arms], GRID)
+    assert "minus baseline" in tables(
+        [row(arm, seed, 0.3) for arm in arms for seed in (0, 1)], GRID
+    )
+
+
 def test_runs_of_a_grid() -> None:
     runs = GRID.runs()
     assert [run.name for run in runs] == [
