@@ -75,7 +75,7 @@ def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def of_grid(rows: Mapping[str, Sequence[Row]], name: str) -> list[Row]:
-    """The lines of a grid's runs; none while all there are also belong to the parts' grid."""
+    """The lines of a grid's runs; none while all that are there are of the parts' grid as well."""
     names, shared = ({run.name for run in load_named(grid).runs()} for grid in (name, "components"))
     found = [row for row in rows[GRIDS[name]] if row["name"] in names]
     own = name == "components" or any(row["name"] not in shared for row in found)
