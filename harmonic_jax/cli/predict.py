@@ -15,7 +15,7 @@ from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video, unique_names
 from harmonic_jax.inference.output import open_folder, write_results
 from harmonic_jax.inference.predictions import Predictor, Summary
-from harmonic_jax.training import progress
+from harmonic_jax.training import tracking
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.compilation import use_compilation_cache
 
@@ -89,7 +89,7 @@ def _predict(args: argparse.Namespace) -> int:
         folder=None if args.no_pictures else folder,
         score_threshold=args.score_threshold,
         tta=tta,
-        track=progress.track,
+        track=tracking.track,
     )
     is_stopped = False
     try:

@@ -16,7 +16,7 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.metrics.results_json import load_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training import progress
+from harmonic_jax.training import tracking
 from harmonic_jax.training.distributed import is_primary
 from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.sharding import put_batch
@@ -88,7 +88,7 @@ def detect_raw(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    track = functools.partial(progress.track, enabled=is_primary())
+    track = functools.partial(tracking.track, enabled=is_primary())
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables, num_full = [], 0
     with batches:

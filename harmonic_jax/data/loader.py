@@ -8,9 +8,8 @@ and slot, so threads, processes and interruptions change nothing: to resume at s
 import dataclasses
 import hashlib
 import json
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from harmonic_jax.data.plan import EvalPlan, TrainPlan, local_rows
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import Sample, load_sample
+from harmonic_jax.data.slots import Canvases, Slots
 from harmonic_jax.structures import Batch
 
 # Part of the fingerprint: raise it when a change here or below alters the batches.
@@ -182,8 +182,7 @@ def _iterate(
     import grain  # half a second to import: not for those who only read records
 
     num_rows = rows.stop - rows.start
-
-    canvases = _Canvases(rows, lambda step: config.buckets[plan[step].bucket], stop)
+    canvases = Canvases(rows, lambda step: config.buckets[plan[step].bucket], stop)
 
     def load(place: tuple[int, int]) -> tuple[int, Sample]:
         step, slot = place
@@ -194,7 +193,7 @@ def _iterate(
         images = canvases.pop(loaded[0][0])
         return collate([sample for _, sample in loaded], config.max_objects, canvas=images)
 
-    samples = grain.MapDataset.source(_Slots(start, stop, rows)).map(load)
+    samples = grain.MapDataset.source(Slots(start, stop, rows)).map(load)
     options = grain.ReadOptions(
         num_threads=config.num_threads,
         prefetch_buffer_size=max(num_rows, 2 * config.num_threads),
@@ -207,57 +206,6 @@ def _iterate(
     running = iter(ahead)
     running.start_prefetch()  # now, not at the first batch: the caller compiles meanwhile
     return BatchIterator(running, length=max(0, stop - start))
-
-
-class _Slots:
-    """All (step, slot) of this process, in order; random access, as Grain wants it."""
-
-    def __init__(self, start: int, stop: int, rows: slice):
-        self._start, self._rows = start, rows
-        self._num_rows = rows.stop - rows.start
-        self._length = max(0, stop - start) * self._num_rows
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, position: int) -> tuple[int, int]:
-        step, row = divmod(position, self._num_rows)
-        return self._start + step, self._rows.start + row
-
-
-class _Canvases:
-    """The images of the batches that are being loaded: each is resized straight to its place.
-
-    Args:
-      rows: of the global batch, those of this process.
-      bucket_of: (height, width) of a step's images.
-      stop: the step behind the last.
-    """
-
-    def __init__(self, rows: slice, bucket_of: Callable[[int], tuple[int, int]], stop: int):
-        self._rows, self._bucket_of, self._stop = rows, bucket_of, stop
-        self._lock = threading.Lock()  # the samples of a step are loaded by several threads
-        self._of_step: dict[int, np.ndarray] = {}
-
-    def row(self, step: int, slot: int) -> np.ndarray:
-        with self._lock:
-            if step not in self._of_step:
-                self._make(step)
-            return self._of_step[step][slot - self._rows.start]
-
-    def pop(self, step: int) -> np.ndarray:
-        with self._lock:
-            canvas = self._of_step.pop(step)
-            following = max(self._of_step, default=step) + 1
-            if following < self._stop:
-                # Here, not in the thread that first needs it: one thread that makes them all is
-                # given the memory of old ones, which the system need not clear.
-                self._make(following)
-            return canvas
-
-    def _make(self, step: int) -> None:
-        shape = (self._rows.stop - self._rows.start, *self._bucket_of(step), 3)
-        self._of_step[step] = np.empty(shape, np.uint8)
 
 
 def _load_slot(

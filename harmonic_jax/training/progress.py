@@ -1,4 +1,4 @@
-"""The live display: a bar on a terminal, a plain line now and then in a log file.
+"""The live display of a training: a bar on a terminal, now and then a line in a log file.
 
 Only process 0 shows anything; the others pass `enabled=False`.
 """
@@ -11,14 +11,9 @@ from types import TracebackType
 from typing import Self, SupportsFloat, TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
+
+from harmonic_jax.training.tracking import is_live, make_bar, track_bar, track_plain
 
 _T = TypeVar("_T")
 _REDRAW_SECONDS = 0.2
@@ -96,13 +91,13 @@ class TrainProgress:
         self._clock = clock
         self._rate = StepRate(clock=clock)
         self._metrics: dict[str, SupportsFloat] = {}
-        self._interval = _REDRAW_SECONDS if _is_live(self._console) else plain_interval
+        self._interval = _REDRAW_SECONDS if is_live(self._console) else plain_interval
         self._plain_interval = plain_interval
         self._shown_at = -float("inf")
         self._shown_step: int | None = None
         self._bar: Progress | None = None
-        if enabled and _is_live(self._console):
-            self._bar = _bar(self._console, TextColumn("{task.fields[details]}", markup=False))
+        if enabled and is_live(self._console):
+            self._bar = make_bar(self._console, TextColumn("{task.fields[details]}", markup=False))
             self._task = self._bar.add_task(
                 "train", total=total_steps, completed=start_step, details=""
             )
@@ -147,10 +142,10 @@ class TrainProgress:
         if not self._enabled:
             return iter(iterable)
         if self._bar is None:
-            return _track_plain(
+            return track_plain(
                 iterable, total, description, self._console, self._plain_interval, self._clock
             )
-        return _track_bar(iterable, total, description, self._bar)
+        return track_bar(iterable, total, description, self._bar)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -184,76 +179,6 @@ class TrainProgress:
             parts.append(f"eta {_duration((self._total - self._step) / rate)}")
         parts += [_metric(name, float(value)) for name, value in self._metrics.items()]
         return "  ".join(parts)
-
-
-def track(
-    iterable: Iterable[_T],
-    total: int,
-    description: str,
-    *,
-    enabled: bool = True,
-    plain_interval: float = 30.0,
-    console: Console | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[_T]:
-    """Yields from `iterable` and shows how far it is.
-
-    Not inside a TrainProgress, which has its own `track`: a terminal shows one live display.
-
-    >>> list(track(range(3), 3, "eval", enabled=False))
-    [0, 1, 2]
-    """
-    if not enabled:
-        yield from iterable
-        return
-    console = console or Console()
-    if not _is_live(console):
-        yield from _track_plain(iterable, total, description, console, plain_interval, clock)
-        return
-    with _bar(console, TimeRemainingColumn()) as bar:
-        yield from _track_bar(iterable, total, description, bar)
-
-
-def _is_live(console: Console) -> bool:
-    return console.is_terminal and not console.is_dumb_terminal
-
-
-def _bar(console: Console, *columns: ProgressColumn) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        *columns,
-        console=console,
-        refresh_per_second=4,  # The processor is for the training.
-    )
-
-
-def _track_bar(iterable: Iterable[_T], total: int, description: str, bar: Progress) -> Iterator[_T]:
-    task = bar.add_task(description, total=total, details="")
-    try:
-        for item in iterable:
-            yield item
-            bar.advance(task)
-    finally:
-        bar.remove_task(task)
-
-
-def _track_plain(
-    iterable: Iterable[_T],
-    total: int,
-    description: str,
-    console: Console,
-    interval: float,
-    clock: Callable[[], float],
-) -> Iterator[_T]:
-    shown_at = clock()
-    for done, item in enumerate(iterable, start=1):
-        yield item
-        if clock() - shown_at >= interval and done < total:
-            shown_at = clock()
-            console.print(f"{description} {done}/{total}", markup=False, highlight=False)
-    console.print(f"{description} done", markup=False, highlight=False)
 
 
 def _metric(name: str, value: float) -> str:

@@ -6,7 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from harmonic_jax.training.progress import StepRate, TrainProgress, track
+from harmonic_jax.training.progress import StepRate, TrainProgress
+from harmonic_jax.training.tracking import track
 
 
 class Clock:
