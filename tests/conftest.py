@@ -1,6 +1,7 @@
 """Shared by all tests: strictness, shape checks, and where the real images are."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,8 +9,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # LLVM's optimisations take half of the suite's processor time, for programs that run once or twice.
 # `XLA_FLAGS= python -m pytest` tests with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# No file outside the test's own folders: the commands would keep compiled programs at home.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# Many tests, and the commands they start, compile the same small detectors: once is enough.
+# In a folder that goes with the session, which all its workers share; not the one at home.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="harmonic_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jaxtyping
 
