@@ -36,6 +36,7 @@ class Grid:
       cases: a name of a detector on a data set -> its config file and options.
       arms: a name -> options of train.py that make it.
       baseline: the arm that the others are compared with.
+      references: further arms that the tables, not the figures, compare the others with.
       seeds: of every case and arm.
       common: options of all runs.
       only: arm -> cases it is run on, where that is not all.
@@ -47,11 +48,13 @@ class Grid:
     baseline: str
     seeds: tuple[int, ...]
     common: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
     only: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.baseline not in self.arms:
-            raise GridError(f"baseline is {self.baseline!r}; it must be one of {list(self.arms)}")
+        for arm in (self.baseline, *self.references):
+            if arm not in self.arms:
+                raise GridError(f"cannot compare with {arm!r}; the arms are {list(self.arms)}")
         for arm, cases in self.only.items():
             unknown = [name for name in (arm,) if name not in self.arms]
             unknown += [name for name in cases if name not in self.cases]

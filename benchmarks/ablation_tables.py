@@ -9,7 +9,7 @@ from benchmarks.ablation_results import METRICS, Difference, Row, paired_differe
 
 
 def tables(rows: Sequence[Row], grid: Grid) -> str:
-    """Of each case the values of every arm, and the differences to the baseline.
+    """Of each case the values of every arm, and the differences to the baseline and references.
 
     With one seed a difference has no interval, and is left to the reader.
     """
@@ -19,7 +19,9 @@ def tables(rows: Sequence[Row], grid: Grid) -> str:
         if of_case:
             parts += [f"**{case}**", values_table(rows, grid, case)]
         if len({row["seed"] for row in of_case}) > 1:
-            parts.append(gains_table(rows, grid, case))
+            parts += [
+                gains_table(rows, grid, case, ref) for ref in (grid.baseline, *grid.references)
+            ]
     return "\n\n".join(parts)
 
 
@@ -34,15 +36,15 @@ def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
     return "\n".join(lines)
 
 
-def gains_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
-    """Paired differences to the baseline with their intervals, bold where those leave out 0."""
-    base = runs_of(rows, case, grid.baseline)
+def gains_table(rows: Sequence[Row], grid: Grid, case: str, reference: str) -> str:
+    """Paired differences to an arm with their intervals, bold where those leave out 0."""
+    base = runs_of(rows, case, reference)
     heads = (shown.title for shown in METRICS.values())
-    lines = [_heads(f"minus {grid.baseline}", "pairs", *heads)]
+    lines = [_heads(f"minus {reference}", "pairs", *heads)]
     for arm in grid.arms:
         runs = runs_of(rows, case, arm)
         pairs = len(runs.keys() & base.keys())
-        if arm != grid.baseline and pairs:
+        if arm != reference and pairs:
             gains = (format_gain(paired_difference(runs, base, m), m) for m in METRICS)
             lines.append(_line(arm, str(pairs), *gains))
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def test_runs_of_a_grid() -> None:
     )  # fmt: skip
     assert not config_of(runs[0])["loss"]["hardet"]
     assert config_of(runs[3])["train"]["seed"] == 1
-    with pytest.raises(GridError, match="baseline is 'plain'"):
+    with pytest.raises(GridError, match="cannot compare with 'plain'"):
         dataclasses.replace(GRID, baseline="plain")
 
 
@@ -133,6 +133,9 @@ def test_tables_show_every_run(tmp_path: Path) -> None:
     assert "| hardet | 1 | +0.020 |" in text  # one pair: no interval
     rows[-1] = row("hardet", 1, 0.33)
     assert "| hardet | 2 | **+0.020** [+0.020, +0.020] |" in tables(rows, GRID)
+    both = tables(rows, dataclasses.replace(GRID, references=("hardet",)))
+    assert both.index("| minus baseline |") < both.index("| minus hardet |")
+    assert "| baseline | 2 | **-0.020** [-0.020, -0.020] |" in both
     draw_gains(rows, GRID, tmp_path / "gains.png")
     draw_density(rows, "scenes", ["baseline", "hardet"], tmp_path / "density.png")
     draw_starts(rows, "scenes", ["baseline", "hardet"], tmp_path / "starts.png", steps=100)
