@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,9 @@ def run_grid(grid: Grid, out: Path, results: Path, *, jobs: int) -> None:
 def _work_on(waiting: Sequence[Any], work: Any, worker: "_Worker", jobs: int) -> None:
     """Works on all items, some at a time; the first failure or signal ends the others."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(work, item) for item in waiting]
-        try:
+        futures: list[Future[None]] = []
+        try:  # a signal may come while some of them are running already
+            futures.extend(pool.submit(work, item) for item in waiting)
             for future in futures:
                 future.result()
         except BaseException:

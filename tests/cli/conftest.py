@@ -48,19 +48,12 @@ def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory: pytest.TempPathFactory):
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-        "COLUMNS": "200",
-    }
-
+def command():
     def run(*args: object) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, *map(str, args)],
             cwd=ROOT,
-            env=os.environ | cache,
+            env=os.environ | {"COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=300,

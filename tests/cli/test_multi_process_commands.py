@@ -6,14 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_commands import SMALL
-from tests.training.processes import Launcher, Started
+from tests.training import processes
+from tests.training.processes import Started
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +21,9 @@ def training(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.fixture(scope="module")
-def trained(launcher: Launcher, training: tuple[object, ...]) -> Path:
+def trained(training: tuple[object, ...]) -> Path:
     """The folder of a run that two processes made."""
-    with launcher.start(*training, count=2) as started:
+    with processes.start(*training, count=2) as started:
         assert [one.end() for one in started] == [0, 0], [one.err for one in started]
         assert "2 processes, 2 devices" in started[0].out
         assert "IoU .50" in started[0].out
@@ -49,12 +45,10 @@ def test_process_0_alone_writes(trained: Path) -> None:
     assert sum('"eval"' in row for row in rows) == 1
 
 
-def test_two_processes_evaluate_what_one_evaluates(
-    launcher: Launcher, trained: Path, tmp_path: Path
-) -> None:
+def test_two_processes_evaluate_what_one_evaluates(trained: Path, tmp_path: Path) -> None:
     for count in (1, 2):
         options = ("--json", tmp_path / f"{count}.json")
-        with launcher.start("eval.py", trained, *options, count=count) as started:
+        with processes.start("eval.py", trained, *options, count=count) as started:
             assert [one.end() for one in started] == [0] * count, started[-1].err
             assert "written" in started[0].out
             if count == 2:
@@ -65,11 +59,9 @@ def test_two_processes_evaluate_what_one_evaluates(
     assert two == pytest.approx(report, rel=0, abs=1e-12)
 
 
-def test_a_refusal_ends_both_with_its_reason(
-    launcher: Launcher, trained: Path, training: tuple[object, ...]
-) -> None:
+def test_a_refusal_ends_both_with_its_reason(trained: Path, training: tuple[object, ...]) -> None:
     reason = "train.seed: 0 there, 5 now"
-    with launcher.start(*training, "--train.seed", "5", count=2) as started:
+    with processes.start(*training, "--train.seed", "5", count=2) as started:
         assert [one.end(seconds=60) for one in started] == [1, 1]
         assert f"process 0: error: {trained} holds a run with another config" in started[0].err
         assert reason in started[0].err

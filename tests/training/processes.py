@@ -43,49 +43,39 @@ class Started:
         return self.process.wait(timeout=seconds)
 
 
-class Launcher:
-    """Starts programs as 1, 2, .. processes; they share a compilation cache."""
+@contextmanager
+def start(*command: object, count: int, devices: int = 1) -> Iterator[list[Started]]:
+    """The processes, in order; what still runs at the end of the block is killed.
 
-    def __init__(self, cache: Path) -> None:
-        self._env = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "COLUMNS": "200",
-        }
+    `{process}` in a word of the command stands for the number of the process.
+    """
+    # Without optimisations: half of the compilation, which is most of the time.
+    flags = f"--xla_force_host_platform_device_count={devices} "
+    flags += "--xla_backend_optimization_level=0"
+    with ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
+        started = []
+        for index in range(count):
+            out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+            words = [str(word).replace("{process}", str(index)) for word in command]
+            process = subprocess.Popen(
+                [sys.executable, *words, *_join(port, count, index)],
+                cwd=ROOT,
+                env=os.environ | {"COLUMNS": "200", "XLA_FLAGS": flags},
+                stdout=out,
+                stderr=err,
+            )
+            stack.callback(_kill, process)
+            started.append(Started(process, out, err))
+        yield started
 
-    @contextmanager
-    def start(self, *command: object, count: int, devices: int = 1) -> Iterator[list[Started]]:
-        """The processes, in order; what still runs at the end of the block is killed.
 
-        `{process}` in a word of the command stands for the number of the process.
-        """
-        # Without optimisations: half of the compilation, which is most of the time.
-        flags = f"--xla_force_host_platform_device_count={devices} "
-        flags += "--xla_backend_optimization_level=0"
-        with ExitStack() as stack:
-            port = stack.enter_context(reserved_port())
-            started = []
-            for index in range(count):
-                out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
-                words = [str(word).replace("{process}", str(index)) for word in command]
-                process = subprocess.Popen(
-                    [sys.executable, *words, *_join(port, count, index)],
-                    cwd=ROOT,
-                    env=self._env | {"XLA_FLAGS": flags},
-                    stdout=out,
-                    stderr=err,
-                )
-                stack.callback(_kill, process)
-                started.append(Started(process, out, err))
-            yield started
-
-    def run(self, *command: object, count: int, devices: int = 1, status: int = 0) -> list[dict]:
-        """What all processes report at the end; fails where one has another status."""
-        with self.start(*command, count=count, devices=devices) as started:
-            for one in started:
-                assert one.end() == status, one.err[-3000:]
-            return [one.report for one in started]
+def run(*command: object, count: int, devices: int = 1, status: int = 0) -> list[dict]:
+    """What all processes report at the end; fails where one has another status."""
+    with start(*command, count=count, devices=devices) as started:
+        for one in started:
+            assert one.end() == status, one.err[-3000:]
+        return [one.report for one in started]
 
 
 def wait_until(is_so: Callable[[], bool], started: list[Started], *, seconds: float = 120) -> None:

@@ -1,13 +1,11 @@
 """Whole runs: killed or stopped in processes of their own, damaged, continued, refused."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,26 +34,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(run_dir, result)
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], subprocess.Popen]:
-    """Starts runs in processes of their own, of which only the first one compiles."""
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-    def start(run_dir: Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.training.run_tiny", str(run_dir)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
+def start(run_dir: Path) -> subprocess.Popen:
+    """Starts a run in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.run_tiny", str(run_dir)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def read_log(run_dir: Path) -> list[dict]:
@@ -77,9 +64,7 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 10))])
-def test_a_killed_run_ends_bit_identical(
-    start: Callable[[Path], subprocess.Popen], finished: Finished, tmp_path: Path, step: int
-) -> None:
+def test_a_killed_run_ends_bit_identical(finished: Finished, tmp_path: Path, step: int) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)
     wait_for_step(process, run_dir, step)
@@ -89,9 +74,7 @@ def test_a_killed_run_ends_bit_identical(
     assert read_log(run_dir) == read_log(finished.run_dir)
 
 
-def test_sigterm_saves_and_the_run_goes_on(
-    start: Callable[[Path], subprocess.Popen], finished: Finished, tmp_path: Path
-) -> None:
+def test_sigterm_saves_and_the_run_goes_on(finished: Finished, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)
     wait_for_step(process, run_dir, 3)

@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.processes import Launcher, Started, reserved_port, wait_until
+from tests.training import processes
+from tests.training.processes import Started, reserved_port, wait_until
 from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images
 
 RUN = ("-m", "tests.training.run_together")
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +21,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(launcher: Launcher, folder: Path) -> tuple[dict, list[dict]]:
+def runs(folder: Path) -> tuple[dict, list[dict]]:
     """The run in one process with one device, and in two; at the same time, to save it."""
 
     def command(name: str) -> tuple[object, ...]:
         return (*RUN, folder / name, "--more", "--save", folder / f"{name}.npz")
 
     with (
-        launcher.start(*command("one"), count=1) as (alone,),
-        launcher.start(*command("two"), count=2) as pair,
+        processes.start(*command("one"), count=1) as (alone,),
+        processes.start(*command("two"), count=2) as pair,
     ):
         for process in (alone, *pair):
             assert process.end() == 0, process.err
@@ -115,12 +111,14 @@ def test_evaluations_of_any_number_of_images(one: dict, two: list[dict]) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "devices"), [(2, 2), (1, 4)])
 def test_four_devices_train_what_one_trains(
-    launcher: Launcher, one: dict, folder: Path, count: int, devices: int
+    one: dict, folder: Path, count: int, devices: int
 ) -> None:
     """Twice, from the start and bit for bit the same; and in a network with more in it."""
     for name in ("a", "b"):
         path = folder / f"{count}x{devices}{name}"
-        reports = launcher.run(*(*RUN, path, "--save", f"{path}.npz"), count=count, devices=devices)
+        reports = processes.run(
+            *(*RUN, path, "--save", f"{path}.npz"), count=count, devices=devices
+        )
         assert [report["devices"] for report in reports] == [4] * count
         assert len({report["hash"] for report in reports}) == 1
         assert global_batches(reports, "batches") == global_batches([one], "batches")
@@ -129,12 +127,12 @@ def test_four_devices_train_what_one_trains(
 
 
 @pytest.mark.slow
-def test_a_detector_with_all_levels_and_an_average(launcher: Launcher, folder: Path) -> None:
+def test_a_detector_with_all_levels_and_an_average(folder: Path) -> None:
     """AdamW, an average of the parameters, all levels, both orientations: 1 x 1 and 2 x 2."""
     batches = []
     for name, count, devices in (("full1x1", 1, 1), ("full2x2", 2, 2)):
         options = ("--full", "--steps", "6", "--save", folder / f"{name}.npz")
-        reports = launcher.run(*RUN, folder / name, *options, count=count, devices=devices)
+        reports = processes.run(*RUN, folder / name, *options, count=count, devices=devices)
         batches.append(global_batches(reports, "batches"))
     assert batches[0] == batches[1]
     assert {tuple(shape) for shape, _ in batches[0]} == {(64, 96), (96, 64)}
@@ -143,21 +141,17 @@ def test_a_detector_with_all_levels_and_an_average(launcher: Launcher, folder: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_any_number_of_processes_restores(
-    launcher: Launcher, two: list[dict], folder: Path, count: int
-) -> None:
+def test_any_number_of_processes_restores(two: list[dict], folder: Path, count: int) -> None:
     """The finished run of two processes, opened again: nothing is trained, all have its state."""
-    for report in launcher.run(*RUN, folder / "two", count=count):
+    for report in processes.run(*RUN, folder / "two", count=count):
         assert report["hash"] == two[0]["hash"]
         assert report["step"] == 12
         assert report["batches"] == []
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_all_at_the_same_step(
-    launcher: Launcher, two: list[dict], tmp_path: Path
-) -> None:
-    with launcher.start(*RUN, tmp_path / "run", count=2) as started:
+def test_sigterm_to_one_stops_all_at_the_same_step(two: list[dict], tmp_path: Path) -> None:
+    with processes.start(*RUN, tmp_path / "run", count=2) as started:
         wait_for_step(started, tmp_path / "run", 4)
         started[1].process.send_signal(signal.SIGTERM)
         for process in started:
@@ -168,17 +162,17 @@ def test_sigterm_to_one_stops_all_at_the_same_step(
     assert first["hash"] == second["hash"]
     stopped_by = (first["stopped_by"], second["stopped_by"])
     assert stopped_by == ("a signal to another process", "SIGTERM")
-    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    again = processes.run(*RUN, tmp_path / "run", count=2)
     assert {report["hash"] for report in again} == {two[0]["hash"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_after_a_kill_the_other_ends_and_the_run_goes_on(
-    launcher: Launcher, two: list[dict], tmp_path: Path, victim: int
+    two: list[dict], tmp_path: Path, victim: int
 ) -> None:
     heartbeat = ("--heartbeat-timeout-seconds", "10")
-    with launcher.start(*RUN, tmp_path / "run", *heartbeat, count=2) as started:
+    with processes.start(*RUN, tmp_path / "run", *heartbeat, count=2) as started:
         wait_for_step(started, tmp_path / "run", 5)
         started[victim].process.kill()
         begun = time.monotonic()
@@ -194,17 +188,15 @@ def test_after_a_kill_the_other_ends_and_the_run_goes_on(
             time.sleep(0.05)  # the last line comes when the process is gone
         said = gone in other.err or (status != 4 and ended in other.err)
         assert said, f"status {status}: {other.err}"
-    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    again = processes.run(*RUN, tmp_path / "run", count=2)
     assert {report["hash"] for report in again} == {two[0]["hash"]}
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_all_with_their_stacks(
-    launcher: Launcher, two: list[dict], tmp_path: Path
-) -> None:
+def test_a_process_that_hangs_ends_all_with_their_stacks(two: list[dict], tmp_path: Path) -> None:
     """Its data never come: JAX's heartbeats go on, and only the watchdog notices."""
     options = ("--hang", "30", "--step-timeout", "6")
-    with launcher.start(*RUN, tmp_path / "run", *options, count=2) as started:
+    with processes.start(*RUN, tmp_path / "run", *options, count=2) as started:
         for process in started:
             assert process.end() == 4
         for index, process in enumerate(started):
@@ -212,13 +204,13 @@ def test_a_process_that_hangs_ends_all_with_their_stacks(
             assert "Thread 0x" in process.err
         assert "image_bytes" in started[1].err  # where it hangs
         assert "image_bytes" not in started[0].err
-    again = launcher.run(*RUN, tmp_path / "run", count=2)
+    again = processes.run(*RUN, tmp_path / "run", count=2)
     assert {report["hash"] for report in again} == {two[0]["hash"]}
 
 
 @pytest.mark.slow
-def test_a_process_that_is_frozen_ends_the_others(launcher: Launcher, tmp_path: Path) -> None:
-    with launcher.start(*RUN, tmp_path / "run", "--step-timeout", "6", count=2) as started:
+def test_a_process_that_is_frozen_ends_the_others(tmp_path: Path) -> None:
+    with processes.start(*RUN, tmp_path / "run", "--step-timeout", "6", count=2) as started:
         wait_for_step(started, tmp_path / "run", 3)
         os.kill(started[1].process.pid, signal.SIGSTOP)
         assert started[0].end(seconds=30) == 4
@@ -226,10 +218,10 @@ def test_a_process_that_is_frozen_ends_the_others(launcher: Launcher, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_frozen_process_is_lost_after_the_heartbeat(launcher: Launcher, tmp_path: Path) -> None:
+def test_a_frozen_process_is_lost_after_the_heartbeat(tmp_path: Path) -> None:
     """No watchdog: JAX ends the process, after a line of ours that says what may have happened."""
     options = ("--heartbeat-timeout-seconds", "10")
-    with launcher.start(*RUN, tmp_path / "run", *options, count=2) as started:
+    with processes.start(*RUN, tmp_path / "run", *options, count=2) as started:
         wait_for_step(started, tmp_path / "run", 3)
         os.kill(started[1].process.pid, signal.SIGSTOP)
         assert started[0].end(seconds=15) != 0
@@ -239,8 +231,8 @@ def test_a_frozen_process_is_lost_after_the_heartbeat(launcher: Launcher, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["together", "alone"])
-def test_a_failure_of_one_ends_all(launcher: Launcher, tmp_path: Path, how: str) -> None:
-    with launcher.start(*RUN, tmp_path, "--fail", how, count=2) as started:
+def test_a_failure_of_one_ends_all(tmp_path: Path, how: str) -> None:
+    with processes.start(*RUN, tmp_path, "--fail", how, count=2) as started:
         statuses = [process.end(seconds=60) for process in started]
         assert "process 1: error: no space left on the moon\n" in started[1].err
         if how == "together":
@@ -261,9 +253,9 @@ def test_a_failure_of_one_ends_all(launcher: Launcher, tmp_path: Path, how: str)
     ],
 )
 def test_processes_that_do_not_fit_together_are_refused(
-    launcher: Launcher, tmp_path: Path, options: tuple[str, ...], reason: str
+    tmp_path: Path, options: tuple[str, ...], reason: str
 ) -> None:
-    with launcher.start(*RUN, tmp_path / options[0], *options[1:], count=2) as started:
+    with processes.start(*RUN, tmp_path / options[0], *options[1:], count=2) as started:
         assert [process.end() for process in started] == [1, 1]
         assert started[0].err.startswith("process 0: error: process 1 failed: ")
         assert started[1].err.startswith("process 1: error: ")
@@ -273,11 +265,11 @@ def test_processes_that_do_not_fit_together_are_refused(
 
 
 @pytest.mark.slow
-def test_who_waits_for_a_process_that_never_comes_says_so(launcher: Launcher) -> None:
+def test_who_waits_for_a_process_that_never_comes_says_so() -> None:
     """JAX would end it after five minutes, with a page of text."""
     with reserved_port() as port:
         options = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2")
-        with launcher.start(*RUN, "run", *options, "--process-id", "1", count=1) as started:
+        with processes.start(*RUN, "run", *options, "--process-id", "1", count=1) as started:
             wait_until(lambda: bool(started[0].err), started)
             line = f"process 1: waiting for the other processes at 127.0.0.1:{port}: "
             assert started[0].err.startswith(line)
