@@ -17,6 +17,7 @@ def grid() -> Grid:
         cases={"retinanet-scenes": CASES["retinanet-scenes"]},
         arms=arms,
         baseline="baseline",
+        references=("hardet",),
         seeds=(0, 1, 2),
     )
 
