@@ -183,7 +183,9 @@ def test_hardest_takes_infinite_losses_and_only_candidates() -> None:
     assert taken.tolist() == [[False, True, True, False, False]]
 
 
-@pytest.mark.parametrize("mode", ["through", "stop", "cls_only"])
+@pytest.mark.parametrize(
+    "mode", ["through", "stop", pytest.param("cls_only", marks=pytest.mark.slow)]
+)
 def test_200_steps_on_adversarial_targets_stay_finite(mode: str) -> None:
     """Tiny and huge boxes and confidently wrong classes, with a rate far too high."""
     predictions, anchors, truth = random_case(seed=8)

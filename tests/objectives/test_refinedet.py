@@ -161,7 +161,10 @@ def test_images_without_objects_cost_nothing() -> None:
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, np.zeros(g.shape)), grads)
 
 
-@pytest.mark.parametrize("mode", ["through", "stop", "cls_only"])
+@pytest.mark.parametrize(
+    "mode",
+    ["through", *(pytest.param(m, marks=pytest.mark.slow) for m in ("stop", "cls_only"))],
+)
 def test_200_steps_on_adversarial_targets_stay_finite(mode: str) -> None:
     """Tiny and huge boxes and confidently wrong classes, with a rate far too high."""
     arm, odm, anchors, truth = random_modules(seed=8)

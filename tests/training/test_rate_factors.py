@@ -50,7 +50,10 @@ def expected_factor(path: tuple) -> float:
     return 1.0
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["sgd", "adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lars", "lamb"))],
+)
 def test_every_part_moves_by_exactly_its_factor(params: nnx.State, optimizer: str) -> None:
     """Powers of two, so that the product is exact: decay and momentum included, bit for bit."""
     plain = OptimConfig(optimizer=optimizer, weight_decay=0.1, learning_rate=0.5, warmup_steps=3)
