@@ -22,17 +22,18 @@ MARGIN = 0.2  # of the task-contrastive loss
 
 def draw_gains(rows: Sequence[Row], grid: Grid, path: Path) -> None:
     """Each arm's paired difference to the baseline with its interval: a row a case."""
-    arms = [arm for arm in grid.arms if arm != grid.baseline]
     cases = [case for case in grid.cases if any(row["case"] == case for row in rows)]
     if not cases:
         raise GridError("there are no results to draw")
-    size = (2.6 * len(GAINS), len(cases) * (0.9 + 0.3 * len(arms)))
-    figure, axes = _subplots(len(cases), len(GAINS), size, sharey=True)
+    arms = {case: _compared(rows, grid, case) for case in cases}
+    heights = [0.9 + 0.3 * len(arms[case]) for case in cases]
+    size = (2.6 * len(GAINS), sum(heights))
+    figure, axes = _subplots(len(cases), len(GAINS), size, sharey="row", height_ratios=heights)
     for row_of_axes, case in zip(axes, cases, strict=True):
         base = runs_of(rows, case, grid.baseline)
         for axis, metric in zip(row_of_axes, GAINS, strict=True):
             axis.axvline(0.0, color="0.6", linewidth=1)
-            for place, arm in enumerate(arms):
+            for place, arm in enumerate(arms[case]):
                 gain = paired_difference(runs_of(rows, case, arm), base, metric)
                 if gain is None:
                     continue
@@ -44,11 +45,16 @@ def draw_gains(rows: Sequence[Row], grid: Grid, path: Path) -> None:
             axis.set_title(f"{METRICS[metric].title}\n({better} is better)", fontsize=8)
             axis.tick_params(labelsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(4))
-            axis.set_yticks(range(len(arms)), arms)
+            axis.set_yticks(range(len(arms[case])), arms[case])
         row_of_axes[0].set_ylabel(case, fontsize=9)
-    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+        row_of_axes[0].set_ylim(len(arms[case]) - 0.5, -0.5)
     figure.suptitle(f"Difference to {grid.baseline}, 95 % intervals", fontsize=9)
     _save(figure, path)
+
+
+def _compared(rows: Sequence[Row], grid: Grid, case: str) -> list[str]:
+    """The arms that have runs of a case, but for the baseline."""
+    return [arm for arm in grid.arms if arm != grid.baseline and runs_of(rows, case, arm)]
 
 
 def draw_density(rows: Sequence[Row], case: str, arms: Sequence[str], path: Path) -> None:
@@ -106,10 +112,10 @@ def draw_starts(
 
 
 def _subplots(
-    num_rows: int, num_columns: int, size: tuple[float, float], *, sharey: bool
+    num_rows: int, num_columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Figure, np.ndarray[Any, np.dtype[Any]]]:
     figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=size, sharey=sharey, squeeze=False, layout="constrained"
+        num_rows, num_columns, figsize=size, squeeze=False, layout="constrained", **options
     )
     return figure, axes
 
