@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # `XLA_FLAGS= python -m pytest` tests with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Many tests, and the commands they start, compile the same small detectors: once is enough.
-# In a folder that goes with the session, which all its workers share; not the one at home.
+# In a folder that all workers share and that goes when they end; not the one at home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="harmonic_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
