@@ -33,7 +33,8 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print the tables of what is there")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the gains of what is there")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end the runs first
+    for number in (signal.SIGTERM, signal.SIGINT):  # shells start `... &` with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)  # both end the runs first
     results = args.results or args.out / "results.jsonl"
     try:
         grid = load_grid(args.grid)

@@ -113,7 +113,10 @@ def test_divergence_is_a_result_and_failure_is_not(repository: Path, tmp_path: P
 
 
 def test_a_signal_ends_the_runs_too(tmp_path: Path, repository: Path) -> None:
-    """The whole program, in the stand-in repository: no training is left behind."""
+    """The whole program, in the stand-in repository: no training is left behind.
+
+    Started as shells start what ends in `&`: with SIGINT ignored.
+    """
     (repository / "SLEEP").write_text("")
     (repository / "benchmarks").symlink_to(ROOT / "benchmarks")
     script = tmp_path / "grid.py"
@@ -129,6 +132,7 @@ def test_a_signal_ends_the_runs_too(tmp_path: Path, repository: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, ROOT / "benchmarks" / "ablation.py", script, "--out", out, "--jobs", "2"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while len(calls(out)) < 2 and time.monotonic() < deadline:
