@@ -13,7 +13,8 @@ from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice
 from harmonic_jax.pods.measure import Measurement, TooBig
-from harmonic_jax.pods.report import Report, format_report, report_to_json
+from harmonic_jax.pods.report import Report, format_report
+from harmonic_jax.pods.report_json import report_to_json
 from harmonic_jax.pods.worker import CompileError, compile_remotely
 
 PROG = "python -m harmonic_jax compile"

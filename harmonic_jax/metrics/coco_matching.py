@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 
+from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.mask_overlaps import overlapping_masks
 from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
     box_sizes,
-    check_labels,
     known_masks,
 )
 

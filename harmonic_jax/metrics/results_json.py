@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.json_fields import box, column, entries_of, flag, integer, number, text
 from harmonic_jax.metrics.masks_json import annotated_masks, detected_masks, segmentations_of
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes, check_labels
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
 
 
 def load_coco_annotations(path: str | Path, *, masks: bool = False) -> GroundTruthTable:

@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
+from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
     box_sizes,
-    check_labels,
 )
 
 MAX_DETECTIONS = 100  # of an image and class, as in COCO
