@@ -79,7 +79,13 @@ def detector(request: pytest.FixtureRequest) -> tuple[Config, Any, Any]:
 
 
 def one_image(batch: Batch, row: int) -> Batch:
-    return jax.tree.map(lambda x: x[row : row + 1], batch)
+    """Its other rows only fill the batch: a batch of one would be another program to compile."""
+    is_row = np.arange(len(batch.images)) == row
+    return dataclasses.replace(
+        batch,
+        images=np.where(is_row[:, None, None, None], batch.images, 255 - batch.images),
+        is_real=batch.is_real & is_row,
+    )
 
 
 def test_batches_equal_their_images_and_buckets_compile_once(detector: tuple) -> None:
@@ -105,9 +111,9 @@ def test_batches_equal_their_images_and_buckets_compile_once(detector: tuple) ->
     found = detect(wide)
     for row in range(3):
         alone = detect(one_image(wide, row))
-        np.testing.assert_array_equal(found.valid[row], alone.valid[0])
-        np.testing.assert_allclose(found.boxes[row], alone.boxes[0], atol=1e-2)
-        np.testing.assert_allclose(found.scores[row], alone.scores[0], atol=1e-4)
+        np.testing.assert_array_equal(found.valid[row], alone.valid[row])
+        np.testing.assert_allclose(found.boxes[row], alone.boxes[row], atol=1e-2)
+        np.testing.assert_allclose(found.scores[row], alone.scores[row], atol=1e-4)
 
 
 def test_refined_anchors_are_what_the_second_deltas_move(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ json.dump([difference, results[1][1][-1]["loss"], results[8][1][-1]["loss"]], sy
 """
 
 
+@pytest.mark.slow  # what two processes train (test_multi_process.py) shows the same in less time
 def test_eight_devices_equal_one() -> None:
     """Global batch statistics and a global normaliser: the layout does not change the result."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

@@ -22,10 +22,10 @@ def tiny_config(
         data=DataConfig(short_sides=(64,), max_side=64, max_objects=4),
         model=RetinaNetConfig(
             backbone=BackboneConfig(depth=10, width=8, norm=norm),
-            levels=(3, 5),
+            levels=(4, 5),
             channels=16,
             head_convs=1,
-            anchors=AnchorConfig(scales=(1.0,), ratios=(1.0,)),
+            anchors=AnchorConfig(scales=(0.5,), ratios=(1.0,)),
         ),
         optim=optim or OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant"),
         train=train or TrainConfig(steps=10, batch_size=8),
