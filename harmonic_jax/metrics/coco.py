@@ -96,7 +96,7 @@ def _curves(
             found = true[rank < limit].sum(axis=0).reshape(areas, thresholds)
             some = objects > 0
             recall[:, k, some, m] = (found[some] / objects[some, None]).T
-        for a in np.flatnonzero(objects):
+        for a in np.flatnonzero(objects).tolist():
             needed = np.searchsorted(np.arange(1, objects[a] + 1) / objects[a], RECALLS)
             for t in range(thresholds):
                 bit = a * thresholds + t

@@ -92,7 +92,7 @@ def _positives(
     count = np.searchsorted(image_id, found.image_id[rows], side="right") - first
     best = np.zeros(len(rows), int)
     best_iou = np.full(len(rows), -1.0)
-    for i in range(count.max(initial=0)):  # the i-th object of each detection's image
+    for i in range(int(np.max(count, initial=0))):  # the i-th object of each detection's image
         has = np.flatnonzero(count > i)
         candidate = first[has] + i
         iou = _iou(found.boxes[rows[has]], truth.boxes[objects[candidate]], pixel)

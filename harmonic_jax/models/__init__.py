@@ -6,6 +6,7 @@ What is trained is `nnx.Param`; running statistics are `nnx.BatchStat`; what a c
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import (
     FasterRCNNConfig,
@@ -26,7 +27,7 @@ __all__ = ["SSD", "FasterRCNN", "Frozen", "MaskRCNN", "RefineDet", "RetinaNet", 
 
 
 def build_model(
-    config: ModelConfig, num_classes: int, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    config: ModelConfig, num_classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
 ) -> nnx.Module:
     """Build the detector that a config describes, with random weights.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 # torchvision's choices. He et al. 2015, fan-out: the ResNet.
 he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -58,7 +59,7 @@ class Conv(nnx.Module):
         bias: float | None = None,
         kernel_init: Initializer = he_normal,
         trainable: bool = True,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         variable = nnx.Param if trainable else Frozen

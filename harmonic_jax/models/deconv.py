@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import add_bias, xavier_uniform
 
@@ -29,7 +30,7 @@ class Doubling(nnx.Module):
         num_out: int,
         *,
         size: Literal[2, 4],
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         shape = (size, size, num_in, num_out)

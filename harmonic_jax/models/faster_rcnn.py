@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import FasterRCNNConfig
 from harmonic_jax.models.fpn import FeaturePyramid
@@ -29,7 +30,7 @@ class FasterRCNN(nnx.Module):
         config: FasterRCNNConfig,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         first, last = config.levels

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import Conv, xavier_uniform
 from harmonic_jax.models.norm import NewNormKind, new_norms
@@ -45,7 +46,7 @@ class FeaturePyramid(nnx.Module):
         num_extra: int,
         extra_levels_from: Literal["c5", "p5", "pool"],
         norm: NewNormKind = "none",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         def conv(num_in: int, kernel_size: int, stride: int = 1, bias: float | None = 0.0) -> Conv:

@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import Conv, head_normal
 from harmonic_jax.models.norm import new_norms
@@ -30,7 +31,7 @@ class DenseHead(nnx.Module):
         num_convs: int,
         norm: Literal["none", "group"],
         bias: float = 0.0,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         has_norm = norm == "group"

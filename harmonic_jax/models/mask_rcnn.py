@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import MaskRCNNConfig
 from harmonic_jax.models.faster_rcnn import FasterRCNN, Features
@@ -20,7 +21,7 @@ class MaskRCNN(FasterRCNN):
         config: MaskRCNNConfig,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(config, num_classes, dtype=dtype, rngs=rngs)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import Conv, xavier_uniform
 from harmonic_jax.structures import Predictions
@@ -46,7 +47,7 @@ class MultiBoxHead(nnx.Module):
         *,
         num_outputs: int,
         per_location: Sequence[int],
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         def convs(num_out: int) -> nnx.List:

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import Frozen
 
@@ -129,7 +130,7 @@ def new_norms(
     num_channels: int,
     count: int,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.List:
     """The norms of `count` layers that no classifier was trained with; empty for `none`."""

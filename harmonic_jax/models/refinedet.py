@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import RefineDetConfig
 from harmonic_jax.models.deconv import Doubling
@@ -39,7 +40,7 @@ class TransferBlock(nnx.Module):
         config: RefineDetConfig,
         *,
         is_top: bool,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         channels = config.channels
@@ -88,7 +89,7 @@ class RefineDet(nnx.Module):
         config: RefineDetConfig,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.backbone = VGG16(

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import BackboneConfig
 from harmonic_jax.models.conv import Conv
@@ -60,7 +61,7 @@ class _ConvNorm:
     norm: NormKind
     norm_eps: float
     trainable: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
     rngs: nnx.Rngs
 
     def __call__(
@@ -138,7 +139,7 @@ class ResNet(nnx.Module):
     """
 
     def __init__(
-        self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+        self, config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         has_bottleneck, num_blocks = LAYOUT[config.depth]
         expansion = BOTTLENECK_EXPANSION if has_bottleneck else 1

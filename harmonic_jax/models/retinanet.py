@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import RetinaNetConfig
 from harmonic_jax.models.fpn import FeaturePyramid
@@ -71,7 +72,7 @@ class RetinaNet(nnx.Module):
         config: RetinaNetConfig,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         first, last = config.levels

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import BoxHeadConfig, MaskHeadConfig
 from harmonic_jax.models.conv import Conv, add_bias, he_normal, xavier_uniform
@@ -39,7 +40,7 @@ class ConvStack(nnx.Module):
         *,
         num_convs: int,
         norm: NewNormKind,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         self.convs = nnx.List(
@@ -87,7 +88,7 @@ class BoxHead(nnx.Module):
         channels: int,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         def linear(num_in: int, num_out: int, kernel_init: Initializer) -> Linear:
@@ -123,7 +124,7 @@ class BoxHead(nnx.Module):
 class Upsample(nnx.Module):
     """A 2x2 transposed convolution with stride 2: each cell becomes four, `[r, 2h, 2w, out]`."""
 
-    def __init__(self, num_in: int, num_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(self, num_in: int, num_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(he_normal(rngs.params(), (2, 2, num_in, num_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((num_out,), jnp.float32))
         self.dtype = dtype
@@ -154,7 +155,7 @@ class MaskHead(nnx.Module):
         channels: int,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.convs = ConvStack(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.models.conv import Conv, head_normal
 
@@ -24,7 +25,7 @@ class RPNHead(nnx.Module):
         *,
         num_anchors: int,
         num_convs: int,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         def conv(num_out: int, kernel_size: int) -> Conv:

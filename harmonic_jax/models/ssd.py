@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import SSDConfig
 from harmonic_jax.models.multibox_head import L2Norm, MultiBoxHead
@@ -30,7 +31,7 @@ class SSD(nnx.Module):
         config: SSDConfig,
         num_classes: int,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.backbone = VGG16(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from harmonic_jax.config import VGGConfig
 from harmonic_jax.models.conv import Conv, he_normal, xavier_uniform
@@ -35,7 +36,7 @@ class ConvReLU(nnx.Module):
         dilation: int = 1,
         kernel_init: Initializer = xavier_uniform,
         trainable: bool = True,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.conv = Conv(
@@ -81,7 +82,7 @@ class VGG16(nnx.Module):
         *,
         atrous: bool,
         dilation: int,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         has_norm = config.norm == "batch"

@@ -51,7 +51,7 @@ class ResampledAP:
         )[..., 0].astype(np.int64)
         precision = np.full((_T, *objects.shape), np.nan)
         bounds = np.searchsorted(self._matching.label, np.arange(self._num_classes + 1))
-        for k in np.flatnonzero(objects.any(axis=0)):
+        for k in np.flatnonzero(objects.any(axis=0)).tolist():
             rows, done = slice(bounds[k], bounds[k + 1]), 0
             for part in chunks_of(weights, bounds[k + 1] - bounds[k]):
                 span = slice(done, done + len(part))

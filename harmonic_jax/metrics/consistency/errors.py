@@ -183,7 +183,7 @@ def _average_precision(
     rows = rows[np.lexsort((image[rows], -score[rows], label[rows]))]
     bounds = np.searchsorted(label[rows], np.arange(objects.shape[1] + 1))
     result = np.full(objects.shape, np.nan)
-    for k in np.flatnonzero(objects.any(axis=0)):
+    for k in np.flatnonzero(objects.any(axis=0)).tolist():
         of_class, done = rows[bounds[k] : bounds[k + 1]], 0
         true = is_true[of_class]
         for part in chunks_of(weights, len(of_class)):

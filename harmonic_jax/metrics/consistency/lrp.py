@@ -46,7 +46,7 @@ def lrp_errors(
     rows = rows[np.lexsort((image[rows], -score[rows], label[rows]))]
     bounds = np.searchsorted(label[rows], np.arange(num_objects.shape[1] + 1))
     result = {name: np.full(num_objects.shape, np.nan) for name in PARTS}
-    for k in np.flatnonzero(num_objects.any(axis=0)):
+    for k in np.flatnonzero(num_objects.any(axis=0)).tolist():
         of_class = rows[bounds[k] : bounds[k + 1]]
         done = 0
         for part in chunks_of(weights, len(of_class)):

@@ -1,0 +1,151 @@
+"""What is open while a run lasts, and the few things done with several of them at once."""
+
+import contextlib
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from harmonic_jax.config import Config
+from harmonic_jax.data.loader import order_fingerprint
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.distributed import decide, is_primary, together
+from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
+from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.report import prediction_grid
+from harmonic_jax.training.run_dir import RunDir, check_same_everywhere, run_metadata
+from harmonic_jax.training.state import Detector, TrainState
+from harmonic_jax.training.step import PredictStep, make_predict_step
+from harmonic_jax.training.train_log import TrainLog
+from harmonic_jax.training.watchdog import Watchdog
+from harmonic_jax.training.writer import MetricsWriter, open_writer
+
+
+@dataclasses.dataclass
+class Run:
+    """What `open_run` opened, and after `start_logs` also the log and the display."""
+
+    config: Config
+    mesh: Mesh
+    eval_source: DetectionSource
+    predict_step: PredictStep
+    checkpoints: CheckpointStore
+    best: CheckpointStore
+    stop: StopSignal
+    watchdog: Watchdog
+    metadata: dict[str, Any]
+    writer: MetricsWriter = dataclasses.field(init=False)
+    progress: TrainProgress = dataclasses.field(init=False)
+    log: TrainLog = dataclasses.field(init=False)
+    evaluated: set[int] = dataclasses.field(default_factory=set)
+    is_evaluation_stopped: bool = False
+
+    def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
+        """Opens log and display behind step `start`, once the state says where that is."""
+        settings = self.config.train
+        self.writer = stack.enter_context(
+            open_writer(run_dir.path, resume_step=start, is_primary=is_primary())
+        )
+        if is_primary():
+            self.evaluated = {row["step"] for row in run_dir.read_log() if row["kind"] == "eval"}
+        progress = TrainProgress(
+            settings.steps,
+            images_per_step=settings.batch_size,
+            start_step=start,
+            enabled=is_primary(),
+        )
+        self.progress = stack.enter_context(progress)
+        self.log = TrainLog(settings.log_every, self.writer, self.progress)
+
+    def evaluates_at(self, step: int) -> bool:
+        every = self.config.train.eval_every
+        return step == self.config.train.steps or (every > 0 and step % every == 0)
+
+    def is_stopping(self, step: int) -> bool:
+        """Whether a signal came to any process; all ask at the same steps."""
+        return self.is_evaluation_stopped or self._asked_to_stop(step)
+
+    def _asked_to_stop(self, count: int) -> bool:
+        """Several processes ask each other, an all-gather, so only now and then."""
+        asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
+        return asks and self.stop.requested_anywhere()
+
+    def evaluate(self, state: TrainState) -> Evaluation | None:
+        """Evaluates, logs, and keeps the best; None if a signal came meanwhile."""
+        self.log.flush()
+        step, variables = int(state.step), state.for_evaluation
+        batch_numbers = itertools.count(1)
+        try:
+            with self.progress.paused():
+                evaluation = evaluate(
+                    self.predict_step,
+                    variables,
+                    self.eval_source,
+                    self.config,
+                    self.mesh,
+                    track=self.progress.track,
+                    should_stop=lambda: self._asked_to_stop(next(batch_numbers)),
+                    watchdog=self.watchdog,
+                )
+        except EvaluationStopped:
+            self.is_evaluation_stopped = True
+            return None
+        ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
+        self.progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
+        if is_primary() and step not in self.evaluated:
+            self.evaluated.add(step)
+            self.writer.write(step, "eval", evaluation.metrics)
+            picture = prediction_grid(
+                evaluation, self.eval_source, max_pixels=self.config.data.max_pixels
+            )
+            self.writer.write_images(step, {"predictions": picture})
+        self.best.wait()  # the one that is being written counts too
+        if decide(lambda: self._is_best(ap)):
+            self.best.save(step, variables, self.metadata | {"AP": ap})
+        self.watchdog.feed(f"the evaluation of step {step}")
+        return evaluation
+
+    def _is_best(self, ap: float) -> bool:
+        return self.best.latest_step() is None or ap > float(self.best.read_metadata()["AP"])
+
+
+def open_run(
+    config: Config,
+    run_dir: RunDir,
+    detector: Detector,
+    mesh: Mesh,
+    train_source: DetectionSource,
+    eval_source: DetectionSource,
+    watchdog: Watchdog,
+    stack: contextlib.ExitStack,
+) -> Run:
+    """Opens the folders and the signals of a run until `stack` closes; all processes together.
+
+    Raises:
+      ConfigError: the processes were started with different configs or data.
+      TogetherError: of several processes, one failed.
+    """
+    settings = config.train
+    checkpoints = CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints)
+    stack.enter_context(checkpoints)
+    together(checkpoints.claim)  # a folder that cannot be written shows now, not after an hour
+    fingerprint = order_fingerprint(
+        train_source, config.data, batch_size=settings.batch_size, seed=settings.seed
+    )
+    metadata = run_metadata(config, train_source, fingerprint)
+    check_same_everywhere(metadata)
+    return Run(
+        config=config,
+        mesh=mesh,
+        eval_source=eval_source,
+        predict_step=make_predict_step(detector, mesh),
+        checkpoints=checkpoints,
+        best=stack.enter_context(CheckpointStore(run_dir.best, keep=1)),
+        stop=stack.enter_context(StopSignal()),
+        watchdog=watchdog,
+        metadata=metadata,
+    )
