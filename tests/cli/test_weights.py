@@ -22,7 +22,8 @@ from harmonic_jax.training.run_dir import RunDir
 from tests.pretrained.torch_layout import random_state_dict, with_old_names
 
 MODEL = (
-    *("--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "2"),
+    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.channels", "16"),
+    *("--model.head-convs", "2", "--model.anchors.ratios", "1.0"),
     *("--model.extra-levels-from", "p5", "--model.anchors.rounding", "torchvision"),
 )
 SHAPES = ("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2")
