@@ -6,9 +6,12 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# LLVM's optimisations take half of the suite's processor time, for programs that run once or twice.
+# LLVM's optimisations take half of the suite's processor time, for programs that run once or twice;
+# splitting a program among threads gains nothing where every processor has a worker.
 # `XLA_FLAGS= python -m pytest` tests with them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 # Many tests, and the commands they start, compile the same small detectors: once is enough.
 # In a folder that all workers share and that goes when they end; not the one at home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

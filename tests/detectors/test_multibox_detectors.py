@@ -1,7 +1,6 @@
 """SSD and RefineDet as wholes: buckets, batches, and how RefineDet puts its modules together."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -59,9 +58,8 @@ def detector(request: pytest.FixtureRequest) -> tuple[Config, Any, Any]:
         return jnp.asarray(values, leaf.dtype)
 
     params, rest = jax.tree.map(draw, (params, rest))
-    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-    @jit
+    @jax.jit
     def losses(batch: Batch) -> tuple:
         def total(params: nnx.State) -> tuple:
             model = nnx.merge(graphdef, params, rest)
@@ -71,7 +69,7 @@ def detector(request: pytest.FixtureRequest) -> tuple[Config, Any, Any]:
         gradient, sums = jax.grad(total, has_aux=True)(params)
         return sums, sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)) ** 0.5
 
-    @jit
+    @jax.jit
     def detect(batch: Batch) -> Any:
         return detectors.detect(nnx.merge(graphdef, params, rest), batch, config)
 

@@ -1,7 +1,6 @@
 """RetinaNet against torchvision's: same weights and photos, same outputs and same detections."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,6 @@ from harmonic_jax.pretrained import load_detector
 from harmonic_jax.pretrained.models import DETECTORS
 from harmonic_jax.structures import Batch, Detections, Predictions
 from tests.detectors.two_stage_peer import import_torchvision, real_batch
-
-# Compiling takes longer than running here.
-QUICK = {"xla_backend_optimization_level": 0}
-
 
 SMALL_CONFIG = RetinaNetConfig(
     BackboneConfig(18, norm="batch"),
@@ -125,7 +120,7 @@ def to_torch(batch: Batch) -> list[Any]:
 
 
 def our_side(
-    peer: Any, model: RetinaNetConfig, num_classes: int, *, quick: bool
+    peer: Any, model: RetinaNetConfig, num_classes: int
 ) -> Callable[[Batch], tuple[Predictions, Detections]]:
     state_dict = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
     module = nnx.eval_shape(lambda: build_model(model, num_classes, rngs=nnx.Rngs(0)))
@@ -133,7 +128,7 @@ def our_side(
     params, rest = load_detector(*shapes, state_dict, model, num_classes)
     config = Config(name="peer", model=model, data=DataConfig())
 
-    @functools.partial(jax.jit, compiler_options=QUICK if quick else {})
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State, batch: Batch) -> tuple:
         merged = nnx.merge(graphdef, params, rest)
         merged.eval()
@@ -168,15 +163,13 @@ def assert_same_detections(found: Detections, expected: list[dict[str, Any]]) ->
             free[np.flatnonzero(fits)[0]] = False
 
 
-def check(
-    peer: tuple[Any, RetinaNetConfig, int], folder: Path, *, sides: tuple[int, ...], quick: bool
-) -> None:
+def check(peer: tuple[Any, RetinaNetConfig, int], folder: Path, *, sides: tuple[int, ...]) -> None:
     import torch
 
     model, config, num_classes = peer
     batches = [real_batch(folder, num_images=3, long_side=side) for side in sides]
     model = randomize(model, to_torch(batches[0]))
-    run = our_side(model, config, num_classes, quick=quick)
+    run = our_side(model, config, num_classes)
     for batch in batches:
         assert len({tuple(size) for size in batch.image_size}) > 1
         images = to_torch(batch)
@@ -187,13 +180,13 @@ def check(
 
 
 def test_small(coco_tiny: Path) -> None:
-    check(small_peer(), coco_tiny, sides=(160,), quick=True)
+    check(small_peer(), coco_tiny, sides=(160,))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
 def test_full_size(coco_tiny: Path, name: str) -> None:
-    check(full_size(name), coco_tiny, sides=(256, 448, 600), quick=False)
+    check(full_size(name), coco_tiny, sides=(256, 448, 600))
 
 
 def test_anchors_rounded_otherwise_are_noticed(coco_tiny: Path) -> None:
@@ -201,4 +194,4 @@ def test_anchors_rounded_otherwise_are_noticed(coco_tiny: Path) -> None:
     model, config, num_classes = small_peer()
     config = dataclasses.replace(config, anchors=AnchorConfig())
     with pytest.raises(AssertionError):
-        check((model, config, num_classes), coco_tiny, sides=(160,), quick=True)
+        check((model, config, num_classes), coco_tiny, sides=(160,))

@@ -49,8 +49,6 @@ MODEL = MaskRCNNConfig(
     mask_head=MaskHeadConfig(num_convs=1, channels=8, pool_size=4),
 )
 CONFIG = Config(name="tiny", model=MODEL)
-# Compiling takes longer than running here.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def make_batch(num_objects: tuple[int, ...], seed: int = 0) -> Batch:
@@ -100,7 +98,7 @@ def make_sums(config: Config = CONFIG) -> Any:
     """(params, batch, seed) -> ((total, sums), gradient of total)."""
     graphdef, _, rest = model_state(config.model)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, batch: Batch, seed: int) -> tuple:
         def total(params: nnx.State) -> tuple[jax.Array, LossSums]:
             model = nnx.merge(graphdef, params, rest, copy=True)
@@ -177,7 +175,7 @@ def test_images_do_not_know_each_other() -> None:
     """Nor the ground truth, which detection does not look at."""
     graphdef, params, rest = model_state()
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def detect(params: nnx.State, batch: Batch) -> Any:
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
@@ -202,7 +200,7 @@ def test_the_second_stage_does_not_train_the_first_ones_boxes() -> None:
     graphdef, params, rest = model_state()
     batch = make_batch((5, 3))
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def gradient(params: nnx.State) -> nnx.State:
         def total(params: nnx.State) -> jax.Array:
             model = nnx.merge(graphdef, params, rest, copy=True)

@@ -31,8 +31,6 @@ from tests.detectors.two_stage_peer import (
 )
 
 NUM_IMAGES = 3
-# Compiling takes longer than running here.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ def pair(request: pytest.FixtureRequest, coco_tiny: Path) -> Pair:
     graphdef, params, rest = load(peer, config, num_classes)
     settings = Config(name="pair", model=config)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State, batch: Batch, proposals: jax.Array) -> dict:
         model = nnx.merge(graphdef, params, rest)
         model.eval()

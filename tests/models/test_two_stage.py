@@ -1,7 +1,6 @@
 """The modules of two-stage detectors: shapes, orders, statistics, ResNeXt."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,6 @@ TINY = MaskRCNNConfig(
     box_head=BoxHeadConfig(num_hidden=8),
     mask_head=MaskHeadConfig(num_convs=1, channels=8),
 )
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.mark.parametrize("levels", [(2, 5), (2, 6), (3, 7)])
@@ -219,7 +217,7 @@ def test_resnext_equals_torchvision() -> None:
     state_dict = {k: v.numpy() for k, v in theirs.state_dict().items()}
     loaded = fit_state(*zeros, state_dict, Layout(resnet_name, ignored=("fc.",)))
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State, x: jax.Array) -> tuple:
         model = nnx.merge(graphdef, params, rest)
         model.eval()

@@ -54,7 +54,7 @@ def split(config: ModelConfig) -> tuple:
 def forward(config: ModelConfig) -> Any:
     graphdef, params, rest = split(config)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def forward(images: jax.Array, image_size: jax.Array | None) -> Any:
         model = nnx.merge(graphdef, params, rest)
         model.eval()

@@ -1,7 +1,6 @@
 """SSD's objective against a slow float64 loop, and the choice of negatives by itself."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,7 @@ from tests.objectives.multibox_reference import image_loss
 
 NUM_CLASSES = 3
 MATCH = MultiBoxMatchConfig()
-# Compiling takes longer than running here.
-QUICK = {"xla_backend_optimization_level": 0}
-jit = functools.partial(jax.jit, compiler_options=QUICK)
-objective = jit(multibox_objective, static_argnames=("loss", "match"))
+objective = jax.jit(multibox_objective, static_argnames=("loss", "match"))
 
 
 def random_case(seed: int, batch: int = 2) -> tuple:
@@ -106,8 +102,8 @@ def test_gradient_equals_finite_differences(name: str) -> None:
 
     with jax.enable_x64(True):
         predictions = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), predictions)
-        got = jit(jax.grad(total, argnums=(0, 1)))(1.0, 1.0)
-        value = jit(total)
+        got = jax.jit(jax.grad(total, argnums=(0, 1)))(1.0, 1.0)
+        value = jax.jit(total)
         eps = 1e-4  # boxes and anchors are float32, which smaller steps would show
         want = (
             (value(1 + eps, 1.0) - value(1 - eps, 1.0)) / (2 * eps),
@@ -129,7 +125,7 @@ def test_an_image_that_is_not_real_counts_nowhere() -> None:
         replaced = dataclasses.replace(predictions, cls_logits=logits)
         return multibox_objective(replaced, anchors, truth, mask, **settings).total
 
-    grads = jit(jax.grad(total))(predictions.cls_logits)
+    grads = jax.jit(jax.grad(total))(predictions.cls_logits)
     assert all(not np.any(level[1]) and np.any(level[0]) for level in grads)
 
 
@@ -143,7 +139,7 @@ def test_images_without_objects_cost_nothing() -> None:
         )
         return sums.total * sums.scale()
 
-    value, grads = jit(jax.value_and_grad(total))(predictions)
+    value, grads = jax.jit(jax.value_and_grad(total))(predictions)
     assert float(value) == 0
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, np.zeros(g.shape)), grads)
 
@@ -164,7 +160,7 @@ def test_hardest_takes_exactly_the_number_first_among_equals(num_values: int) ->
     is_candidate[4] = False
     num_positive = np.array([0, 1, 5, 40, 3, 16])
     taken = np.asarray(
-        jit(hardest, static_argnames="ratio")(loss, is_candidate, num_positive, ratio=3.0)
+        jax.jit(hardest, static_argnames="ratio")(loss, is_candidate, num_positive, ratio=3.0)
     )
     for row in range(6):
         candidates = np.flatnonzero(is_candidate[row])
@@ -208,6 +204,6 @@ def test_200_steps_on_adversarial_targets_stay_finite(mode: str) -> None:
         loss_value, grads = jax.value_and_grad(value)(predictions)
         return jax.tree.map(lambda x, g: x - 10.0 * g, predictions, grads), loss_value
 
-    final, values = jit(lambda start: jax.lax.scan(step, start, None, length=200))(predictions)
+    final, values = jax.jit(lambda start: jax.lax.scan(step, start, None, length=200))(predictions)
     assert np.isfinite(values).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final))

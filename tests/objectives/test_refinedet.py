@@ -17,7 +17,6 @@ from tests.objectives.test_multibox import random_case
 MATCH = MultiBoxMatchConfig()
 # High, so that many of the random anchors fall below it.
 MIN_OBJECTNESS = 0.2
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_modules(seed: int) -> tuple[Predictions, Predictions, tuple, GroundTruth]:
@@ -76,7 +75,7 @@ def reference(
 def test_equals_a_loop_over_anchors(loss: LossConfig) -> None:
     arm, odm, anchors, truth = random_modules(seed=3)
 
-    @jit
+    @jax.jit
     def objective(is_real: jax.Array) -> object:
         return refinedet_objective(
             arm,
@@ -111,7 +110,8 @@ def test_the_filter_of_negatives_matters() -> None:
         match=MATCH,
     )
     values = [
-        float(jit(lambda m=m: objective(min_objectness=m))().total) for m in (0.0, MIN_OBJECTNESS)
+        float(jax.jit(lambda m=m: objective(min_objectness=m))().total)
+        for m in (0.0, MIN_OBJECTNESS)
     ]
     assert values[0] > values[1] * 1.02
 
@@ -133,7 +133,7 @@ def test_the_odms_losses_do_not_reach_the_arm() -> None:
             min_objectness=MIN_OBJECTNESS,
         ).total
 
-    gradient = jit(jax.grad(total))
+    gradient = jax.jit(jax.grad(total))
     first, second = gradient(arm, 1.0), gradient(arm, 3.0)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert all(np.any(level) for level in (*first.cls_logits, *first.deltas))
@@ -156,7 +156,7 @@ def test_images_without_objects_cost_nothing() -> None:
         )
         return sums.total * sums.scale()
 
-    value, grads = jit(jax.value_and_grad(loss, argnums=(0, 1)))(arm, odm)
+    value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(arm, odm)
     assert float(value) == 0
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, np.zeros(g.shape)), grads)
 
@@ -191,6 +191,6 @@ def test_200_steps_on_adversarial_targets_stay_finite(mode: str) -> None:
         loss_value, grads = jax.value_and_grad(value)(modules)
         return jax.tree.map(lambda x, g: x - 10.0 * g, modules, grads), loss_value
 
-    final, values = jit(lambda start: jax.lax.scan(step, start, None, length=200))((arm, odm))
+    final, values = jax.jit(lambda start: jax.lax.scan(step, start, None, length=200))((arm, odm))
     assert np.isfinite(values).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final))

@@ -1,7 +1,6 @@
 """Forward and gradient parity with torchvision on random weights, through files on disk."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from harmonic_jax.models.retinanet import normalize_images
 from harmonic_jax.pretrained import load_detector
 
 NUM_CLASSES = 3
-# Compiling takes longer than running here.
-QUICK = {"xla_backend_optimization_level": 0}
 SHAPES = ((96, 128), (109, 77))  # of the second, every level has an odd side
 
 
@@ -135,7 +132,7 @@ def test_forward_parity(
     theirs = randomize(torchvision_retinanet(torchvision, depth, has_groups=has_groups))
     graphdef, params, rest = load(theirs, config, tmp_path)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State, images: jax.Array) -> tuple:
         model = nnx.merge(graphdef, params, rest)
         model.eval()
@@ -186,7 +183,7 @@ def test_training_parity(torchvision: Any, tmp_path: Path) -> None:
     theirs, config, (graphdef, params, rest) = small_pair(torchvision, tmp_path)
     images = random_images((96, 96))
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State) -> tuple:
         def loss(params: nnx.State) -> tuple:
             model = nnx.merge(graphdef, params, rest, copy=True)
@@ -229,7 +226,7 @@ def test_another_epsilon(torchvision: Any, tmp_path: Path) -> None:
     graphdef, params, rest = load(theirs, config, tmp_path)
     images = random_images((64, 64))
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params: nnx.State, rest: nnx.State) -> jax.Array:
         model = nnx.merge(graphdef, params, rest)
         model.eval()

@@ -1,7 +1,6 @@
 """Starting from another run: what is taken, what is carried over, what is refused."""
 
 import dataclasses
-import functools
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -152,9 +151,8 @@ def test_a_class_that_both_know_is_seen_as_before(name: str, model: Any) -> None
     def says(detector: Any, variables: Variables) -> tuple:
         return predict(name)(detector.merge(variables, train=False))
 
-    compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    before = compiled(lambda v: says(run.detector, v))(run.variables)
-    after = compiled(lambda v: says(detector, v))(started)
+    before = jax.jit(lambda v: says(run.detector, v))(run.variables)
+    after = jax.jit(lambda v: says(detector, v))(started)
     has_background = name != "retinanet"
     for old, new in zip(before, after, strict=True):
         assert old.shape[-1] == len(OLD) + has_background

@@ -63,7 +63,8 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
     raise TimeoutError(f"step {step} did not come")
 
 
-@pytest.mark.parametrize("step", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 5, 10])
 def test_a_killed_run_ends_bit_identical(finished: Finished, tmp_path: Path, step: int) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)
@@ -88,6 +89,7 @@ def test_sigterm_saves_and_the_run_goes_on(finished: Finished, tmp_path: Path) -
     assert 3 <= stopped["step"] < NUM_STEPS
     assert (run_dir / "checkpoints").is_dir()
     assert run(run_dir)["hash"] == finished.result["hash"]
+    assert read_log(run_dir) == read_log(finished.run_dir)
 
 
 def copy_of(finished: Finished, tmp_path: Path) -> Path:
@@ -122,6 +124,7 @@ def test_other_data_seed_or_batch_are_refused(finished: Finished, tmp_path: Path
     assert (run_dir / "metrics.jsonl").read_text() == log  # nothing was trained again
 
 
+@pytest.mark.slow  # the log that stops it has its own tests
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     """A rate of 1e30 sends the parameters to infinity in a step or two."""
     with pytest.raises(NonFiniteLossError, match="the loss is not finite at step") as error:
