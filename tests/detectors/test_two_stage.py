@@ -195,6 +195,7 @@ def test_images_do_not_know_each_other() -> None:
     jax.tree.map(np.testing.assert_array_equal, detect(params, other), together)
 
 
+@pytest.mark.slow  # test_proposals.py shows it of the proposals alone
 def test_the_second_stage_does_not_train_the_first_ones_boxes() -> None:
     """Proposals are constants: without RPN losses its deltas have no gradient."""
     graphdef, params, rest = model_state()
@@ -236,13 +237,19 @@ def test_hardet_stays_finite_on_adversarial_targets(mode: str) -> None:
     """200 steps of plain descent at a rate that a recipe would call too high."""
     run = make_sums(dataclasses.replace(CONFIG, loss=LossConfig(factor_gradient=mode)))
     params = model_state()[1]
+    batches = [adversarial(seed) for seed in range(5)]
+
+    @jax.jit
+    def descend(params: nnx.State, grads: nnx.State) -> tuple[nnx.State, jax.Array]:
+        size = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+        rate = 0.02 / jnp.maximum(size, 1.0)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), size
+
     for step in range(200):
-        (total, _), grads = run(params, adversarial(step % 5), step)
+        (total, _), grads = run(params, batches[step % 5], step)
+        params, size = descend(params, grads)
         assert np.isfinite(total), step
-        size = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
         assert np.isfinite(size), step
-        rate = 0.02 / max(size, 1.0)
-        params = jax.tree.map(lambda p, g, rate=rate: p - rate * g, params, grads)
     assert all_finite(params)
 
 

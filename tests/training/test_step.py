@@ -94,6 +94,7 @@ def test_accumulated_parts_equal_the_whole_batch() -> None:
         assert split_log[0][name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow  # test_bfloat16.py reads the types off the programs of all detectors
 def test_bfloat16_keeps_parameters_and_losses_in_float32() -> None:
     config = tiny_config(train=TrainConfig(steps=10, batch_size=8, precision="bfloat16"))
     _, state, log = run(config, range(2))
