@@ -17,7 +17,7 @@ os.environ.setdefault(
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="harmonic_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jaxtyping
 

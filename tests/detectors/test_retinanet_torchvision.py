@@ -189,6 +189,7 @@ def test_full_size(coco_tiny: Path, name: str) -> None:
     check(full_size(name), coco_tiny, sides=(256, 448, 600))
 
 
+@pytest.mark.slow
 def test_anchors_rounded_otherwise_are_noticed(coco_tiny: Path) -> None:
     """The test above can fail: the paper's anchors differ by more than its bounds."""
     model, config, num_classes = small_peer()

@@ -113,6 +113,7 @@ def test_one_compile_a_bucket(averaged: Callable[[], tuple]) -> None:
     assert step._cache_size() == 2
 
 
+@pytest.mark.slow  # test_retinanet.py: frozen stages hold nothing that is trained
 def test_frozen_stages_do_not_move() -> None:
     config = tiny_config()
     backbone = dataclasses.replace(config.model.backbone, frozen_stages=2)
