@@ -15,6 +15,9 @@ ALLOWED = {
     "losses": {"jax", "jaxtyping"},
     "structures": {"jax", "jaxtyping"},
     "config": set(),
+    # What every room that writes for people needs: whole files, and lines on a terminal.
+    "files": set(),
+    "terminal": {"rich"},
     "ops": {"jax", "jaxtyping", "numpy"},
     "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
@@ -27,26 +30,26 @@ ALLOWED = {
     "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
-        "rich", "masks", "config", "structures",
+        "masks", "config", "structures", "files", "terminal",
     },
     "masks": {"numpy", "pycocotools"},
-    "metrics": {"numpy", "pycocotools", "masks"},
+    "metrics": {"numpy", "pycocotools", "masks", "files"},
     "training": ANY,
     # Reads what the train step compiles to; training itself knows nothing of pods' figures.
     "pods": {"jax", "training", "structures", "config"},
     "export": {
         "jax", "jaxtyping", "numpy", "cv2", "safetensors", "onnx", "config", "data",
-        "pretrained", "structures", "training", "__version__",
+        "pretrained", "structures", "training", "__version__", "files",
     },
     # What a user does with a trained detector; the commands are thin around it.
     "inference": {
         "jax", "jaxtyping", "numpy", "cv2", "PIL", "config", "data", "export", "masks", "metrics",
-        "ops", "structures", "training", "visualize",
+        "ops", "structures", "training", "visualize", "files",
     },
     "cli": ANY,
-    "visualize": {"numpy", "cv2", "matplotlib"},
+    "visualize": {"numpy", "cv2", "matplotlib", "files"},
     # The consistency report for readers: HTML and PNGs of what metrics computed.
-    "report": {"numpy", "cv2", "matplotlib", "metrics", "visualize"},
+    "report": {"numpy", "cv2", "matplotlib", "metrics", "visualize", "files"},
     "__init__": {"inference"},  # `load`, imported when it is first named
     "__main__": {"cli"},
 }  # fmt: skip

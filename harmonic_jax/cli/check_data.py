@@ -3,19 +3,18 @@
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import rich.progress
-from rich.console import Console
 
-from harmonic_jax.config import ConfigError, DataConfig
+from harmonic_jax.cli.command import run_command
+from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
+from harmonic_jax.terminal import Terminal, track
 
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -23,21 +22,18 @@ QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 def main(argv: Sequence[str]) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
     args = _parser().parse_args(argv)
-    try:
-        config, split = parse_spec(args.spec)
-        config = dataclasses.replace(
-            config,
-            root=args.root or config.root,
-            max_objects=args.max_objects,
-            masks=args.masks,
-        )
-        splits = [split] if split else list_splits(config)
-        if not splits:
-            raise DataError(f"{args.spec}: no split found")
-        usable = [_check(config, split, decode=not args.no_decode) for split in splits]
-    except (DataError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
+    config, split = parse_spec(args.spec)
+    config = dataclasses.replace(
+        config, root=args.root or config.root, max_objects=args.max_objects, masks=args.masks
+    )
+    splits = [split] if split else list_splits(config)
+    if not splits:
+        raise DataError(f"{args.spec}: no split found")
+    usable = [_check(config, split, decode=not args.no_decode) for split in splits]
     return 0 if all(usable) else 1
 
 
@@ -64,11 +60,12 @@ def _check(config: DataConfig, split: str, *, decode: bool) -> bool:
     report = DataReport()
     report.merge(source.report)
     refused = _decode_all(source, config, report) if decode else 0
-    print(f"== {source.name}")
-    print("\n".join(describe(source)))
-    print(f"\nrules (docs/data.md){'' if decode else ', images not decoded'}:")
-    print(report.format())
-    print(f"fingerprint {source.fingerprint()}\n", flush=True)
+    console = Terminal()
+    console.print(f"== {source.name}")
+    console.print("\n".join(describe(source)))
+    console.print(f"\nrules (docs/data.md){'' if decode else ', images not decoded'}:")
+    console.print(report.format())
+    console.print(f"fingerprint {source.fingerprint()}\n")
     return len(source.records) > refused
 
 
@@ -81,12 +78,10 @@ def _decode_all(source: DetectionSource, config: DataConfig, report: DataReport)
     refused = 0
     number = len(source.records)
     with ThreadPoolExecutor(max(config.num_threads, os.cpu_count() or 1)) as pool:
-        for is_usable, findings in rich.progress.track(
-            pool.map(check, range(number)),
-            description=f"Decoding {source.name}",
-            total=number,
-            console=Console(stderr=True),
-            transient=True,
+        checked = pool.map(check, range(number))
+        console = Terminal(stderr=True)
+        for is_usable, findings in track(
+            checked, number, f"{source.name}: decoding", console=console
         ):
             refused += not is_usable
             for rule, example, outcome in findings:

@@ -3,17 +3,16 @@
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.config import ConfigError
-from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
+from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.compare import (
     Comparison,
@@ -24,6 +23,7 @@ from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import study
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.tables import GroundTruthTable
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.run_dir import RunDir
 
 DESCRIPTION = """\
@@ -49,14 +49,14 @@ class _Side:
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     parsed = _parser().parse_args(args)
-    console = Console(soft_wrap=True)
-    try:
-        result = _compare(parsed, console)
-    except (ConfigError, DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+
+
+def _main(parsed: argparse.Namespace) -> int:
+    console = Terminal()
+    result = _compare(parsed, console)
     if parsed.json is not None:
-        parsed.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(parsed.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
         console.print(f"written: {parsed.json}")
     return 0
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare(args: argparse.Namespace, console: Console) -> Comparison:
+def _compare(args: argparse.Namespace, console: Terminal) -> Comparison:
     if args.resamples < 1:
         raise ConfigError(f"--resamples is {args.resamples}; it must be >= 1")
     a, b = ([_side(path) for path in paths] for paths in _paths(args))
@@ -89,9 +89,9 @@ def _compare(args: argparse.Namespace, console: Console) -> Comparison:
     result = compare_samples(*samples)
     names = [", ".join(str(side.path) for side in part) for part in (a, b)]
     text = format_comparison(result, names=(names[0], names[1]))
-    console.print(text, markup=False, highlight=False)
+    console.print(text)
     if not raw:
-        print("\nWhat NMS loses is not compared: not both sides have boxes before NMS.")
+        console.print("\nWhat NMS loses is not compared: not both sides have boxes before NMS.")
     return result
 
 

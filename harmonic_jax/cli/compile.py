@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.files import write_text
 from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice
 from harmonic_jax.pods.measure import Measurement, TooBig
 from harmonic_jax.pods.report import Report, format_report
@@ -30,24 +32,25 @@ class MissingCompilerError(RuntimeError):
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 it fits, 1 failed or does not fit, with a message."""
-    try:
-        options, rest = _parser().parse_known_args(args)
-        pod = dataclasses.replace(parse_slice(options.topology), num_slices=options.num_slices)
-        config = config_from_args(
-            rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
-        )
-        config = _with_batch_size(config, pod, options.batch_size)
-        num_classes = options.num_classes or _num_classes(config)
-        check_compiler()
-        report = compile_report(
-            config, pod, num_classes=num_classes, fast=options.fast, scaling=options.scaling
-        )
-    except (ConfigError, TopologyError, CompileError, MissingCompilerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    failures = (*FAILURES, TopologyError, CompileError, MissingCompilerError)
+    return run_command(lambda: _main(args), failures=failures)
+
+
+def _main(args: Sequence[str]) -> int:
+    options, rest = _parser().parse_known_args(args)
+    pod = dataclasses.replace(parse_slice(options.topology), num_slices=options.num_slices)
+    config = config_from_args(
+        rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
+    )
+    config = _with_batch_size(config, pod, options.batch_size)
+    num_classes = options.num_classes or _num_classes(config)
+    check_compiler()
+    report = compile_report(
+        config, pod, num_classes=num_classes, fast=options.fast, scaling=options.scaling
+    )
     print(format_report(report))
     if options.json is not None:
-        options.json.write_text(json.dumps(report_to_json(report), indent=2) + "\n")
+        write_text(options.json, json.dumps(report_to_json(report), indent=2) + "\n")
         print(f"\nwritten: {options.json}")
     return 0 if report.fits else 1
 

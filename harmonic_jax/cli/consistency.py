@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.cli.raw_boxes import MOST_RAW_BOXES, RawBoxes, save_raw
+from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
@@ -74,8 +75,8 @@ def write_consistency(folder: Path, report: dict[str, Any], case: Study) -> list
     folder.mkdir(parents=True, exist_ok=True)
     names = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
     files = [folder / name for name in names]
-    files[0].write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    files[1].write_text(format_report(report) + "\n")
+    write_text(files[0], json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_text(files[1], format_report(report) + "\n")
     truth = dataclasses.replace(case.truth, masks=None)
     found = dataclasses.replace(case.found, masks=None)
     save_coco_annotations(files[2], truth)

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.consistency import make_consistency
 from harmonic_jax.cli.inference_options import add_inference_options, inference_suffix, tta_of
 from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
@@ -16,8 +15,8 @@ from harmonic_jax.cli.raw_boxes import RawBoxes, detect_raw, load_raw, make_raw_
 from harmonic_jax.cli.report_images import images_of_folder, images_of_source
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.records import DataError
 from harmonic_jax.data.sources import open_source
+from harmonic_jax.files import write_text
 from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
@@ -26,7 +25,7 @@ from harmonic_jax.metrics.consistency.text import format_overall
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report import Images
-from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.classes import MatchedPredictions, match_classes
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.departure import explained_loss
@@ -39,20 +38,21 @@ from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.step import make_predict_step
 from harmonic_jax.training.watchdog import process_watchdog
 
-FAILURES = (ConfigError, DataError, CheckpointError, ValueError, OSError)
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed with a message, 4 another process is lost."""
     parsed = _parser().parse_args(sys.argv[1:] if args is None else args)
-    try:
-        options = process_options(parsed)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    body = _evaluate_files if parsed.run is None else _evaluate_run
+    return run_command(lambda: _main(parsed))
+
+
+def _main(args: argparse.Namespace) -> int:
+    options = process_options(args)
+    body = _evaluate_files if args.run is None else _evaluate_run
     use_both_cores()
-    return run_as_process(options, lambda console: body(parsed, console), FAILURES)
+    # ValueError: what the tables of detections and objects refuse.
+    return run_as_process(
+        options, lambda console: body(args, console), failures=(*FAILURES, ValueError)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate_run(args: argparse.Namespace, console: Console) -> int:
+def _evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
     if any(path is not None for path in (args.predictions, args.annotations)):
         raise ConfigError("give either a run or --predictions with --annotations, not both")
     _check_report(args)
@@ -158,7 +158,7 @@ def _check_report(args: argparse.Namespace) -> None:
 
 def _report(
     args: argparse.Namespace,
-    console: Console,
+    console: Terminal,
     truth: GroundTruthTable,
     found: DetectionTable,
     raw: RawBoxes | DetectionTable | None,
@@ -169,7 +169,7 @@ def _report(
     report, files = make_consistency(
         args.report, truth, found, raw, resamples=args.resamples, images=images, title=title
     )
-    console.print(f"\n{format_overall(report)}", markup=False, highlight=False)
+    console.print(f"\n{format_overall(report)}")
     for path in files:
         console.print(f"written: {path}")
 
@@ -187,7 +187,7 @@ def _with_options(config: Config, args: argparse.Namespace) -> Config:
     return dataclasses.replace(config, data=data, train=train)
 
 
-def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
+def _evaluate_files(args: argparse.Namespace, console: Terminal) -> int:
     if args.predictions is None or args.annotations is None:
         raise ConfigError(
             "give the folder of a run, or both --predictions P.json and --annotations A.json"
@@ -211,8 +211,8 @@ def _evaluate_files(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _print_and_save(args: argparse.Namespace, console: Console, metrics: dict[str, float]) -> None:
-    console.print(format_table(metrics), markup=False, highlight=False)
+def _print_and_save(args: argparse.Namespace, console: Terminal, metrics: dict[str, float]) -> None:
+    console.print(format_table(metrics))
     if args.json is not None:
-        args.json.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_text(args.json, json.dumps(metrics, indent=2) + "\n")
         console.print(f"written: {args.json}")

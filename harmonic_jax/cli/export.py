@@ -3,10 +3,10 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.config import ConfigError
 from harmonic_jax.export import (
     PLATFORMS,
@@ -17,7 +17,8 @@ from harmonic_jax.export import (
     write_weights,
 )
 from harmonic_jax.export.weights import model_card
-from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.files import write_bytes, write_text
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.restore import SavedRun, read_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -26,20 +27,20 @@ from harmonic_jax.training.sharding import data_mesh, replicated
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     parsed = _parser().parse_args(args)
+    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+
+
+def _main(parsed: argparse.Namespace) -> int:
+    run = read_run(RunDir(parsed.run), sharding=replicated(data_mesh()), last=parsed.last)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    console = Terminal()
     try:
-        run = read_run(RunDir(parsed.run), sharding=replicated(data_mesh()), last=parsed.last)
-        parsed.out.mkdir(parents=True, exist_ok=True)
         for line in _export(parsed, run):
-            print(line)
-    except (ConfigError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            console.print(line)
     except ModuleNotFoundError as error:
-        print(
-            f"error: {error.name} is not installed: pip install 'harmonic-jax[export]'",
-            file=sys.stderr,
-        )
-        return 1
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'harmonic-jax[export]'"
+        ) from None
     return 0
 
 
@@ -99,8 +100,8 @@ def _export_stablehlo(
     folder: Path, run: SavedRun, function: InferenceFunction, platforms: Sequence[str]
 ) -> list[str]:
     path, described = folder / "detector.jax", folder / "detector.json"
-    path.write_bytes(export_stablehlo(function, platforms=platforms).serialize())
-    described.write_text(json.dumps(_about(run, function), indent=2) + "\n")
+    write_bytes(path, export_stablehlo(function, platforms=platforms).serialize())
+    write_text(described, json.dumps(_about(run, function), indent=2) + "\n")
     return [
         f"written: {path}",
         f"written: {described}",
@@ -157,5 +158,5 @@ def _export_weights(folder: Path, run: SavedRun, run_dir: RunDir) -> list[str]:
         row for row in run_dir.read_log() if row["kind"] == "eval" and row["step"] == run.step
     ]
     metrics = evaluated[-1] if evaluated else {}
-    card.write_text(model_card(run, name=path.name, metrics=metrics))
+    write_text(card, model_card(run, name=path.name, metrics=metrics))
     return [f"written: {path}, {number} arrays", f"written: {card}"]

@@ -1,17 +1,16 @@
 """`python -m harmonic_jax export-weights RUN --out FILE.safetensors`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.import_weights import KEPT
-from harmonic_jax.config import ConfigError
 from harmonic_jax.pretrained import detector_layout, read_state_dict, write_state_dict
 from harmonic_jax.pretrained.layout import export_state
-from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -20,14 +19,16 @@ from harmonic_jax.training.sharding import data_mesh, replicated
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     parsed = _parser().parse_args(args)
-    try:
-        state_dict = export_run(RunDir(parsed.run), last=parsed.last)
-        write_state_dict(parsed.out, state_dict)
-    except (ConfigError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"written: {parsed.out}, {len(state_dict)} tensors")
-    print(f"read it with: model.load_state_dict(safetensors.torch.load_file('{parsed.out}'))")
+    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+
+
+def _main(parsed: argparse.Namespace) -> int:
+    state_dict = export_run(RunDir(parsed.run), last=parsed.last)
+    write_state_dict(parsed.out, state_dict)
+    console = Terminal()
+    console.print(f"written: {parsed.out}, {len(state_dict)} tensors")
+    name = repr(str(parsed.out))
+    console.print(f"read it with: model.load_state_dict(safetensors.torch.load_file({name}))")
     return 0
 
 

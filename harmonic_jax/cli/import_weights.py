@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from harmonic_jax.cli.command import FAILURES, quoted, run_command
 from harmonic_jax.config import (
     Config,
     ConfigError,
@@ -21,7 +21,8 @@ from harmonic_jax.pretrained import detector_layout, read_state_dict, write_stat
 from harmonic_jax.pretrained.backbone import check_classifier
 from harmonic_jax.pretrained.layout import Layout, fit_state, remainder
 from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, TorchvisionDetector
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.terminal import Terminal
+from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.restore import abstract_variables
 from harmonic_jax.training.run_dir import RunDir
@@ -34,13 +35,11 @@ KEPT = "not_in_model.safetensors"
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     parsed = _parser().parse_args(args)
-    try:
-        if parsed.to in CLASSIFIERS:
-            return _check(parsed.file, parsed.to)
-        return _import(parsed)
-    except (ConfigError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    is_classifier = parsed.to in CLASSIFIERS
+    return run_command(
+        lambda: _check(parsed.file, parsed.to) if is_classifier else _import(parsed),
+        failures=(*FAILURES, ValueError),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(file: Path, name: str) -> int:
     check_classifier(file, CLASSIFIERS[name])
-    print(f"{file} fits {name}. Train on it with --model.backbone.weights {file}")
+    Terminal().print(
+        f"{file} fits {name}. Train on it with --model.backbone.weights {quoted(file)}"
+    )
     return 0
 
 
@@ -94,9 +95,10 @@ def _import(args: argparse.Namespace) -> int:
         run_dir=str(args.out),
     )
     run_dir = RunDir(args.out)
-    print(import_run(state_dict, config, foreign, run_dir))
-    print(f"evaluate it with: python eval.py {args.out} --root COCO_FOLDER")
-    print(f"fine-tune it with: python train.py CONFIG.py --init {args.out}")
+    console, name = Terminal(), quoted(args.out)
+    console.print(import_run(state_dict, config, foreign, run_dir))
+    console.print(f"evaluate it with: python eval.py {name} --root COCO_FOLDER")
+    console.print(f"fine-tune it with: python train.py CONFIG.py --init {name}")
     return 0
 
 

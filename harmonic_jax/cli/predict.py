@@ -1,12 +1,10 @@
 """`python -m harmonic_jax predict IMAGES.. --run RUN`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.inference_options import add_inference_options, tta_of
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import ConfigError
@@ -15,11 +13,9 @@ from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video, unique_names
 from harmonic_jax.inference.output import open_folder, write_results
 from harmonic_jax.inference.predictions import Predictor, Summary
-from harmonic_jax.training import tracking
-from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.compilation import use_compilation_cache
 
-FAILURES = (ConfigError, CheckpointError, ValueError, OSError)
 _NAMED = 20
 
 
@@ -27,11 +23,7 @@ def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed or nothing could be read, 3 stopped by Ctrl-C."""
     parsed = _parser().parse_args(args)
     use_both_cores()
-    try:
-        return _predict(parsed)
-    except FAILURES as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _predict(parsed), failures=(*FAILURES, ValueError))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True)
+    console = Terminal()
     if not 0.0 <= args.score_threshold <= 1.0:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; it must be in [0, 1]")
     tta = tta_of(args)
@@ -89,7 +81,7 @@ def _predict(args: argparse.Namespace) -> int:
         folder=None if args.no_pictures else folder,
         score_threshold=args.score_threshold,
         tta=tta,
-        track=tracking.track,
+        track=track,
     )
     is_stopped = False
     try:
@@ -123,27 +115,24 @@ def _run(predictor: Predictor, paths: Sequence[Path]) -> None:
         predictor.video(path, name)
 
 
-def _tell(console: Console, summary: Summary, folder: Path) -> None:
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
-
+def _tell(console: Terminal, summary: Summary, folder: Path) -> None:
     for line in summary.skipped[:_NAMED]:
-        say(f"skipped: {line}")
+        console.print(f"skipped: {line}")
     if len(summary.skipped) > _NAMED:
-        say(f"skipped: {len(summary.skipped) - _NAMED} more")
+        console.print(f"skipped: {len(summary.skipped) - _NAMED} more")
     objects = summary.objects()
     listing = ", ".join(f"{count} {name}" for name, count in objects.most_common(10))
-    say(
+    console.print(
         f"{len(summary.images)} images, {objects.total()} objects"
         + (f" ({listing}{', ..' if len(objects) > 10 else ''})" if listing else "")
         + (f"; {len(summary.skipped)} files skipped" if summary.skipped else "")
     )
     if summary.num_timed and summary.seconds > 0:
-        say(
+        console.print(
             f"{summary.num_timed / summary.seconds:.1f} images/s, decoding and drawing included, "
             "the first batch of each shape left out"
         )
-    say(f"written to {folder}: detections.json, images.json" + _pictures(summary))
+    console.print(f"written to {folder}: detections.json, images.json" + _pictures(summary))
 
 
 def _pictures(summary: Summary) -> str:

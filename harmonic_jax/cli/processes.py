@@ -2,13 +2,12 @@
 
 import argparse
 import logging
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-
+from harmonic_jax.cli.command import FAILURES, complain
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.departure import explained_loss, last_words, leave
 from harmonic_jax.training.distributed import TogetherError, is_primary, label
 from harmonic_jax.training.launch import ProcessOptions, start
@@ -68,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run_as_process(
     options: ProcessOptions,
-    body: Callable[[Console], int],
-    failures: tuple[type[Exception], ...],
+    body: Callable[[Terminal], int],
+    failures: tuple[type[Exception], ...] = FAILURES,
 ) -> int:
     """Joins the other processes, if any, and runs a command's body as one of them.
 
@@ -91,24 +90,20 @@ def run_as_process(
                 logging.basicConfig(level=logging.ERROR, format=f"{label()}%(message)s")
                 warnings.simplefilter("ignore")
             with last_words():
-                return body(Console(soft_wrap=True, quiet=not is_primary()))
+                return body(Terminal(quiet=not is_primary()))
     except TogetherError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):
             traceback.print_exception(error.__cause__)
-        _complain(error)
+        complain(error)
     except failures as error:
-        _complain(error)
-    except BaseException:
+        complain(error)
+    except BaseException as error:
         if not label():
             raise
-        _complain(sys.exc_info()[1])
+        complain(error)
         traceback.print_exc()
     if label() and not is_shared:
         # A normal exit waits for all others, and they wait for this process in a collective.
         leave(1)
     return 1
-
-
-def _complain(error: BaseException | None) -> None:
-    print(f"{label()}error: {error or type(error).__name__}", file=sys.stderr)

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from harmonic_jax import terminal
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.files import replacing
 from harmonic_jax.metrics.results_json import load_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training import tracking
 from harmonic_jax.training.distributed import is_primary
 from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.sharding import put_batch
@@ -88,7 +89,7 @@ def detect_raw(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    track = functools.partial(tracking.track, enabled=is_primary())
+    track = functools.partial(terminal.track, enabled=is_primary())
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables, num_full = [], 0
     with batches:
@@ -110,7 +111,8 @@ def save_raw(path: Path, boxes: DetectionTable, category_ids: tuple[int, ...]) -
     """Writes boxes as NumPy columns: a COCO results file of them would be several times larger."""
     category_id = np.array(category_ids, np.int64)[boxes.labels]
     columns = (boxes.image_id, boxes.boxes.astype(np.float32), boxes.scores, category_id)
-    np.savez_compressed(path, **dict(zip(_COLUMNS, columns, strict=True)))
+    with replacing(path) as partial:
+        np.savez_compressed(partial, **dict(zip(_COLUMNS, columns, strict=True)))
 
 
 def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:

@@ -9,8 +9,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
-from rich.console import Console
 
+from harmonic_jax.cli.command import quoted, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.processes import (
     process_help,
@@ -18,21 +18,17 @@ from harmonic_jax.cli.processes import (
     run_as_process,
     split_process_options,
 )
-from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.records import DataError
+from harmonic_jax.config import Config
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
-from harmonic_jax.pretrained import WeightsError
-from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.train_log import NonFiniteLossError
 
 DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "configs" / "retinanet_r18_scenes.py"
-FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -40,23 +36,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
     The last is that of one of several processes, when another is gone or hangs.
     """
-    parsed, rest = split_process_options(sys.argv[1:] if args is None else args)
-    try:
-        options = process_options(parsed)
-        config = config_from_args(
-            rest,
-            default=DEFAULT_CONFIG,
-            prog="train.py",
-            description="Train a detector, evaluate it, and write a report.\n\n" + process_help(),
-        )
-    except FAILURES as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _main(sys.argv[1:] if args is None else args))
+
+
+def _main(args: Sequence[str]) -> int:
+    parsed, rest = split_process_options(args)
+    options = process_options(parsed)
+    config = config_from_args(
+        rest,
+        default=DEFAULT_CONFIG,
+        prog="train.py",
+        description="Train a detector, evaluate it, and write a report.\n\n" + process_help(),
+    )
     use_both_cores()
-    return run_as_process(options, lambda console: _run(config, console), FAILURES)
+    return run_as_process(options, lambda console: _run(config, console))
 
 
-def _run(config: Config, console: Console) -> int:
+def _run(config: Config, console: Terminal) -> int:
     use_compilation_cache()
     run_dir = RunDir.of(config)
     # Process 0 first: it prepares the data where that has not been done.
@@ -79,7 +75,7 @@ def _run(config: Config, console: Console) -> int:
         return 3
     if not is_primary():
         return 0
-    console.print(format_table(result.evaluation.metrics), markup=False, highlight=False)
+    console.print(format_table(result.evaluation.metrics))
     files = write_report(
         run_dir.report,
         result.evaluation,
@@ -90,7 +86,7 @@ def _run(config: Config, console: Console) -> int:
     console.print("written:")
     for path in (run_dir.best, run_dir.checkpoints, run_dir.path / "tensorboard", *files):
         console.print(f"  {path}")
-    console.print(f"evaluate it again with: python eval.py {run_dir.path}")
+    console.print(f"evaluate it again with: python eval.py {quoted(run_dir.path)}")
     return 0
 
 

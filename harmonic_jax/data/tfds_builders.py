@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from harmonic_jax.data.records import DataError
+from harmonic_jax.terminal import Terminal
 
 SCENES = "fashion_scenes"
 
@@ -46,7 +45,7 @@ def _prepare_scenes(config: str, data_dir: Path) -> Any:
 
     builder = FashionScenes(data_dir=data_dir, config=config or None)
     if not _is_prepared(Path(builder.data_dir)):
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         status = console.status(f"Drawing the data set {SCENES} into {data_dir}, once")
         # TFDS announces a download on stdout; there is none.
         with status, contextlib.redirect_stdout(io.StringIO()):

@@ -8,16 +8,15 @@ is saved for large splits.
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.progress
-from rich.console import Console
 
 from harmonic_jax.data.folders import header_size
+from harmonic_jax.files import replacing
+from harmonic_jax.terminal import Terminal, track
 
 SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
 MASK_FEATURE = "segmentation"  # of an object: compressed run lengths as text
@@ -108,13 +107,12 @@ def _text(value: bytes | str) -> str:
 
 
 def _with_progress(examples: Sequence[Any], title: str) -> Any:
-    return rich.progress.track(
+    return track(
         (examples[i] for i in range(len(examples))),
-        description=title,
-        total=len(examples),
-        console=Console(stderr=True),
-        transient=True,
-        disable=len(examples) < SAVED_FROM,
+        len(examples),
+        title,
+        console=Terminal(stderr=True),
+        enabled=len(examples) >= SAVED_FROM,
     )
 
 
@@ -147,8 +145,7 @@ def _save(scan: Scan, path: Path) -> None:
         fields["masks"] = np.frombuffer(b"".join(mask + b"\0" for mask in masks), np.uint8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, **fields)
-        os.replace(file.name, path)
+        with replacing(path) as partial:
+            np.savez(partial, **fields)
     except OSError:  # a full or read-only disk costs the next start a pass, nothing else
         return

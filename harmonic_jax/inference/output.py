@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.config import ConfigError
+from harmonic_jax.files import write_text
 from harmonic_jax.inference.detections import ImageDetections, detection_table
 from harmonic_jax.metrics.results_json import save_coco_results
 
@@ -44,13 +45,13 @@ def open_folder(folder: Path, inputs: Iterable[Path]) -> Path:
                 "with --out"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / IMAGES, {"info": {"made_by": _MADE_BY}, "images": []})
+    write_text(folder / IMAGES, json.dumps({"info": {"made_by": _MADE_BY}, "images": []}))
     return folder
 
 
 def _is_ours(folder: Path) -> bool:
     try:
-        content = json.loads((folder / IMAGES).read_text())
+        content = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
         return bool(content["info"]["made_by"] == _MADE_BY)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -76,10 +77,8 @@ def write_results(
       The files.
     """
     results = folder / DETECTIONS
-    partial = results.with_suffix(".tmp")
     ordered = sorted(found, key=lambda item: item[0])
-    save_coco_results(partial, detection_table(ordered), category_ids)
-    partial.replace(results)
+    save_coco_results(results, detection_table(ordered), category_ids)
     categories = [
         {"id": int(category), "name": name}
         for category, name in zip(category_ids, class_names, strict=True)
@@ -90,11 +89,5 @@ def write_results(
         "categories": categories,
         "annotations": [],
     }
-    _write(folder / IMAGES, content)
+    write_text(folder / IMAGES, json.dumps(content))
     return [results, folder / IMAGES]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from harmonic_jax.data.decode import ImageError
+from harmonic_jax.files import write_bytes
 from harmonic_jax.inference.augmentation import TTA
 from harmonic_jax.inference.detections import ImageDetections
 from harmonic_jax.inference.detector import LoadedDetector
@@ -175,7 +176,7 @@ class Predictor:
 
     def _draw(self, target: Path, pixels: np.ndarray, found: ImageDetections) -> None:
         picture = draw_detections(pixels, found, self._detector.class_names)
-        target.write_bytes(encode_jpeg(picture))
+        write_bytes(target, encode_jpeg(picture))
 
     def _make_folder(self) -> None:
         if self._pictures is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.files import write_text
 from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.json_fields import box, column, entries_of, flag, integer, number, text
 from harmonic_jax.metrics.masks_json import annotated_masks, detected_masks, segmentations_of
@@ -136,7 +137,7 @@ def save_coco_results(
     if detections.masks is not None:
         for entry, segmentation in zip(entries, segmentations_of(detections.masks), strict=True):
             entry["segmentation"] = segmentation
-    Path(path).write_text(json.dumps(entries))
+    write_text(path, json.dumps(entries))
 
 
 def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> None:
@@ -172,7 +173,7 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
         "categories": [{"id": int(category), "name": name} for category, name in names],
         "annotations": annotations,
     }
-    Path(path).write_text(json.dumps(content))
+    write_text(path, json.dumps(content))
 
 
 def _xywh(table: DetectionTable | GroundTruthTable) -> list[list[float]]:

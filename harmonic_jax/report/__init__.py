@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.report.breakdown import classes_figure, errors_figure
 from harmonic_jax.report.cases import worst_cases
@@ -78,7 +79,7 @@ def write_page(
     for name in PNGS:  # one that this report has no use for must not stay
         (folder / name).unlink(missing_ok=True)
     # A file name may hold what UTF-8 cannot say.
-    files[0].write_bytes(html.encode("utf-8", "replace"))
+    write_text(files[0], html)
     if not pngs:
         return files
     for figure in figures:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from harmonic_jax.files import replacing
 from harmonic_jax.report.palette import LIGHT, RAMP
 from harmonic_jax.report.panels import Cells, Figure, Line, Look, Mark, Notes, Panel, Rectangles
 from harmonic_jax.report.svg import RAMP_TITLE, clipped, ramp_place
@@ -39,7 +40,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
         places = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
         for place, panel in zip(places, figure.panels, strict=True):
             _draw(place, panel)
-        canvas.savefig(path, format="png")
+        with replacing(path) as partial:
+            canvas.savefig(partial, format="png")
 
 
 def _draw(place: Any, panel: Panel) -> None:

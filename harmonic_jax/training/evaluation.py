@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from harmonic_jax import terminal
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
@@ -17,7 +18,6 @@ from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training import tracking
 from harmonic_jax.training.distributed import gather, is_primary
 from harmonic_jax.training.sharding import check_divides, put_batch
 from harmonic_jax.training.state import Variables
@@ -88,7 +88,7 @@ def evaluate(
     batch_size = config.train.eval_batch_size or config.train.batch_size
     check_divides(mesh, "train.eval_batch_size", batch_size)
     watchdog = watchdog or Watchdog(0)
-    track = track or functools.partial(tracking.track, enabled=is_primary())
+    track = track or functools.partial(terminal.track, enabled=is_primary())
     batches = eval_batches(
         source,
         config.data,

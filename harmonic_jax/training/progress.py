@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, SupportsFloat, TypeVar
 
-from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from harmonic_jax.training.tracking import is_live, make_bar, track_bar, track_plain
+from harmonic_jax.terminal import Terminal, is_live, make_bar, track_bar, track_plain
 
 _T = TypeVar("_T")
 _REDRAW_SECONDS = 0.2
@@ -80,14 +79,14 @@ class TrainProgress:
         start_step: int = 0,
         enabled: bool = True,
         plain_interval: float = 30.0,
-        console: Console | None = None,
+        console: Terminal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total = total_steps
         self._images_per_step = images_per_step
         self._step = start_step
         self._enabled = enabled
-        self._console = console or Console()
+        self._console = console or Terminal()
         self._clock = clock
         self._rate = StepRate(clock=clock)
         self._metrics: dict[str, SupportsFloat] = {}
@@ -126,7 +125,7 @@ class TrainProgress:
     def message(self, text: str) -> None:
         """Prints a line above the bar, or a line."""
         if self._enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

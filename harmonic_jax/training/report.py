@@ -8,6 +8,7 @@ import numpy as np
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.files import write_text
 from harmonic_jax.masks import RleTable
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.metrics.results_json import save_coco_results
@@ -41,8 +42,8 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("metrics.json", "metrics.txt", "detections.json")]
-    files[0].write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
-    files[1].write_text(format_table(evaluation.metrics) + "\n")
+    write_text(files[0], json.dumps(evaluation.metrics, indent=2) + "\n")
+    write_text(files[1], format_table(evaluation.metrics) + "\n")
     save_coco_results(files[2], evaluation.detections, source.category_ids)
     files.append(folder / "detections.png")
     save_png(files[-1], prediction_grid(evaluation, source, max_pixels=data.max_pixels))

@@ -9,6 +9,7 @@ from typing import Any
 
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.files import write_text
 from harmonic_jax.training.config_json import (
     MAY_DIFFER,
     config_from_json,
@@ -62,7 +63,7 @@ class RunDir:
           ConfigError: the folder holds no run, or its config.json cannot be read.
         """
         try:
-            return config_from_json(json.loads(self.config.read_text()))
+            return config_from_json(json.loads(self.config.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"{self.path} holds no run: there is no {self.config}") from None
         except json.JSONDecodeError as error:
@@ -83,9 +84,7 @@ class RunDir:
                 "choose another folder with --run-dir"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.config.with_suffix(".tmp")
-        partial.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
-        partial.replace(self.config)
+        write_text(self.config, json.dumps(config_to_json(config), indent=2) + "\n")
         return False
 
     def open_together(self, config: Config) -> bool:
@@ -96,14 +95,14 @@ class RunDir:
           ConfigError: the same, in the only process.
         """
         found = decide(lambda: self.open(config))
-        written = decide(lambda: self.config.read_text())
+        written = decide(lambda: self.config.read_text(encoding="utf-8"))
         together(lambda: None if is_primary() else self._wait_for(written))
         return found
 
     def _wait_for(self, written: str) -> None:
         """Until config.json is here as process 0 wrote it: network folders lag by seconds."""
         deadline = time.monotonic() + _SHARED_SECONDS
-        while not (self.config.exists() and self.config.read_text() == written):
+        while not (self.config.exists() and self.config.read_text(encoding="utf-8") == written):
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"{self.config} is not the file that process 0 wrote: the run's folder "

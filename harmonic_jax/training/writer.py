@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, Self, SupportsFloat
 
 import numpy as np
 
+from harmonic_jax.files import write_bytes
+
 _LOG = logging.getLogger(__name__)
 FILE_NAME = "metrics.jsonl"
 
@@ -190,6 +192,4 @@ def _cut(path: Path, last_step: int) -> None:
         for line in path.read_bytes().splitlines()
         if (row := _parse(line)) is not None and row["step"] <= last_step
     ]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(line + b"\n" for line in lines))
-    temporary.replace(path)
+    write_bytes(path, b"".join(line + b"\n" for line in lines))

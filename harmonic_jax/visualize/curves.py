@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from harmonic_jax.files import replacing
+
 
 def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes a PNG of the losses over the steps, and of AP where the run was evaluated.
@@ -29,7 +31,8 @@ def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Non
     if scores:
         _plot(panels[1], rows, scores, "average precision", marker="o")
         panels[1].set_ylim(0, 1)
-    figure.savefig(path, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 # Okabe and Ito's palette without yellow, which is faint on white.

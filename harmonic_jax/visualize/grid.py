@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from harmonic_jax.files import write_bytes
 from harmonic_jax.visualize.boxes import (
     INK,
     PREDICTION_COLOR,
@@ -118,4 +119,4 @@ def save_png(path: str | Path, image: np.ndarray) -> None:
       OSError: The file cannot be written.
     """
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    Path(path).write_bytes(data.tobytes())
+    write_bytes(path, data.tobytes())

@@ -4,10 +4,9 @@ import io
 import time
 
 import pytest
-from rich.console import Console
 
+from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.progress import StepRate, TrainProgress
-from harmonic_jax.training.tracking import track
 
 
 class Clock:
@@ -20,9 +19,9 @@ class Clock:
         return self.now
 
 
-def console_of(*, terminal: bool) -> tuple[Console, io.StringIO]:
+def console_of(*, terminal: bool) -> tuple[Terminal, io.StringIO]:
     output = io.StringIO()
-    return Console(file=output, force_terminal=terminal, width=150), output
+    return Terminal(file=output, force_terminal=terminal, width=150), output
 
 
 def test_rate_leaves_out_the_compilation() -> None:

@@ -11,6 +11,7 @@ from harmonic_jax import __version__
 from harmonic_jax.export.inference import InferenceFunction
 from harmonic_jax.export.onnx.convert import UnsupportedError, convert
 from harmonic_jax.export.onnx.graph import Body, Graph, Node, Tensor
+from harmonic_jax.files import write_bytes
 
 OPSET = 18
 """Has all that is used, and was read by ONNX Runtime in 2023 already."""
@@ -60,9 +61,7 @@ def write_onnx(
     onnx.helper.set_model_props(model, dict(about or {}))
     if model.ByteSize() > _MOST_BYTES:
         raise UnsupportedError("the weights need more than 2 GB, which one ONNX file cannot hold")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(model.SerializeToString())
-    partial.replace(path)
+    write_bytes(path, model.SerializeToString())
     return tuple(names)
 
 

@@ -1,0 +1,70 @@
+"""How every command ends: with a status, and in one line where something a user can cause fails."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from harmonic_jax.config import ConfigError
+from harmonic_jax.data.records import DataError
+from harmonic_jax.files import explained
+from harmonic_jax.pretrained import WeightsError
+from harmonic_jax.terminal import prepare_terminal, printable
+from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.training.distributed import label
+from harmonic_jax.training.train_log import NonFiniteLossError
+
+FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
+"""What a user, a file or a disk can cause: told in one line, without a traceback."""
+EXIT_FAILED, EXIT_STOPPED = 1, 3
+
+
+def run_command(
+    body: Callable[[], int], *, failures: tuple[type[Exception], ...] = FAILURES
+) -> int:
+    """Runs a command.
+
+    Args:
+      body: does what the command does, and returns its exit status.
+      failures: what is told in one line, with status 1. Anything else is a fault of ours, and
+        keeps its traceback.
+
+    Returns:
+      The exit status; 3 where Ctrl-C ended it.
+    """
+    prepare_terminal()
+    try:
+        status = body()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`). Python flushes again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_STOPPED
+    except failures as error:
+        complain(error)
+        return EXIT_FAILED
+
+
+def complain(problem: BaseException | str) -> None:
+    """Prints what went wrong, as one line on stderr."""
+    print(printable(f"{label()}error: {_told(problem)}"), file=sys.stderr)
+
+
+def _told(problem: BaseException | str) -> str:
+    if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
+        return f"{problem.filename}: {explained(problem, str(problem.filename))}"
+    return str(problem) or type(problem).__name__
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a shell takes it, for commands to copy.
+
+    >>> quoted("runs/my run")
+    "'runs/my run'"
+    """
+    return shlex.quote(str(path))

@@ -1,0 +1,82 @@
+"""Files that a user keeps: each is whole or not there, and the one before stays until then."""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives the name of an empty file beside `path`, which takes its place if the block ends well.
+
+    Its bytes are on the disk before it does. What `path` was stays as it is until then, and where
+    the block fails. A link is replaced; what it points to is not touched. A pipe or a device
+    (/dev/stdout) is written to as it is.
+
+    Raises:
+      OSError: the file cannot be written; the error names `path`, and the space that is left
+        where the disk is full.
+    """
+    path = Path(path)
+    if _is_special(path):
+        yield path
+        return
+    partial = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix[:20]}")
+    with named_errors(path):
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes | bytearray) -> None:
+    """Writes a file whole; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text whole, in UTF-8 whatever the locale; see `replacing`.
+
+    What UTF-8 cannot say (half of a surrogate pair, from a file name that is no text) is written
+    as an escape.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def named_errors(path: str | Path) -> Iterator[None]:
+    """Gives an OSError of the block, which may name another file or none, the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, explained(error, path), str(path)) from error
+
+
+def explained(error: OSError, path: str | Path) -> str:
+    """What the system says of an error, and the space that is left where the disk is full."""
+    text = error.strerror or str(error) or type(error).__name__
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or "free" in text:
+        return text
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return f"{text}, {shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is something that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

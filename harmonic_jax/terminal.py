@@ -1,0 +1,164 @@
+"""What a person sees while a command runs: lines, and how far a loop is.
+
+Names of files and classes come from anywhere: they are printed as they are, never read as rich's
+markup, and what would steer the terminal is printed as an escape.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_T = TypeVar("_T")
+
+
+def printable(text: str) -> str:
+    r"""A text whose control characters, but for new lines and tabs, are escapes.
+
+    So are those that turn the direction of writing, and halves of surrogate pairs.
+
+    >>> print(printable("red\x1b[31m, cut\r, \udcff"))
+    red\x1b[31m, cut\x0d, \udcff
+    """
+    return "".join(map(_printable, text)) if not text.isprintable() else text
+
+
+def _printable(letter: str) -> str:
+    code = ord(letter)
+    is_control = (code < 0x20 and letter not in "\n\t") or 0x7F <= code < 0xA0
+    is_turn = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    if is_control or is_turn or 0xD800 <= code <= 0xDFFF:
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return letter
+
+
+class Terminal(Console):
+    """A console that prints text as it is: no markup, no colours, no line broken or cut."""
+
+    def __init__(
+        self,
+        *,
+        file: IO[str] | None = None,
+        stderr: bool = False,
+        quiet: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            file=file, stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False,
+            soft_wrap=True, **options,
+        )  # fmt: skip
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Like rich's; texts are made `printable`."""
+        texts = (printable(item) if isinstance(item, str) else item for item in objects)
+        super().print(*texts, **options)
+
+
+def prepare_terminal() -> None:
+    """Makes stdout and stderr take any text: what their encoding cannot say becomes an escape.
+
+    Warnings of the package's log go to stderr, a line each.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test or a notebook replaced it
+            stream.reconfigure(errors="backslashreplace")
+    logging.lastResort = _LineHandler(logging.WARNING)
+
+
+class _LineHandler(logging.StreamHandler[Any]):
+    """Writes to the stderr of the moment, as logging's own last resort does."""
+
+    def __init__(self, level: int) -> None:
+        logging.Handler.__init__(self, level)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def track(
+    iterable: Iterable[_T],
+    total: int,
+    description: str,
+    *,
+    enabled: bool = True,
+    plain_interval: float = 30.0,
+    console: Terminal | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[_T]:
+    """Yields from `iterable` and shows how far it is: a bar, or a line now and then in a file.
+
+    Not inside a TrainProgress, which has its own `track`: a terminal shows one live display.
+
+    >>> list(track(range(3), 3, "eval", enabled=False))
+    [0, 1, 2]
+    """
+    if not enabled:
+        yield from iterable
+        return
+    console = console or Terminal()
+    if not is_live(console):
+        yield from track_plain(iterable, total, description, console, plain_interval, clock)
+        return
+    with make_bar(console, TimeRemainingColumn()) as bar:
+        yield from track_bar(iterable, total, description, bar)
+
+
+def is_live(console: Console) -> bool:
+    """Whether the console can redraw a line."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def make_bar(console: Terminal, *columns: ProgressColumn) -> Progress:
+    """A bar of the house's looks, with columns behind it."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        *columns,
+        console=console,
+        refresh_per_second=4,  # The processor is for the training.
+    )
+
+
+def track_bar(iterable: Iterable[_T], total: int, description: str, bar: Progress) -> Iterator[_T]:
+    """Yields from `iterable`; its bar, within a display that runs, goes when that ends."""
+    task = bar.add_task(printable(description), total=total, details="")
+    try:
+        for item in iterable:
+            yield item
+            bar.advance(task)
+    finally:
+        bar.remove_task(task)
+
+
+def track_plain(
+    iterable: Iterable[_T],
+    total: int,
+    description: str,
+    console: Terminal,
+    interval: float,
+    clock: Callable[[], float],
+) -> Iterator[_T]:
+    """Yields from `iterable` and prints a line every `interval` seconds, and one at the end."""
+    shown_at = clock()
+    for done, item in enumerate(iterable, start=1):
+        yield item
+        if clock() - shown_at >= interval and done < total:
+            shown_at = clock()
+            console.print(f"{description} {done}/{total}")
+    console.print(f"{description} done")

@@ -1,0 +1,75 @@
+"""Names from anywhere are printed as they are, and steer nothing."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from harmonic_jax.cli.command import complain, quoted, run_command
+from harmonic_jax.terminal import Terminal, prepare_terminal, track
+
+NASTY = ["[/red]", "[bold]x[/b].png", ":smile:", "a" * 300, "\x1b[2Jcleared", "\udcff.jpg"]
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_names_are_printed_whole_and_without_escape_sequences(name: str, is_terminal: bool) -> None:
+    output = io.StringIO()
+    console = Terminal(file=output, force_terminal=is_terminal, width=40)
+    console.print(f"written: {name}")
+    shown = name.replace("\x1b", "\\x1b").replace("\udcff", "\\udcff")
+    assert output.getvalue() == f"written: {shown}\n"
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_bar_takes_any_description(name: str) -> None:
+    console = Terminal(file=io.StringIO(), force_terminal=True, width=80)
+    assert list(track(range(3), 3, name, console=console)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_text_goes_to_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding))
+    prepare_terminal()
+    Terminal().print("螺丝 \udcff")
+    sys.stdout.flush()
+    known = "螺丝" if encoding == "utf-8" else "\\u87ba\\u4e1d"
+    assert raw.getvalue().decode(encoding) == f"{known} \\udcff\n"
+
+
+def test_warnings_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_terminal()
+    record = logging.LogRecord("any", logging.WARNING, "", 0, "%s: odd", ("\x1b[31m.jpg",), None)
+    assert logging.lastResort is not None
+    logging.lastResort.handle(record)
+    assert capsys.readouterr().err == "\\x1b[31m.jpg: odd\n"
+
+
+def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise FileNotFoundError(2, "No such file or directory", "[/red]\x1b.json")
+
+    assert run_command(body) == 1
+    assert capsys.readouterr().err == "error: [/red]\\x1b.json: No such file or directory\n"
+    complain("plain")
+    assert capsys.readouterr().err == "error: plain\n"
+
+
+def test_ctrl_c_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(body) == 3
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)
+
+
+def test_paths_to_copy_are_quoted() -> None:
+    assert quoted("runs/a b[1]") == "'runs/a b[1]'"
