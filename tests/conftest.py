@@ -31,11 +31,11 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def _real_data(name: str) -> Path:
-    folder = SHARED_DATA / name
+    folder = SHARED / "data" / name
     if not folder.is_dir():
         pytest.skip(f"needs the {name} images, which are too big for the repository")
     return folder
@@ -51,6 +51,14 @@ def bccd() -> Path:
 def coco_tiny() -> Path:
     """80 + 80 COCO images in COCO's own layout."""
     return _real_data("coco_tiny")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Small inputs that people reported as trouble for other tools, a folder each."""
+    if not (SHARED / "cases").is_dir():
+        pytest.skip("needs the folder of reported inputs, which is not part of the repository")
+    return SHARED / "cases"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
