@@ -13,6 +13,11 @@ from PIL import Image
 
 # Named, so that Pillow never starts an external program for a file that claims to be PostScript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""How names of such files end, in lower case. What a file is, its first bytes say."""
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _EXIF_ORIENTATION = 0x0112
 # libjpeg only warns when it had to invent pixels; these are the warnings that say so.
