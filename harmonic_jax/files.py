@@ -1,5 +1,6 @@
 """Files that a user keeps: each is whole or not there, and the one before stays until then."""
 
+import codecs
 import contextlib
 import errno
 import os
@@ -51,6 +52,31 @@ def write_text(path: str | Path, text: str) -> None:
     as an escape.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_lines(path: str | Path, *, errors: str = "strict") -> list[str]:
+    """The lines of a text, without their ends, from whatever system it comes.
+
+    UTF-8, with or without a mark at its start, or UTF-16 with one, as Windows writes it. Only line
+    ends end a line: names may hold what else Python's `splitlines` takes for one.
+
+    Args:
+      path: the file.
+      errors: what to do with bytes that are no text, as in `bytes.decode`.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no such text; the message names the file and the line.
+    """
+    data = Path(path).read_bytes()
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if is_wide else "utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if is_wide else "UTF-8"
+        raise ValueError(f"{path} is not {encoding} text: {error.reason} in line {line}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 @contextlib.contextmanager

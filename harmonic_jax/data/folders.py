@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import stat
+import unicodedata
 import warnings
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -12,6 +14,10 @@ import PIL.Image
 from harmonic_jax.data.decode import FORMATS
 from harmonic_jax.data.records import RecordTable
 from harmonic_jax.data.report import DataReport
+
+MAX_DEPTH = 20
+"""Levels of sub-folders that are looked into."""
+_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +41,126 @@ class FolderSource:
         return self.records.fingerprint(self.class_names)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's own, never data, whatever its suffix.
+
+    Names that begin with a dot (a Mac's zip files hold a `._NAME` beside every file), and the
+    indices of Windows and of Macs.
+
+    Example:
+      >>> is_hidden("._a.jpg"), is_hidden("Thumbs.db"), is_hidden("a.jpg")
+      (True, True, False)
+    """
+    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
+
+
 def files_in(folder: Path) -> frozenset[str]:
-    """Names of the regular files directly in a folder; empty where there is no such folder."""
+    """Names of the regular files directly in a folder, without the hidden ones.
+
+    Empty where there is no such folder.
+    """
+    return frozenset(list_folder(folder, depth=0).files)
+
+
+def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
+    """Lists a folder and the folders in it, each once, though links may lead in circles.
+
+    Args:
+      folder: need not exist.
+      depth: how many levels of sub-folders to go down.
+
+    Raises:
+      OSError: a folder may not be read.
+    """
+    files: list[str] = []
+    others: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [("", depth)]
+    while waiting:
+        prefix, levels = waiting.pop()
+        here = folder / prefix
+        if not _is_new_folder(here, seen):
+            continue
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if _is_file(entry):
+                    files.append(prefix + entry.name)
+                else:
+                    others.append(prefix + entry.name)
+                    if levels:
+                        waiting.append((f"{prefix}{entry.name}/", levels - 1))
+    return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
+
+
+def _is_new_folder(path: Path, seen: set[tuple[int, int]]) -> bool:
     try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
+        found = path.stat()
+    except OSError:  # absent, or a link that leads nowhere or to itself
+        return False
+    identity = (found.st_dev, found.st_ino)
+    if not stat.S_ISDIR(found.st_mode) or identity in seen:
+        return False
+    seen.add(identity)
+    return True
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What is in a folder, hidden names left out.
+
+    Attributes:
+      folder: the folder.
+      files: its regular files, sorted; those of sub-folders as "sub/a.jpg".
+      others: folders, links that lead nowhere, and whatever else is no regular file.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    def nearby(self, name: str, *, limit: int = 3) -> str:
+        """For messages: what is there in place of a file that is not.
+
+        Args:
+          name: as an annotation or a list has it; with folders and suffix, or without.
+          limit: names beyond so many are counted only.
+
+        Returns:
+          The names that differ in their folder, suffix, case, outer spaces or Unicode normal form
+          alone, as "; there is 'sub/a.png'"; empty where there are none.
+        """
+        wanted = _forms(name)
+        found = [file for file in self.files if wanted & _forms(file)]
+        told = [repr(file) + _unlike(file, name) for file in found[:limit]]
+        for other in self.others:
+            if len(told) < limit and wanted & _forms(other):
+                is_folder = (self.folder / other).is_dir()
+                kind = "a folder" if is_folder else "a link that leads nowhere, or no regular file"
+                told.append(f"{other!r} ({kind})")
+        if len(found) > limit:
+            told.append(f"{len(found) - limit} more")
+        return "; there is " + ", ".join(told) if told else ""
+
+
+def _forms(name: str) -> set[str]:
+    """A file's name without its folder, with and without suffix, as loosely as names are alike."""
+    base = unicodedata.normalize("NFC", name).casefold().replace("\\", "/").rpartition("/")[2]
+    return {base.strip(), base.rpartition(".")[0].strip() or base.strip()}
+
+
+def _unlike(file: str, name: str) -> str:
+    """What a reader would not see."""
+    same = unicodedata.normalize("NFC", file) == unicodedata.normalize("NFC", name)
+    return " (another Unicode normal form)" if same and file != name else ""
 
 
 def is_inside(name: str) -> bool:

@@ -110,7 +110,8 @@ class RecordTable(Sequence[Record]):
         digest = hashlib.sha256()
         for names in (class_names, self.file_names):
             digest.update(f"{len(names)}:".encode())
-            digest.update("\0".join(names).encode())
+            # A file name on the disk need not be text: its stray bytes are halves of surrogates.
+            digest.update("\0".join(names).encode("utf-8", "surrogatepass"))
         masks = () if self.masks is None else (self.masks.offsets, self.masks.counts)
         for array in (*self._arrays(), *masks):
             digest.update(str(array.shape).encode())

@@ -1,0 +1,43 @@
+"""Class names as people write them: in a file, one a line."""
+
+import unicodedata
+from pathlib import Path
+
+from harmonic_jax.data.records import DataError
+from harmonic_jax.files import read_lines
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The names in a file, one a line; empty lines and outer spaces are no part of them.
+
+    Raises:
+      DataError: there is none, one is there twice, or the file is no text.
+      OSError: the file cannot be read.
+    """
+    try:
+        lines = read_lines(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        name = clean_name(line)
+        if name in numbers:
+            raise DataError(
+                f"{path} must hold one class name a line, each once; line {number} repeats "
+                f"{name!r} of line {numbers[name]}"
+            )
+        if name:
+            numbers[name] = number
+    if not numbers:
+        raise DataError(f"{path} must hold one class name a line; it has none")
+    return tuple(numbers)
+
+
+def clean_name(text: str) -> str:
+    """A class name as it is compared: one space for any run of them, none around, in form NFC.
+
+    Example:
+      >>> clean_name(" traffic\\n light ")
+      'traffic light'
+    """
+    return unicodedata.normalize("NFC", " ".join(text.split()))
