@@ -12,39 +12,6 @@ BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 """The variances 0.1 0.1 0.2 0.2 of the Caffe original, as weights of `ops.box_coder`."""
 
 
-def ssd_shapes(image_shape: Shape, extra_layers: Sequence[str]) -> tuple[Shape, ...]:
-    """Height and width of every level of SSD: conv4_3, fc7, and one for each extra layer.
-
-    Strides 8 and 16 round up; `3x3/2` halves, rounding up; `3x3` takes two cells of each side,
-    `4x4` one.
-
-    Args:
-      image_shape: height and width of the padded image, pixels.
-      extra_layers: names as in `config.SSDConfig.extra_layers`.
-
-    Returns:
-      (h_l, w_l) of each level, finest first.
-
-    Raises:
-      ValueError: nothing is left of a level.
-
-    >>> ssd_shapes((300, 300), ("3x3/2", "3x3/2", "3x3", "3x3"))
-    ((38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1))
-    """
-    sides = [[-(-side // 8) for side in image_shape], [-(-side // 16) for side in image_shape]]
-    for layer in extra_layers:
-        if layer == "3x3/2":
-            sides.append([-(-side // 2) for side in sides[-1]])
-        else:
-            sides.append([side - {"3x3": 2, "4x4": 1}[layer] for side in sides[-1]])
-        if min(sides[-1]) < 1:
-            raise ValueError(
-                f"extra_layers is {tuple(extra_layers)}; for images of {image_shape[0]} x "
-                f"{image_shape[1]} it must end before level {len(sides) - 1}, where no cell is left"
-            )
-    return tuple((height, width) for height, width in sides)
-
-
 def make_default_boxes(
     image_shape: Shape,
     shapes: Sequence[Shape],

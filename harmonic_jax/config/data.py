@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,7 @@ class AugmentConfig:
     """Probability of a vertical flip, for images without an up (microscopes, satellites)."""
 
     def __post_init__(self) -> None:
-        require(1.0 <= self.expand <= 8.0, "augment.expand", self.expand, "in [1, 8]")
-        require(0.0 <= self.flip <= 1.0, "augment.flip", self.flip, "in [0, 1]")
-        require(
-            0.0 <= self.vertical_flip <= 1.0,
-            "augment.vertical_flip",
-            self.vertical_flip,
-            "in [0, 1]",
-        )
+        check_fields(self, "augment", expand="[1, 8]", flip="[0, 1]", vertical_flip="[0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +66,17 @@ class DataConfig:
     """Decoding threads in each process."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_fields(
+            self,
+            "data",
+            short_sides="[32, 4096]",
+            max_side="[32, 16384]",
+            stride="[1, 256]",
+            max_objects="[1, 10000]",
+            max_pixels="[1024, 1e9]",
+            mask_size="[14, 512]",
+            num_threads="[1, 256]",
+        )
         require(
             self.format == "tfds" or self.root is not None,
             "data.root",
@@ -81,18 +84,8 @@ class DataConfig:
             f"the folder of the {self.format} data set (--data.root DIR)",
         )
         sides = self.short_sides
-        require(
-            len(sides) > 0 and all(32 <= side <= 4096 for side in sides),
-            "data.short_sides",
-            sides,
-            "one or more sizes in pixels, each in [32, 4096]",
-        )
+        require(len(sides) > 0, "data.short_sides", sides, "one or more sizes in pixels")
         require(self.max_side >= max(sides), "data.max_side", self.max_side, f">= {max(sides)}")
-        require(1 <= self.stride <= 256, "data.stride", self.stride, "in [1, 256]")
-        require(self.max_objects >= 1, "data.max_objects", self.max_objects, ">= 1")
-        require(14 <= self.mask_size <= 512, "data.mask_size", self.mask_size, "in [14, 512]")
-        require(self.max_pixels >= 1024, "data.max_pixels", self.max_pixels, ">= 1024")
-        require(1 <= self.num_threads <= 256, "data.num_threads", self.num_threads, "in [1, 256]")
 
     @property
     def buckets(self) -> tuple[tuple[int, int], ...]:

@@ -2,11 +2,12 @@
 
 import dataclasses
 
-from harmonic_jax.config.checks import require
+from harmonic_jax.config.checks import check_fields, require
 from harmonic_jax.config.data import DataConfig
 from harmonic_jax.config.loss import LossConfig
 from harmonic_jax.config.models import ModelConfig
 from harmonic_jax.config.retinanet import RetinaNetConfig
+from harmonic_jax.config.ssd import SSDConfig
 from harmonic_jax.config.training import OptimConfig, TrainConfig
 
 
@@ -27,6 +28,13 @@ class Config:
     """Where checkpoints, logs and reports go; a run found there is continued."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "config")
+        require(
+            "/" not in self.name and self.name not in (".", "..") and len(self.name) <= 100,
+            "config.name",
+            self.name,
+            "the name of a folder, of at most 100 letters and without /",
+        )
         require(
             self.train.batch_size % self.optim.accumulate == 0,
             "optim.accumulate",
@@ -58,3 +66,6 @@ class Config:
             self.data.stride,
             f"a multiple of {needed}, the backbone's last stride",
         )
+        if isinstance(self.model, SSDConfig):
+            for bucket in self.data.buckets:
+                self.model.level_shapes(bucket)  # refuses a size at which a level has no cell

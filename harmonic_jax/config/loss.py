@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 
 FactorGradient = Literal["through", "stop", "cls_only"]
 FactorSource = Literal["loss", "ce"]
@@ -52,13 +52,18 @@ class LossConfig:
     correlation_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        check_choices(self, "loss")
-        for field in ("alpha", "focal_gamma", "smooth_l1_beta", "box_weight", "correlation_weight"):
-            value = getattr(self, field)
-            require(value >= 0.0, f"loss.{field}", value, ">= 0")
-        require(0.0 <= self.gamma <= 1.0, "loss.gamma", self.gamma, "in [0, 1]")
-        require(0.0 <= self.margin <= 1.0, "loss.margin", self.margin, "in [0, 1]")
-        require(0.0 <= self.focal_alpha <= 1.0, "loss.focal_alpha", self.focal_alpha, "in [0, 1]")
+        check_fields(
+            self,
+            "loss",
+            alpha="[0, 1000]",
+            gamma="[0, 1]",
+            margin="[0, 1]",
+            focal_alpha="[0, 1]",
+            focal_gamma="[0, 100]",
+            smooth_l1_beta="[0, 1000]",
+            box_weight="[0, 1000]",
+            correlation_weight="[0, 1000]",
+        )
         require(
             self.box_loss != "balanced_l1" or self.smooth_l1_beta > 0.0,
             "loss.smooth_l1_beta",

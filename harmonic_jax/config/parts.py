@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,24 +28,26 @@ class BackboneConfig:
     """A torchvision-layout ResNet state dict: .safetensors, or .pth (read with weights_only)."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "backbone")
-        require(self.width >= 8, "backbone.width", self.width, ">= 8")
-        require(0.0 <= self.norm_eps <= 0.1, "backbone.norm_eps", self.norm_eps, "in [0, 0.1]")
-        require(self.groups >= 1, "backbone.groups", self.groups, ">= 1")
+        check_fields(
+            self,
+            "backbone",
+            width="[8, 1024]",
+            groups="[1, 1024]",
+            width_per_group="[1, 1024]",
+            norm_eps="[0, 0.1]",
+            frozen_stages="[0, 5]",
+        )
         require(
-            self.width * self.width_per_group % 64 == 0 and self.width_per_group >= 1,
+            self.width * self.width_per_group % 64 == 0,
             "backbone.width_per_group",
             self.width_per_group,
-            "positive, and backbone.width * backbone.width_per_group a multiple of 64",
+            "such that backbone.width * backbone.width_per_group is a multiple of 64",
         )
         require(
             self.depth >= 50 or (self.groups, self.width_per_group) == (1, 64),
             "backbone.groups, backbone.width_per_group",
             (self.groups, self.width_per_group),
             "(1, 64) for depths without bottlenecks, 10 to 34",
-        )
-        require(
-            0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"
         )
 
 
@@ -62,14 +64,19 @@ class AnchorConfig:
     feature map size, as torchvision's weights were trained with."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "anchors")
-        require(self.size_factor > 0, "anchors.size_factor", self.size_factor, "> 0")
+        check_fields(
+            self,
+            "anchors",
+            size_factor="[0.01, 1000]",
+            scales="[0.001, 1000]",
+            ratios="[0.001, 1000]",
+        )
         for field, values in (("scales", self.scales), ("ratios", self.ratios)):
             require(
-                len(values) > 0 and all(v > 0 for v in values),
+                0 < len(set(values)) == len(values) <= 16,
                 f"anchors.{field}",
                 values,
-                "one or more positive numbers",
+                "1 to 16 different numbers",
             )
 
     @property
@@ -88,28 +95,29 @@ class MatchConfig:
     """Each object also claims the anchors that overlap it most, whatever their IoU."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "match", positive_iou="[0, 1]", negative_iou="[0, 1]")
         require(
-            0.0 <= self.negative_iou <= self.positive_iou <= 1.0,
+            self.negative_iou <= self.positive_iou,
             "match.negative_iou, match.positive_iou",
             (self.negative_iou, self.positive_iou),
-            "0 <= negative_iou <= positive_iou <= 1",
+            "negative_iou <= positive_iou",
         )
 
 
 NmsName = Literal["class", "agnostic", "soft_linear", "soft_gaussian", "matrix", "weighted"]
 
 
-def check_postprocess(config: object) -> None:
-    """What the postprocessing of every detector has."""
-    check_choices(config, "postprocess")
-    for field in ("score_threshold", "nms_iou"):
-        value = getattr(config, field)
-        require(0.0 <= value <= 1.0, f"postprocess.{field}", value, "in [0, 1]")
-    for field in ("max_detections", "topk_per_level", "topk_per_class"):
-        value = getattr(config, field, 1)
-        require(value >= 1, f"postprocess.{field}", value, ">= 1")
-    sigma = getattr(config, "nms_sigma", None)
-    require(sigma is not None and sigma > 0.0, "postprocess.nms_sigma", sigma, "> 0")
+def check_postprocess(config: object, **intervals: str) -> None:
+    """What the postprocessing of every detector has; `intervals` of what this one has besides."""
+    check_fields(
+        config,
+        "postprocess",
+        score_threshold="[0, 1]",
+        nms_iou="[0, 1]",
+        nms_sigma="[0.001, 1000]",
+        max_detections="[1, 10000]",
+        **intervals,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,4 +135,4 @@ class PostprocessConfig:
     """How soft `soft_gaussian` and `matrix` are."""
 
     def __post_init__(self) -> None:
-        check_postprocess(self)
+        check_postprocess(self, topk_per_level="[1, 100000]")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields
 from harmonic_jax.config.ssd import MultiBoxMatchConfig, MultiBoxPostprocessConfig, VGGConfig
 
 
@@ -36,16 +36,16 @@ class RefineDetConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
-        require(
-            all(scale > 0 for scale in self.l2_scales), "model.l2_scales", self.l2_scales, "> 0"
+        check_fields(
+            self,
+            "model",
+            fc6_dilation="[1, 64]",
+            l2_scales="[0.001, 1000]",
+            channels="[8, 4096]",
+            size_factor="[0.01, 1000]",
+            max_ratio="[1, 16]",
+            min_objectness="[0, 1)",
         )
-        require(self.fc6_dilation >= 1, "model.fc6_dilation", self.fc6_dilation, ">= 1")
-        require(self.channels >= 8, "model.channels", self.channels, ">= 8")
-        require(self.size_factor > 0, "model.size_factor", self.size_factor, "> 0")
-        require(self.max_ratio >= 1, "model.max_ratio", self.max_ratio, ">= 1")
-        value = self.min_objectness
-        require(0.0 <= value < 1.0, "model.min_objectness", value, "in [0, 1)")
 
     @property
     def stride(self) -> int:

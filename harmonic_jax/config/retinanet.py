@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 from harmonic_jax.config.parts import AnchorConfig, BackboneConfig, MatchConfig, PostprocessConfig
 
 
@@ -27,14 +27,18 @@ class RetinaNetConfig:
     postprocess: PostprocessConfig = PostprocessConfig()
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_fields(
+            self,
+            "model",
+            levels="[3, 8]",
+            channels="[8, 4096]",
+            head_convs="[0, 16]",
+            prior="(0, 1)",
+        )
         low, high = self.levels
         require(
             3 <= low <= 5 <= high <= 8, "model.levels", self.levels, "3 <= first <= 5 <= last <= 8"
         )
-        require(self.channels >= 8, "model.channels", self.channels, ">= 8")
-        require(self.head_convs >= 0, "model.head_convs", self.head_convs, ">= 0")
-        require(0.0 < self.prior < 1.0, "model.prior", self.prior, "in (0, 1)")
         require(
             self.head_norm == "none" or self.channels % 8 == 0,
             "model.channels",

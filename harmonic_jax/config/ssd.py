@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 from harmonic_jax.config.parts import NmsName, check_postprocess
 
 ExtraLayer = Literal["3x3/2", "3x3", "4x4"]
@@ -28,11 +28,7 @@ class VGGConfig:
     """A torchvision-layout VGG-16 state dict: .safetensors, or .pth (read with weights_only)."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "backbone")
-        require(self.width >= 4, "backbone.width", self.width, ">= 4")
-        require(
-            0 <= self.frozen_stages <= 5, "backbone.frozen_stages", self.frozen_stages, "in [0, 5]"
-        )
+        check_fields(self, "backbone", width="[4, 1024]", frozen_stages="[0, 5]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +50,31 @@ class DefaultBoxConfig:
     """Cut sides longer than the image's to the image's (torchvision's choice)."""
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "default_boxes",
+            sizes="[0.1, 100000]",
+            max_ratios="[1, 16]",
+            steps="[0, 10000]",
+        )
         levels = len(self.max_ratios)
         require(
-            levels >= 1 and all(ratio >= 1 for ratio in self.max_ratios),
+            2 <= levels <= 16,
             "default_boxes.max_ratios",
             self.max_ratios,
-            "one or more whole numbers >= 1",
+            "2 to 16 whole numbers, one a level",
         )
         require(
-            len(self.sizes) == levels + 1 and all(size > 0 for size in self.sizes),
+            len(self.sizes) == levels + 1,
             "default_boxes.sizes",
             self.sizes,
-            f"{levels + 1} positive sizes, one more than default_boxes.max_ratios has levels",
+            f"{levels + 1} sizes, one more than default_boxes.max_ratios has levels",
         )
         require(
-            len(self.steps) == levels and all(step >= 0 for step in self.steps),
+            len(self.steps) == levels,
             "default_boxes.steps",
             self.steps,
-            f"{levels} numbers >= 0, one a level of default_boxes.max_ratios",
+            f"{levels} numbers, one a level of default_boxes.max_ratios",
         )
 
     @property
@@ -89,9 +92,7 @@ class MultiBoxMatchConfig:
     """Negatives a positive, in each image; those with the highest loss are taken."""
 
     def __post_init__(self) -> None:
-        value = self.positive_iou
-        require(0.0 < value <= 1.0, "match.positive_iou", value, "in (0, 1]")
-        require(self.negative_ratio >= 0, "match.negative_ratio", self.negative_ratio, ">= 0")
+        check_fields(self, "match", positive_iou="(0, 1]", negative_ratio="[0, 1e6]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class MultiBoxPostprocessConfig:
     """How soft `soft_gaussian` and `matrix` are."""
 
     def __post_init__(self) -> None:
-        check_postprocess(self)
+        check_postprocess(self, topk_per_class="[1, 100000]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ class SSDConfig:
     postprocess: MultiBoxPostprocessConfig = MultiBoxPostprocessConfig()
 
     def __post_init__(self) -> None:
+        check_fields(self, "model", fc6_dilation="[1, 64]", l2_scale="[0.001, 1000]")
         levels = len(self.default_boxes.max_ratios)
         require(
             len(self.extra_layers) == levels - 2,
@@ -136,17 +138,44 @@ class SSDConfig:
             self.extra_layers,
             f"{levels - 2} layers: conv4_3, fc7 and they are the levels of model.default_boxes",
         )
-        for layer in self.extra_layers:
-            require(
-                layer in ("3x3/2", "3x3", "4x4"),
-                "model.extra_layers",
-                layer,
-                "3x3/2 or 3x3 or 4x4",
-            )
-        require(self.fc6_dilation >= 1, "model.fc6_dilation", self.fc6_dilation, ">= 1")
-        require(self.l2_scale > 0, "model.l2_scale", self.l2_scale, "> 0")
 
     @property
     def stride(self) -> int:
         """Padded sides must be multiples of this: none, every layer rounds its size up."""
         return 1
+
+    def level_shapes(self, image_shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Height and width of every level: conv4_3, fc7, and one for each extra layer.
+
+        Strides 8 and 16 round up; `3x3/2` halves, rounding up; `3x3` takes two cells of each side,
+        `4x4` one.
+
+        Args:
+          image_shape: height and width of the padded image, pixels.
+
+        Returns:
+          (h_l, w_l) of each level, finest first.
+
+        Raises:
+          ConfigError: nothing is left of a level.
+
+        >>> SSDConfig().level_shapes((300, 300))
+        ((38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1))
+        """
+        height, width = image_shape
+        shapes = [(-(-height // stride), -(-width // stride)) for stride in (8, 16)]
+        for layer in self.extra_layers:
+            h, w = shapes[-1]
+            if layer == "3x3/2":
+                shapes.append((-(-h // 2), -(-w // 2)))
+            else:
+                lost = {"3x3": 2, "4x4": 1}[layer]
+                shapes.append((h - lost, w - lost))
+            require(
+                min(shapes[-1]) >= 1,
+                "model.extra_layers",
+                self.extra_layers,
+                f"shorter for images of {height} x {width} (data.short_sides, data.max_side): no "
+                f"cell is left of level {len(shapes)}",
+            )
+        return tuple(shapes)

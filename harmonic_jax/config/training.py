@@ -1,9 +1,10 @@
 """The optimizer and the run."""
 
 import dataclasses
+import operator
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,53 +46,35 @@ class OptimConfig:
     """Type in which gradients are summed over the devices; bfloat16 sends half of the bytes."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "optim")
-        require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "> 0")
-        require(
-            self.reference_batch_size is None or self.reference_batch_size >= 1,
-            "optim.reference_batch_size",
-            self.reference_batch_size,
-            ">= 1",
+        check_fields(
+            self,
+            "optim",
+            learning_rate="(0, 1000]",
+            reference_batch_size="[1, 65536]",
+            momentum="[0, 1)",
+            trust_coefficient="(0, 1000]",
+            weight_decay="[0, 1000]",
+            milestones="(0, 1)",
+            warmup_steps="[0, 1e9]",
+            warmup_images="[0, 1e12]",
+            warmup_factor="[0, 1]",
+            clip_norm="(0, 1e9]",
+            ema_decay="(0, 1)",
+            rate_factors="[0, 1000]",
+            accumulate="[1, 65536]",
         )
         require(
-            self.trust_coefficient > 0, "optim.trust_coefficient", self.trust_coefficient, "> 0"
-        )
-        require(
-            self.warmup_images is None or self.warmup_images >= 0,
-            "optim.warmup_images",
-            self.warmup_images,
-            ">= 0",
-        )
-        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, ">= 0")
-        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, ">= 0")
-        require(
-            0 <= self.warmup_factor <= 1, "optim.warmup_factor", self.warmup_factor, "in [0, 1]"
-        )
-        require(
-            all(0 < m < 1 for m in self.milestones)
-            and tuple(sorted(self.milestones)) == tuple(self.milestones),
+            all(map(operator.lt, self.milestones, self.milestones[1:])),
             "optim.milestones",
             self.milestones,
-            "increasing fractions in (0, 1)",
+            "increasing fractions",
         )
         require(
-            self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "> 0"
-        )
-        require(
-            self.ema_decay is None or 0 < self.ema_decay < 1,
-            "optim.ema_decay",
-            self.ema_decay,
-            "in (0, 1)",
-        )
-        require(
-            all(path and factor >= 0 for path, factor in self.rate_factors)
-            and len(dict(self.rate_factors)) == len(self.rate_factors),
+            len(dict(self.rate_factors)) == len(self.rate_factors),
             "optim.rate_factors",
             self.rate_factors,
-            "different paths, each with a factor >= 0",
+            "different paths, each with a factor",
         )
-        require(self.accumulate >= 1, "optim.accumulate", self.accumulate, ">= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,22 +101,23 @@ class TrainConfig:
     """First and last step of a profiler trace, counted from 1."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "train")
-        for field in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-            value = getattr(self, field)
-            require(value >= 1, f"train.{field}", value, ">= 1")
-        require(
-            self.eval_batch_size is None or self.eval_batch_size >= 1,
-            "train.eval_batch_size",
-            self.eval_batch_size,
-            ">= 1",
+        check_fields(
+            self,
+            "train",
+            steps="[1, 1e9]",
+            batch_size="[1, 65536]",
+            eval_batch_size="[1, 65536]",
+            seed="[0, 2147483647]",
+            log_every="[1, 1e9]",
+            eval_every="[0, 1e9]",
+            checkpoint_every="[1, 1e9]",
+            keep_checkpoints="[1, 1e6]",
+            step_timeout="[0, 1e6]",
+            profile="[1, 1e9]",
         )
-        require(self.eval_every >= 0, "train.eval_every", self.eval_every, ">= 0")
-        require(self.step_timeout >= 0, "train.step_timeout", self.step_timeout, ">= 0")
         require(
-            self.profile is None or 1 <= self.profile[0] <= self.profile[1] <= self.steps,
+            self.profile is None or self.profile[0] <= self.profile[1] <= self.steps,
             "train.profile",
             self.profile,
-            f"(first, last) with 1 <= first <= last <= {self.steps}",
+            f"(first, last) with first <= last <= {self.steps}",
         )
-        require(0 <= self.seed < 2**31, "train.seed", self.seed, "in [0, 2**31)")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 from harmonic_jax.config.parts import (
     AnchorConfig,
     BackboneConfig,
@@ -13,16 +13,6 @@ from harmonic_jax.config.parts import (
 )
 
 NormName = Literal["none", "batch", "group"]
-
-
-def _check_sampling(name: str, num_samples: int, positive_fraction: float) -> None:
-    require(num_samples >= 1, f"{name}.num_samples", num_samples, ">= 1")
-    require(
-        0.0 < positive_fraction <= 1.0,
-        f"{name}.positive_fraction",
-        positive_fraction,
-        "in (0, 1]",
-    )
 
 
 def _check_groups(field: str, channels: int, norm: str) -> None:
@@ -53,13 +43,19 @@ class RPNConfig:
     num_proposals_eval: int = 1000
 
     def __post_init__(self) -> None:
-        require(self.num_convs >= 1, "rpn.num_convs", self.num_convs, ">= 1")
-        _check_sampling("rpn", self.num_samples, self.positive_fraction)
-        require(self.smooth_l1_beta >= 0, "rpn.smooth_l1_beta", self.smooth_l1_beta, ">= 0")
-        require(0.0 <= self.nms_iou <= 1.0, "rpn.nms_iou", self.nms_iou, "in [0, 1]")
-        for field in ("topk_train", "topk_eval", "num_proposals_train", "num_proposals_eval"):
-            value = getattr(self, field)
-            require(value >= 1, f"rpn.{field}", value, ">= 1")
+        check_fields(
+            self,
+            "rpn",
+            num_convs="[1, 16]",
+            num_samples="[1, 100000]",
+            positive_fraction="(0, 1]",
+            smooth_l1_beta="[0, 1000]",
+            topk_train="[1, 100000]",
+            topk_eval="[1, 100000]",
+            nms_iou="[0, 1]",
+            num_proposals_train="[1, 100000]",
+            num_proposals_eval="[1, 100000]",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +70,7 @@ class RoIAlignConfig:
     """Side in pixels of a box that is pooled from P4; half of it goes to P3, and so on."""
 
     def __post_init__(self) -> None:
-        require(self.sampling_ratio >= 1, "roi_align.sampling_ratio", self.sampling_ratio, ">= 1")
-        require(self.canonical_size > 0, "roi_align.canonical_size", self.canonical_size, "> 0")
+        check_fields(self, "roi_align", sampling_ratio="[1, 16]", canonical_size="[1, 16384]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +92,20 @@ class BoxHeadConfig:
     """Factors of the regression targets dx, dy, dw, dh: the inverse of SSD's variances."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "box_head")
-        _check_sampling("box_head", self.num_samples, self.positive_fraction)
+        check_fields(
+            self,
+            "box_head",
+            num_hidden="[1, 16384]",
+            pool_size="[1, 64]",
+            num_samples="[1, 100000]",
+            positive_fraction="(0, 1]",
+            delta_weights="[0.001, 1000]",
+        )
         require(
             self.norm == "none" or self.layers == "four_conv_fc",
             "box_head.norm",
             self.norm,
             "none with layers = two_fc, which have no convolution",
-        )
-        require(self.num_hidden >= 1, "box_head.num_hidden", self.num_hidden, ">= 1")
-        require(self.pool_size >= 1, "box_head.pool_size", self.pool_size, ">= 1")
-        require(
-            len(self.delta_weights) == 4 and all(w > 0 for w in self.delta_weights),
-            "box_head.delta_weights",
-            self.delta_weights,
-            "four positive numbers",
         )
 
 
@@ -126,10 +120,9 @@ class MaskHeadConfig:
     pool_size: int = 14
 
     def __post_init__(self) -> None:
-        check_choices(self, "mask_head")
-        require(self.num_convs >= 0, "mask_head.num_convs", self.num_convs, ">= 0")
-        require(self.channels >= 8, "mask_head.channels", self.channels, ">= 8")
-        require(self.pool_size >= 1, "mask_head.pool_size", self.pool_size, ">= 1")
+        check_fields(
+            self, "mask_head", num_convs="[0, 16]", channels="[8, 4096]", pool_size="[1, 64]"
+        )
         _check_groups("mask_head.channels", self.channels, self.norm)
 
 
@@ -149,8 +142,7 @@ class RoIPostprocessConfig:
     """How soft `soft_gaussian` and `matrix` are."""
 
     def __post_init__(self) -> None:
-        check_postprocess(self)
-        require(self.min_size >= 0, "postprocess.min_size", self.min_size, ">= 0")
+        check_postprocess(self, min_size="[0, 16384]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +161,11 @@ class FasterRCNNConfig:
     postprocess: RoIPostprocessConfig = RoIPostprocessConfig()
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_fields(self, "model", levels="[2, 7]", channels="[8, 4096]")
         low, high = self.levels
         require(
             2 <= low <= 5 <= high <= 7, "model.levels", self.levels, "2 <= first <= 5 <= last <= 7"
         )
-        require(self.channels >= 8, "model.channels", self.channels, ">= 8")
         for norm in (self.fpn_norm, self.box_head.norm):
             _check_groups("model.channels", self.channels, norm)
 

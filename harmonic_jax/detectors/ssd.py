@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes, ssd_shapes
+from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes
 from harmonic_jax.config import Config, SSDConfig
 from harmonic_jax.objectives.multibox import multibox_objective
 from harmonic_jax.objectives.sums import LossSums
@@ -59,7 +59,7 @@ def _default_boxes(config: SSDConfig, batch: Batch) -> tuple[Float[Array, "n 4"]
     boxes = config.default_boxes
     levels = make_default_boxes(
         (height, width),
-        ssd_shapes((height, width), config.extra_layers),
+        config.level_shapes((height, width)),
         sizes=boxes.sizes[:-1],
         large_sizes=boxes.sizes[1:],
         max_ratios=boxes.max_ratios,

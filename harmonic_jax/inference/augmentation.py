@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
-from harmonic_jax.config.checks import check_choices, require
+from harmonic_jax.config.checks import check_fields, require
 from harmonic_jax.ops.box_fusion import fuse_boxes
 from harmonic_jax.ops.nms import batched_nms
 from harmonic_jax.ops.soft_nms import soft_nms_gaussian
@@ -45,24 +45,20 @@ class TTA:
     """Of `soft_nms`."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "tta")
+        check_fields(self, "tta", scales="[0.1, 10]", merge_iou="[0, 1]", sigma="[0.001, 1000]")
         require(
-            len(self.scales) > 0
-            and all(0.1 <= scale <= 10.0 for scale in self.scales)
-            and len(set(self.scales)) == len(self.scales),
+            0 < len(set(self.scales)) == len(self.scales) <= 16,
             "tta.scales",
             self.scales,
-            "one or more different factors in [0.1, 10]",
+            "1 to 16 different factors",
         )
         iou = self.merge_iou
-        require(iou is None or 0.0 <= iou <= 1.0, "tta.merge_iou", iou, "in [0, 1]")
         require(
             iou is None or self.merge != "soft_nms",
             "tta.merge_iou",
             iou,
             "None with merge = soft_nms, which has a sigma instead",
         )
-        require(self.sigma > 0.0, "tta.sigma", self.sigma, "> 0")
 
     @property
     def flips(self) -> tuple[bool, ...]:

@@ -23,7 +23,7 @@ class SSD(nnx.Module):
 
     Returns of the call:
         `Predictions`, float32; logits of `num_classes + 1` classes, background last. The levels
-        are those of `assign.default_boxes.ssd_shapes`.
+        are those of `config.SSDConfig.level_shapes`.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.assign.anchors import level_shapes
-from harmonic_jax.assign.default_boxes import make_default_boxes, ssd_shapes
+from harmonic_jax.assign.default_boxes import make_default_boxes
 from harmonic_jax.config import DefaultBoxConfig, SSDConfig
 
 SSD300 = SSDConfig()
@@ -24,7 +24,7 @@ def ssd_boxes(config: SSDConfig, shape: tuple[int, int]) -> tuple[np.ndarray, ..
     boxes = config.default_boxes
     return make_default_boxes(
         shape,
-        ssd_shapes(shape, config.extra_layers),
+        config.level_shapes(shape),
         sizes=boxes.sizes[:-1],
         large_sizes=boxes.sizes[1:],
         max_ratios=boxes.max_ratios,
@@ -130,7 +130,9 @@ def test_torchvisions_choices() -> None:
 
 
 def test_other_shapes() -> None:
-    assert ssd_shapes((240, 333), ("3x3/2", "4x4")) == ((30, 42), (15, 21), (8, 11), (7, 10))
+    boxes = DefaultBoxConfig(sizes=(8, 16, 32, 64, 128), max_ratios=(1,) * 4, steps=(0,) * 4)
+    config = SSDConfig(extra_layers=("3x3/2", "4x4"), default_boxes=boxes)
+    assert config.level_shapes((240, 333)) == ((30, 42), (15, 21), (8, 11), (7, 10))
     # A step of 0 spreads centers over the image, each axis on its own.
     (level,) = make_default_boxes(
         (60, 100), [(3, 4)], sizes=[8.0], large_sizes=None, max_ratios=[1], steps=[0.0]
@@ -141,5 +143,5 @@ def test_other_shapes() -> None:
 
 
 def test_an_image_without_room_for_a_level_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"images of 96 x 128 it must end before level 4"):
-        ssd_shapes((96, 128), ("3x3/2", "3x3/2", "3x3", "3x3"))
+    with pytest.raises(ValueError, match=r"images of 96 x 128 .* level 5"):
+        SSDConfig().level_shapes((96, 128))

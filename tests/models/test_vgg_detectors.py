@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 from harmonic_jax.assign.anchors import level_shapes
-from harmonic_jax.assign.default_boxes import ssd_shapes
 from harmonic_jax.config import DefaultBoxConfig, ModelConfig, RefineDetConfig, SSDConfig, VGGConfig
 from harmonic_jax.models import build_model
 from harmonic_jax.models.conv import convolve
@@ -139,7 +138,7 @@ def test_l2_norm(torch: Any) -> None:
 def test_levels_are_those_of_the_assignment(shape: tuple[int, int]) -> None:
     images = jax.ShapeDtypeStruct((2, *shape, 3), jnp.uint8)
     ssd = jax.eval_shape(forward(SMALL_SSD), images, None)
-    cells = [h * w for h, w in ssd_shapes(shape, SMALL_SSD.extra_layers)]
+    cells = [h * w for h, w in SMALL_SSD.level_shapes(shape)]
     for level, count, boxes in zip(range(4), cells, (4, 6, 4, 2), strict=True):
         assert ssd.cls_logits[level].shape == (2, count * boxes, 4)
         assert ssd.deltas[level].shape == (2, count * boxes, 4)
