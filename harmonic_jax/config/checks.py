@@ -5,7 +5,10 @@ import functools
 import re
 import struct
 import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_T = TypeVar("_T")
 
 MAX_TEXT = 4096
 MAX_ITEMS = 1000  # of a tuple
@@ -40,6 +43,18 @@ def check_fields(config: object, prefix: str, **intervals: str) -> None:
         value, interval = getattr(config, name), intervals.get(name)
         if not _fits(value, hint, interval):
             require(False, f"{prefix}.{name}", value, legal_values(hint, interval))
+
+
+def at_path(path: str, make: Callable[[], _T]) -> _T:
+    """Makes a config that stands at `path`, such as `model.rpn.match`, and raises what it refuses
+    with that path: a config knows only its last part."""
+    try:
+        return make()
+    except ConfigError as error:
+        message, last = str(error), path.rpartition(".")[2]
+        if message.startswith(f"{last}."):
+            raise ConfigError(path + message.removeprefix(last)) from None
+        raise
 
 
 @functools.cache

@@ -98,9 +98,9 @@ class MatchConfig:
         check_fields(self, "match", positive_iou="[0, 1]", negative_iou="[0, 1]")
         require(
             self.negative_iou <= self.positive_iou,
-            "match.negative_iou, match.positive_iou",
-            (self.negative_iou, self.positive_iou),
-            "negative_iou <= positive_iou",
+            "match.positive_iou",
+            self.positive_iou,
+            f"at least match.negative_iou = {self.negative_iou}",
         )
 
 

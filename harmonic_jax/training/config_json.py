@@ -1,13 +1,13 @@
 """Configs as JSON: what a run was started with, stored beside it and inside its checkpoints."""
 
 import dataclasses
-import types
-import typing
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from harmonic_jax import config as config_module
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config.checks import at_path, fields_of, options_of, require, shown
 
 # A run may be continued with other values of these: none of them changes the parameters.
 MAY_CHANGE = frozenset(
@@ -28,6 +28,8 @@ MAY_CHANGE = frozenset(
 # Processes of one run may have other values of these: each host has its own disks and cores.
 MAY_DIFFER = frozenset({"data.root", "data.num_threads"})
 
+_MAX_BYTES = 2**24
+
 
 def config_to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values; each dataclass carries its class name under `type`."""
@@ -38,46 +40,109 @@ def config_to_json(config: Any) -> dict[str, Any]:
     return out
 
 
-def config_from_json(values: Mapping[str, Any]) -> Config:
-    """The inverse of `config_to_json`.
+def read_config(path: Path) -> Config:
+    """Reads a config from a file of JSON, UTF-8.
 
     Raises:
-      ConfigError: for an unknown class or field, or a value its dataclass refuses.
+      OSError: there is no such file, or it cannot be read.
+      ConfigError: names the file, and the place in it where it is no config.
     """
-    config = _decode(values, "config")
-    if not isinstance(config, Config):
-        raise ConfigError(f"config has type {values.get('type')!r}; it must be 'Config'")
+    return config_from_json(_read_json(path), where=f"{path}: ")
+
+
+def _read_json(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no file")
+    raw = path.read_bytes()
+    try:
+        require(len(raw) <= _MAX_BYTES, "its size", len(raw), f"at most {_MAX_BYTES} bytes")
+        return json.loads(
+            raw.decode("utf-8-sig"),
+            parse_int=_whole_number,
+            object_pairs_hook=_without_repetition,
+        )
+    except UnicodeDecodeError as error:
+        problem = f"it is not UTF-8 text: {error.reason} at byte {error.start}"
+    except json.JSONDecodeError as error:
+        problem = f"it is not valid JSON: {error}"
+    except ConfigError as error:
+        problem = str(error)
+    except RecursionError:
+        problem = "it is nested too deeply to be a config"
+    raise ConfigError(f"{path}: {problem}")
+
+
+def config_from_json(values: Any, *, where: str = "") -> Config:
+    """The inverse of `config_to_json`; makes nothing but classes of configs.
+
+    Args:
+      values: what JSON gave; anything.
+      where: put before every message, "FILE: ".
+
+    Raises:
+      ConfigError: names the place where there is an unknown class or field, or a value that its
+        dataclass refuses.
+    """
+    try:
+        config: Config = _decode(values, (Config,), "config")
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
     return config
 
 
-def _decode(values: Mapping[str, Any], path: str) -> Any:
-    kind = getattr(config_module, str(values.get("type")), None)
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise ConfigError(f"{path}.type is {values.get('type')!r}; it must name a config class")
-    hints = typing.get_type_hints(kind)
-    unknown = set(values) - set(hints) - {"type"}
+def _decode(values: Any, kinds: tuple[type, ...], path: str) -> Any:
+    """A config of one of these classes; no other is ever made, whatever `type` says."""
+    names = {kind.__name__: kind for kind in kinds}
+    legal = " or ".join(names)
+    require(isinstance(values, Mapping), path, values, f"an object of the type {legal}")
+    name = values.get("type")
+    require(isinstance(name, str) and name in names, f"{path}.type", name, legal)
+    kind, hints = names[name], fields_of(names[name])
+    unknown = sorted(set(values) - set(hints) - {"type"})
     if unknown:
-        raise ConfigError(f"{path} has unknown fields {sorted(unknown)} for {kind.__name__}")
-    return kind(
-        **{
-            name: _decode_value(value, hints[name], f"{path}.{name}")
-            for name, value in values.items()
-            if name != "type"
-        }
-    )
+        raise ConfigError(f"{path} has unknown fields {shown(unknown)} for {name}")
+    given = {
+        field: _decode_value(value, hints[field], f"{path}.{field}")
+        for field, value in values.items()
+        if field != "type"
+    }
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in given:
+            raise ConfigError(f"{path}.{field.name} is missing")
+    return at_path(path.removeprefix("config."), lambda: kind(**given))
 
 
 def _decode_value(value: Any, hint: Any, path: str) -> Any:
-    if isinstance(value, Mapping):
-        return _decode(value, path)
+    options = options_of(hint)
+    kinds = tuple(option for option in options if dataclasses.is_dataclass(option))
+    if kinds:
+        return _decode(value, kinds, path)
     if isinstance(value, list):  # JSON has no tuples; configs have no lists
         return _tuples(value)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return float(value) if float in options and isinstance(value, int) else value
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_exact = is_whole and abs(value) < 2**53  # of others the class says what is wrong
+    return float(value) if float in options and is_exact else value
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _tuples(value: Any, depth: int = 2) -> Any:
+    """Lists as tuples, down to those in lists: no field has deeper ones."""
+    if not isinstance(value, list) or depth == 0:
+        return value
+    return tuple(_tuples(item, depth - 1) for item in value)
+
+
+def _whole_number(text: str) -> int | float:
+    """Python reads no more than 4300 digits; what has so many is too large for any field."""
+    return int(text) if len(text) < 400 else float("inf")
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ConfigError(f"it has the field {shown(name)} twice")
+        values[name] = value
+    return values
 
 
 def differences(

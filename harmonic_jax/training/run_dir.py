@@ -15,6 +15,7 @@ from harmonic_jax.training.config_json import (
     config_from_json,
     config_to_json,
     differences,
+    read_config,
 )
 from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.writer import read_metrics
@@ -63,11 +64,9 @@ class RunDir:
           ConfigError: the folder holds no run, or its config.json cannot be read.
         """
         try:
-            return config_from_json(json.loads(self.config.read_text(encoding="utf-8")))
+            return read_config(self.config)
         except FileNotFoundError:
             raise ConfigError(f"{self.path} holds no run: there is no {self.config}") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.config} is not valid JSON: {error}") from None
 
     def open(self, config: Config) -> bool:
         """Makes the folder, or checks that the run in it is this one; True if it had begun.

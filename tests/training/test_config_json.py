@@ -1,0 +1,126 @@
+"""Stored configs: what is no config is refused at once, by its file and the place in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonic_jax.config import Config, ConfigError, FasterRCNNConfig, MaskRCNNConfig
+from harmonic_jax.training.config_json import config_from_json, config_to_json, read_config
+from harmonic_jax.training.run_dir import RunDir
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The JSON of a config with another value at a path."""
+    values = config_to_json(Config("x", model=MaskRCNNConfig()))
+    *parents, last = path.split(".")
+    inner = values
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return values
+
+
+@pytest.mark.parametrize("values", [[], None, 3, "Config", True, [{}], [["type", "Config"]]])
+def test_what_is_no_object(values: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^config is .*; it must be an object"):
+        config_from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("type", "os", r"config.type is 'os'; it must be Config"),
+        ("type", ["Config"], r"config.type is \['Config'\]"),
+        ("type", "ConfigError", r"config.type is 'ConfigError'"),
+        ("model.type", "TrainConfig", r"config.model.type is 'TrainConfig'"),
+        ("model.type", "BackboneConfig", r"config.model.type is 'BackboneConfig'"),
+        ("data.type", None, r"config.data.type is None; it must be DataConfig"),
+        ("data.augment", [], r"config.data.augment is \[\]; .* of the type AugmentConfig"),
+        ("data", "coco", r"config.data is 'coco'"),
+        ("optim.speed", 1, r"config.optim has unknown fields \['speed'\] for OptimConfig"),
+        (
+            "train.steps",
+            {"type": "TrainConfig"},
+            r"^train.steps is {'type': 'TrainConfig'}; .* who",
+        ),
+        ("train.steps", True, r"^train.steps is True; it must be a whole number"),
+        ("train.steps", 2**40, r"^train.steps is 1099511627776"),
+        ("train.steps", 3.0, r"^train.steps is 3.0; it must be a whole number"),
+        ("optim.learning_rate", 10**400, r"^optim.learning_rate is 10+\.\."),
+        ("optim.learning_rate", True, r"^optim.learning_rate is True"),
+        ("optim.learning_rate", None, r"^optim.learning_rate is None"),
+        ("optim.milestones", 0.5, r"^optim.milestones is 0.5; it must be a tuple"),
+        ("optim.milestones", [[0.5]], r"^optim.milestones is \(\(0.5,\),\)"),
+        ("optim.rate_factors", [["a"]], r"^optim.rate_factors is \(\('a',\),\)"),
+        ("model.rpn.match.positive_iou", 7, r"^model.rpn.match.positive_iou is 7"),
+        ("model.postprocess.nms", 1, r"^model.postprocess.nms is 1; it must be class or"),
+        ("model.mask_head.num_convs", 10_000, r"^model.mask_head.num_convs is 10000; .* \[0, 16\]"),
+        ("data.root", "\ud800", r"^data.root is '\\ud800'; it must be a text"),
+        ("name", "../../etc", r"config.name is '../../etc'"),
+    ],
+)
+def test_the_place_is_named(path: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config_from_json(changed(path, value))
+    with pytest.raises(ConfigError, match=r"^here: "):
+        config_from_json(changed(path, value), where="here: ")
+
+
+def test_a_missing_field_without_a_default_is_named() -> None:
+    values = changed("train.steps", 7)
+    del values["name"]
+    with pytest.raises(ConfigError, match=r"^config.name is missing"):
+        config_from_json(values)
+
+
+def test_a_detector_stays_of_its_family() -> None:
+    made = config_from_json(changed("train.steps", 7))
+    assert type(made.model) is MaskRCNNConfig
+    values = config_to_json(Config("x", model=FasterRCNNConfig()))
+    assert type(config_from_json(values).model) is FasterRCNNConfig
+
+
+GOOD = json.dumps(config_to_json(Config("x"))).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "not valid JSON"),
+        (GOOD[:-5], "not valid JSON"),
+        (GOOD + b"}", "not valid JSON"),
+        (GOOD.decode().encode("utf-16"), "not UTF-8"),
+        (GOOD.replace(b'"x"', b'"\xff"'), "not UTF-8 text: invalid start byte at byte"),
+        (b"null", "config is None"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"type": "Config", "name": ' + b"[" * 900 + b"]" * 900 + b"}", "config.name is"),
+        (GOOD.replace(b'"name"', b'"name": "y", "name"', 1), "the field 'name' twice"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": NaN'), "train.steps is nan"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": -Infinity'), "train.steps is -inf"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": 1e999'), "train.steps is inf"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": ' + b"9" * 5000), "train.steps is inf"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": null'), "train.steps is None"),
+        (GOOD + b" " * 2**24, "its size is"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, raw: bytes, words: str) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.config.write_bytes(raw)
+    with pytest.raises(ConfigError) as caught:
+        run_dir.read_config()
+    assert str(caught.value).startswith(f"{run_dir.config}: ")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + GOOD)
+    assert read_config(tmp_path / "config.json") == Config("x")
+
+
+def test_a_config_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="is no file"):
+        RunDir(tmp_path).read_config()
