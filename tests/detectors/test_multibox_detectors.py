@@ -165,5 +165,5 @@ def test_refined_anchors_are_what_the_second_deltas_move(monkeypatch: pytest.Mon
 
 def test_images_too_small_for_a_level_are_refused() -> None:
     config = Config(name="small", model=SSDConfig())
-    with pytest.raises(ValueError, match="for images of 64 x 64 .* level 5"):
+    with pytest.raises(ValueError, match=r"for images of 64 x 64 .* level 5"):
         detectors.loss_sums(lambda *_: None, random_batch(0), config, jax.random.key(0))
