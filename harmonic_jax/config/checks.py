@@ -24,7 +24,7 @@ def require(condition: bool, field: str, value: object, legal: str) -> None:
         raise ConfigError(f"{field} is {shown(value)}; it must be {legal}")
 
 
-def check_fields(config: object, prefix: str, **intervals: str) -> None:
+def check_fields(config: Any, prefix: str, **intervals: str) -> None:
     """Checks that every field of a config has a value of its type, and numbers their interval.
 
     Types of dataclasses are not checked by Python; here `True` is no number, NaN and infinity lie

@@ -114,7 +114,7 @@ def _decode(values: Any, kinds: tuple[type, ...], path: str) -> Any:
 
 def _decode_value(value: Any, hint: Any, path: str) -> Any:
     options = options_of(hint)
-    kinds = tuple(option for option in options if dataclasses.is_dataclass(option))
+    kinds: tuple[type, ...] = tuple(filter(dataclasses.is_dataclass, options))
     if kinds:
         return _decode(value, kinds, path)
     if isinstance(value, list):  # JSON has no tuples; configs have no lists
