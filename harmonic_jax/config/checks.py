@@ -1,7 +1,6 @@
 """What every config does when it is made: refuse values that cannot work, by name."""
 
 import dataclasses
-import functools
 import re
 import struct
 import types
@@ -57,7 +56,6 @@ def at_path(path: str, make: Callable[[], _T]) -> _T:
         raise
 
 
-@functools.cache
 def fields_of(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by name."""
     hints = get_type_hints(kind)
