@@ -7,6 +7,7 @@ markup, and what would steer the terminal is printed as an escape.
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, TypeVar
 
@@ -68,12 +69,15 @@ class Terminal(Console):
 def prepare_terminal() -> None:
     """Makes stdout and stderr take any text: what their encoding cannot say becomes an escape.
 
-    Warnings of the package's log go to stderr, a line each.
+    Warnings of the package's log go to stderr, a line each. What Pillow finds odd in files is not
+    said: what matters of it is one of the data rules.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook replaced it
             stream.reconfigure(errors="backslashreplace")
     logging.lastResort = _LineHandler(logging.WARNING)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class _LineHandler(logging.StreamHandler[Any]):

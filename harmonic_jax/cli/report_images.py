@@ -9,6 +9,7 @@ import numpy as np
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.folders import is_inside
+from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.report import Images
 
@@ -57,7 +58,7 @@ def images_of_folder(annotations: Path, folder: Path | None) -> Images:
 
     def pixels(image_id: int) -> np.ndarray | None:
         try:
-            data = paths[image_id].read_bytes()
+            data = read_image_file(paths[image_id])
         except (KeyError, OSError):
             return None
         return _decoded(data, sizes.get(image_id), DataConfig().max_pixels)

@@ -5,34 +5,25 @@ everything else through Pillow, which unlike OpenCV refuses a file that ends ear
 """
 
 import dataclasses
-import io
+from typing import Any
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-# Named, so that Pillow never starts an external program for a file that claims to be PostScript.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+from harmonic_jax.data.image_file import REFUSALS, ImageError, OpenedImage, open_image, refusal
+
+__all__ = ["NOTES", "REFUSALS", "SUFFIXES", "DecodedImage", "ImageError", "decode_image"]
+
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 """How names of such files end, in lower case. What a file is, its first bytes say."""
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-_EXIF_ORIENTATION = 0x0112
+# Pillow's names; "I" and "F" have 32 bits.
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 # libjpeg only warns when it had to invent pixels; these are the warnings that say so.
 _INVENTED_PIXELS = ("premature end", "bad huffman", "bad arithmetic", "resync")
-
-
-REFUSALS = {
-    "empty": "the file has no bytes",
-    "not_an_image": "no known image format",
-    "truncated": "the file ends early",
-    "corrupt": "the header or pixels are damaged",
-    "too_large": "more pixels than data.max_pixels",
-    "size_mismatch": "not the size that its annotation states",
-    "unsupported": "32-bit pixels, which have no fixed range",
-}
 NOTES = {
     "grayscale": "gray repeated in all channels",
     "cmyk": "converted to RGB",
@@ -44,14 +35,6 @@ NOTES = {
     "exif_ignored": "not rotated, as its annotation is not",
     "jpeg_warning": "kept; stray bytes or markers",
 }
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; `reason` is a key of REFUSALS."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +59,11 @@ def decode_image(
 ) -> DecodedImage:
     """Decodes an image file to uint8 RGB.
 
-    Annotation tools of VOC and COCO count stored pixels, so stored pixels are used as they are
-    and an EXIF orientation is ignored, unless the annotated size is the stored size swapped and
-    the orientation swaps it: then the image is rotated as EXIF says. Both are noted. Gray is
-    repeated, CMYK converted, of 16 bits the upper 8 kept, alpha dropped, the first frame taken.
+    Annotations of VOC and COCO count stored pixels, so pixels are used as they are stored, in every
+    format, and an orientation (EXIF's, or TIFF's tag) is ignored; unless the annotated size is
+    the stored size swapped and the orientation swaps it: then the image is turned as it says.
+    Both are noted. Gray is repeated, CMYK converted, of 16 bits the upper 8 kept, alpha dropped,
+    the first frame taken.
     A JPEG of which libjpeg had to invent pixels is refused, where libjpeg itself only warns.
 
     Args:
@@ -87,7 +71,7 @@ def decode_image(
       max_pixels: larger images are refused, by their header, before any pixel is decoded.
       annotated_size: (height, width) according to the annotation; an image of another size is
         refused, because its boxes cannot be trusted. None: any size.
-      upright: turn the image as EXIF says in any case, as viewers do: for photos without
+      upright: turn the image as its orientation says in any case, as viewers do: for photos without
         annotations.
 
     Returns:
@@ -96,63 +80,33 @@ def decode_image(
     Raises:
       ImageError: with a reason and one line of detail.
 
+    >>> import io
     >>> buffer = io.BytesIO()
     >>> Image.new("L", (4, 2), 200).save(buffer, "PNG")
     >>> decoded = decode_image(buffer.getvalue(), max_pixels=1000)
     >>> decoded.image.shape, decoded.notes
     ((2, 4, 3), ('grayscale',))
     """
-    with _open(data) as header:
-        width, height = header.size
-        if height * width > max_pixels:
-            raise ImageError(
-                "too_large", f"{height} x {width} pixels are more than max_pixels = {max_pixels}"
-            )
-        orientation = _orientation(header)
-        rotate = upright or _must_rotate((height, width), annotated_size, orientation)
-        notes = _notes(header, data)
-        if orientation != 1:
-            notes.append("exif_rotated" if rotate else "exif_ignored")
-        if header.format in ("JPEG", "MPO") and header.mode in ("L", "RGB"):
+    opened = open_image(data)
+    (height, width), orientation = opened.size, opened.orientation
+    if height * width > max_pixels:
+        raise ImageError(
+            "too_large", f"{height} x {width} pixels are more than max_pixels = {max_pixels}"
+        )
+    rotate = upright or _must_rotate((height, width), annotated_size, orientation)
+    with opened.header as header:
+        notes = _notes(header)
+        if header.format == "JPEG" and header.mode in ("L", "RGB"):
             image = _decode_jpeg(header, data, notes)
         else:
             image = rgb_pixels(header)
+        if _has_more_frames(opened):
+            notes.append("many_frames")
+    if orientation != 1:
+        notes.append("exif_rotated" if rotate else "exif_ignored")
     if rotate:
         image = _turned(image, orientation)
     return DecodedImage(np.ascontiguousarray(image), tuple(notes))
-
-
-def _open(data: bytes) -> Image.Image:
-    """Reads the header; pixels stay encoded."""
-    if not data:
-        raise ImageError("empty", "the file has no bytes")
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("too_large", str(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many types on malformed bytes
-        if "truncated" in str(error).lower():
-            raise ImageError("truncated", "the header ends early") from error
-        if data.startswith(_SIGNATURES):
-            raise ImageError("corrupt", "the header is damaged or ends early") from error
-        raise ImageError("not_an_image", f"none of {', '.join(FORMATS)}") from error
-
-
-def _orientation(header: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it is unreadable."""
-    if header.format == "TIFF":  # Pillow has turned it already, in its size too
-        return 1
-    if header.format == "PNG" and "exif" not in header.info:  # Pillow would decode to look for it
-        return 1
-    try:
-        value = header.getexif().get(_EXIF_ORIENTATION, 1)
-    except MemoryError:
-        raise
-    except Exception:  # damaged EXIF says nothing about the pixels
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _must_rotate(
@@ -170,19 +124,40 @@ def _must_rotate(
     )
 
 
-def _notes(header: Image.Image, data: bytes) -> list[str]:
+def _notes(header: Image.Image) -> list[str]:
     """What conversion to 8-bit RGB will do."""
     mode = header.mode
-    is_16bit_png = header.format == "PNG" and data[24:25] == b"\x10"  # bit depth in IHDR
     found = {
-        "grayscale": mode in ("1", "L", "LA", "F") or mode.startswith("I"),
+        "grayscale": mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"),
         "cmyk": mode == "CMYK",
-        "16bit": mode.startswith("I") or is_16bit_png,
+        "16bit": mode.startswith("I") or _is_deep(header),
         "palette": mode in ("P", "PA"),
-        "alpha": mode in ("LA", "PA", "RGBA") or "transparency" in header.info,
-        "many_frames": header.format != "MPO" and getattr(header, "is_animated", False),
+        "alpha": mode in ("LA", "La", "PA", "RGBA") or "transparency" in header.info,
     }
     return [note for note, is_there in found.items() if is_there]
+
+
+def _is_deep(header: Image.Image) -> bool:
+    """Whether colours have more than 8 bits in the file; Pillow keeps the upper ones."""
+    for tile in getattr(header, "tile", ())[:1]:
+        layout = (tile.args,) if isinstance(tile.args, str) else tuple(tile.args or ())
+        highest = layout[-1] if header.format == "PPM" else 0
+        return ";16" in str(layout) or (isinstance(highest, int) and highest > 255)
+    return False
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag, default)
+
+
+def _has_more_frames(opened: OpenedImage) -> bool:
+    """Whether there are frames besides the one that was decoded; damage in them costs nothing."""
+    try:
+        return opened.is_animated or bool(getattr(opened.header, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception:
+        return True
 
 
 def _decode_jpeg(header: Image.Image, data: bytes, notes: list[str]) -> np.ndarray:
@@ -207,22 +182,19 @@ def rgb_pixels(header: Image.Image) -> np.ndarray:
     """
     try:
         header.load()
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow raises many types on malformed bytes
-        words = str(error).lower()
-        is_short = "truncated" in words or isinstance(error, EOFError)
-        raise ImageError("truncated" if is_short else "corrupt", str(error)) from error
+        raise refusal(error) from error
     mode = header.mode
     if mode.startswith("I;16") or (mode == "I" and header.format in ("PNG", "PPM")):
         # convert("RGB") would clip at 255 instead of scaling.
-        gray = (np.asarray(header) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if mode in ("I", "F"):
-        raise ImageError("unsupported", f"{mode} pixels (32 bits) have no fixed range")
-    if mode in ("P", "PA") or "transparency" in header.info:
+        bits, is_negative = _tiff_tag(header, 258, (16,))[0], _tiff_tag(header, 262, 1) == 0
+        gray = (np.asarray(header) >> (bits - 8)).astype(np.uint8)
+        return np.repeat((255 - gray if is_negative else gray)[..., None], 3, axis=2)
+    if mode not in _MODES:
+        raise ImageError("unsupported", f"no rule for pixels of Pillow's mode {mode}")
+    if mode in ("P", "PA", "La", "RGBa") or "transparency" in header.info:
         # Straight to RGB Pillow warns, and turns some palettes' transparency into colour.
-        return np.asarray(header.convert("RGBA"))[..., :3]
+        return np.asarray(header.convert("LA" if mode == "La" else "RGBA").convert("RGB"))
     return np.asarray(header.convert("RGB"))
 
 

@@ -4,14 +4,9 @@ import dataclasses
 import os
 import stat
 import unicodedata
-import warnings
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
-import PIL.Image
-
-from harmonic_jax.data.decode import FORMATS
+from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
 from harmonic_jax.data.records import RecordTable
 from harmonic_jax.data.report import DataReport
 
@@ -34,7 +29,7 @@ class FolderSource:
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of records[index]; raises OSError where it cannot be read."""
-        return Path(self.paths[index]).read_bytes()
+        return read_image_file(self.paths[index])
 
     def fingerprint(self) -> str:
         """A hash of names, sizes and objects: changes where the data or their order change."""
@@ -178,15 +173,19 @@ def is_inside(name: str) -> bool:
 def header_size(image: bytes | Path) -> tuple[int, int] | None:
     """Height and width as the file stores them, read from its header; None where it has none.
 
-    Pixels are not decoded, and EXIF rotation is not applied.
+    Pixels are not decoded, and an orientation (EXIF's, or TIFF's tag) is not applied.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a huge image is refused later, by data.max_pixels
-            stream: BinaryIO = BytesIO(image) if isinstance(image, bytes) else image.open("rb")
-            with stream, PIL.Image.open(stream, formats=FORMATS) as header:
-                width, height = header.size
-    # Pillow's parsers also raise SyntaxError, ValueError and struct.error on damaged headers.
-    except Exception:
+    if isinstance(image, bytes):
+        return _size_in(image)
+    try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
+        return _size_in(read_image_file(image, start=2**16)) or _size_in(read_image_file(image))
+    except OSError:
         return None
-    return (height, width) if height > 0 and width > 0 else None
+
+
+def _size_in(data: bytes) -> tuple[int, int] | None:
+    try:
+        with open_image(data).header as header:
+            return header.size[1], header.size[0]
+    except ImageError:
+        return None

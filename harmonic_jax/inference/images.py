@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from harmonic_jax.data.decode import ImageError, decode_image, rgb_pixels
+from harmonic_jax.data.image_file import read_image_file
 
 ImageLike = Any
 """A path, a PIL image, or an array: numpy's, or what `numpy.asarray` takes."""
@@ -50,7 +51,7 @@ def read_image(image: ImageLike, *, max_pixels: int, upright: bool = True) -> np
 
 def read_file(path: Path, *, max_pixels: int, upright: bool = True) -> np.ndarray:
     """The pixels of an image file; see `read_image`. Errors name the file."""
-    data = path.read_bytes()
+    data = read_image_file(path)
     try:
         return decode_image(data, max_pixels=max_pixels, upright=upright).image
     except ImageError as error:

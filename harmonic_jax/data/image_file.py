@@ -1,0 +1,268 @@
+"""An image file before its pixels are decoded: its bytes, format and size, and how it is turned."""
+
+import dataclasses
+import errno
+import io
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+MAX_FILE_BYTES = 2**30  # what is larger has more pixels than anyone trains on, or is no image
+FORMATS = "JPEG, PNG, BMP, GIF, WebP, TIFF and PPM"
+REFUSALS = {
+    "empty": "the file has no bytes",
+    "not_an_image": "no known image format",
+    "truncated": "the file ends early",
+    "corrupt": "the header or pixels are damaged",
+    "too_large": "more pixels than data.max_pixels",
+    "size_mismatch": "not the size that its annotation states",
+    "unsupported": "pixels without a fixed range, or of a kind that is not read",
+}
+
+# Each opened by its own class: Image.open would ask every plugin, even those that start programs.
+_READERS = (
+    ((b"\xff\xd8\xff",), JpegImagePlugin.JpegImageFile),
+    ((b"\x89PNG\r\n\x1a\n",), PngImagePlugin.PngImageFile),
+    ((b"BM",), BmpImagePlugin.BmpImageFile),
+    ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
+    (tuple(b"P%c" % c for c in b"123456fF"), PpmImagePlugin.PpmImageFile),
+)
+_FOREIGN = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+    b"PK\3\4": "a ZIP archive",
+    b"\x1f\x8b": "gzip data",
+    b"\0\0\1\0": "an icon",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull brings the image)",
+}
+_BRANDS = dict.fromkeys((b"avif", b"avis"), "AVIF") | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
+)
+# In what Pillow says: the reason, and better words where its own tell a user nothing.
+_COMPLAINTS = (
+    ("truncated", "truncated", ""),
+    ("not enough image data", "truncated", ""),
+    ("unpack", "truncated", "the header ends early"),
+    ("decompression bomb", "too_large", ""),
+    ("cannot handle", "unsupported", ""),
+    ("support", "unsupported", ""),
+    ("unknown pixel mode", "unsupported", ""),
+    ("unknown data organization", "unsupported", ""),
+    ("samples per pixel", "unsupported", "too many channels"),
+    ("not identified by this driver", "corrupt", "the header states no size, or no kind of pixels"),
+)
+_ORIENTATION, _XMP = 0x0112, 700  # Pillow looks for an orientation in XMP as well
+_UNUSED = b"\xfd\xfd"  # a tag of those that TIFF leaves to everyone
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}  # types of a tag's value
+_DAMAGE = (KeyError, struct.error, OverflowError)
+_number = int.from_bytes
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; `reason` is a key of REFUSALS."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def read_image_file(path: str | Path, *, start: int | None = None) -> bytes:
+    """The bytes of a regular file; a pipe or a device, which may never end, is not read.
+
+    Args:
+      path: the file.
+      start: read no more than so many bytes from its beginning; None: all.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or has more than MAX_FILE_BYTES.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read(MAX_FILE_BYTES + 1 if start is None else start)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes", str(path))
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedImage:
+    """What the header of an image file says.
+
+    Attributes:
+      header: the image, its pixels still encoded, of the size and orientation in which they are
+        stored.
+      orientation: EXIF's number of 1 to 8 for what a viewer makes of it; 1 is upright.
+      is_animated: a PNG says that it has more frames.
+    """
+
+    header: Image.Image
+    orientation: int
+    is_animated: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as stored."""
+        return self.header.size[1], self.header.size[0]
+
+
+def open_image(data: bytes) -> OpenedImage:
+    """Reads the header of an image file.
+
+    The orientation is that of EXIF (JPEG, PNG, WebP), or TIFF's tag of the same number; XMP is not
+    asked. Where it is absent or nonsense, the image is upright. Of a PNG, text, colour profiles
+    and the like are left out before Pillow sees them: it refuses those that are large.
+
+    Args:
+      data: the whole file.
+
+    Raises:
+      ImageError: no known format, or a damaged header.
+    """
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    reader = _reader(data)
+    exif, is_animated, orientation = b"", False, 1
+    if reader is PngImagePlugin.PngImageFile:
+        data, exif, is_animated = _plain_png(data)
+    elif reader is TiffImagePlugin.TiffImageFile:
+        orientation, data = _stored_tiff(data)
+    try:
+        header = reader(io.BytesIO(data))
+    except Exception as error:  # Pillow raises many types on malformed bytes
+        if reader is WebPImagePlugin.WebPImageFile and len(data) < 8 + _number(data[4:8], "little"):
+            raise ImageError("truncated", "the file is shorter than its header says") from error
+        raise refusal(error) from error
+    exif = exif or header.info.get("exif", b"")
+    if exif and header.format != "TIFF":
+        orientation = _orientation(exif.removeprefix(b"Exif\0\0"))
+    return OpenedImage(header, orientation, is_animated)
+
+
+def refusal(error: Exception) -> ImageError:
+    """What Pillow's complaint about a file means; MemoryError stays what it is."""
+    if isinstance(error, MemoryError):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    for words, reason, meaning in _COMPLAINTS:
+        if words in text.lower():
+            return ImageError(reason, meaning or text)
+    return ImageError("truncated" if isinstance(error, EOFError) else "corrupt", text)
+
+
+def _reader(data: bytes) -> type[ImageFile.ImageFile]:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WebPImagePlugin.WebPImageFile
+    for signatures, reader in _READERS:
+        if data.startswith(signatures):
+            return reader
+    raise ImageError("not_an_image", f"the file {_described(data)}; {FORMATS} are read")
+
+
+def _described(data: bytes) -> str:
+    """What a file is that is no image of ours, as far as its first bytes tell."""
+    if data[4:8] == b"ftyp":
+        return f"is {_BRANDS.get(data[8:12], 'a video (MP4, MOV)')}"
+    start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")):
+        return "is a text (HTML, XML or SVG)"
+    known = (name for signature, name in _FOREIGN.items() if data.startswith(signature))
+    return next((f"is {name}" for name in known), f"begins with {data[:8]!r}")
+
+
+def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:
+    """A PNG of nothing but its pixels; also its EXIF, and whether it is an animation."""
+    view = memoryview(data)
+    kept, exif, is_animated, at, kind = [view[:8]], b"", False, 8, b""
+    while at < len(data) and kind != b"IEND":
+        length, kind = _number(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        start, at = at, at + 12 + length
+        if kind == b"eXIf":
+            exif = data[start + 8 : at - 4]
+        elif kind[:1].isupper() or kind == b"tRNS":  # capitals: what no reader may skip
+            kept.append(view[start:at])
+        if kind == b"IDAT" and _is_damaged(view[start:at], length):  # Pillow looks at other parts'
+            raise ImageError("corrupt", "the checksum of the pixels is wrong")
+        is_animated |= kind == b"acTL"
+    return b"".join(kept), exif, is_animated
+
+
+def _is_damaged(part: memoryview, length: int) -> bool:
+    """Whether a part of a PNG is whole and has another checksum than it says."""
+    is_whole = len(part) == 12 + length
+    return is_whole and zlib.crc32(part[4:-4]) != _number(part[-4:], "big")
+
+
+def _stored_tiff(data: bytes) -> tuple[int, bytes]:
+    """The orientation of a TIFF, and the file without it: Pillow would turn the pixels."""
+    try:
+        tags = _tags(data)
+    except _DAMAGE as error:
+        raise ImageError("truncated", "its directory lies beyond the end of the file") from error
+    hidden = [at for at, tag, _ in tags if tag in (_ORIENTATION, _XMP)]
+    if hidden:
+        changed = bytearray(data)
+        for at in hidden:
+            changed[at : at + 2] = _UNUSED
+        data = bytes(changed)
+    return _orientation_among(tags), data
+
+
+def _orientation(exif: bytes) -> int:
+    try:
+        return _orientation_among(_tags(exif))
+    except _DAMAGE:  # it says nothing about the pixels
+        return 1
+
+
+def _orientation_among(tags: Sequence[tuple[int, int, int]]) -> int:
+    value = next((value for _, tag, value in tags if tag == _ORIENTATION), 1)
+    return value if value in range(1, 9) else 1
+
+
+def _tags(tiff: bytes) -> list[tuple[int, int, int]]:
+    """(place, tag, value) in the first directory of TIFF or EXIF data; 0 where it is no integer.
+
+    Raises:
+      one of _DAMAGE: there is no directory, or not all of it.
+    """
+    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+    is_big = struct.unpack_from(order + "H", tiff, 2)[0] == 43
+    offset, number, size, value_at = ("Q", "Q", 20, 12) if is_big else ("I", "H", 12, 8)
+    (place,) = struct.unpack_from(order + offset, tiff, 8 if is_big else 4)
+    (count,) = struct.unpack_from(order + number, tiff, place)
+    first = place + struct.calcsize(order + number)
+    struct.unpack_from("B", tiff, first + count * size - 1)
+    tags = []
+    for at in range(first, first + count * size, size):
+        tag, kind = struct.unpack_from(order + "HH", tiff, at)
+        letter = _INTEGERS.get(kind)
+        value = struct.unpack_from(order + letter, tiff, at + value_at)[0] if letter else 0
+        tags.append((at, tag, value))
+    return tags

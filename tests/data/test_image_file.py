@@ -1,0 +1,259 @@
+"""Kinds of image files, those that viewers open and others: the pixels, or the true reason."""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from harmonic_jax.data.decode import NOTES, SUFFIXES, ImageError, decode_image
+from harmonic_jax.data.folders import header_size
+from harmonic_jax.data.image_file import read_image_file
+from tests.data.fake_source import encode
+
+LEFT, BOX = (200, 30, 60), (20, 220, 90)
+PICTURE = np.full((48, 64, 3), LEFT, np.uint8)
+PICTURE[12:36, 20:60] = BOX
+GRAY = PICTURE[..., 0]
+PNG = encode(PICTURE)
+PIXELS, END = PNG.index(b"IDAT") - 4, PNG.index(b"IEND") - 4
+
+
+def part(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(
+    width: int, height: int, depth: int, kind: int, rows: np.ndarray, more: bytes = b""
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    return (
+        PNG[:8] + part(b"IHDR", header) + more + part(b"IDAT", zlib.compress(lines))
+        + part(b"IEND", b"")
+    )  # fmt: skip
+
+
+def tiff(pixels: np.ndarray, *, photometric: int, bits: int, order: str = "<") -> bytes:
+    """One strip of gray pixels as they are, 64 x 48."""
+    tags = {
+        256: 64, 257: 48, 258: bits, 259: 1, 262: photometric, 273: 8 + 2 + 9 * 12 + 4, 277: 1,
+        278: 48, 279: pixels.nbytes,
+    }  # fmt: skip
+    entries = b"".join(
+        struct.pack(order + "HHI", tag, 4, 1) + struct.pack(order + "I", value)
+        for tag, value in tags.items()
+    )
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(tags))
+    return start + entries + bytes(4) + pixels.tobytes()
+
+
+def image_of(data: bytes) -> np.ndarray:
+    return decode_image(data, max_pixels=10**6).image
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        image_of(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+TEXT = part(b"zTXt", b"c\0\0" + zlib.compress(bytes(2_000_000)))
+PROFILE = part(b"iCCP", b"icc\0\0" + zlib.compress(os.urandom(2**21)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "text": PNG[:PIXELS] + TEXT + PNG[PIXELS:],
+        "text behind the pixels": PNG[:END] + TEXT + PNG[END:],
+        "many texts": PNG[:PIXELS] + TEXT * 60 + PNG[PIXELS:],
+        "XMP": PNG[:PIXELS] + part(b"iTXt", b"XMP\0\0\0\0\0" + bytes(2**21)) + PNG[PIXELS:],
+        "profile": PNG[:PIXELS] + PROFILE + PNG[PIXELS:],
+        "damaged profile": PNG[:PIXELS] + part(b"iCCP", b"icc\0\0junk") + PNG[PIXELS:],
+        "checksum of a text": PNG[:PIXELS] + part(b"tEXt", b"c\0d")[:-4] + b"none" + PNG[PIXELS:],
+        "bytes behind the end": PNG + b"bytes" * 99,
+        "no end": PNG[:END],
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_what_surrounds_the_pixels_of_a_png_costs_nothing(data: tuple[str, bytes]) -> None:
+    np.testing.assert_array_equal(image_of(data[1]), PICTURE)
+    assert header_size(data[1]) == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (PNG[: END - 4] + b"none" + PNG[END:], "corrupt: the checksum of the pixels"),
+        (PNG[:PIXELS] + TEXT[:1000], "truncated: the header ends early"),
+        (PNG[:PIXELS] + b"\xff\xff\xff\xfftEXt" + PNG[PIXELS:], "truncated: the header ends"),
+        (png(0, 0, 8, 2, PICTURE), "corrupt: the header states no size"),
+        (png(2**31 - 1, 2**31 - 1, 8, 2, PICTURE), "too_large: 2147483647 x 2147483647"),
+        (b"\0\0\0\x1cftypheic" + bytes(99), "not_an_image: the file is HEIC"),
+        (b"\0\0\0\x1cftypavif" + bytes(99), "not_an_image: the file is AVIF"),
+        (b"\0\0\0\x18ftypmp42" + bytes(99), "not_an_image: the file is a video"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "not_an_image: the file is JPEG 2000"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><p>", "not_an_image: the file is a text (HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image: the file is a Git LFS"),
+        (bytes(4000), r"not_an_image: the file begins with b'\x00\x00"),
+        (encode(np.ones((4, 4), np.float32), "TIFF"), "unsupported: no rule for"),
+        (tiff(GRAY.astype("<i2"), photometric=9, bits=16), "unsupported: unknown pixel mode"),
+        (encode(PICTURE, "WEBP")[:-20], "truncated: the file is shorter than its header"),
+        (encode(PICTURE, "GIF")[:-40], "truncated: "),
+        (encode(PICTURE, "BMP")[:-40], "truncated: "),
+        (encode(PICTURE, "PPM")[:-40], "truncated: "),
+    ],
+)  # fmt: skip
+def test_the_reason_is_the_true_one(data: bytes, words: str) -> None:
+    assert refusal(data).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"]
+)
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_a_cut_tiff(compression: str, kept: float) -> None:
+    data = encode(PICTURE, "TIFF", compression=compression)
+    assert refusal(data[: int(len(data) * kept)]).startswith("truncated")
+
+
+def test_kinds_of_jpeg_that_no_decoder_here_reads() -> None:
+    data = encode(PICTURE, "JPEG")
+    frame = data.index(b"\xff\xc0")
+    twelve_bits = data[: frame + 4] + b"\x0c" + data[frame + 5 :]
+    assert refusal(twelve_bits) == "unsupported: cannot handle 12-bit layers"
+    two_channels = data[: frame + 9] + b"\x02" + data[frame + 10 :]
+    assert refusal(two_channels) == "unsupported: cannot handle 2-layer images"
+
+
+def test_lab_has_no_rule() -> None:
+    buffer = io.BytesIO()
+    Image.new("LAB", (9, 9), (100, 100, 100)).save(buffer, "TIFF")
+    assert refusal(buffer.getvalue()) == "unsupported: no rule for pixels of Pillow's mode LAB"
+
+
+TWELVE = (GRAY.astype(np.uint32) * 4095 // 255).reshape(-1, 2)
+DEEP = PICTURE.astype(">u2") * np.uint16(257)
+GRAY_FILES = {
+    "16 bits": tiff(GRAY.astype("<u2") * np.uint16(257), photometric=1, bits=16),
+    "16 bits, big-endian": tiff(
+        (GRAY.astype(np.uint16) * 257).astype(">u2"), photometric=1, bits=16, order=">"
+    ),
+    "16 bits, negative": tiff((255 - GRAY.astype("<u2")) * np.uint16(257), photometric=0, bits=16),
+    "8 bits, negative": tiff(255 - GRAY, photometric=0, bits=8),
+    "12 bits": tiff(
+        np.stack(
+            [TWELVE[:, 0] >> 4, (TWELVE[:, 0] & 15) << 4 | TWELVE[:, 1] >> 8, TWELVE[:, 1] & 255],
+            axis=-1,
+        ).astype(np.uint8),
+        photometric=1,
+        bits=12,
+    ),
+    "PGM of 10 bits": b"P5 64 48 1023\n" + (GRAY.astype(np.uint16) * 4).astype(">u2").tobytes(),
+    "PNG of 16 bits and alpha": png(
+        64, 48, 16, 4, np.stack([DEEP[..., 0], np.full((48, 64), 3, ">u2")], axis=-1).astype(">u2")
+    ),
+    "PNG with a transparent gray": png(64, 48, 8, 0, GRAY, part(b"tRNS", struct.pack(">H", 200))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", GRAY_FILES.items(), ids=lambda item: item[0])
+def test_gray_is_scaled_by_its_own_depth(data: tuple[str, bytes]) -> None:
+    np.testing.assert_array_equal(image_of(data[1]), np.stack([GRAY] * 3, axis=-1))
+
+
+COLOURS = {
+    **{name: encode(PICTURE, name) for name in ("BMP", "GIF", "PPM", "TIFF")},
+    "PNG of 4 channels": encode(np.dstack([PICTURE, GRAY])),
+    "WEBP": encode(PICTURE, "WEBP", lossless=True),
+    "PNG of 16 bits": png(64, 48, 16, 2, DEEP),
+    "PPM of 16 bits": b"P6 64 48 65535\n" + DEEP.tobytes(),
+    "PPM as text": b"P3 64 48 255\n" + " ".join(map(str, PICTURE.reshape(-1).tolist())).encode(),
+    "PNG with a transparent colour": png(
+        64, 48, 8, 2, PICTURE, part(b"tRNS", struct.pack(">HHH", *LEFT))
+    ),
+    "BigTIFF": encode(PICTURE, "TIFF", big_tiff=True),
+    "TIFF, packed": encode(PICTURE, "TIFF", compression="tiff_lzw"),
+}
+
+
+@pytest.mark.parametrize("data", COLOURS.items(), ids=lambda item: item[0])
+def test_colours_are_those_of_another_decoder(data: tuple[str, bytes]) -> None:
+    found = image_of(data[1])
+    np.testing.assert_array_equal(found, PICTURE)
+    if "text" not in data[0]:
+        other = cv2.imdecode(np.frombuffer(data[1], np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(found, other[..., ::-1])
+
+
+@pytest.mark.parametrize("format", ["PNG", "PPM"])
+def test_deep_colours_are_noted(format: str) -> None:
+    notes = decode_image(COLOURS[f"{format} of 16 bits"], max_pixels=10**6).notes
+    assert notes == ("16bit",)
+    assert set(notes) <= set(NOTES)
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts() -> None:
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = PNG[:END] + part(b"eXIf", exif) + PNG[END:]
+    upright = decode_image(data, max_pixels=10**6, upright=True)
+    np.testing.assert_array_equal(upright.image, np.rot90(PICTURE, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}, {"xmp": True}], ids=str
+)
+def test_a_tiff_is_used_as_it_is_stored(orientation: int, options: dict) -> None:
+    """Pillow turns it without a word, and boxes of the stored pixels would lie elsewhere."""
+    tags = Image.Exif()
+    if options == {"xmp": True}:  # which only some programs look at
+        tags[700] = f'<x:xmpmeta tiff:Orientation="{orientation}"/>'.encode()
+        options = {}
+    else:
+        tags[0x0112] = orientation
+    data = encode(PICTURE, "TIFF", exif=tags, **options)
+    assert header_size(data) == (48, 64)
+    found = decode_image(data, max_pixels=10**6, annotated_size=(48, 64)).image
+    np.testing.assert_array_equal(found[12:36, 20:60], np.broadcast_to(BOX, (24, 40, 3)))
+    np.testing.assert_array_equal(found, PICTURE)
+
+
+def test_an_orientation_that_is_nonsense_is_none() -> None:
+    for value in (0, 9, 600):
+        tags = Image.Exif()
+        tags[0x0112] = value
+        for format in ("JPEG", "TIFF", "PNG"):
+            data = encode(PICTURE, format, exif=tags)
+            found = decode_image(data, max_pixels=10**6, upright=True)
+            assert found.image.shape == PICTURE.shape
+            assert found.notes == ()
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe without a writer would be waited for, /dev/zero never ends."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for path in (tmp_path / "pipe.jpg", tmp_path, Path("/dev/zero"), tmp_path / "loop.jpg"):
+        with pytest.raises(OSError, match=str(path)):
+            read_image_file(path)
+        assert header_size(path) is None
+    (tmp_path / "a.jfif").write_bytes(PNG)
+    assert read_image_file(tmp_path / "a.jfif") == PNG
+    assert header_size(tmp_path / "a.jfif") == (48, 64)
+    assert {".jfif", ".jpg", ".tif"} <= set(SUFFIXES)
+
+
+def test_a_header_far_into_the_file_is_found(tmp_path: Path) -> None:
+    data = encode(PICTURE, "JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", 65535) + bytes(65533)
+    (tmp_path / "a.jpg").write_bytes(data[:2] + comment * 3 + data[2:])
+    assert header_size(tmp_path / "a.jpg") == (48, 64)
