@@ -17,7 +17,11 @@ from harmonic_jax.training.train_log import NonFiniteLossError
 
 FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 """What a user, a file or a disk can cause: told in one line, without a traceback."""
-EXIT_FAILED, EXIT_STOPPED = 1, 3
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
+
+
+class UsageError(ConfigError):
+    """An option that does not exist, or has a value that is not legal."""
 
 
 def run_command(
@@ -31,7 +35,7 @@ def run_command(
         keeps its traceback.
 
     Returns:
-      The exit status; 3 where Ctrl-C ended it.
+      The exit status; 2 where an option is wrong, 3 where Ctrl-C ended it.
     """
     prepare_terminal()
     try:
@@ -47,7 +51,7 @@ def run_command(
         return EXIT_STOPPED
     except failures as error:
         complain(error)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 def complain(problem: BaseException | str) -> None:

@@ -5,8 +5,9 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from harmonic_jax.cli.command import FAILURES, complain
+from harmonic_jax.cli.command import FAILURES, UsageError, complain
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.departure import explained_loss, last_words, leave
 from harmonic_jax.training.distributed import TogetherError, is_primary, label
@@ -59,8 +60,13 @@ def process_help() -> str:
     return _parser().format_help().partition("\n\n")[2]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(usage="", add_help=False, allow_abbrev=False)
+    parser = _Parser(usage="", add_help=False, allow_abbrev=False)
     add_process_options(parser)
     return parser
 
