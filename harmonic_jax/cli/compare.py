@@ -11,6 +11,7 @@ import numpy as np
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.config import ConfigError
+from harmonic_jax.config.checks import check_count
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
@@ -80,8 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(args: argparse.Namespace, console: Terminal) -> Comparison:
-    if args.resamples < 1:
-        raise ConfigError(f"--resamples is {args.resamples}; it must be >= 1")
+    check_count("--resamples", args.resamples, "[1, 100000]")
     a, b = ([_side(path) for path in paths] for paths in _paths(args))
     truth = _truth([*a, *b], args)
     raw = all(side.raw is not None for side in [*a, *b])

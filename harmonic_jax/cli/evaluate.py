@@ -15,6 +15,8 @@ from harmonic_jax.cli.raw_boxes import RawBoxes, detect_raw, load_raw, make_raw_
 from harmonic_jax.cli.report_images import images_of_folder, images_of_source
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import write_text
 from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
@@ -34,7 +36,7 @@ from harmonic_jax.training.evaluation import evaluate
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.sharding import data_mesh, eval_batch_size, replicated
 from harmonic_jax.training.step import make_predict_step
 from harmonic_jax.training.watchdog import process_watchdog
 
@@ -109,8 +111,9 @@ def _evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
     run_dir = RunDir(args.run)
     config = together(lambda: _with_options(run_dir.read_config(), args))
     split = args.split or config.data.eval_split
-    source = together(lambda: open_source(config.data, split), primary_first=True)
     mesh = data_mesh()
+    eval_batch_size(config, mesh)  # refuses one that is too large, before the data are read
+    source = together(lambda: open_source(config.data, split), primary_first=True)
     run = read_run(run_dir, sharding=replicated(mesh), last=args.last)
     run, tta = with_nms(run, args.nms, args.nms_sigma), tta_of(args)
     labels = match_classes(run.class_names, source.class_names)
@@ -149,8 +152,7 @@ def _evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
 
 
 def _check_report(args: argparse.Namespace) -> None:
-    if args.resamples < 0:
-        raise ConfigError(f"--resamples is {args.resamples}; it must be >= 0")
+    check_count("--resamples", args.resamples, "[0, 100000]")
     for option, value in (("--raw-predictions", args.raw_predictions), ("--images", args.images)):
         if value is not None and (args.report is None or args.predictions is None):
             raise ConfigError(f"{option} goes with --predictions and --report DIR")
@@ -182,8 +184,10 @@ def _with_options(config: Config, args: argparse.Namespace) -> Config:
         name=args.name or config.data.name,
         root=args.root or config.data.root,
     )
-    batch_size = args.batch_size or config.train.eval_batch_size
-    train = dataclasses.replace(config.train, eval_batch_size=batch_size)
+    train = config.train
+    if args.batch_size is not None:
+        check_count("--batch-size", args.batch_size, BATCH_SIZES)
+        train = dataclasses.replace(train, eval_batch_size=args.batch_size)
     return dataclasses.replace(config, data=data, train=train)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.config import ConfigError
+from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.export import (
     PLATFORMS,
     InferenceFunction,
@@ -135,8 +137,7 @@ def _shown(function: InferenceFunction) -> str:
 
 
 def _function(args: argparse.Namespace, run: SavedRun) -> InferenceFunction:
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size is {args.batch_size}; it must be >= 1")
+    check_count("--batch-size", args.batch_size, BATCH_SIZES)
     if args.frame is not None and args.bucket is not None:
         raise ConfigError("give --frame or --bucket, not both")
     if args.frame is not None:

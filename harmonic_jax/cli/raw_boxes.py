@@ -20,7 +20,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concat
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.distributed import is_primary
 from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.sharding import put_batch
+from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables, build_detector
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
@@ -85,7 +85,7 @@ def detect_raw(
     batches = eval_batches(
         source,
         config.data,
-        batch_size=config.train.eval_batch_size or config.train.batch_size,
+        batch_size=eval_batch_size(config, mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -27,6 +27,7 @@ from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.report import write_report
 from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.sharding import check_batch_sizes, data_mesh
 
 DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "configs" / "retinanet_r18_scenes.py"
 
@@ -54,6 +55,8 @@ def _main(args: Sequence[str]) -> int:
 
 def _run(config: Config, console: Terminal) -> int:
     use_compilation_cache()
+    # Before the data are read or prepared, which may take an hour.
+    check_batch_sizes(config, data_mesh())
     run_dir = RunDir.of(config)
     # Process 0 first: it prepares the data where that has not been done.
     train_source, eval_source = together(

@@ -44,6 +44,11 @@ def check_fields(config: Any, prefix: str, **intervals: str) -> None:
             require(False, f"{prefix}.{name}", value, legal_values(hint, interval))
 
 
+def check_count(field: str, value: object, interval: str) -> None:
+    """Refuses what is no whole number in an interval, `"[1, 1e6]"`: for options of commands."""
+    require(_fits(value, int, interval), field, value, legal_values(int, interval))
+
+
 def at_path(path: str, make: Callable[[], _T]) -> _T:
     """Makes a config that stands at `path`, such as `model.rpn.match`, and raises what it refuses
     with that path: a config knows only its last part."""

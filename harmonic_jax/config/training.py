@@ -6,6 +6,8 @@ from typing import Literal
 
 from harmonic_jax.config.checks import check_fields, require
 
+BATCH_SIZES = "[1, 65536]"
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -50,7 +52,7 @@ class OptimConfig:
             self,
             "optim",
             learning_rate="(0, 1000]",
-            reference_batch_size="[1, 65536]",
+            reference_batch_size=BATCH_SIZES,
             momentum="[0, 1)",
             trust_coefficient="(0, 1000]",
             weight_decay="[0, 1000]",
@@ -61,7 +63,7 @@ class OptimConfig:
             clip_norm="(0, 1e9]",
             ema_decay="(0, 1)",
             rate_factors="[0, 1000]",
-            accumulate="[1, 65536]",
+            accumulate=BATCH_SIZES,
         )
         require(
             all(map(operator.lt, self.milestones, self.milestones[1:])),
@@ -85,7 +87,7 @@ class TrainConfig:
     batch_size: int = 16
     """Images a step over all devices and hosts."""
     eval_batch_size: int | None = None
-    """None: the training batch size."""
+    """None: the training batch size. Rounded up to a multiple of the devices."""
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, boxes and losses are float32 always."""
@@ -105,8 +107,8 @@ class TrainConfig:
             self,
             "train",
             steps="[1, 1e9]",
-            batch_size="[1, 65536]",
-            eval_batch_size="[1, 65536]",
+            batch_size=BATCH_SIZES,
+            eval_batch_size=BATCH_SIZES,
             seed="[0, 2147483647]",
             log_every="[1, 1e9]",
             eval_every="[0, 1e9]",

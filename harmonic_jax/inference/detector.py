@@ -9,7 +9,9 @@ from typing import Any, overload
 import jax
 import numpy as np
 
-from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config import Config
+from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.export import read_weights
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
 from harmonic_jax.inference.batches import make_batch, shapes_at
@@ -19,7 +21,7 @@ from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.restore import SavedRun, read_run
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
+from harmonic_jax.training.sharding import check_memory, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step
 
@@ -53,10 +55,10 @@ def load(
       WeightsError: the file holds no detector.
       CheckpointError: the run has no undamaged checkpoint of that kind.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be >= 1")
-    opened = _open(Path(run), last=last)
-    return LoadedDetector(with_nms(opened, nms, nms_sigma), batch_size=batch_size, upright=upright)
+    check_count("batch_size", batch_size, BATCH_SIZES)
+    opened = with_nms(_open(Path(run), last=last), nms, nms_sigma)
+    check_memory("batch_size", batch_size, opened.config.data)
+    return LoadedDetector(opened, batch_size=batch_size, upright=upright)
 
 
 def _open(path: Path, *, last: bool) -> SavedRun:

@@ -21,7 +21,7 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import blank_sample
 from harmonic_jax.structures import Batch
-from harmonic_jax.training.sharding import split_batch
+from harmonic_jax.training.sharding import eval_batch_size, split_batch
 from harmonic_jax.training.state import TrainState
 from harmonic_jax.training.step import PredictStep, TrainStep
 
@@ -130,7 +130,7 @@ def run_programs(
             Program(f"train step, {_name(s)}", train_step, (state, batch(s, size, data.masks)))
             for s in train_shapes(train_source, data, batch_size=size, num_steps=settings.steps)
         ]
-    size = settings.eval_batch_size or settings.batch_size
+    size = eval_batch_size(config, mesh)
     return programs + [
         Program(
             f"inference, {_name(s)}", predict_step, (state.for_evaluation, batch(s, size, False))

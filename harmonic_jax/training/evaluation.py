@@ -19,7 +19,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.distributed import gather, is_primary
-from harmonic_jax.training.sharding import check_divides, put_batch
+from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
 from harmonic_jax.training.watchdog import Watchdog
@@ -85,14 +85,12 @@ def evaluate(
     Raises:
       EvaluationStopped: `should_stop` said so.
     """
-    batch_size = config.train.eval_batch_size or config.train.batch_size
-    check_divides(mesh, "train.eval_batch_size", batch_size)
     watchdog = watchdog or Watchdog(0)
     track = track or functools.partial(terminal.track, enabled=is_primary())
     batches = eval_batches(
         source,
         config.data,
-        batch_size=batch_size,
+        batch_size=eval_batch_size(config, mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

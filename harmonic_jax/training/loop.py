@@ -15,7 +15,7 @@ from harmonic_jax.training.evaluation import Evaluation, report_of_all
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.run import open_run
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.sharding import check_divides, data_mesh, put_batch, replicated
+from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
 from harmonic_jax.training.start import check_classes, check_masks, start_or_resume
 from harmonic_jax.training.state import TrainState, build_detector
 from harmonic_jax.training.step import make_train_step
@@ -56,7 +56,7 @@ def train(
     settings = config.train
     profile_first, profile_last = settings.profile or (0, 0)
     mesh = data_mesh()
-    check_divides(mesh, "train.batch_size", settings.batch_size, parts=config.optim.accumulate)
+    check_batch_sizes(config, mesh)
     check_classes(train_source, eval_source)
     check_masks(config)
     detector = build_detector(config, len(train_source.class_names))

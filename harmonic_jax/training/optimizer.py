@@ -1,6 +1,7 @@
 """The optimizer: an optax chain and the course of its learning rate."""
 
 import math
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,18 @@ def warmup_length(config: OptimConfig, *, batch_size: int | None) -> int:
     return math.ceil(config.warmup_images / _known(batch_size, "warmup_images"))
 
 
+def warmup_notes(config: OptimConfig, *, steps: int, batch_size: int) -> list[str]:
+    """What a person should know of a warm-up that the run is too short for."""
+    length = warmup_length(config, batch_size=batch_size)
+    if length <= steps:
+        return []
+    reached = config.warmup_factor + (1 - config.warmup_factor) * steps / length
+    return [
+        f"the warm-up of {length} steps is longer than the run of {steps}: the learning rate "
+        f"reaches {reached:.1%} of its peak (--optim.warmup-steps)"
+    ]
+
+
 def _known(batch_size: int | None, field: str) -> int:
     if batch_size is None:
         raise ValueError(f"batch_size is None; optim.{field} needs it")
@@ -57,8 +70,9 @@ def learning_rate_schedule(
     peak = peak_learning_rate(config, batch_size=batch_size)
     match config.schedule:
         case "step":
+            drops = Counter(round(m * steps) for m in config.milestones)  # of a short run, at once
             course = optax.piecewise_constant_schedule(
-                peak, {round(m * steps): 0.1 for m in config.milestones}
+                peak, {step: 0.1**count for step, count in drops.items()}
             )
         case "cosine":
             course = optax.cosine_decay_schedule(peak, steps)

@@ -1,10 +1,12 @@
 """One mesh, one axis: batches are split over `data`, everything else is on every device."""
 
+import os
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from harmonic_jax.config import ConfigError
+from harmonic_jax.config import Config, ConfigError, DataConfig
 from harmonic_jax.structures import Batch
 
 DATA_AXIS = "data"
@@ -27,9 +29,54 @@ def check_divides(mesh: Mesh, field: str, batch_size: int, *, parts: int = 1) ->
     """Refuses a batch size that cannot be split evenly; `parts` is the accumulation."""
     needed = mesh.size * parts
     if batch_size % needed:
+        below = batch_size - batch_size % needed
+        near = f"{below} or {below + needed}" if below else f"{needed}"
         raise ConfigError(
             f"{field} is {batch_size}; it must be a multiple of {needed}: "
-            f"{mesh.size} devices x {parts} accumulation parts"
+            f"{mesh.size} devices x {parts} accumulation parts ({near})"
+        )
+
+
+def check_batch_sizes(config: Config, mesh: Mesh) -> None:
+    """Refuses batches that the devices do not divide, or that this machine cannot hold.
+
+    Raises:
+      ConfigError: names the field, the devices or the memory, and what is legal.
+    """
+    size = config.train.batch_size
+    check_divides(mesh, "train.batch_size", size, parts=config.optim.accumulate)
+    check_memory("train.batch_size", size // jax.process_count(), config.data, config.data.masks)
+    eval_batch_size(config, mesh)
+
+
+def eval_batch_size(config: Config, mesh: Mesh) -> int:
+    """Images of a batch of evaluation: as configured, rounded up to a multiple of the devices.
+
+    A device has no more of them for it, and rows without an image detect nothing: the result is
+    the same for every batch size.
+
+    Raises:
+      ConfigError: this machine cannot hold such a batch.
+    """
+    settings = config.train
+    size = -(-(settings.eval_batch_size or settings.batch_size) // mesh.size) * mesh.size
+    check_memory("train.eval_batch_size", size // jax.process_count(), config.data)
+    return size
+
+
+def check_memory(field: str, size: int, data: DataConfig, masks: bool = False) -> None:
+    """Refuses a batch of which this machine's memory holds not even the images, twice.
+
+    One batch is loaded while another is computed.
+    """
+    pixels = max(height * width for height, width in data.buckets)
+    row = 3 * pixels + (data.max_objects * data.mask_size**2 if masks else 0)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 2 * size * row > memory:
+        raise ConfigError(
+            f"{field} is too large: two batches of {size} images in this process would take "
+            f"{2 * size * row / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f}; at most "
+            f"{memory // (2 * row)} images fit"
         )
 
 

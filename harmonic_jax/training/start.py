@@ -14,6 +14,7 @@ from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
+from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.restore import read_run
 from harmonic_jax.training.run_dir import RunDir, check_resumable
 from harmonic_jax.training.state import (
@@ -58,12 +59,14 @@ def start_or_resume(
         decide(lambda: check_resumable(checkpoints.read_metadata(), metadata))
         abstract = abstract_state(detector, optimizer, sharding=sharding)
         return checkpoints.restore(abstract).state, []
-    notes: list[str] = []
+    settings = config.train
+    notes = warmup_notes(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
     backbone = config.model.backbone
     if config.init is not None:
         origin = read_run(RunDir(Path(config.init)), sharding=sharding)
-        variables, notes = start_from(origin, detector, variables, class_names)
+        variables, changes = start_from(origin, detector, variables, class_names)
+        notes += changes
     elif backbone.weights is not None:
         weights = Path(backbone.weights)
         params, rest = together(

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from harmonic_jax.config import OptimConfig
-from harmonic_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from harmonic_jax.training.optimizer import learning_rate_schedule, make_optimizer, warmup_notes
 
 PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]]), "scale": np.array([1.0, 2.0])}
 GRADS = [
@@ -178,3 +178,17 @@ def test_learning_rate(config: OptimConfig, expected: dict[int, float]) -> None:
     schedule = learning_rate_schedule(config, steps=900)
     for step, rate in expected.items():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, atol=1e-9)
+
+
+def test_milestones_of_a_short_run_that_fall_on_one_step_all_count() -> None:
+    config = OptimConfig(learning_rate=1.0, milestones=(0.5, 0.51), warmup_steps=0)
+    rates = [float(learning_rate_schedule(config, steps=10)(step)) for step in (4, 5, 9)]
+    np.testing.assert_allclose(rates, [1.0, 0.01, 0.01], rtol=1e-6)
+
+
+def test_a_warmup_longer_than_the_run_is_said() -> None:
+    config = OptimConfig(warmup_steps=500, warmup_factor=0.0)
+    (note,) = warmup_notes(config, steps=20, batch_size=2)
+    assert "warm-up of 500 steps is longer than the run of 20" in note
+    assert "reaches 4.0% of its peak" in note
+    assert warmup_notes(config, steps=500, batch_size=2) == []

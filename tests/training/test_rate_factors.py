@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tyro
 from flax import nnx
 
-from harmonic_jax.config import ConfigError, OptimConfig
+from harmonic_jax.cli.config_options import replace_fields
+from harmonic_jax.config import Config, ConfigError, OptimConfig
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import build_detector, init_variables
@@ -99,8 +99,9 @@ def test_unknown_paths_are_refused_with_the_legal_ones(
 
 
 def test_they_can_be_given_on_the_command_line() -> None:
-    config = tyro.cli(OptimConfig, args=["--rate-factors", "backbone", "0.1", "cls_head", "10"])
-    assert config.rate_factors == (("backbone", 0.1), ("cls_head", 10.0))
+    args = ["--optim.rate-factors", "backbone", "0.1", "cls_head", "10"]
+    config = replace_fields(Config("x"), args)
+    assert config.optim.rate_factors == (("backbone", 0.1), ("cls_head", 10.0))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.config import Config, ConfigError, OptimConfig, TrainConfig
+from harmonic_jax.config import Config, OptimConfig, TrainConfig
 from harmonic_jax.training.optimizer import make_optimizer
-from harmonic_jax.training.sharding import check_divides, data_mesh, put_batch, replicated
+from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import (
     Detector,
     TrainState,
@@ -132,11 +132,6 @@ def test_frozen_stages_do_not_move() -> None:
 
     assert not any((moved("conv"), moved("norm"), moved("stages", 0)))
     assert all(moved("stages", i) for i in (1, 2, 3))
-
-
-def test_a_batch_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.batch_size is 6; .* multiple of 4"):
-        check_divides(data_mesh(jax.devices()[:1]), "train.batch_size", 6, parts=4)
 
 
 EIGHT_DEVICES = """
