@@ -4,23 +4,30 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from harmonic_jax.cli.command import FAILURES, run_command
+from harmonic_jax.cli.command import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    FAILURES,
+    complain,
+    run_command,
+)
 from harmonic_jax.cli.inference_options import add_inference_options, tta_of
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import ConfigError
 from harmonic_jax.inference import load
 from harmonic_jax.inference.augmentation import settled
-from harmonic_jax.inference.inputs import find_inputs, is_video, unique_names
-from harmonic_jax.inference.output import open_folder, write_results
+from harmonic_jax.inference.inputs import find_inputs, is_video
+from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFolder
 from harmonic_jax.inference.predictions import Predictor, Summary
 from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.compilation import use_compilation_cache
+from harmonic_jax.training.interrupt import StopSignal
 
 _NAMED = 20
 
 
 def main(args: Sequence[str]) -> int:
-    """Returns the exit status: 0 done, 1 failed or nothing could be read, 3 stopped by Ctrl-C."""
+    """Returns the exit status: 0 done; 1 failed, nothing read or a file not written; 3 stopped."""
     parsed = _parser().parse_args(args)
     use_both_cores()
     return run_command(lambda: _predict(parsed), failures=(*FAILURES, ValueError))
@@ -63,44 +70,48 @@ def _predict(args: argparse.Namespace) -> int:
     if not 0.0 <= args.score_threshold <= 1.0:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; it must be in [0, 1]")
     tta = tta_of(args)
-    paths = find_inputs(args.inputs)
+    inputs = find_inputs(args.inputs)
     use_compilation_cache()
     detector = load(
         args.run,
         last=args.last,
         nms=args.nms,
         nms_sigma=args.nms_sigma,
-        batch_size=_batch_size(args.batch_size, paths),
+        batch_size=_batch_size(args.batch_size, inputs.paths),
         upright=not args.stored_pixels,
     )
     if tta is not None:
         tta = settled(tta, detector.config)
-    folder = open_folder(args.out, paths)
-    predictor = Predictor(
-        detector,
-        folder=None if args.no_pictures else folder,
-        score_threshold=args.score_threshold,
-        tta=tta,
-        track=track,
-    )
-    is_stopped = False
-    try:
-        _run(predictor, paths)
-    except KeyboardInterrupt:
-        is_stopped = True
-        console.print("stopped; what was found so far is written")
-    summary = predictor.summary
-    summary.files += write_results(
-        folder,
-        summary.images,
-        summary.found,
+    folder = OutputFolder(
+        args.out,
+        inputs.paths,
         class_names=detector.class_names,
         category_ids=detector.category_ids,
+        draws=not args.no_pictures,
     )
-    _tell(console, summary, folder)
-    if is_stopped:
-        return 3
-    return 0 if summary.images else 1
+    with StopSignal() as stop:
+        predictor = Predictor(
+            detector,
+            folder=folder,
+            score_threshold=args.score_threshold,
+            tta=tta,
+            track=track,
+            stops=lambda: stop.requested,
+        )
+        try:
+            predictor.run(inputs.paths)
+            stopped_by = stop.name if predictor.is_stopped else None
+        except KeyboardInterrupt:
+            stopped_by = stop.name or "SIGINT"
+        finally:  # whatever happens, what was found is kept
+            folder.save(predictor.summary.images, predictor.summary.found)
+    if inputs.left_out:
+        console.print(f"left out: {inputs.told()}")
+    _tell(console, predictor.summary, folder)
+    if stopped_by:
+        complain(f"stopped by {stopped_by}; what was found so far is written to {folder.path}")
+        return EXIT_STOPPED
+    return EXIT_FAILED if predictor.summary.unwritten or not predictor.summary.images else 0
 
 
 def _batch_size(wanted: int, paths: Sequence[Path]) -> int:
@@ -108,33 +119,29 @@ def _batch_size(wanted: int, paths: Sequence[Path]) -> int:
     return wanted if any(map(is_video, paths)) else min(wanted, len(paths))
 
 
-def _run(predictor: Predictor, paths: Sequence[Path]) -> None:
-    predictor.images([path for path in paths if not is_video(path)])
-    videos = [path for path in paths if is_video(path)]
-    for path, name in zip(videos, unique_names(videos, ".mp4"), strict=True):
-        predictor.video(path, name)
-
-
-def _tell(console: Terminal, summary: Summary, folder: Path) -> None:
-    for line in summary.skipped[:_NAMED]:
-        console.print(f"skipped: {line}")
-    if len(summary.skipped) > _NAMED:
-        console.print(f"skipped: {len(summary.skipped) - _NAMED} more")
+def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
+    for what, lines in (
+        ("skipped", summary.skipped),
+        ("cut short", summary.cut),
+        ("not written", summary.unwritten),
+    ):
+        for line in lines[:_NAMED]:
+            console.print(f"{what}: {line}")
+        if len(lines) > _NAMED:
+            console.print(f"{what}: {len(lines) - _NAMED} more")
     objects = summary.objects()
     listing = ", ".join(f"{count} {name}" for name, count in objects.most_common(10))
-    console.print(
+    counts = [
         f"{len(summary.images)} images, {objects.total()} objects"
         + (f" ({listing}{', ..' if len(objects) > 10 else ''})" if listing else "")
-        + (f"; {len(summary.skipped)} files skipped" if summary.skipped else "")
-    )
+    ]
+    counts += [f"{len(summary.skipped)} files skipped"] * bool(summary.skipped)
+    counts += [f"{len(summary.unwritten)} not written"] * bool(summary.unwritten)
+    console.print("; ".join(counts))
     if summary.num_timed and summary.seconds > 0:
         console.print(
             f"{summary.num_timed / summary.seconds:.1f} images/s, decoding and drawing included, "
             "the first batch of each shape left out"
         )
-    console.print(f"written to {folder}: detections.json, images.json" + _pictures(summary))
-
-
-def _pictures(summary: Summary) -> str:
-    number = len(summary.files) - 2
-    return f", {number} in pictures/" if number else ""
+    pictures = f", {summary.num_pictures} in {PICTURES}/" if summary.num_pictures else ""
+    console.print(f"written to {folder.path}: {DETECTIONS}, {IMAGES}{pictures}")

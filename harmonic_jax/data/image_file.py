@@ -69,6 +69,7 @@ _COMPLAINTS = (
     ("support", "unsupported", ""),
     ("unknown pixel mode", "unsupported", ""),
     ("unknown data organization", "unsupported", ""),
+    ("no marker found", "corrupt", "the header is damaged"),
     ("samples per pixel", "unsupported", "too many channels"),
     ("not identified by this driver", "corrupt", "the header states no size, or no kind of pixels"),
 )

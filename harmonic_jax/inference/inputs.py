@@ -1,49 +1,112 @@
 """What is named on a command line -> image and video files, and names for what comes of them."""
 
+import dataclasses
 import glob
-from collections.abc import Iterable, Sequence
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.decode import SUFFIXES
+from harmonic_jax.data.folders import is_hidden
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv")
 )
+_MOST_BYTES = 240  # of a file's name: systems take 255, and "_2" may follow
 
 
-def find_inputs(patterns: Iterable[str]) -> list[Path]:
+@dataclasses.dataclass
+class Inputs:
+    """Files to read.
+
+    Attributes:
+      paths: of images and videos.
+      left_out: what folders and globs hold besides, by kind: a suffix, "hidden", "folders", ..
+    """
+
+    paths: list[Path] = dataclasses.field(default_factory=list)
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def told(self) -> str:
+        """What is left out, as ".txt 4, hidden 1"; the kinds of which there are most."""
+        most = self.left_out.most_common(8)
+        more = len(self.left_out) - len(most)
+        return ", ".join(f"{kind} {n}" for kind, n in most) + (f", {more} more kinds" * (more > 0))
+
+
+def find_inputs(patterns: Iterable[str]) -> Inputs:
     """The files of paths, folders and globs, in their order, none twice.
 
-    Of a folder all images and videos directly in it count, by their names' endings, sorted. A
-    file named itself counts whatever its ending. `**` in a glob goes down into folders.
+    Of a folder all images and videos directly in it count, by their names' endings, sorted; hidden
+    ones do not. A file named itself counts whatever its ending. `**` in a glob goes down into
+    folders. What is left out is counted.
 
     Raises:
       ConfigError: something named is not there, or holds no image.
     """
-    found: dict[Path, Path] = {}
+    found = Inputs()
+    known: set[str] = set()
     for pattern in patterns:
-        for path in _files_of(pattern):
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+        for path in _files_of(pattern, found.left_out):
+            where = os.path.realpath(path)
+            if where in known:
+                found.left_out["the same file again"] += 1
+            else:
+                found.paths.append(path)
+            known.add(where)
+    return found
 
 
-def _files_of(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+def _files_of(pattern: str, left_out: Counter[str]) -> list[Path]:
+    path = Path(os.path.expanduser(pattern))
     if path.is_file():
         return [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_media(file))
-        if not files:
-            raise ConfigError(f"the folder {pattern} holds no image ({_suffixes()})")
-        return files
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
-    files = [file for file in matches if _is_media(file)]
+    is_folder = path.is_dir()
+    if is_folder:
+        candidates = list(path.iterdir())
+    else:
+        # Of a glob, the folders that it went through are no files left out.
+        candidates = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        candidates = [file for file in candidates if not file.is_dir()]
+    besides = Inputs()
+    files = []
+    for file in sorted(candidates):
+        kind = _kind_left_out(file)
+        if kind:
+            besides.left_out[kind] += 1
+        else:
+            files.append(file)
+    left_out.update(besides.left_out)
     if files:
         return files
+    holds = f"; it holds {besides.told()}" if besides.left_out else ""
+    if is_folder:
+        deeper = f" ('{pattern.rstrip('/')}/**' goes down)" if besides.left_out["folders"] else ""
+        raise ConfigError(f"the folder {pattern} holds no image ({_suffixes()}){holds}{deeper}")
     if glob.has_magic(pattern):
-        raise ConfigError(f"nothing matches {pattern}, or no image ({_suffixes()})")
+        raise ConfigError(f"nothing matches {pattern}, or no image ({_suffixes()}){holds}")
+    if os.path.lexists(path):
+        raise ConfigError(f"{pattern} is no regular file, or a link that leads nowhere")
     raise ConfigError(f"there is no file or folder {pattern}")
+
+
+def _kind_left_out(path: Path) -> str | None:
+    """Why a file of a folder is no input; None where it is one."""
+    if is_hidden(path.name):
+        return "hidden"
+    try:
+        if path.is_dir():
+            return "folders"
+        if not path.is_file():
+            return "no regular file"
+    except OSError:
+        return None  # reading it will say why
+    if path.suffix.lower() in VIDEO_SUFFIXES.union(SUFFIXES):
+        return None
+    return path.suffix.lower() or "without a suffix"
 
 
 def is_video(path: Path) -> bool:
@@ -51,26 +114,44 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES.union(SUFFIXES) and path.is_file()
-
-
 def _suffixes() -> str:
     return ", ".join(SUFFIXES)
 
 
-def unique_names(paths: Sequence[Path], suffix: str) -> list[str]:
-    """A file name for each path, no two alike, not even to systems that ignore case.
+def unique_names(paths: Sequence[Path], suffix: str, taken: Collection[str] = ()) -> list[str]:
+    """A file name for each path, no two alike, not even to systems that ignore case or accents'
+    form. Long names are cut.
+
+    Args:
+      paths: whose names are taken.
+      suffix: in place of theirs.
+      taken: names that are in use already.
 
     >>> unique_names([Path("a/x.jpg"), Path("b/X.png"), Path("x_2.jpg")], ".jpg")
     ['x.jpg', 'X_2.jpg', 'x_2_2.jpg']
+    >>> unique_names([Path("a/x.png")], ".jpg", ["x.jpg"])
+    ['x_2.jpg']
     """
-    taken: set[str] = set()
+    used = {_folded(name) for name in taken}
+    numbers: Counter[str] = Counter()
     names = []
     for path in paths:
-        stem, number = path.stem, 2
-        while stem.casefold() in taken:
-            stem, number = f"{path.stem}_{number}", number + 1
-        taken.add(stem.casefold())
-        names.append(stem + suffix)
+        stem = _cut(path.stem, _MOST_BYTES - len(suffix))
+        name, folded = stem + suffix, _folded(stem)
+        while _folded(name) in used:
+            numbers[folded] += 1
+            name = f"{stem}_{numbers[folded] + 1}{suffix}"
+        used.add(_folded(name))
+        names.append(name)
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _cut(stem: str, most: int) -> str:
+    """As many whole letters as fit into so many bytes."""
+    while len(os.fsencode(stem)) > most:
+        stem = stem[:-1]
+    return stem

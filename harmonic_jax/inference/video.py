@@ -1,5 +1,7 @@
 """Frames in and frames out, by OpenCV."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,8 @@ import numpy as np
 from harmonic_jax.data.decode import ImageError
 
 _CODEC = "mp4v"
+# A damaged video is worth a line of ours, not a thousand of the codec's. OpenCV reads it once.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class VideoReader:
@@ -21,11 +25,12 @@ class VideoReader:
       per_second: frames a second, 25 where the file does not say.
 
     Raises:
-      ImageError: OpenCV cannot read it, or its frames have more than `max_pixels`.
+      ImageError: OpenCV cannot read a frame of it, or its frames have more than `max_pixels`.
     """
 
     def __init__(self, path: Path, *, max_pixels: int) -> None:
-        self._capture = cv2.VideoCapture(str(path))
+        # Of a whole path nothing is read as the name of a protocol.
+        self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
             raise ImageError("not_an_image", f"{path}: OpenCV reads no video from it")
         width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
@@ -41,13 +46,17 @@ class VideoReader:
         per_second = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.per_second = per_second if 0.1 <= per_second <= 1000 else 25.0
 
+        is_there, self._first = self._capture.read()
+        if not is_there:
+            self._capture.release()
+            raise ImageError("corrupt", f"{path}: OpenCV reads no frame from it")
+
     def __iter__(self) -> Iterator[np.ndarray]:
+        frame, is_there = self._first, True
         try:
-            while True:
-                is_there, frame = self._capture.read()
-                if not is_there:
-                    return
+            while is_there:
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                is_there, frame = self._capture.read()
         finally:
             self._capture.release()
 
@@ -55,25 +64,26 @@ class VideoReader:
 class VideoWriter:
     """An mp4 file, made with its first frame; it appears under its name when it is closed.
 
-    Raises:
-      OSError: on the first frame, where this OpenCV writes no mp4.
+    Attributes:
+      problem: why there is no such file, or not all of it, once it is closed; None: there is.
     """
 
     def __init__(self, path: Path, *, per_second: float) -> None:
+        self.problem: str | None = None
         self._path, self._per_second = path, per_second
-        self._partial = path.with_name(f".{path.name}.partial.mp4")
+        self._partial = path.with_name(f".{path.stem[:40]}.partial.mp4")
         self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
 
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 RGB; all must have one size."""
+        """Adds a frame, uint8 RGB; it is scaled to the size of the first."""
+        height, width = frame.shape[:2]
         if self._writer is None:
-            height, width = frame.shape[:2]
+            self._size = (width, height)
             codec = cv2.VideoWriter.fourcc(*_CODEC)
-            self._writer = cv2.VideoWriter(
-                str(self._partial), codec, self._per_second, (width, height)
-            )
-            if not self._writer.isOpened():
-                raise OSError(f"OpenCV cannot write {self._path} (codec {_CODEC})")
+            self._writer = cv2.VideoWriter(str(self._partial), codec, self._per_second, self._size)
+        if (width, height) != self._size:
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __enter__(self) -> Self:
@@ -85,12 +95,22 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            if kind in (None, KeyboardInterrupt):
+        if self._writer is None:
+            return
+        self._writer.release()
+        # OpenCV says nothing of a full disk; without its end an mp4 cannot be opened.
+        check = cv2.VideoCapture(str(self._partial))
+        is_whole = check.isOpened()
+        check.release()
+        try:
+            if is_whole and kind in (None, KeyboardInterrupt):
                 self._partial.replace(self._path)
-            else:
-                self._partial.unlink(missing_ok=True)
+            self._partial.unlink(missing_ok=True)
+            if not is_whole:
+                free = shutil.disk_usage(self._path.parent).free / 2**20
+                self.problem = f"{self._path}: OpenCV wrote no whole video, {free:.1f} MiB free"
+        except OSError as problem:
+            self.problem = f"{self._path}: {problem.strerror}"
 
 
 def even_size(frame: np.ndarray) -> np.ndarray:

@@ -1,6 +1,10 @@
 """`predict` on files as users have them: two folders, one name, a broken file, a video."""
 
+import errno
 import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,10 +16,14 @@ import harmonic_jax.__main__
 from harmonic_jax.cli import evaluate
 from harmonic_jax.cli import predict as predict_command
 from harmonic_jax.cli.inference_options import inference_suffix, tta_of
-from harmonic_jax.inference import TTA, ImageDetections
+from harmonic_jax.files import write_bytes
+from harmonic_jax.inference import TTA, ImageDetections, predictions
 from harmonic_jax.inference.images import read_image
+from harmonic_jax.inference.output import OutputFolder
+from harmonic_jax.inference.predictions import Predictor
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from tests.data.fake_source import noise
+from tests.inference.tiny_run import run_config
 from tests.training.tiny import tiny_config
 
 FRAMES = 3
@@ -90,7 +98,8 @@ def test_pictures_results_and_a_video(
     assert predict(inputs, f"{inputs}/b/*", *options) == 0
     assert detectors[0].sizes == [2, 1, 2, 1]  # three images, three frames
     shown = capsys.readouterr().out
-    assert f"skipped: {inputs / 'broken.jpg'}: the header" in shown.replace("corrupt: ", "")
+    assert f"skipped: {inputs / 'broken.jpg'}: corrupt: the header is damaged\n" in shown
+    assert "left out: folders 1\n" in shown
     assert "6 images, 6 objects (6 c); 1 files skipped" in shown
     assert "images/s" in shown
 
@@ -144,13 +153,22 @@ def test_nothing_that_can_be_read(
     assert "0 images, 0 objects; 1 files skipped" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
 def test_stopped_in_the_middle(
-    detectors: list[OneBox], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detectors: list[OneBox],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals | None,
 ) -> None:
-    """Ctrl-C in a long video: what was found until then is kept."""
+    """In a long video: what was found until then is kept. None: a second Ctrl-C."""
 
     def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
+        if len(self.sizes) == 1 and number is not None:
+            signal.raise_signal(number)
         if len(self.sizes) == 2:
+            assert number is None, "it went on after the signal"
             raise KeyboardInterrupt
         self.sizes.append(len(images))
         return [self._detect(image) for image in images]
@@ -159,9 +177,144 @@ def test_stopped_in_the_middle(
     out = tmp_path / "out"
     clip = inputs / "clip.mp4"
     assert predict(clip, "--run", "RUN", "--out", out, "--batch-size", "1") == 3
+    assert f"stopped by {(number or signal.SIGINT).name}" in capsys.readouterr().err
     assert len(json.loads((out / "detections.json").read_text())) == 2
+    assert len(json.loads((out / "images.json").read_text())["images"]) == 2
     video = cv2.VideoCapture(str(out / "pictures" / "clip.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 2
+
+
+def test_a_stop_while_images_wait_for_their_batch(
+    detectors: list[OneBox], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """images.json lists what was looked at: the others would count as without objects."""
+
+    def read(self: OneBox, path: Path) -> np.ndarray:
+        return noise(*((60, 80) if path.parent.name == "b" else (80, 60)))  # two shapes
+
+    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
+        signal.raise_signal(signal.SIGTERM)
+        return [self._detect(image) for image in images]
+
+    monkeypatch.setattr(OneBox, "config", run_config())
+    monkeypatch.setattr(OneBox, "read", read)
+    monkeypatch.setattr(OneBox, "detect_batch", detect)
+    out = tmp_path / "out"
+    options = ("--run", "RUN", "--out", out, "--batch-size", "2")
+    assert predict(inputs / "a.png", inputs / "b", *options) == 3
+    entries = json.loads((out / "images.json").read_text())["images"]
+    assert [Path(entry["file_name"]).parent.name for entry in entries] == ["b", "b"]
+
+
+def test_what_was_found_outlives_any_failure(
+    detectors: list[OneBox], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
+        self.sizes.append(len(images))
+        if len(self.sizes) == 2:
+            raise ZeroDivisionError  # a fault of ours, or memory that ran out
+        return [self._detect(image) for image in images]
+
+    monkeypatch.setattr(OneBox, "detect_batch", detect)
+    with pytest.raises(ZeroDivisionError):
+        predict(inputs / "b", "--run", "RUN", "--out", tmp_path / "out", "--batch-size", "1")
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+def test_pictures_that_cannot_be_written_cost_no_detection(
+    detectors: list[OneBox],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def write(path: Path, data: bytes) -> None:
+        if path.name == "a.jpg":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_bytes(path, data)
+
+    monkeypatch.setattr(predictions, "write_bytes", write)
+    monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *letters: 0)  # no such codec
+    out = tmp_path / "out"
+    assert predict(inputs, inputs / "b", "--run", "RUN", "--out", out) == 1
+    shown = capsys.readouterr().out
+    assert f"not written: {out}/pictures/a.jpg: No space left on device, " in shown
+    assert f"not written: {out}/pictures/clip.mp4: OpenCV wrote no whole video" in shown
+    assert "; 2 not written\n" in shown
+    assert "2 in pictures/" in shown
+    assert len(json.loads((out / "detections.json").read_text())) == 6
+    assert {path.name for path in (out / "pictures").iterdir()} == {"a_2.jpg", "c.jpg"}
+
+
+def test_a_long_run_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(4):
+        Image.fromarray(noise(60, 80)).save(tmp_path / f"{index}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    detector = OneBox(batch_size=1, upright=True)
+    folder = OutputFolder(
+        tmp_path / "out", paths, class_names=detector.class_names,
+        category_ids=detector.category_ids, draws=False,
+    )  # fmt: skip
+    seconds, saved = 0.0, []
+    monkeypatch.setattr(predictions.time, "monotonic", lambda: seconds)
+
+    def track(items: Iterable[object], total: int, words: str) -> Iterator[object]:
+        nonlocal seconds
+        for item in items:
+            seconds += 200.0
+            yield item
+            saved.append(len(json.loads((tmp_path / "out" / "detections.json").read_text())))
+
+    Predictor(detector, folder=folder, score_threshold=0.5, tta=None, track=track).run(paths)
+    assert saved == [0, 1, 1, 3]  # not after 200 seconds, but after 400; the caller saves the rest
+
+
+def test_of_a_video_that_is_cut_short_it_is_said(
+    detectors: list[OneBox],
+    inputs: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    whole = (inputs / "clip.mp4").read_bytes()
+    frames, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
+    middle = (frames + end) // 2
+    (tmp_path / "hole.mp4").write_bytes(whole[:middle] + bytes(end - middle) + whole[end:])
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "page.mp4").write_bytes(b"<html>")
+    assert predict(tmp_path, "--run", "RUN", "--out", tmp_path / "out") == 0
+    shown = capfd.readouterr()
+    assert f"cut short: {tmp_path}/hole.mp4: 2 of {FRAMES} frames could be read\n" in shown.out
+    for name in ("half", "page"):
+        line = f"skipped: {tmp_path}/{name}.mp4: not_an_image: OpenCV reads no video from it\n"
+        assert line in shown.out
+    assert not shown.err  # not a line for every block that the codec cannot read
+
+
+NAMES = (
+    "[bold]a.png", "[green]b.png", "e\x1b[31m.png", "$x_{2}$.png", "<b>&'\".png", "caf\u00e9.png",
+)  # fmt: skip
+
+
+def test_names_of_files_are_printed_and_saved_as_they_are(
+    detectors: list[OneBox], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [*NAMES, os.fsdecode(b"\xff.png")]  # the last is no UTF-8
+    for name in names:
+        Image.fromarray(noise(60, 80)).save(photos / name)
+    (photos / "[").mkdir()
+    (photos / "[" / "b]\x1b]0;.jpg").touch()  # as a path: [/b]
+    out = tmp_path / "[/out]"
+    assert predict(photos, photos / "[" / "b]\x1b]0;.jpg", "--run", "RUN", "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert f"skipped: {photos}/[/b]\\x1b]0;.jpg: empty: the file has no bytes\n" in shown
+    assert f"written to {out}: " in shown
+    assert "\x1b" not in shown
+    entries = json.loads((out / "images.json").read_text(encoding="utf-8"))["images"]
+    assert sorted(Path(entry["file_name"]).name for entry in entries) == sorted(names)
+    pictures = {path.name for path in (out / "pictures").iterdir()}
+    assert pictures == {Path(name).stem + ".jpg" for name in names}
 
 
 @pytest.mark.parametrize(

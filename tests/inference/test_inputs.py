@@ -1,6 +1,7 @@
 """Names on a command line -> files; and the folder that is written, which harms no other file."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from harmonic_jax.config import ConfigError
 from harmonic_jax.inference.detections import ImageDetections
 from harmonic_jax.inference.inputs import find_inputs, is_video, unique_names
-from harmonic_jax.inference.output import open_folder, write_results
+from harmonic_jax.inference.output import OutputFolder
 from harmonic_jax.inference.streams import decoded_ahead
 
 
@@ -27,16 +28,48 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def test_files_folders_and_globs(folder: Path) -> None:
-    assert names(find_inputs([str(folder)])) == ["[1].png", "a.jpg", "b.PNG", "clip.mp4"]
-    assert names(find_inputs([f"{folder}/**/*"])) == [
+    assert names(find_inputs([str(folder)]).paths) == ["[1].png", "a.jpg", "b.PNG", "clip.mp4"]
+    assert names(find_inputs([f"{folder}/**/*"]).paths) == [
         "[1].png", "a.jpg", "b.PNG", "c.webp", "clip.mp4",
     ]  # fmt: skip
-    assert names(find_inputs([f"{folder}/*.jpg", f"{folder}/b.PNG", str(folder)])) == [
+    assert names(find_inputs([f"{folder}/*.jpg", f"{folder}/b.PNG", str(folder)]).paths) == [
         "a.jpg", "b.PNG", "[1].png", "clip.mp4",
     ]  # fmt: skip
-    assert names(find_inputs([f"{folder}/notes.txt"])) == ["notes.txt"]  # named itself
-    assert names(find_inputs([f"{folder}/[1].png"])) == ["[1].png"]  # a name, not a pattern
-    assert [is_video(path) for path in find_inputs([str(folder)])] == [False, False, False, True]
+    assert names(find_inputs([f"{folder}/notes.txt"]).paths) == ["notes.txt"]  # named itself
+    assert names(find_inputs([f"{folder}/[1].png"]).paths) == ["[1].png"]  # a name, not a pattern
+    found = find_inputs([str(folder)]).paths
+    assert [is_video(path) for path in found] == [False, False, False, True]
+
+
+def test_what_is_left_out_is_counted(folder: Path) -> None:
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "photo.heic", "b.heic", "noname", "c.JFIF"):
+        (folder / name).touch()
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "again.jpg").symlink_to("a.jpg")
+    found = find_inputs([str(folder)])
+    assert names(found.paths) == ["[1].png", "a.jpg", "b.PNG", "c.JFIF", "clip.mp4"]
+    assert found.left_out == {
+        "hidden": 3, ".heic": 2, "without a suffix": 1, ".txt": 1, "no regular file": 2,
+        "folders": 1, "the same file again": 1,
+    }  # fmt: skip
+    assert found.told().startswith("hidden 3, ")
+    assert find_inputs([str(folder / "a.jpg")]).left_out == {}
+    assert find_inputs([f"{folder}/**"]).left_out["folders"] == 0
+
+
+def test_an_empty_choice_says_what_is_there(folder: Path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "a.heic").touch()
+    with pytest.raises(ConfigError, match=r"it holds \.heic 1, folders 1 .*\*\*' goes down"):
+        find_inputs([str(folder / "deep")])
+    with pytest.raises(ConfigError, match=r"it holds \.heic 1"):
+        find_inputs([f"{folder}/deep/*"])
+    os.mkfifo(folder / "pipe.jpg")
+    with pytest.raises(ConfigError, match="no regular file"):
+        find_inputs([f"{folder}/pipe.jpg"])
+    with pytest.raises(ConfigError, match="there is no file or folder ~nobody"):
+        find_inputs(["~nobody/here.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -62,26 +95,68 @@ def test_names_never_collide() -> None:
     assert found[0] == "x.jpg"
 
 
+def test_names_fit_into_a_folder(tmp_path: Path) -> None:
+    """Cut where too long, and apart for systems that take two ways of writing é for one."""
+    long = [Path(letter * (250 // len(letter.encode())) + ".webp") for letter in ("x", "猫")]
+    accents = [Path("caf\u00e9.jpg"), Path("cafe\u0301.jpg")]
+    odd = [Path(os.fsdecode(b"\xff.jpg")), Path(" .jpg"), Path("[/b].png"), Path("x" * 300)]
+    found = unique_names([*long, *long, *accents, *odd], ".jpg")
+    for name in found:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == len(found)
+    assert found[5] == "cafe\u0301_2.jpg"
+
+
+def open_folder(folder: Path, inputs: list[Path], **options: bool) -> OutputFolder:
+    return OutputFolder(folder, inputs, class_names=["cat", "dog"], category_ids=[3, 7], **options)
+
+
 def test_only_an_own_or_empty_folder_is_written_to(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="not of an earlier prediction"):
         open_folder(folder, [])
     with pytest.raises(ConfigError, match="is a file"):
         open_folder(folder / "a.jpg", [])
-    assert open_folder(out, [folder / "a.jpg"]) == out
-    assert open_folder(out, []) == out  # again
-    (out / "pictures").mkdir()
+    for _ in range(2):
+        opened = open_folder(out, [folder / "a.jpg"])
+        assert opened.pictures == {folder / "a.jpg": out / "pictures" / "a.jpg"}
     inside = out / "pictures" / "a.jpg"
     inside.touch()
     with pytest.raises(ConfigError, match=re.escape(f"{inside} is an input")):
         open_folder(out, [inside])
-    (out / "images.json").write_text("[]")
-    with pytest.raises(ConfigError, match="choose a new folder"):
-        open_folder(out, [])
+    for content in ("[]", "{}", '{"info": 3}', '{"info": {"made_by": "x"}}', "[" * 10**5, "\xff"):
+        (out / "images.json").write_text(content, encoding="latin-1")
+        with pytest.raises(ConfigError, match="choose a new folder"):
+            open_folder(out, [])
+
+
+def test_earlier_pictures_go_and_foreign_files_stay(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = open_folder(out, [folder / "a.jpg", folder / "clip.mp4"])
+    for picture in first.pictures.values():
+        picture.write_text("drawn")
+    (out / "pictures" / "mine.jpg").write_text("mine")
+    (out / "pictures" / "folder.jpg").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    content = json.loads((out / "images.json").read_text())
+    assert content["info"]["pictures"] == ["a.jpg", "clip.mp4"]
+    # A list that somebody else wrote names nothing outside.
+    content["info"]["pictures"] += ["../precious", "../../precious", "folder.jpg", 3, "gone.jpg"]
+    (out / "images.json").write_text(json.dumps(content))
+    second = open_folder(out, [folder / "b.PNG", folder / "mine.png", folder / "[1].png"])
+    names = {path.name for path in (out / "pictures").iterdir()}
+    assert names == {"mine.jpg", "folder.jpg"}
+    assert (out / "pictures" / "mine.jpg").read_text() == "mine"
+    assert second.pictures[folder / "mine.png"].name == "mine_2.jpg"  # nobody's file is replaced
+    assert (tmp_path / "precious").exists()
+    (out / "pictures" / "mine.jpg").unlink()
+    (out / "pictures" / "folder.jpg").rmdir()
+    assert open_folder(out, [], draws=False).pictures == {}
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "images.json"]
 
 
 def test_results_of_no_images(tmp_path: Path) -> None:
-    write_results(tmp_path, [], [], class_names=["cat"], category_ids=[3])
+    open_folder(tmp_path, [])
     assert json.loads((tmp_path / "detections.json").read_text()) == []
     assert json.loads((tmp_path / "images.json").read_text())["images"] == []
 
@@ -94,10 +169,7 @@ def test_results_in_coco_format(tmp_path: Path) -> None:
     none = found.above(0.9)
     assert len(none) == 0
     entry = {"id": 1, "width": 20, "height": 10, "file_name": "a.jpg"}
-    write_results(
-        tmp_path, [entry | {"id": 2}, entry], [(2, found), (1, none)],
-        class_names=["cat", "dog"], category_ids=[3, 7],
-    )  # fmt: skip
+    open_folder(tmp_path, []).save([entry | {"id": 2}, entry], [(2, found), (1, none)])
     assert json.loads((tmp_path / "detections.json").read_text()) == [
         {"image_id": 2, "category_id": 7, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5}
     ]
