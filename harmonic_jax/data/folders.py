@@ -122,11 +122,12 @@ class Listing:
     files: tuple[str, ...]
     others: tuple[str, ...] = ()
 
-    def nearby(self, name: str, *, limit: int = 3) -> str:
+    def nearby(self, name: str, *, suffixes: tuple[str, ...] = (), limit: int = 3) -> str:
         """For messages: what is there in place of a file that is not.
 
         Args:
           name: as an annotation or a list has it; with folders and suffix, or without.
+          suffixes: those that are read, in lower case; it is told where a name has another.
           limit: names beyond so many are counted only.
 
         Returns:
@@ -135,7 +136,7 @@ class Listing:
         """
         wanted = _forms(name)
         found = [file for file in self.files if wanted & _forms(file)]
-        told = [repr(file) + _unlike(file, name) for file in found[:limit]]
+        told = [repr(file) + _unlike(file, name, suffixes) for file in found[:limit]]
         for other in self.others:
             if len(told) < limit and wanted & _forms(other):
                 is_folder = (self.folder / other).is_dir()
@@ -152,10 +153,13 @@ def _forms(name: str) -> set[str]:
     return {base.strip(), base.rpartition(".")[0].strip() or base.strip()}
 
 
-def _unlike(file: str, name: str) -> str:
-    """What a reader would not see."""
+def _unlike(file: str, name: str, suffixes: tuple[str, ...]) -> str:
+    """What a reader would not see, or not know."""
     same = unicodedata.normalize("NFC", file) == unicodedata.normalize("NFC", name)
-    return " (another Unicode normal form)" if same and file != name else ""
+    if same and file != name:
+        return " (another Unicode normal form)"
+    is_read = not suffixes or file.lower().endswith(suffixes)
+    return "" if is_read else " (not a suffix that is read)"
 
 
 def is_inside(name: str) -> bool:

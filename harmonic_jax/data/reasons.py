@@ -18,6 +18,7 @@ class Reason(enum.StrEnum):
     MALFORMED_IMAGE = "malformed_image", "image dropped"
     UNREADABLE_HEADER = "unreadable_header", "image dropped"
     DUPLICATE_IMAGE = "duplicate_image", "image dropped, the first one is kept"
+    NEGATIVE_IMAGE = "negative_image", "left out: the list's flag is -1"
     MISSING_ANNOTATION = "missing_annotation", "image dropped"
     UNREADABLE_ANNOTATION = "unreadable_annotation", "image dropped"
     SIZE_FROM_FILE = "size_from_file", "kept, with the size in the image's header"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from harmonic_jax.data.reasons import Reason
 
 MAX_EXAMPLES = 5
+MAX_LENGTH = 400
 
 
 @dataclasses.dataclass
@@ -60,7 +61,8 @@ class DataReport:
             examples = list(examples)
             count = len(examples)
         finding.count += count
-        finding.examples.extend(itertools.islice(examples, MAX_EXAMPLES - len(finding.examples)))
+        shown = itertools.islice(examples, MAX_EXAMPLES - len(finding.examples))
+        finding.examples.extend(map(_shortened, shown))
 
     def count(self, rule: str) -> int:
         """Cases of a rule; 0 for a rule that never applied."""
@@ -93,3 +95,8 @@ class DataReport:
                 yield indent + example
             if finding.count > len(finding.examples) > 0:
                 yield indent + ".."
+
+
+def _shortened(text: str) -> str:
+    """A text without its middle where it is long: a file name may be an image as a data URI."""
+    return text if len(text) <= MAX_LENGTH else f"{text[:100]} .. {text[100 - MAX_LENGTH :]}"

@@ -1,56 +1,59 @@
 """Folders in PASCAL VOC's layout: ImageSets/Main/SPLIT.txt, Annotations/*.xml, JPEGImages/*."""
 
-import math
-import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from harmonic_jax.data.folders import FolderSource, files_in, header_size, is_inside
+from harmonic_jax.data.class_names import read_class_names
+from harmonic_jax.data.decode import SUFFIXES
+from harmonic_jax.data.folders import FolderSource, header_size, list_folder
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.data.voc_annotation import (
+    AnnotationError,
+    VocAnnotation,
+    VocObject,
+    read_annotation,
+)
+from harmonic_jax.data.voc_lists import Listed, NamedFiles, list_paths, read_list, split_names
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".bmp", ".webp")
 
 
-class _Object(NamedTuple):
-    class_name: str
-    corners: tuple[float, float, float, float] | None
-    is_difficult: bool
+class _Year(NamedTuple):
+    """The files of a folder with ImageSets, Annotations and JPEGImages."""
 
-
-class _Annotation(NamedTuple):
-    size: tuple[int, int] | None
-    objects: tuple[_Object, ...]
+    folder: Path
+    images: NamedFiles
+    xml: NamedFiles
+    annotations: dict[str, VocAnnotation | str]
+    """By file; a text says why a file is none."""
 
 
 class _Image(NamedTuple):
     path: Path
+    file_name: str
     position: int
     size: tuple[int, int]
-    objects: tuple[_Object, ...]
+    objects: tuple[VocObject, ...]
 
 
 def voc_splits(root: Path) -> tuple[str, ...]:
     """The splits a folder defines; of a VOCdevkit as YEAR_SPLIT.
 
-    The lists of one class (`cat_train.txt`, two columns) are no splits.
+    The lists of one class (`cat_train.txt` beside `train.txt`, with a column of flags) are no
+    splits, though `read_voc` reads them.
     """
-    splits = []
-    for prefix, folder in _years(root).items():
-        for path in sorted((folder / "ImageSets" / "Main").glob("*.txt")):
-            if all(len(line.split()) == 1 for line in _lines(path)):
-                splits.append(prefix + path.stem)
-    return tuple(splits)
+    folders = _years(root).items()
+    return tuple(prefix + name for prefix, folder in folders for name in split_names(folder))
 
 
 def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
@@ -64,19 +67,20 @@ def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
     Returns:
       The source. Its classes are the lines of ROOT/labels.txt where there is one; else VOC's
       twenty where no other name occurs; else the sorted names that occur in any annotation,
-      of all splits, so that training and evaluation agree.
+      of all splits, so that training and evaluation agree. An image's id is its position in the
+      list or lists, absent images included.
 
     Raises:
       DataError: if a split or its folders are absent.
+      OSError: if one of them may not be read.
     """
     report = DataReport()
     folders = _years(root)
-    annotations = {year: _read_annotations(folder) for year, folder in folders.items()}
-    class_names = _class_names(root, [a for year in annotations.values() for a in year.values()])
-    images: list[_Image] = []
-    for part in split.split("+"):
-        year, names = _read_split(root, folders, part.strip())
-        images += _images(folders[year], names, annotations[year], len(images), report)
+    parts = _find_lists(root, folders, split)
+    years = {prefix: _read_year(folder) for prefix, folder in folders.items()}
+    class_names = _class_names(root, years.values())
+    listed = ((years[p], line) for p, path in parts for line in read_list(path, years[p].images))
+    images = list(_images(listed, report))
     raw = _flatten(images, class_names, report)
     return FolderSource(
         name=f"voc:{root.name}:{split}",
@@ -93,82 +97,129 @@ def _years(root: Path) -> dict[str, Path]:
     if (root / "ImageSets" / "Main").is_dir():
         return {"": root}
     found = sorted(path for path in root.glob("VOC*") if (path / "ImageSets" / "Main").is_dir())
-    if not found:
-        raise DataError(f"data.root={root} has no ImageSets/Main, and no VOC20xx folder with one")
-    return {path.name.removeprefix("VOC") + "_": path for path in found}
+    if found:
+        return {path.name.removeprefix("VOC") + "_": path for path in found}
+    around = [root.parent, *root.glob("*"), *root.glob("*/*")]
+    near = [str(path) for path in around if (path / "ImageSets" / "Main").is_dir()][:3]
+    told = f"; there is one in {', '.join(near)}" if near else f"; {_folders_in(root)}"
+    raise DataError(f"data.root={root} has no ImageSets/Main, and no VOC20xx folder with one{told}")
 
 
-def _read_split(root: Path, folders: dict[str, Path], part: str) -> tuple[str, list[str]]:
-    """The prefix of the year and the image names of one split."""
-    year = next((prefix for prefix in folders if prefix and part.startswith(prefix)), "")
-    name = part.removeprefix(year)
-    if year not in folders or not is_inside(name) or "/" in name:
-        raise DataError(f"no split {part!r} under data.root={root}: {', '.join(voc_splits(root))}")
-    path = folders[year] / "ImageSets" / "Main" / f"{name}.txt"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; splits: {', '.join(voc_splits(root))}")
-    return year, [line.split()[0] for line in _lines(path)]
+def _folders_in(folder: Path) -> str:
+    names = [name for name in list_folder(folder, depth=0).others if (folder / name).is_dir()]
+    return f"its folders are {', '.join(map(repr, names[:8]))}" if names else "it has no folders"
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that say something."""
+def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[str, Path]]:
+    """The prefix of the year and the list, of each split that is joined."""
+    lists = {
+        prefix + name: (prefix, path)
+        for prefix, folder in folders.items()
+        for name, path in list_paths(folder).items()
+    }
+    # A list's own name may have a + or spaces in it.
+    parts = [split] if split in lists else [part.strip() for part in split.split("+")]
+    for part in parts:
+        if part not in lists:
+            legal = ", ".join(voc_splits(root)) or "none, ImageSets/Main holds no .txt file"
+            raise DataError(f"no split {part!r} under data.root={root}: {legal}")
+    return [lists[part] for part in parts]
+
+
+def _read_year(folder: Path) -> _Year:
+    """The files of a folder, and every annotation in it, whichever split its image is in."""
+    for name in ("Annotations", "JPEGImages"):
+        if not (folder / name).is_dir():
+            raise DataError(f"{folder} has no folder {name}: {_folders_in(folder)}")
+    xml = NamedFiles(list_folder(folder / "Annotations"), (".xml",))
+    if not xml.files:
+        raise DataError(f"{xml.folder} holds no .xml files")
+    images = NamedFiles(list_folder(folder / "JPEGImages"), SUFFIXES)
+    return _Year(folder, images, xml, {file: _read(xml.folder / file) for file in xml.files})
+
+
+def _read(path: Path) -> VocAnnotation | str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except ValueError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return read_annotation(path)
+    except AnnotationError as error:
+        return str(error)
 
 
-def _class_names(root: Path, annotations: Sequence[_Annotation | None]) -> tuple[str, ...]:
+def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
     path = root / "labels.txt"
     if path.is_file():
-        names = tuple(_lines(path))
-        if not names or len(set(names)) != len(names):
-            raise DataError(f"{path} must hold one class name a line, each once")
-        return names
-    found = {item.class_name for known in annotations if known for item in known.objects}
+        return read_class_names(path)
+    read = [item for year in years for item in year.annotations.items()]
+    known = (annotation for _, annotation in read if isinstance(annotation, VocAnnotation))
+    found = {item.class_name for annotation in known for item in annotation.objects} - {""}
     if not found:
-        raise DataError(f"no object in any annotation under data.root={root}")
+        bad = [f"{file}: {reason}" for file, reason in read if isinstance(reason, str)]
+        told = f"; {len(bad)} of {len(read)} cannot be read, such as {bad[0]}" if bad else ""
+        raise DataError(f"no object with a name in any annotation under data.root={root}{told}")
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 
-def _images(
-    folder: Path,
-    names: Sequence[str],
-    annotations: dict[str, _Annotation | None],
-    start: int,
-    report: DataReport,
-) -> Iterator[_Image]:
-    """The usable images of a list; `start` is the position of its first one in the split."""
-    paths = _image_paths(folder / "JPEGImages")
-    seen: set[str] = set()
-    for position, name in enumerate(names, start):
-        if name in seen:
-            report.add(Reason.DUPLICATE_IMAGE, [name])
-        elif name not in paths:
-            report.add(Reason.MISSING_IMAGE, [f"{folder.name}/JPEGImages/{name}.jpg"])
-        elif name not in annotations:
-            report.add(Reason.MISSING_ANNOTATION, [f"{folder.name}/Annotations/{name}.xml"])
-        elif (annotation := annotations[name]) is None:
-            report.add(Reason.UNREADABLE_ANNOTATION, [f"{folder.name}/Annotations/{name}.xml"])
-        elif size := annotation.size or _size_from_file(paths[name], report):
-            yield _Image(paths[name], position, size, annotation.objects)
-        seen.add(name)
+def _images(listed: Iterable[tuple[_Year, Listed]], report: DataReport) -> Iterator[_Image]:
+    """The usable images of the lists, in their order."""
+    seen: set[Path] = set()
+    for position, (year, line) in enumerate(listed):
+        if line.is_negative:
+            report.add(Reason.NEGATIVE_IMAGE, [line.name])
+            continue
+        if len(line.files) != 1:
+            report.add(Reason.MISSING_IMAGE, _missing(year.images, line), count=1)
+            continue
+        (file,) = line.files
+        path = year.images.folder / file
+        if path in seen:
+            report.add(Reason.DUPLICATE_IMAGE, [f"{line.name}: {file} again"])
+        elif annotation := _annotation(year, file, report):
+            size = annotation.size or _size_from_file(path, file, annotation, report)
+            if size:
+                yield _Image(path, file, position, size, annotation.objects)
+        seen.add(path)
 
 
-def _image_paths(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without suffix."""
-    found: dict[str, Path] = {}
-    for name in sorted(files_in(folder), key=lambda name: (Path(name).suffix != ".jpg", name)):
-        path = folder / name
-        if path.suffix in IMAGE_SUFFIXES:
-            found.setdefault(path.stem, path)
-    return found
+def _missing(images: NamedFiles, line: Listed) -> Iterator[str]:
+    """Why a line gives no image; looked for only where it is shown."""
+    if line.files:
+        meant = ", ".join(map(repr, line.files[:3]))
+        yield f"{line.name}: may mean {len(line.files)} files of {images.folder}: {meant}"
+    else:
+        near = images.nearby(line.name) or images.nearby(line.name.split()[0])
+        yield f"{line.name}: not in {images.folder}{near}"
 
 
-def _size_from_file(path: Path, report: DataReport) -> tuple[int, int] | None:
+def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
+    """That of the image's own path; else the only one of its name, where it is the only image."""
+    stem = file.rpartition(".")[0]
+    base = PurePosixPath(stem).name
+    found = year.xml.of_path(stem)
+    if not found and len({image.rpartition(".")[0] for image in year.images.of_name(base)}) == 1:
+        found = year.xml.of_name(base)
+    if not found:
+        report.add(Reason.MISSING_ANNOTATION, _unannotated(year.xml, file, stem), count=1)
+        return None
+    if len(found) > 1:
+        report.add(Reason.UNREADABLE_ANNOTATION, [f"{file}: has several, {', '.join(found)}"])
+        return None
+    annotation = year.annotations[found[0]]
+    if isinstance(annotation, str):
+        report.add(Reason.UNREADABLE_ANNOTATION, [f"{found[0]}: {annotation}"])
+        return None
+    return annotation
+
+
+def _unannotated(xml: NamedFiles, file: str, stem: str) -> Iterator[str]:
+    yield f"{file}: no {stem}.xml in {xml.folder}{xml.nearby(stem)}"
+
+
+def _size_from_file(
+    path: Path, file: str, annotation: VocAnnotation, report: DataReport
+) -> tuple[int, int] | None:
     size = header_size(path)
-    report.add(Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER, [path.name])
+    reason = Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER
+    report.add(reason, [f"{file}: {annotation.stated}"])
     return size
 
 
@@ -179,10 +230,11 @@ def _flatten(
     owners, boxes, classes, is_difficult = [], [], [], []
     for owner, image in enumerate(images):
         for item in image.objects:
-            if item.class_name not in labels:
-                report.add(Reason.UNKNOWN_CLASS, [f"{image.path.name}: {item.class_name!r}"])
-            elif item.corners is None:
-                report.add(Reason.MALFORMED_OBJECT, [f"{image.path.name}: {item.class_name}"])
+            if item.class_name and item.class_name not in labels:
+                report.add(Reason.UNKNOWN_CLASS, [f"{image.file_name}: {item.class_name!r}"])
+            elif item.fault:
+                what = f"{image.file_name}: {item.class_name or 'object'}: {item.fault}"
+                report.add(Reason.MALFORMED_OBJECT, [what])
             else:
                 owners.append(owner)
                 boxes.append(item.corners)
@@ -190,7 +242,7 @@ def _flatten(
                 is_difficult.append(item.is_difficult)
     return RawAnnotations(
         image_ids=np.array([image.position for image in images], np.int64),
-        file_names=tuple(image.path.name for image in images),
+        file_names=tuple(image.file_name for image in images),
         sizes=np.array([image.size for image in images], np.int32).reshape(-1, 2),
         owners=np.array(owners, np.int64),
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
@@ -200,54 +252,3 @@ def _flatten(
         area=np.full(len(owners), np.nan),
         one_based=True,
     )
-
-
-class _RefuseDoctype(ET.TreeBuilder):
-    """VOC files declare no document type, and only one can define entities that grow or read files.
-
-    Python's parser fetches no external entity by itself; refusing the declaration also rules out
-    internal ones that expand without end.
-    """
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ET.ParseError(f"document type {name!r} declared")
-
-
-def _read_annotations(folder: Path) -> dict[str, _Annotation | None]:
-    """Every annotation of a folder by image name; None for a file that is not such XML."""
-    directory = folder / "Annotations"
-    names = sorted(name for name in files_in(directory) if name.endswith(".xml"))
-    if not names:
-        raise DataError(f"{directory} holds no .xml files")
-    return {name.removesuffix(".xml"): _read_annotation(directory / name) for name in names}
-
-
-def _read_annotation(path: Path) -> _Annotation | None:
-    try:
-        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_RefuseDoctype()))
-    except (ET.ParseError, OSError, ValueError, LookupError):
-        return None
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    is_known = all(math.isfinite(side) and side >= 1 for side in (height, width))
-    return _Annotation(
-        size=(int(height), int(width)) if is_known else None,
-        objects=tuple(map(_object, root.findall("object"))),
-    )
-
-
-def _object(element: ET.Element) -> _Object:
-    texts = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-    x1, y1, x2, y2 = map(_number, texts)
-    return _Object(
-        class_name=(element.findtext("name") or "").strip(),
-        corners=None if None in texts else (x1, y1, x2, y2),
-        is_difficult=(element.findtext("difficult") or "").strip() == "1",
-    )
-
-
-def _number(text: str | None) -> float:
-    """The number written; NaN, which no rule lets through, for anything else."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan

@@ -6,40 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
-from harmonic_jax.data.voc_xml import VOC_CLASSES, read_voc, voc_splits
-
-SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
-
-
-def thing(name: str = "cat", box: object = (1, 2, 10, 20), extra: str = "") -> str:
-    keys = ("xmin", "ymin", "xmax", "ymax")
-    corners = "".join(f"<{k}>{v}</{k}>" for k, v in zip(keys, box, strict=True))  # type: ignore[call-overload]
-    return f"<object><name>{name}</name>{extra}<bndbox>{corners}</bndbox></object>"
-
-
-def write(root: Path, images: dict[str, str | None], *, split: str = "train") -> None:
-    """Images by name with the inside of their annotation; None: no annotation."""
-    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(images) + "\n")
-    for name, content in images.items():
-        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{name}.jpg")
-        if content is not None:
-            text = f"<annotation>{content}</annotation>"
-            (root / "Annotations" / f"{name}.xml").write_text(text)
-
-
-def read(root: Path, split: str = "train") -> FolderSource:
-    return read_voc(root, split, max_objects=100)
-
-
-def counts(source: FolderSource) -> dict[str, int]:
-    return {rule: finding.count for rule, finding in source.report.findings.items()}
+from harmonic_jax.data.voc_xml import VOC_CLASSES, voc_splits
+from tests.data.voc_folder import SIZE, counts, read, thing, write
 
 
 def test_one_based_inclusive_corners_become_pixels(tmp_path: Path) -> None:
@@ -83,8 +54,8 @@ def test_a_labels_file_rules_and_other_names_are_dropped(tmp_path: Path) -> None
         ((5, 7, 5, 9), Reason.ZERO_SIZE),
         ((9, 7, 5, 9), Reason.INVERTED),
         (("nan", 7, 5, 9), Reason.NOT_FINITE),
-        (("five", 7, 5, 9), Reason.NOT_FINITE),
-        (("", 7, 5, 9), Reason.NOT_FINITE),
+        (("-Infinity", 7, 5, 9), Reason.NOT_FINITE),
+        (("1e999", 7, 5, 9), Reason.NOT_FINITE),
         ((41, 7, 50, 9), Reason.OUTSIDE),
         ((-5, 7, 0, 9), Reason.OUTSIDE),
     ],
@@ -127,17 +98,23 @@ def test_bad_images_are_dropped_and_named(tmp_path: Path) -> None:
         Reason.DUPLICATE_IMAGE: 1,
     }
     assert "bare.xml" in source.report.examples(Reason.MISSING_ANNOTATION)[0]
-    assert "gone.jpg" in source.report.examples(Reason.MISSING_IMAGE)[0]
+    folder = tmp_path / "JPEGImages"
+    assert source.report.examples(Reason.MISSING_IMAGE) == (f"gone: not in {folder}",)
     assert "broken.xml" in source.report.examples(Reason.UNREADABLE_ANNOTATION)[0]
 
 
-@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
-def test_a_size_that_is_not_stated_is_read_from_the_file(tmp_path: Path, size: str) -> None:
+@pytest.mark.parametrize(
+    "side", ["0", "-40", "nan", "inf", "1e400", "2147483648", "4e1.", "40.5", ""]
+)
+def test_a_size_that_is_none_is_read_from_the_file(tmp_path: Path, side: str) -> None:
+    size = f"<size><width>{side}</width><height>30</height></size>" if side else ""
     write(tmp_path, {"a": size + thing(), "b": size + thing()})
     (tmp_path / "JPEGImages" / "b.jpg").write_bytes(b"\xff\xd8")
     source = read(tmp_path)
     assert [(record.height, record.width) for record in source.records] == [(30, 40)]
     assert counts(source) == {Reason.SIZE_FROM_FILE: 1, Reason.UNREADABLE_HEADER: 1}
+    stated = f"<size> is {side} x 30" if side else "no <size>"
+    assert source.report.examples(Reason.SIZE_FROM_FILE) == (f"a.jpg: {stated}",)
 
 
 def test_png_images_are_found(tmp_path: Path) -> None:
@@ -185,14 +162,12 @@ def test_a_devkit_joins_years(tmp_path: Path) -> None:
         "VOC2007",
         "VOC2012",
     ]
+    (tmp_path / "VOC2007" / "JPEGImages" / "1.jpg").unlink()
+    source = read(tmp_path, "2007_trainval+2012_trainval+2007_trainval")
+    assert [record.image_id for record in source.records] == [1, 2]  # as where 1.jpg is there
+    assert counts(source) == {Reason.MISSING_IMAGE: 2, Reason.DUPLICATE_IMAGE: 1}
     with pytest.raises(DataError, match=r"no split 'trainval'.*: 2007_trainval, 2012_trainval"):
         read(tmp_path, "trainval")
-
-
-def test_lists_of_one_class_are_no_splits(tmp_path: Path) -> None:
-    write(tmp_path, {"a": SIZE + thing()})
-    (tmp_path / "ImageSets" / "Main" / "cat_train.txt").write_text("a  1\nb -1\n")
-    assert voc_splits(tmp_path) == ("train",)
 
 
 @pytest.mark.parametrize("split", ["val", "../Main/train", "..", "", "/etc/passwd"])
@@ -209,11 +184,29 @@ def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Annotations holds no \.xml files"):
         read(tmp_path)
     (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{SIZE}</annotation>")
-    with pytest.raises(DataError, match="no object in any annotation"):
+    with pytest.raises(DataError, match="no object with a name in any annotation"):
         read(tmp_path)
-    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "labels.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"labels\.txt is not UTF-8"):
         read(tmp_path)
+    (tmp_path / "labels.txt").unlink()
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation>")
+    with pytest.raises(DataError, match=r"1 of 1 cannot be read, such as a\.xml: no element found"):
+        read(tmp_path)
+    (tmp_path / "JPEGImages").rename(tmp_path / "images")
+    with pytest.raises(DataError, match=r"no folder JPEGImages: its folders are .*'images'"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("root", "near"), [(".", "kit/VOC2007"), ("kit/VOC2007/JPEGImages", "kit/VOC2007")]
+)
+def test_a_folder_beside_the_right_one_names_that(tmp_path: Path, root: str, near: str) -> None:
+    write(tmp_path / "kit" / "VOC2007", {"a": SIZE + thing()})
+    with pytest.raises(
+        DataError, match=rf"no ImageSets/Main.*; there is one in {tmp_path / near}$"
+    ):
+        read(tmp_path / root)
 
 
 def test_bccd_shows_its_two_zero_size_boxes(bccd: Path) -> None:

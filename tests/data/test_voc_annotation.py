@@ -1,0 +1,251 @@
+"""Annotations of VOC's layout as tools and systems write them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonic_jax.__main__ import main
+from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.voc_annotation import MAX_BYTES, AnnotationError, read_annotation
+from tests.data.voc_folder import SIZE, counts, read, thing, write
+
+BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>20</ymax></bndbox>"
+
+
+def add(root: Path, data: bytes | str) -> None:
+    """A folder of a sound image, and one with these bytes as its annotation."""
+    write(root, {"good": SIZE + thing(), "a": None})
+    data = data.encode() if isinstance(data, str) else data
+    (root / "Annotations" / "a.xml").write_bytes(data)
+
+
+def classes(root: Path) -> list[str]:
+    source = read(root)
+    return [source.class_names[label] for label in source.records[1].labels]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared", "name"),
+    [
+        ("utf-8", "", "café"),
+        ("utf-8", "utf-8", "猫"),
+        ("utf-8-sig", "", "猫"),
+        ("utf-8-sig", "gb2312", "猫"),  # the mark at the start cannot be there by chance
+        ("utf-16", "", "猫"),
+        ("utf-16", "utf-8", "猫"),
+        ("utf-16-le", "utf-16", "猫"),
+        ("utf-16-be", "UTF-16", "猫"),
+        ("utf-32", "utf-32", "猫"),
+        ("gb2312", "gb2312", "猫"),
+        ("gbk", "GBK", "龍"),
+        ("gb18030", "gb18030", "龍"),
+        ("big5", "big5", "貓"),
+        ("shift_jis", "Shift_JIS", "ネコ"),
+        ("euc_kr", "EUC-KR", "고양이"),
+        ("latin-1", "ISO-8859-1", "Größe"),
+        ("cp1252", "windows-1252", "“cat”"),
+        ("iso8859-15", "ISO-8859-15", "cœur"),
+        ("cp1251", "windows-1251", "кот"),
+        ("koi8-r", "koi8-r", "кот"),
+    ],
+)
+def test_the_declared_encoding_is_read(
+    tmp_path: Path, encoding: str, declared: str, name: str
+) -> None:
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    add(tmp_path, f"{head}<annotation>{SIZE}{thing(name)}</annotation>".encode(encoding))
+    assert classes(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("", "the file is empty"),
+        (" \n", "the file is empty"),
+        ("<annotation>\n<path>C:\\R&D</path></annotation>", "line 2, near '<path>C:\\\\R&D</path>"),
+        ("<annotation>\n<path>C:\\R&D</path></annotation>", "; write & as &amp;"),
+        ("<annotation>\n\n<object>", "no element found, line 3"),
+        ("\n<?xml version='1.0'?><annotation/>", "declaration not at start of entity, line 2"),
+        ("<annotation>\x0b</annotation>", "invalid token), line 1, near"),
+        ("<annotation>&#xD800;</annotation>", "invalid character number, line 1"),
+        ("<annotation>&nbsp;</annotation>", "undefined entity, line 1, near"),
+        ("<?xml version='1.0' encoding='utf-8'?>\n<a>Gr\xf6\xdfe</a>".encode("latin-1"),
+         "not UTF-8: byte 0xf6 in line 2; declare the encoding"),
+        ("<annotation>\n\n狗</annotation>".encode("gbk"), "not UTF-8: byte 0xb9 in line 3"),
+        ("<?xml version='1.0' encoding='gb2312'?><a>猫</a>", "not GB2312: byte "),
+        ("<?xml version='1.0' encoding='utf-16'?><annotation/>", "declares utf-16, and is not"),
+        ("<?xml version='1.0' encoding='klingon'?><annotation/>", "'klingon' is not known"),
+        ("<?xml version='1.0' encoding='zlib'?><annotation/>", "encoding 'zlib' is not known"),
+        ("<?xml version='1.0' encoding='idna'?><annotation/>", "idna, which is no character set"),
+        (b"\xff\xfe\x00\xd8", "not UTF-16: byte "),
+        (b"<?xml version='1.0' encoding='utf-7'?><a>+2AA-</a>", "not UTF-7"),
+        ("<html><body/></html>", "its root is <html>, not <annotation>"),
+        ("<annotations><image/></annotations>", "its root is <annotations>"),
+        ("<!DOCTYPE a><annotation/>", "declares a document type, 'a': delete <!DOCTYPE ..>"),
+        (b"PK\x03\x04\xff", "not UTF-8: byte 0xff in line 1"),
+        ("<a>" * (MAX_BYTES // 256), "no element found, line 1"),
+        (b" " * (MAX_BYTES + 1), f"more than {MAX_BYTES} bytes"),
+    ],
+)  # fmt: skip
+def test_what_is_no_annotation_says_why(tmp_path: Path, data: bytes | str, reason: str) -> None:
+    add(tmp_path, data)
+    source = read(tmp_path)
+    assert counts(source) == {Reason.UNREADABLE_ANNOTATION: 1}
+    (example,) = source.report.examples(Reason.UNREADABLE_ANNOTATION)
+    assert example.startswith("a.xml: ")
+    assert reason in example
+
+
+def test_an_unreadable_file_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as a user who may read everything."""
+    add(tmp_path, "<annotation/>")
+    sound = Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        if self.name == "a.xml":
+            raise PermissionError(13, os.strerror(13), str(self))
+        return sound(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    examples = read(tmp_path).report.examples(Reason.UNREADABLE_ANNOTATION)
+    assert examples == ("a.xml: cannot be read: Permission denied",)
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "broken"])
+def test_what_is_no_file_is_no_annotation(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, {"good": SIZE + thing(), "a": None})
+    path = tmp_path / "Annotations" / "a.xml"
+    path.mkdir() if kind == "folder" else path.symlink_to(path if kind == "loop" else "nothing")
+    (example,) = read(tmp_path).report.examples(Reason.MISSING_ANNOTATION)
+    assert f"no a.xml in {path.parent}; there is 'a.xml' (a" in example
+    assert ("(a folder)" if kind == "folder" else "leads nowhere") in example
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"<annotation>{SIZE}<objects>{thing()}</objects></annotation>",
+        f"<annotation>{SIZE}{'<x>' * 3000}{thing()}{'</x>' * 3000}</annotation>",
+        f'<annotation xmlns="http://example.org/voc">{SIZE}{thing()}</annotation>',
+        f'<annotation xmlns:v="u">{SIZE}{thing().replace("object>", "v:object>")}</annotation>',
+        f"<Annotation>{SIZE}{thing().replace('object>', 'Object>')}</Annotation>",
+        f"<root>{SIZE}{thing()}</root>",
+        f"<!-- made by hand --><annotation>{SIZE}{thing()}<?x y?></annotation>",
+        "<annotation>" + SIZE + thing(box=(" 1 ", "\n2\n", "10\t", "20.0")) + "</annotation>",
+        "<annotation>" + SIZE + thing(" \n cat\t") + "</annotation>",
+    ],
+)
+def test_shapes_that_can_only_mean_one_thing_are_read(tmp_path: Path, content: str) -> None:
+    add(tmp_path, content)
+    source = read(tmp_path)
+    assert classes(tmp_path) == ["cat"]
+    assert source.records[1].boxes.tolist() == [[0, 1, 10, 20]]
+    assert not source.report.findings
+
+
+@pytest.mark.parametrize(
+    ("inside", "reason"),
+    [
+        (f"<object>{BOX}</object>", "object: no <name>"),
+        (f"<object><name> \n</name>{BOX}</object>", "object: no <name>"),
+        (f"<object><name><b>cat</b></name>{BOX}</object>", "object: no <name>"),
+        (f"<object><name>cat</name><name>dog</name>{BOX}</object>", "object: 2 names"),
+        ("<object><name>cat</name></object>", "cat: no <bndbox>"),
+        ("<object><name>cat</name><polygon/></object>", "no <bndbox> but <polygon>: write the"),
+        ("<object><name>cat</name><robndbox/></object>", "no <bndbox> but <robndbox>"),
+        (BOX, "object: a <bndbox> outside of an <object>"),
+        (thing(box=("9,5", 1, 2, 3)), "cat: <xmin> is '9,5', not a number such as 9.5"),
+        (thing(box=("five", 1, 2, 3)), "cat: <xmin> is 'five', not a number"),
+        (thing(box=("1_0", 1, 2, 3)), "cat: <xmin> is '1_0', not a number"),
+        (thing(box=(1, "", 2, 3)), "cat: <ymin> is '', not a number"),
+        (thing().replace("<ymax>20</ymax>", ""), "cat: no <ymax> in its <bndbox>"),
+        (thing().replace("</bndbox>", "<xmin>3</xmin></bndbox>"), "cat: 2 <xmin> in its <bndbox>"),
+        (thing(extra="<difficult>maybe</difficult>"), "cat: <difficult> is 'maybe', neither 0"),
+        (thing(extra="<difficult>2</difficult>"), "cat: <difficult> is '2', neither 0"),
+    ],
+)
+def test_an_object_that_is_none_is_dropped_and_says_why(
+    tmp_path: Path, inside: str, reason: str
+) -> None:
+    add(tmp_path, f"<annotation>{SIZE}{inside}{thing('dog')}</annotation>")
+    source = read(tmp_path)
+    assert classes(tmp_path) == ["dog"]
+    assert len(source.class_names) == 20  # VOC's own, as only their names occur
+    assert counts(source) == {Reason.MALFORMED_OBJECT: 1}
+    (example,) = source.report.examples(Reason.MALFORMED_OBJECT)
+    assert example.startswith("a.jpg: ")
+    assert reason in example
+
+
+def test_every_box_of_an_object_is_one(tmp_path: Path) -> None:
+    boxes = BOX + BOX.replace("<xmin>1", "<xmin>3") + BOX.replace("<xmin>1", "<xmin>x")
+    add(tmp_path, f"<annotation>{SIZE}<object><name>cat</name>{boxes}</object></annotation>")
+    source = read(tmp_path)
+    assert source.records[1].boxes.tolist() == [[0, 1, 10, 20], [2, 1, 10, 20]]
+    assert counts(source) == {Reason.MALFORMED_OBJECT: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_difficult"),
+    [("1", True), ("True", True), (" yes ", True), ("0", False), ("FALSE", False), ("no", False),
+     ("Unspecified", False), ("", False)],
+)  # fmt: skip
+def test_difficult_is_what_the_text_means(tmp_path: Path, text: str, is_difficult: bool) -> None:
+    add(tmp_path, f"<annotation>{SIZE}{thing(extra=f'<difficult>{text}</difficult>')}</annotation>")
+    source = read(tmp_path)
+    assert source.records[1].is_difficult.tolist() == [is_difficult]
+    assert counts(source) == ({Reason.DIFFICULT: 1} if is_difficult else {})
+
+
+def test_one_class_in_two_normal_forms_is_one(tmp_path: Path) -> None:
+    write(tmp_path, {"a": SIZE + thing("re\u0301"), "b": SIZE + thing("r\u00e9")})
+    assert read(tmp_path).class_names == ("r\u00e9",)
+
+
+def test_nesting_as_deep_as_a_file_allows(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text("<objects>" * 50_000 + thing() + "</objects>" * 50_000)
+    assert len(read_annotation(path).objects) == 1
+    path.write_text("<a>" * 50_000 + "</a>" * 50_000)
+    with pytest.raises(AnnotationError, match="its root is <a>"):
+        read_annotation(path)
+
+
+def test_reported_encodings_and_shapes(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = f"voc:{cases / '22-voc-xml-encodings-and-shapes' / 'data'}"
+    assert main(["check-data", spec, "--no-decode"]) == 0
+    out = capsys.readouterr().out
+    assert "18 images, 14 objects" in out
+    for line in (
+        "amp.xml: not well-formed (invalid token), line 1, near '<path>C:\\\\R&D",
+        "latin1.xml: not UTF-8: byte 0xf6 in line 1",
+        "empty.xml: the file is empty",
+        "comma.jpg: bolt: <xmin> is '9,5', not a number",
+        "polygon.jpg: bolt: no <bndbox> but <polygon>",
+        "robndbox.jpg: bolt: no <bndbox> but <robndbox>",
+        "swapped.jpg: bolt (28, 7, 9, 22)",
+        "diff_true.jpg: bolt (9, 7, 28, 22)",
+        "size0.jpg: <size> is 0 x 0",
+    ):
+        assert line in out
+
+
+@pytest.mark.parametrize(
+    ("case", "boxes", "dropped"),
+    [
+        ("11-voc-object-without-name/no_tag", {"car": 1}, 1),
+        ("11-voc-object-without-name/one_of_own_classes", {"bolt": 2, "nut": 1}, 1),
+        ("11-voc-object-without-name/one_of_voc_classes", {"car": 2, "person": 1}, 1),
+        ("12-voc-several-bndbox/data", {"bolt": 3, "nut": 1}, 0),
+    ],
+)
+def test_reported_objects(cases: Path, case: str, boxes: dict[str, int], dropped: int) -> None:
+    source = read(cases / case)
+    assert "" not in source.class_names
+    assert len(source.class_names) == (20 if "car" in boxes else 2)
+    labels = [int(label) for record in source.records for label in record.labels]
+    names = [source.class_names[label] for label in labels]
+    assert {name: names.count(name) for name in set(names)} == boxes
+    assert source.report.count(Reason.MALFORMED_OBJECT) == dropped
