@@ -21,7 +21,9 @@ ALLOWED = {
     "ops": {"jax", "jaxtyping", "numpy"},
     "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
-    "pretrained": {"jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config"},
+    "pretrained": {
+        "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config", "files",
+    },
     "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
     "detectors": {
         "jax", "jaxtyping", "numpy", "flax", "models", "assign", "objectives", "postprocess",

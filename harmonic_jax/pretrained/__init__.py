@@ -2,7 +2,8 @@
 
 from harmonic_jax.pretrained.backbone import load_backbone
 from harmonic_jax.pretrained.detector import detector_layout, load_detector
-from harmonic_jax.pretrained.files import WeightsError, read_state_dict, write_state_dict
+from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.pretrained.files import read_state_dict, write_state_dict
 
 __all__ = [
     "WeightsError",

@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 
 from harmonic_jax.config import FasterRCNNConfig, ModelConfig, RetinaNetConfig, SSDConfig
-from harmonic_jax.pretrained.files import WeightsError, read_state_dict
+from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.pretrained.files import read_state_dict
 from harmonic_jax.pretrained.layout import Layout, fit_state
 from harmonic_jax.pretrained.retinanet import retinanet_layout
 from harmonic_jax.pretrained.ssd import ssd_layout
@@ -58,11 +59,37 @@ def load_detector(
         FileNotFoundError: there is no such file.
         WeightsError: the weights cannot be read or do not fit; the message names the tensors.
     """
-    layout = detector_layout(config, num_classes)
     if isinstance(weights, Mapping):
+        layout = detector_layout(config, num_classes)
+        _check_classes(weights, layout, config, num_classes)
         return fit_state(params, rest, weights, layout)
     state_dict = read_state_dict(weights)
     try:
-        return fit_state(params, rest, state_dict, layout)
+        return load_detector(params, rest, state_dict, config, num_classes)
     except WeightsError as error:
         raise WeightsError(f"weights file {weights}: {error}") from error
+
+
+def _check_classes(
+    state_dict: Mapping[str, np.ndarray], layout: Layout, config: ModelConfig, num_classes: int
+) -> None:
+    """Whether the head is of so many classes: of a detector that fits otherwise, one line in place
+    of many shapes."""
+    match config:
+        case RetinaNetConfig():
+            name, rows = "head.classification_head.cls_logits.bias", config.anchors.per_location
+        case SSDConfig():
+            name = "head.classification_head.module_list.0.bias"
+            rows = config.default_boxes.per_location[0]
+        case _:
+            name, rows = "roi_heads.box_predictor.cls_score.bias", 1
+    bias = {layout.renamed(n): array for n, array in state_dict.items()}.get(name)
+    if bias is None or bias.size % rows:
+        return
+    background = 0 if isinstance(config, RetinaNetConfig) else 1
+    found = bias.size // rows - background
+    if found != num_classes:
+        raise WeightsError(
+            f"its head has {found} classes{', background aside' if background else ''}, and "
+            f"{num_classes} have a name"
+        )

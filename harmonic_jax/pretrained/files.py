@@ -1,95 +1,134 @@
-"""Reading state dicts from files without running anything that is in them."""
+"""State dicts from files, whatever they are called, without running anything that is in them."""
 
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from harmonic_jax.files import write_bytes
+from harmonic_jax.pretrained import safetensors_file, torch_file
+from harmonic_jax.pretrained.errors import WeightsError
 
-class WeightsError(ValueError):
-    """A checkpoint that cannot be read, or does not fit the model."""
+# What wrappers of a model put in front of all its names, and a counter that one of them adds.
+PREFIXES = ("module.", "model.", "_orig_mod.", "ema_model.")
+_COUNTER = "n_averaged"
+_FOREIGN = (
+    (
+        rb"(\xef\xbb\xbf)?\s*<",
+        "a web page: not the file was downloaded, but a page about it, of a log-in or an error",
+    ),
+    (
+        rb"version https://git-lfs",
+        "a pointer of Git LFS: fetch the file that it stands for with `git lfs pull`",
+    ),
+    (rb"\x1f\x8b|BZh|7z\xbc|\xfd7zXZ|Rar!", "a packed archive: unpack it"),
+    (rb"\x89HDF", "an HDF5 file, as Keras writes them"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8", "a picture"),
+    (rb"\x93NUMPY", "a NumPy array"),
+    (rb"[\t\n\r -~]+\Z", "a text"),
+)
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a flat state dict: tensor name -> array.
+    """Read a state dict: tensor name -> array.
 
-    `.safetensors` is read as it is. `.pth` and `.pt`, PyTorch's pickles, are read only by PyTorch
-    (which must be installed) with `weights_only=True`, which refuses any object but tensors and
-    plain containers.
+    What a file is, is told from its bytes. `.safetensors` is read as it is. PyTorch's pickles
+    (`.pth`, `.pt`, `.bin`, ..) are read only by PyTorch, which must be installed, with
+    `weights_only=True`, which refuses any object but tensors and plain containers. A state dict
+    that a training script wrapped (`torch_file.WRAPPERS`), or whose names all have a prefix
+    (`PREFIXES`), is taken out of that.
 
     Args:
         path: the file.
 
     Returns:
-        Arrays in the file's names, layouts and dtypes.
+        Arrays in the file's layouts and dtypes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: unknown suffix, PyTorch is missing, or a file that is truncated, unsafe
-            or no flat dict of tensors.
+        OSError: there is no such file, or it may not be read.
+        WeightsError: PyTorch is missing, or a file that is truncated, unsafe, or no state dict.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
-    match path.suffix:
-        case ".safetensors":
-            return _read_safetensors(path)
-        case ".pth" | ".pt":
-            return _read_torch(path)
-    raise WeightsError(
-        f"weights file {path} ends in {path.suffix!r}; it must end in .safetensors, .pth or .pt"
-    )
+    if kind_of(path) == "safetensors":
+        return _without_prefix(safetensors_file.read_tensors(path))
+    return _without_prefix(torch_file.read_tensors(path))
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    import safetensors
-    import safetensors.numpy
+def kind_of(path: Path) -> str:
+    """`safetensors` or `torch`, as the first bytes of a file say.
 
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        WeightsError: it is neither; the message says what it is.
+    """
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
-        raise WeightsError(f"weights file {path} is no safetensors file: {error}") from error
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"weights file {path} does not exist") from None
+    except ValueError as error:  # a zero byte
+        raise WeightsError(f"weights file {str(path)!r} is no path: {error}") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise WeightsError(f"weights file {path} is {what}; it must be a file")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if safetensors_file.header_length(start) is not None:
+        return "safetensors"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "torch"
+    legal = "legal are .safetensors and PyTorch's .pth"
+    if not start:
+        raise WeightsError(f"weights file {path} is empty; {legal}")
+    for pattern, words in _FOREIGN:
+        if re.match(pattern, start):
+            raise WeightsError(f"weights file {path} is {words}; {legal}")
+    raise WeightsError(f"weights file {path} is cut, damaged, or of another format; {legal}")
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            f"weights file {path} needs PyTorch to be read: "
-            "install torch, or convert the file to .safetensors"
-        ) from error
-    try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch errors of a damaged or hostile file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"weights file {path} was refused by torch.load: {reason}") from error
-    if not isinstance(state_dict, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in state_dict.items()
-    ):
-        raise WeightsError(f"weights file {path} holds no flat dict of tensors")
-    try:
-        return {name: tensor.detach().numpy() for name, tensor in state_dict.items()}
-    except TypeError as error:  # bfloat16 and its like
-        raise WeightsError(f"weights file {path} holds no plain arrays: {error}") from error
+def _without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without what stands in front of all of them.
+
+    >>> sorted(_without_prefix({"module.model.a": 1, "module.model.b": 2, "n_averaged": 3}))
+    ['a', 'b']
+    """
+    names = state_dict.keys() - {_COUNTER}
+    for prefix in PREFIXES:
+        if names and all(name.startswith(prefix) and name != prefix for name in names):
+            return _without_prefix({n.removeprefix(prefix): state_dict[n] for n in names})
+    return state_dict
 
 
-def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
+def write_state_dict(
+    path: str | Path,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a state dict as .safetensors, whole or not at all.
+
+    Args:
+        path: the file.
+        state_dict: the arrays by name.
+        metadata: texts for the file's header.
 
     Raises:
         WeightsError: the name has another suffix.
         FileExistsError: the file exists; nothing is overwritten.
+        OSError: it cannot be written.
     """
     path = Path(path)
+    check_target(path)
+    import safetensors.numpy
+
+    arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+    write_bytes(path, safetensors.numpy.save(arrays, {"format": "pt"} | dict(metadata or {})))
+
+
+def check_target(path: Path) -> None:
+    """Whether a file may be written as .safetensors; see `write_state_dict`."""
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path} ends in {path.suffix!r}; it must end in .safetensors")
     if path.exists():
         raise FileExistsError(f"{path} exists; nothing is overwritten")
-    import safetensors.numpy
-
-    partial = path.with_name(f".{path.name}.partial")
-    arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
-    safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
-    partial.replace(path)

@@ -10,14 +10,16 @@ of a leaf's path. The import and the export follow from it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import jax
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.pretrained.files import WeightsError
+from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.pretrained.recognise import recognise
 from harmonic_jax.pretrained.transform import SAME, Transform, conv_kernel, linear_kernel
 
 Path = tuple[str | int, ...]
@@ -33,6 +35,8 @@ LEAF_NAMES = {
 # A counter of PyTorch's batch norms that nothing reads.
 COUNTER = ".num_batches_tracked"
 SHOWN = 5  # names in an error message
+_COMPARED = 1000  # names among which an alike one is looked for
+_HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
 
 
 def standard_transform(leaf: Path, ndim: int) -> Transform:
@@ -75,6 +79,8 @@ def fit_state(
 ) -> tuple[nnx.State, nnx.State]:
     """Replace leaves of a model's state by arrays of a PyTorch state dict.
 
+    float16 and bfloat16 become float32, which has all their numbers.
+
     Args:
         params: the trained part of the state.
         rest: the other part; both keep their structure.
@@ -85,37 +91,90 @@ def fit_state(
         New `params` and `rest`.
 
     Raises:
-        WeightsError: names that are missing, left over, or of another shape or dtype.
+        WeightsError: names that are missing, left over, or of another shape or dtype; numbers
+            that are NaN or infinite.
     """
-    problems: list[str] = []
-    used: set[str] = set()
-    todays = {layout.renamed(name): array for name, array in state_dict.items()}
+    todays = _todays_names(state_dict, layout)
+    wanted: list[str] = []
+    unfit: list[str] = []
 
     def replace(path: Path, variable: nnx.Variable) -> nnx.Variable:
         name = layout.name(path)
         if name is None:
             return variable
-        used.add(name)
+        wanted.append(name)
         if name not in todays:
-            problems.append(f"{name} is missing")
             return variable
-        array, old = todays[name], variable.get_value()
+        array, old = _widened(todays[name]), variable.get_value()
         transform = layout.transform(path, old.ndim)
         shape = transform.torch_shape(old.shape)
         if array.shape != shape or array.dtype != old.dtype:
-            problems.append(
+            unfit.append(
                 f"{name} is {array.dtype}{list(array.shape)}, "
                 f"the model needs {old.dtype}{list(shape)}"
             )
             return variable
+        fault = fault_of(array)
+        if fault is not None:
+            unfit.append(f"{name} {fault}")
+            return variable
         return variable.replace(_place_like(transform.to_ours(array), old))
 
     new_params, new_rest = nnx.map_state(replace, params), nnx.map_state(replace, rest)
-    problems += [f"{name} is not part of the model" for name in _left_over(todays, used, layout)]
+    problems = _names_that_differ(wanted, todays, layout) + unfit
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}")
+        there, here = recognise(todays), recognise(wanted)
+        hint = f". The file looks like {there}, the model is {here}" if there != here else ""
+        raise WeightsError(
+            f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}{hint}"
+        )
     return new_params, new_rest
+
+
+def fault_of(array: np.ndarray) -> str | None:
+    """Why an array is no weights; None: it may be.
+
+    >>> fault_of(np.array([1.0, np.nan]))
+    'holds NaN or inf (1 of 2 numbers)'
+    """
+    if not jax.dtypes.issubdtype(array.dtype, np.floating):
+        return None
+    finite = int(np.isfinite(array).sum())
+    if finite < array.size:
+        return f"holds NaN or inf ({array.size - finite} of {array.size} numbers)"
+    return None
+
+
+def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    todays: dict[str, np.ndarray] = {}
+    for name, array in state_dict.items():
+        today = layout.renamed(name)
+        if today in todays:
+            raise WeightsError(f"the weights hold {today} twice, under a newer and an older name")
+        todays[today] = array
+    return todays
+
+
+def _names_that_differ(
+    wanted: Sequence[str], todays: Mapping[str, np.ndarray], layout: Layout
+) -> list[str]:
+    """Names that only one side has, beside the most alike of the other."""
+    known = set(wanted)
+    missing = [name for name in wanted if name not in todays]
+    surplus = [
+        name
+        for name in todays
+        if name not in known and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
+    ]
+    problems: list[str] = []
+    for name in missing:
+        alike = []
+        if len(problems) < SHOWN:
+            alike = difflib.get_close_matches(name, surplus[:_COMPARED], 1, 0.75)
+        problems.append(f"{name} is missing" + (f" (there is {alike[0]})" if alike else ""))
+        surplus = [other for other in surplus if other not in alike]
+    return problems + [f"{name} is not part of the model" for name in surplus]
 
 
 def export_state(
@@ -149,10 +208,13 @@ def export_state(
             array = np.asarray(variable.get_value())
             transform = layout.transform(path, array.ndim)
             original = originals.pop(name, None)
-            if original is not None and _same_bits(transform.to_ours(original), array):
-                state_dict[name] = original
-            else:
-                state_dict[name] = np.asarray(transform.to_torch(array), order="C")
+            theirs = np.asarray(transform.to_torch(array), order="C")
+            is_unchanged = (
+                original is not None
+                and original.shape == theirs.shape
+                and _same_bits(transform.to_ours(_widened(original)), array)
+            )
+            state_dict[name] = cast(np.ndarray, original) if is_unchanged else theirs
     return state_dict | originals
 
 
@@ -164,7 +226,7 @@ def remainder(
     Counters of batch norms, ignored tensors, and whole tensors of which our model holds a part.
     """
     exported = export_state(params, rest, layout)
-    todays = {layout.renamed(name): array for name, array in state_dict.items()}
+    todays = _todays_names(state_dict, layout)
     return {
         name: array
         for name, array in todays.items()
@@ -172,12 +234,9 @@ def remainder(
     }
 
 
-def _left_over(names: Iterable[str], used: set[str], layout: Layout) -> list[str]:
-    return [
-        name
-        for name in names
-        if name not in used and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
-    ]
+def _widened(array: np.ndarray) -> np.ndarray:
+    """float16 and bfloat16 as float32, which has all their numbers; others as they are."""
+    return array.astype(np.float32) if array.dtype in _HALVES else array
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -6,7 +6,8 @@ from flax import nnx
 
 from harmonic_jax.config import BackboneConfig
 from harmonic_jax.pretrained import layout
-from harmonic_jax.pretrained.files import WeightsError, read_state_dict
+from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.pretrained.files import read_state_dict
 
 
 def load_resnet(

@@ -9,7 +9,8 @@ from flax import nnx
 from harmonic_jax.config import VGGConfig
 from harmonic_jax.models.vgg import LAYOUT
 from harmonic_jax.pretrained import layout
-from harmonic_jax.pretrained.files import WeightsError, read_state_dict
+from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.pretrained.files import read_state_dict
 from harmonic_jax.pretrained.transform import Transform
 
 # fc6 and fc7 in torchvision's classifier, and in a file of the convolutional ("reduced") network.
@@ -23,8 +24,8 @@ def load_vgg(
     """Initialise a detector's backbone from VGG-16.
 
     Of a classifier, fc6 and fc7 become convolutions by `subsampled_linear_kernel`. Where the
-    file has none, or NaN in their place (torchvision's IMAGENET1K_FEATURES), they stay random. A
-    file of the reduced network, whose layers are numbered 0 to 33, has them as convolutions.
+    file has none, or nothing but NaN in their place (torchvision's IMAGENET1K_FEATURES), they stay
+    random. A file of the reduced network, whose layers are numbered 0 to 33, has them as convolutions.
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
@@ -61,7 +62,7 @@ def _layout_of(state_dict: Mapping[str, np.ndarray]) -> layout.Layout:
     has_plain_names = "0.weight" in state_dict
     is_reduced = has_plain_names or "features.31.weight" in state_dict
     head = state_dict.get("classifier.0.weight")
-    is_classifier = head is not None and bool(np.isfinite(head).all())
+    is_classifier = head is not None and not bool(np.isnan(head).all())
 
     def torch_name(leaf: layout.Path) -> str | None:
         if leaf[0] != "backbone":

@@ -1,15 +1,20 @@
-"""Reading weights: what is refused, and that nothing in a file is run."""
+"""Reading weights: what is refused and why, and that nothing in a file is run."""
 
+import argparse
 import builtins
+import json
 import os
 import pickle
+import struct
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from harmonic_jax.pretrained import WeightsError, read_state_dict
+from harmonic_jax.pretrained import WeightsError, read_state_dict, write_state_dict
 
 STATE = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -24,35 +29,218 @@ def assert_is_state(state_dict: dict[str, np.ndarray]) -> None:
         assert state_dict[name].dtype == array.dtype
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+def refusal(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_state_dict(path)
+    text = str(caught.value)
+    assert path.name in text
+    assert "\n" not in text
+    assert "weights_only" not in text
+    return text
 
 
-def test_safetensors(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
+def with_header(path: Path, header: Any, data: bytes = b"", *, length: int | None = None) -> Path:
+    """A safetensors file made by hand."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def tensor(dtype: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights"])
+def test_safetensors_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     safetensors.numpy.save_file(STATE, path)
     assert_is_state(read_state_dict(path))
-    truncate(path)
-    with pytest.raises(WeightsError, match=r"weights\.safetensors is no safetensors file"):
-        read_state_dict(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "is cut: it has 244 of 264 bytes" in refusal(path)
 
 
-def test_a_picture_is_no_safetensors_file(tmp_path: Path) -> None:
-    path = tmp_path / "picture.safetensors"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(WeightsError, match="no safetensors file"):
-        read_state_dict(path)
+FOREIGN = {
+    "page.pth": (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+    "page.safetensors": (b"\xef\xbb\xbf<html>", "a web page"),
+    "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "packed.pth": (b"\x1f\x8b\x08" + bytes(100), "unpack it"),
+    "keras.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+    "picture.safetensors": (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture"),
+    "array.pth": (b"\x93NUMPY\x01\x00" + bytes(100), "a NumPy array"),
+    "about.json": (b'{"weights": "elsewhere"}', "is a text"),
+    "script.pth": (b"cposix\nsystem\n(S'true'\ntR.", "is a text"),  # a pickle of protocol 0
+    "empty.pth": (b"", "is empty"),
+    "empty.safetensors": (b"", "is empty"),
+    "noise.safetensors": (bytes(range(7, 200)), "of another format"),
+    "long.safetensors": (struct.pack("<Q", 2**63) + b"{}" + bytes(99), "of another format"),
+}
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
-def test_pth(tmp_path: Path, suffix: str) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch reads .pth files")
-    path = tmp_path / f"weights{suffix}"
-    torch.save({name: torch.from_numpy(array) for name, array in STATE.items()}, path)
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_files_are_called_what_they_are(tmp_path: Path, name: str) -> None:
+    content, words = FOREIGN[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    text = refusal(path)
+    assert words in text
+    assert "legal are .safetensors and PyTorch's .pth" in text
+
+
+DAMAGED = {
+    "header cut": (b'{"a":', 20, "cut: 13 bytes do not hold its header"),
+    "no json": (b"{oh}", None, "damaged header"),
+    "no utf-8": (b'{"\xff": 1}', None, "damaged header"),
+    "deep": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, None, "damaged header"),
+    "a list": (b'{"a": [1, 2]}', None, "damaged header"),
+    "no offsets": (b'{"a": {"dtype": "F32", "shape": [1]}}', None, "damaged header"),
+    "null": (b'{"a": null}', None, "damaged header"),
+    "metadata of a number": (b'{"__metadata__": {"step": 1}}', None, "no text in it"),
+    "metadata of a list": (b'{"__metadata__": ["step"]}', None, "no text in it"),
+    "a large number": (b'{"a": ' + b"9" * 5000 + b"}", None, "damaged header"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_headers_that_are_damaged(tmp_path: Path, name: str) -> None:
+    header, length, words = DAMAGED[name]
+    assert words in refusal(with_header(tmp_path / "w.safetensors", header, length=length))
+
+
+F32 = tensor("F32", [2], 0, 8)
+OFFSETS = {
+    "cut": ({"a": tensor("F32", [2], 0, 8)}, "is cut"),
+    "overlap": ({"a": F32, "b": tensor("F32", [1], 4, 8)}, "invalid offset"),
+    "hole": ({"a": tensor("F32", [1], 4, 8)}, "invalid offset"),
+    "negative": ({"a": tensor("F32", [-1], 0, 4)}, "damaged"),
+    "vast": ({"a": tensor("F32", [2**40, 2**40], 0, 4)}, "overflow"),
+    "vast and empty": ({"a": tensor("F32", [0, 2**62], 0, 0)}, "too big"),
+    "other size": ({"a": tensor("F32", [3], 0, 4)}, "damaged"),
+    "backwards": ({"a": tensor("F32", [1], 4, 0)}, "damaged"),
+    "text": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}, "damaged header"),
+}
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_offsets_that_cannot_be(tmp_path: Path, name: str) -> None:
+    header, words = OFFSETS[name]
+    size = {"cut": 7, "overlap": 8, "hole": 8, "vast and empty": 0}.get(name, 4)
+    assert words in refusal(with_header(tmp_path / "w.safetensors", header, bytes(size)))
+
+
+def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
+    entry = json.dumps(F32)
+    header = f'{{"a": {entry}, "a": {entry}}}'.encode()
+    assert "a is there twice" in refusal(with_header(tmp_path / "w.safetensors", header, bytes(8)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes"),
+    [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("F4", 4), ("F6_E2M3", 6), ("C64", 64),
+     ("Q9", 8), (None, 8)],
+)  # fmt: skip
+def test_types_that_are_not_read_are_named_with_their_tensor(
+    tmp_path: Path, dtype: Any, num_bytes: int
+) -> None:
+    header = {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, num_bytes]}}
+    text = refusal(with_header(tmp_path / "w.safetensors", header, bytes(num_bytes)))
+    assert "damaged header" in text if dtype is None else f"a is {dtype}, which is not read" in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes", "name"),
+    [("BF16", 2, "bfloat16"), ("F16", 2, "float16"), ("F64", 8, "float64"), ("I8", 1, "int8"),
+     ("U64", 8, "uint64"), ("BOOL", 1, "bool")],
+)  # fmt: skip
+def test_types_that_arrays_have_are_read(
+    tmp_path: Path, dtype: str, num_bytes: int, name: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    with_header(path, {"a": tensor(dtype, [3], 0, 3 * num_bytes)}, bytes(3 * num_bytes))
+    array = read_state_dict(path)["a"]
+    assert (array.dtype.name, array.shape) == (name, (3,))
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
+        read_state_dict(tmp_path / "nothing.pth")
+    assert "is a folder" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")  # which would be waited for
+    assert "is a pipe or a device" in refusal(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match=r"'a\\x00b' is no path"):
+        read_state_dict("a\0b")
+
+
+def test_writing_names_the_file_and_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    write_state_dict(path, STATE)
     assert_is_state(read_state_dict(path))
-    truncate(path)
-    with pytest.raises(WeightsError, match=r"weights\.pth? was refused"):
-        read_state_dict(path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        write_state_dict(path, {})
+    assert path.read_bytes() == before
+    with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
+        write_state_dict(tmp_path / "w.npz", STATE)
+    with pytest.raises(OSError, match=r"none/w\.safetensors"):
+        write_state_dict(tmp_path / "none" / "w.safetensors", STATE)
+    kept = tmp_path / "kept"
+    (tmp_path / "link.safetensors").symlink_to(kept)
+    write_state_dict(tmp_path / "link.safetensors", STATE)
+    assert not kept.exists()  # the link is replaced, not followed
+    assert {p.name for p in tmp_path.iterdir()} == {"w.safetensors", "link.safetensors"}
+
+
+# What needs PyTorch.
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="PyTorch reads .pth files")
+
+
+def tensors(torch: Any, prefix: str = "") -> dict[str, Any]:
+    return {prefix + name: torch.from_numpy(array) for name, array in STATE.items()}
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors", "model.pth.tar", "w"])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_pth_whatever_it_is_called(torch: Any, tmp_path: Path, name: str, is_zip: bool) -> None:
+    path = tmp_path / name
+    torch.save(tensors(torch), path, _use_new_zipfile_serialization=is_zip)
+    assert_is_state(read_state_dict(path))
+    whole = path.read_bytes()
+    for length in (len(whole) - 20, len(whole) // 2, 100, 12):
+        path.write_bytes(whole[:length])
+        assert "cut or damaged" in refusal(path)
+
+
+WRAPPED = {
+    "model": lambda t, s: {"model": s, "optimizer": {"state": {}}, "epoch": 3},
+    "torchvision's": lambda t, s: {"model": s, "args": argparse.Namespace(lr=0.1), "epoch": 3},
+    "state_dict": lambda t, s: {"state_dict": s, "epoch": 3},
+    "model_state_dict": lambda t, s: {"model_state_dict": s, "loss": 0.5},
+    "ema": lambda t, s: {"ema": {"module": s, "updates": 7}},
+    "model before its average": lambda t, s: {"model_ema": {"a": t.ones(1)}, "model": s},
+    "module.": lambda t, s: tensors(t, "module."),
+    "model.": lambda t, s: {"state_dict": tensors(t, "model.")},
+    "compiled and parallel": lambda t, s: tensors(t, "module._orig_mod."),
+    "averaged": lambda t, s: {"n_averaged": t.tensor(3)} | tensors(t, "module."),
+    "parameters": lambda t, s: {n: t.nn.Parameter(v, v.is_floating_point()) for n, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_training_scripts_put_around_is_taken_off(
+    torch: Any, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(WRAPPED[name](torch, tensors(torch)), path)
+    assert_is_state(read_state_dict(path))
+
+
+def test_prefixes_of_safetensors_too(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({f"module.{name}": array for name, array in STATE.items()}, path)
+    assert_is_state(read_state_dict(path))
 
 
 class MakesFolder:
@@ -65,33 +253,65 @@ class MakesFolder:
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch reads .pth files")
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_hostile_pickle_is_refused_and_not_run(torch: Any, tmp_path: Path, is_zip: bool) -> None:
     path, folder = tmp_path / "evil.pth", tmp_path / "made"
-    torch.save({"weight": MakesFolder(folder)}, path)
-    with pytest.raises(WeightsError, match=r"evil\.pth was refused by torch\.load") as caught:
-        read_state_dict(path)
-    assert "\n" not in str(caught.value)
-    path.write_bytes(pickle.dumps(MakesFolder(folder)))  # without PyTorch's zip around it
-    with pytest.raises(WeightsError, match="refused"):
-        read_state_dict(path)
+    content = {"model": {"weight": MakesFolder(folder)}}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    assert "it holds posix.mkdir, which is no tensor" in refusal(path)
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps(content, protocol))  # without anything of PyTorch's
+        refusal(path)
     assert not folder.exists()
     pickle.loads(path.read_bytes())  # the file is what it claims to be
     assert folder.exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": {"weight": 1}}, {"epoch": 3}])
-def test_other_contents_are_refused(tmp_path: Path, content: object) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch reads .pth files")
+def test_other_contents_are_named(torch: Any, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
-    torch.save(content, path)
-    with pytest.raises(WeightsError, match="no flat dict of tensors"):
-        read_state_dict(path)
+    for content, words in (
+        ([1, 2], "it is a list"),
+        (torch.zeros(3), "it is a Tensor"),
+        ({}, "a dict of nothing"),
+        ({"model": {"weight": 1}}, "a dict of 'weight'"),
+        ({"epoch": 3, "weight": torch.zeros(3)}, "a dict of 'epoch', 'weight'"),
+        ({1: torch.zeros(3)}, "a dict of 1"),
+        ({"model": {"model": {"model": {"model": {}}}}}, "a dict of 'model'"),
+    ):
+        torch.save(content, path)
+        assert words in refusal(path)
+    torch.save(torch.nn.Linear(2, 2), path)
+    assert "it holds torch.nn.modules.linear.Linear" in refusal(path)
+    for content in (torch.eye(3).to_sparse(), torch.zeros(3).to(torch.float8_e4m3fn)):
+        torch.save({"a": content}, path)
+        assert "a is no plain array (torch.float" in refusal(path)
+    torch.save({"a": torch.zeros(1).expand(10**13)}, path)
+    assert "a claims more than it has" in refusal(path)
+    torch.save({"a": torch.full((2,), 1.5).to(torch.bfloat16)}, path)
+    array = read_state_dict(path)["a"]
+    assert (array.dtype.name, array.tolist()) == ("bfloat16", [1.5, 1.5])
+
+
+def test_other_archives_are_named(torch: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    np.savez(tmp_path / "w.npz", **STATE)
+    (tmp_path / "w.npz").replace(path)
+    assert "NumPy's (.npz)" in refusal(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing here")
+    assert "a zip archive, but another" in refusal(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/program.py"):
+            archive.writestr(f"model/{name}", "")
+    assert "a TorchScript program" in refusal(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", bytes(10**6))
+    assert "claims more bytes than it has" in refusal(path)
 
 
 def test_pth_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
-    path.touch()
+    path.write_bytes(pickle.dumps({}, 2))
     plain_import = builtins.__import__
 
     def refuse(name: str, *args: object, **kwargs: object) -> object:
@@ -100,14 +320,6 @@ def test_pth_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return plain_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(WeightsError, match="install torch, or convert"):
-        read_state_dict(path)
-
-
-def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
-        read_state_dict(tmp_path / "nothing.pth")
-    path = tmp_path / "weights.npz"
-    path.touch()
-    with pytest.raises(WeightsError, match=r"must end in \.safetensors, \.pth or \.pt"):
-        read_state_dict(path)
+    text = refusal(path)
+    assert "pip install torch" in text
+    assert "convert the file to .safetensors" in text

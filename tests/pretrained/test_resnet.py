@@ -107,11 +107,20 @@ def test_names_differ_by_their_leaf() -> None:
             r"conv1\.weight is float32\[8, 3, 3, 3\], the model needs float32\[8, 3, 7, 7\]",
         ),
         (
-            lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float16)}),
-            r"bn1\.bias is float16\[8\], the model needs float32\[8\]",
+            lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float64)}),
+            r"bn1\.bias is float64\[8\], the model needs float32\[8\]",
+        ),
+        (
+            lambda s: s.update({"layer2.1.norm2.bias": s.pop("layer2.1.bn2.bias")}),
+            r"layer2\.1\.bn2\.bias is missing \(there is layer2\.1\.norm2\.bias\)$",
+        ),
+        (lambda s: s["bn1.bias"].__setitem__(3, np.nan), r"bn1\.bias holds NaN or inf \(1 of 8"),
+        (
+            lambda s: s["layer4.1.bn2.running_var"].fill(-np.inf),
+            r"layer4\.1\.bn2\.running_var holds NaN or inf \(64 of 64",
         ),
     ],
-    ids=["missing", "extra", "shape", "dtype"],
+    ids=["missing", "extra", "shape", "dtype", "side by side", "NaN", "inf"],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, change: object, message: str) -> None:
     state, config = torch_layout(), tiny_config()
@@ -128,3 +137,24 @@ def test_another_width_is_refused_in_one_line(weights: Path) -> None:
     with pytest.raises(WeightsError, match=r"and \d+ more$") as caught:
         load_backbone(*zero_state(config), weights, config)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_are_widened_which_loses_nothing(tmp_path: Path, dtype: str) -> None:
+    state, config = torch_layout(), tiny_config()
+    halves = {n: a.astype(dtype) if a.ndim else a for n, a in state.items()}
+    path = save(tmp_path / "halves.safetensors", halves)
+    params, _ = load_backbone(*zero_state(config), path, config)
+    expected = halves["conv1.weight"].astype(np.float32).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["backbone"]["conv"]["kernel"][...], expected)
+
+
+def test_another_architecture_is_called_by_its_name(tmp_path: Path) -> None:
+    config = tiny_config()
+    vgg = {f"features.{i}.weight": np.zeros(3, np.float32) for i in (0, 2, 5, 28)}
+    deeper = torch_layout() | {f"layer3.{i}.bn1.bias": np.zeros(32, np.float32) for i in range(6)}
+    for state, words in ((vgg, "VGG-16"), (deeper, "ResNet-34")):
+        path = save(tmp_path / "other.safetensors", state)
+        with pytest.raises(WeightsError) as caught:
+            load_backbone(*zero_state(config), path, config)
+        assert str(caught.value).endswith(f"The file looks like {words}, the model is ResNet-18")

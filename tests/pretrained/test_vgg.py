@@ -171,6 +171,11 @@ def test_what_does_not_fit_is_named(
     assert "VGG-16 of width 4" in str(error.value)
     assert "features.21.bias is missing" in str(error.value)
     assert "classifier.3.weight is float32[100, 100]" in str(error.value)
+    # All NaN is torchvision's way to say that there is no classifier; one is damage.
+    broken = classifier | {"classifier.0.weight": classifier["classifier.0.weight"].copy()}
+    broken["classifier.0.weight"][0, 0] = np.nan
+    with pytest.raises(WeightsError, match=r"classifier\.0\.weight holds NaN or inf \(1 of"):
+        load(state, broken, tmp_path)
 
 
 def test_weights_and_norms_exclude_each_other(
