@@ -18,7 +18,7 @@ from harmonic_jax.export import (
     on_frames,
     write_weights,
 )
-from harmonic_jax.export.weights import model_card
+from harmonic_jax.export.model_card import model_card
 from harmonic_jax.files import write_bytes, write_text
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.restore import SavedRun, read_run

@@ -23,7 +23,8 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     init: str | None = None
-    """The folder of a run, trained or imported, whose best variables this run starts from."""
+    """A run, trained or imported, whose best variables this run starts from: its folder, or a file
+    that `export --to safetensors` or `export-weights` wrote of it."""
     run_dir: str | None = None
     """Where checkpoints, logs and reports go; a run found there is continued."""
 

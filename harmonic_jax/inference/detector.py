@@ -12,14 +12,14 @@ import numpy as np
 from harmonic_jax.config import Config
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
-from harmonic_jax.export import read_weights
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
 from harmonic_jax.inference.batches import make_batch, shapes_at
 from harmonic_jax.inference.detections import ImageDetections, detections_of
 from harmonic_jax.inference.images import ImageLike, read_image
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.restore import SavedRun, read_run
+from harmonic_jax.training.detector_file import open_detector
+from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import check_memory, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import Detector, build_detector
@@ -42,7 +42,8 @@ def load(
         for box, score, name in zip(found.boxes, found.scores, found.names): ...
 
     Args:
-      run: the folder of the run, or a .safetensors file that `export` wrote of one.
+      run: the folder of the run, or a .safetensors file that `export` or `export-weights` wrote
+        of one.
       last: the newest checkpoint instead of the best one.
       nms: another suppression than the run's: class, agnostic, soft_linear, soft_gaussian, matrix
         or weighted.
@@ -52,7 +53,7 @@ def load(
 
     Raises:
       ConfigError: the folder holds no run, or a value is not legal.
-      WeightsError: the file holds no detector.
+      WeightsError: the file holds no detector, or a weight is NaN or inf.
       CheckpointError: the run has no undamaged checkpoint of that kind.
     """
     check_count("batch_size", batch_size, BATCH_SIZES)
@@ -63,11 +64,9 @@ def load(
 
 def _open(path: Path, *, last: bool) -> SavedRun:
     sharding = replicated(data_mesh(jax.local_devices()[:1]))
-    if path.suffix == ".safetensors":
-        return read_weights(path, sharding=sharding)
     run_dir = RunDir(path)
     try:
-        return read_run(run_dir, sharding=sharding, last=last)
+        return open_detector(path, sharding=sharding, last=last)
     except CheckpointError as error:
         if last or not CheckpointStore(run_dir.checkpoints).steps():
             raise

@@ -35,6 +35,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     return _read_header(path)[1]
 
 
+def read_names(path: Path) -> list[str]:
+    """The names of a file's arrays.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    return list(_read_header(path)[0])
+
+
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, by name.
 

@@ -25,7 +25,8 @@ def load_vgg(
 
     Of a classifier, fc6 and fc7 become convolutions by `subsampled_linear_kernel`. Where the
     file has none, or nothing but NaN in their place (torchvision's IMAGENET1K_FEATURES), they stay
-    random. A file of the reduced network, whose layers are numbered 0 to 33, has them as convolutions.
+    random. A file of the reduced network, whose layers are numbered 0 to 33, has them as
+    convolutions.
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).

@@ -69,7 +69,7 @@ def start_from(
     old = {path: np.asarray(leaf) for path, leaf in _leaves(run.variables).items()}
     axes = _class_axes(detector)
     same_classes = tuple(class_names) == run.class_names
-    _check_fit(old, _leaves(fresh), set() if same_classes else set(axes), run)
+    _check_fit(old, _leaves(fresh), set() if same_classes else set(axes), run, detector)
     notes = [f"starts from step {run.step} of {run.config.name}", *_other_options(run, detector)]
     origin = {name: i for i, name in reversed(list(enumerate(run.class_names)))}
     source = np.array([origin.get(name, -1) for name in class_names])
@@ -134,7 +134,11 @@ def _class_axis(path: Path, shape: tuple[int, ...], larger: tuple[int, ...], k: 
 
 
 def _check_fit(
-    old: dict[Path, np.ndarray], new: dict[Path, Any], excepted: set[Path], run: SavedRun
+    old: dict[Path, np.ndarray],
+    new: dict[Path, Any],
+    excepted: set[Path],
+    run: SavedRun,
+    detector: Detector,
 ) -> None:
     def name(path: Path) -> str:
         return "/".join(map(str, path))
@@ -150,15 +154,28 @@ def _check_fit(
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ConfigError(
             f"init names the run {run.config.name}, which does not fit the model: "
-            f"{'; '.join(problems[:SHOWN])}{more}"
+            f"{'; '.join(problems[:SHOWN])}{more}. {_other_model(run, detector)}"
         )
+
+
+def _other_model(run: SavedRun, detector: Detector) -> str:
+    there, here = type(run.config.model).__name__, type(detector.config.model).__name__
+    if there != here:
+        return f"It is a {there}, the model a {here}"
+    options = [f"{name} is {a!r} there and {b!r} here" for name, a, b in _options(run, detector)]
+    return f"Options that differ: {'; '.join(options) or 'none'}"
 
 
 def _other_options(run: SavedRun, detector: Detector) -> list[str]:
     """Options under which the same numbers mean something else."""
+    return [f"note: {name} was {a!r} and is {b!r}" for name, a, b in _options(run, detector)]
+
+
+def _options(run: SavedRun, detector: Detector) -> list[tuple[str, Any, Any]]:
+    """Options of the model that differ, there and here, but for those that change nothing."""
     changed = differences(run.config, detector.config)
     return [
-        f"note: {field} was {there!r} and is {here!r}"
+        (field, there, here)
         for field, (there, here) in changed.items()
         if field.startswith("model.") and not field.startswith(_HARMLESS)
     ]

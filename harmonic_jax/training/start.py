@@ -12,11 +12,12 @@ from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.optimizer import warmup_notes
-from harmonic_jax.training.restore import read_run
-from harmonic_jax.training.run_dir import RunDir, check_resumable
+from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.run_dir import check_resumable
 from harmonic_jax.training.state import (
     Detector,
     TrainState,
@@ -53,6 +54,7 @@ def start_or_resume(
       ConfigError: the checkpoint is of another config or other data, or nothing says where the
         weights of a frozen backbone come from.
       CheckpointError: there are checkpoints, but none undamaged.
+      WeightsError: a file of weights cannot be read, does not fit, or holds NaN.
     """
     config = detector.config
     if decide(lambda: checkpoints.latest_step() is not None):
@@ -61,10 +63,11 @@ def start_or_resume(
         return checkpoints.restore(abstract).state, []
     settings = config.train
     notes = warmup_notes(config.optim, steps=settings.steps, batch_size=settings.batch_size)
+    # Before anything is compiled.
+    origin = None if config.init is None else _open_origin(Path(config.init), sharding)
     variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
     backbone = config.model.backbone
-    if config.init is not None:
-        origin = read_run(RunDir(Path(config.init)), sharding=sharding)
+    if origin is not None:
         variables, changes = start_from(origin, detector, variables, class_names)
         notes += changes
     elif backbone.weights is not None:
@@ -81,6 +84,15 @@ def start_or_resume(
         )
     has_ema = config.optim.ema_decay is not None
     return init_state(variables, optimizer, ema=has_ema, sharding=sharding), notes
+
+
+def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
+    """A checkpoint's processes wait for each other while they read it; a file's do so here."""
+
+    def read() -> SavedRun:
+        return open_detector(path, sharding=sharding)
+
+    return together(read) if path.is_file() else read()
 
 
 def check_classes(train_source: DetectionSource, eval_source: DetectionSource) -> None:

@@ -12,7 +12,7 @@ import safetensors.numpy
 import harmonic_jax
 from harmonic_jax.cli import export as command
 from harmonic_jax.export import read_weights, write_weights
-from harmonic_jax.export.weights import model_card
+from harmonic_jax.export.model_card import model_card
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
