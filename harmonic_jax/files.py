@@ -76,6 +76,9 @@ def read_lines(path: str | Path, *, errors: str = "strict") -> list[str]:
         line = data.count(b"\n", 0, error.start) + 1
         encoding = "UTF-16" if is_wide else "UTF-8"
         raise ValueError(f"{path} is not {encoding} text: {error.reason} in line {line}") from error
+    if "\0" in text and errors == "strict":
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} is no text: it has a zero byte in line {line}; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 

@@ -1,9 +1,10 @@
 """`python -m harmonic_jax export RUN --to onnx|stablehlo|safetensors --out DIR`."""
 
 import argparse
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harmonic_jax.cli.command import FAILURES, run_command
@@ -21,9 +22,16 @@ from harmonic_jax.export import (
 from harmonic_jax.export.model_card import model_card
 from harmonic_jax.files import write_bytes, write_text
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.restore import SavedRun, read_run
+from harmonic_jax.training.detector_file import open_detector
+from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
+
+_NAMES = {
+    "safetensors": ("detector.safetensors", "README.md"),
+    "onnx": ("detector.onnx",),
+    "stablehlo": ("detector.jax", "detector.json"),
+}
 
 
 def main(args: Sequence[str]) -> int:
@@ -33,11 +41,11 @@ def main(args: Sequence[str]) -> int:
 
 
 def _main(parsed: argparse.Namespace) -> int:
-    run = read_run(RunDir(parsed.run), sharding=replicated(data_mesh()), last=parsed.last)
-    parsed.out.mkdir(parents=True, exist_ok=True)
+    targets = _free_targets(parsed.out, _NAMES[parsed.to])
+    run = open_detector(parsed.run, sharding=replicated(data_mesh()), last=parsed.last)
     console = Terminal()
     try:
-        for line in _export(parsed, run):
+        for line in _export(parsed, run, targets):
             console.print(line)
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -51,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m harmonic_jax export",
         description="Write a trained detector for other programs (docs/export.md).",
     )
-    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("run", type=Path, help="the folder of a run, or a file of one")
     parser.add_argument(
         "--to",
         choices=("onnx", "stablehlo", "safetensors"),
@@ -88,42 +96,67 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _export(args: argparse.Namespace, run: SavedRun) -> list[str]:
-    match args.to:
-        case "safetensors":
-            return _export_weights(args.out, run, RunDir(args.run))
-        case "onnx":
-            return _export_onnx(args.out, run, _function(args, run))
-        case _:
-            return _export_stablehlo(args.out, run, _function(args, run), args.platforms)
+def _free_targets(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files to write, none of which is there yet."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose a folder with --out")
+    targets = [folder / name for name in names]
+    for target in targets:
+        if target.exists():
+            raise FileExistsError(f"{target} exists; nothing is overwritten")
+    return targets
+
+
+def _export(args: argparse.Namespace, run: SavedRun, targets: Sequence[Path]) -> list[str]:
+    """Writes the files, all or none; returns what is said of them."""
+    function = None if args.to == "safetensors" else _function(args, run)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if function is None:
+        said = _export_weights(targets[0], targets[1], run, RunDir(args.run))
+    elif args.to == "onnx":
+        said = _export_onnx(targets[0], run, function)
+    else:
+        said = _export_stablehlo(targets[0], targets[1], run, function, args.platforms)
+    return [f"written: {target}" for target in targets] + said
 
 
 def _export_stablehlo(
-    folder: Path, run: SavedRun, function: InferenceFunction, platforms: Sequence[str]
+    path: Path,
+    described: Path,
+    run: SavedRun,
+    function: InferenceFunction,
+    platforms: Sequence[str],
 ) -> list[str]:
-    path, described = folder / "detector.jax", folder / "detector.json"
-    write_bytes(path, export_stablehlo(function, platforms=platforms).serialize())
-    write_text(described, json.dumps(_about(run, function), indent=2) + "\n")
+    with _beside(described, json.dumps(_about(run, function), indent=2) + "\n"):
+        write_bytes(path, export_stablehlo(function, platforms=platforms).serialize())
     return [
-        f"written: {path}",
-        f"written: {described}",
         f"inputs: {_shown(function)}",
         f"run it: jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(*inputs)",
     ]
 
 
-def _export_onnx(folder: Path, run: SavedRun, function: InferenceFunction) -> list[str]:
+def _export_onnx(path: Path, run: SavedRun, function: InferenceFunction) -> list[str]:
     from harmonic_jax.export.onnx import write_onnx
 
-    path = folder / "detector.onnx"
     about = {name: json.dumps(value) for name, value in _about(run, function).items()}
     outputs = write_onnx(function, path, about=about)
     return [
-        f"written: {path}, class names in its metadata",
+        "class names: in its metadata",
         f"inputs: {_shown(function)}",
         f"outputs: {', '.join(outputs)}",
         f"run it: onnxruntime.InferenceSession({str(path)!r}).run(None, inputs)",
     ]
+
+
+@contextlib.contextmanager
+def _beside(path: Path, text: str) -> Iterator[None]:
+    """Writes the small file of two; it goes again if the large one cannot be written."""
+    write_text(path, text)
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _about(run: SavedRun, function: InferenceFunction) -> dict[str, object]:
@@ -149,15 +182,11 @@ def _function(args: argparse.Namespace, run: SavedRun) -> InferenceFunction:
     return on_canvas(run.detector, run.variables, batch_size=args.batch_size, bucket=bucket)
 
 
-def _export_weights(folder: Path, run: SavedRun, run_dir: RunDir) -> list[str]:
-    path, card = folder / "detector.safetensors", folder / "README.md"
-    for file in (path, card):
-        if file.exists():
-            raise FileExistsError(f"{file} exists; nothing is overwritten")
-    number = write_weights(run, path)
+def _export_weights(path: Path, card: Path, run: SavedRun, run_dir: RunDir) -> list[str]:
     evaluated = [
         row for row in run_dir.read_log() if row["kind"] == "eval" and row["step"] == run.step
     ]
     metrics = evaluated[-1] if evaluated else {}
-    write_text(card, model_card(run, name=path.name, metrics=metrics))
-    return [f"written: {path}, {number} arrays", f"written: {card}"]
+    with _beside(card, model_card(run, name=path.name, metrics=metrics)):
+        number = write_weights(run, path)
+    return [f"{number} arrays", f"use it: harmonic_jax.load({str(path)!r})"]

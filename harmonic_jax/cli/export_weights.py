@@ -8,10 +8,13 @@ import numpy as np
 
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.import_weights import KEPT
-from harmonic_jax.pretrained import detector_layout, read_state_dict, write_state_dict
+from harmonic_jax.pretrained import detector_layout, write_state_dict
+from harmonic_jax.pretrained.files import check_target
 from harmonic_jax.pretrained.layout import export_state
+from harmonic_jax.pretrained.safetensors_file import read_tensors
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.restore import read_run
+from harmonic_jax.training.detector_file import header_of, open_detector
+from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
 
@@ -23,8 +26,10 @@ def main(args: Sequence[str]) -> int:
 
 
 def _main(parsed: argparse.Namespace) -> int:
-    state_dict = export_run(RunDir(parsed.run), last=parsed.last)
-    write_state_dict(parsed.out, state_dict)
+    check_target(parsed.out)
+    run = open_detector(parsed.run, sharding=replicated(data_mesh()), last=parsed.last)
+    state_dict = _state_dict(run, parsed.run)
+    write_state_dict(parsed.out, state_dict, metadata=header_of(run))
     console = Terminal()
     console.print(f"written: {parsed.out}, {len(state_dict)} tensors")
     name = repr(str(parsed.out))
@@ -37,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m harmonic_jax export-weights",
         description="Write a run's weights with torchvision's names and layouts.",
     )
-    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("run", type=Path, help="the folder of a run, or a file of one")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument(
         "--last", action="store_true", help="the newest checkpoint instead of the best"
@@ -49,14 +54,18 @@ def export_run(run_dir: RunDir, *, last: bool = False) -> dict[str, np.ndarray]:
     """The state dict of a run in torchvision's layout; of an imported run, the one it came from.
 
     Raises:
-      WeightsError: torchvision has no such detector.
+      WeightsError: torchvision has no such detector, or a weight is NaN or inf.
       ConfigError: the folder holds no run.
       CheckpointError: it holds no undamaged checkpoint.
     """
-    run = read_run(run_dir, sharding=replicated(data_mesh()), last=last)
+    run = open_detector(run_dir.path, sharding=replicated(data_mesh()), last=last)
+    return _state_dict(run, run_dir.path)
+
+
+def _state_dict(run: SavedRun, path: Path) -> dict[str, np.ndarray]:
     layout = detector_layout(run.config.model, len(run.class_names))
-    kept = run_dir.path / KEPT
-    originals = read_state_dict(kept) if kept.exists() else {}
+    kept = path / KEPT
+    originals = read_tensors(kept) if kept.exists() else {}
     state_dict = export_state(run.variables.params, run.variables.rest, layout, originals=originals)
     old_names = run.metadata.get("torchvision_names", {})
     return {old_names.get(name, name): array for name, array in state_dict.items()}

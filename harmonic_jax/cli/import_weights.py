@@ -1,8 +1,11 @@
 """`python -m harmonic_jax import-weights FILE --to MODEL --out RUN`."""
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -17,9 +20,17 @@ from harmonic_jax.config import (
     RetinaNetConfig,
     TrainConfig,
 )
-from harmonic_jax.pretrained import detector_layout, read_state_dict, write_state_dict
+from harmonic_jax.data.class_names import read_class_names
+from harmonic_jax.pretrained import (
+    WeightsError,
+    detector_layout,
+    load_detector,
+    read_state_dict,
+    write_state_dict,
+)
 from harmonic_jax.pretrained.backbone import check_classifier
-from harmonic_jax.pretrained.layout import Layout, fit_state, remainder
+from harmonic_jax.pretrained.coco_classes import PLACEHOLDER
+from harmonic_jax.pretrained.layout import Layout, remainder
 from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, TorchvisionDetector
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
@@ -94,12 +105,27 @@ def _import(args: argparse.Namespace) -> int:
         train=TrainConfig(eval_batch_size=4),
         run_dir=str(args.out),
     )
-    run_dir = RunDir(args.out)
     console, name = Terminal(), quoted(args.out)
-    console.print(import_run(state_dict, config, foreign, run_dir))
+    try:
+        with _becoming(args.out) as folder:
+            line = import_run(state_dict, config, foreign, RunDir(folder))
+    except WeightsError as error:
+        raise WeightsError(f"weights file {args.file}: {error}") from error
+    console.print(f"{args.out}: {line}")
     console.print(f"evaluate it with: python eval.py {name} --root COCO_FOLDER")
     console.print(f"fine-tune it with: python train.py CONFIG.py --init {name}")
     return 0
+
+
+@contextlib.contextmanager
+def _becoming(folder: Path) -> Iterator[Path]:
+    """A folder beside another, which becomes it if the block ends well, and goes if not."""
+    partial = folder.with_name(f".import-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def import_run(
@@ -112,14 +138,17 @@ def import_run(
 
     Returns:
       A line that says what was read.
+
+    Raises:
+      WeightsError: the state dict does not fit; nothing is written.
     """
     num_classes = len(foreign.class_names)
-    layout = detector_layout(config.model, num_classes)
     shapes = abstract_variables(
         build_detector(config, num_classes), sharding=replicated(data_mesh())
     )
-    params, rest = fit_state(shapes.params, shapes.rest, state_dict, layout)
-    kept = remainder(params, rest, state_dict, layout)
+    fitted = load_detector(shapes.params, shapes.rest, state_dict, config.model, num_classes)
+    layout = detector_layout(config.model, num_classes)
+    kept = remainder(*fitted, state_dict, layout)
     run_dir.open(config)
     if kept:
         write_state_dict(run_dir.path / KEPT, kept)
@@ -130,11 +159,13 @@ def import_run(
         "torchvision_names": _old_names(state_dict, layout),
     }
     with CheckpointStore(run_dir.best, keep=1) as store:
-        store.save(0, Variables(params, rest), metadata)
-    count = sum(leaf.size for leaf in jax.tree.leaves((params, rest)))
+        store.save(0, Variables(*fitted), metadata)
+    count = sum(leaf.size for leaf in jax.tree.leaves(fitted))
+    halves = sum(array.dtype.itemsize == 2 for array in state_dict.values())
     return (
-        f"{run_dir.path}: {len(state_dict)} tensors, {count:,} numbers in the model, "
+        f"{len(state_dict)} tensors, {count:,} numbers in the model, "
         f"{num_classes} classes; {len(kept)} tensors kept as they are for the export"
+        + (f"; {halves} tensors of 16 bits are float32 here" if halves else "")
     )
 
 
@@ -154,9 +185,7 @@ def _with_options(foreign: TorchvisionDetector, args: argparse.Namespace) -> Tor
     if args.norm_eps is not None:
         foreign = dataclasses.replace(foreign, model=_with_eps(foreign.model, args.norm_eps))
     if args.class_names is not None:
-        names = tuple(args.class_names.read_text().splitlines())
-        if not names or not all(name.strip() for name in names):
-            raise ConfigError(f"{args.class_names} must have a class name on every line")
+        names = read_class_names(args.class_names, repeatable=PLACEHOLDER)
         foreign = dataclasses.replace(
             foreign, class_names=names, category_ids=tuple(range(len(names)))
         )

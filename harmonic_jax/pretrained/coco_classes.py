@@ -1,5 +1,8 @@
 """The class list of torchvision's COCO weights: the position is COCO's category number."""
 
+PLACEHOLDER = "N/A"
+"""The name of every gap."""
+
 # COCO's numbers have gaps, and 0 is torchvision's background: outputs that are never trained.
 COCO_91 = (
     "__background__",

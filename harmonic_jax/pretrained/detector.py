@@ -91,5 +91,5 @@ def _check_classes(
     if found != num_classes:
         raise WeightsError(
             f"its head has {found} classes{', background aside' if background else ''}, and "
-            f"{num_classes} have a name"
+            f"{num_classes} have a name; --class-names FILE names them, in the order of its labels"
         )

@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 
 from harmonic_jax.files import write_bytes
 from harmonic_jax.pretrained import WeightsError, load_detector
+from harmonic_jax.pretrained.coco_classes import PLACEHOLDER
 from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.pretrained.layout import fault_of
 from harmonic_jax.pretrained.recognise import recognise
@@ -32,7 +33,6 @@ _SUFFIXES = (".safetensors", ".pth", ".pt")
 _ABOUT = "detector"
 _MOST_CLASSES = 100_000
 _MOST_STEPS = 2**63 - 1
-_PLACEHOLDER = "N/A"  # torchvision's name for the gaps in COCO's numbers
 
 
 def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> SavedRun:
@@ -182,7 +182,7 @@ def _check_about(about: Any) -> None:
     seen = set()
     for name in names:
         _require(isinstance(name, str) and _is_text(name), f"class name {name!r} is no text")
-        _require(name not in seen or name == _PLACEHOLDER, f"class name {name!r} is there twice")
+        _require(name not in seen or name == PLACEHOLDER, f"class name {name!r} is there twice")
         seen.add(name)
     _require(type(step) is int and 0 <= step <= _MOST_STEPS, "step must be a number of steps")
     _require(isinstance(metadata, dict), "metadata is no object")

@@ -27,6 +27,8 @@ def test_marks_line_ends_and_spaces_are_no_part_of_a_name(
         ("é\ne\u0301".encode(), "line 2 repeats"),
         (b"cat\nh\xf6hle", "is not UTF-8 text: .* in line 2"),
         (b"\xff\xfe\xff", "is not UTF-16 text"),
+        ("cat\ndog".encode("utf-16-le"), "is no text: it has a zero byte in line 1"),
+        (b"cat\n\x80\x04\x95", "is not UTF-8 text: .* in line 2"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
@@ -34,3 +36,12 @@ def test_what_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, messag
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"^{path}.*{message}"):
         read_class_names(path)
+
+
+def test_a_placeholder_may_be_there_more_than_once(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("cat\nN/A\ndog\nN/A\n")
+    assert read_class_names(path, repeatable="N/A") == ("cat", "N/A", "dog", "N/A")
+    path.write_text("cat\nN/A\ncat\n")
+    with pytest.raises(DataError, match="line 3 repeats 'cat'"):
+        read_class_names(path, repeatable="N/A")

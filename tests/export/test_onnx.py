@@ -221,7 +221,7 @@ def test_the_command_writes_a_retinanet_for_frames(
     runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     saved = drawn(small("retinanet"))
-    monkeypatch.setattr(command, "read_run", lambda *_, **__: saved)
+    monkeypatch.setattr(command, "open_detector", lambda *_, **__: saved)
     arguments = ["run", "--to", "onnx", "--out", str(tmp_path), "--frame", "48x60"]
     assert command.main([*arguments, "--batch-size", "2"]) == 0
     assert "inputs: images uint8[2, 48, 60, 3]" in capsys.readouterr().out
@@ -258,7 +258,7 @@ def test_without_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     saved = drawn(small("retinanet"))
-    monkeypatch.setattr(command, "read_run", lambda *_, **__: saved)
+    monkeypatch.setattr(command, "open_detector", lambda *_, **__: saved)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert command.main(["run", "--to", "onnx", "--out", str(tmp_path)]) == 1
     assert "pip install 'harmonic-jax[export]'" in capsys.readouterr().err

@@ -1,26 +1,24 @@
-"""Weights in one file that says what they are, and the command that writes it."""
+"""A detector handed on: the card for people, and the command that writes it."""
 
 import dataclasses
-import json
+import errno
+import os
 from pathlib import Path
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
-import safetensors.numpy
+from safetensors.numpy import load_file
 
 import harmonic_jax
 from harmonic_jax.cli import export as command
-from harmonic_jax.export import read_weights, write_weights
+from harmonic_jax.export import write_weights
 from harmonic_jax.export.model_card import model_card
-from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import build_detector, init_variables
-from tests.training.tiny import tiny_config
+from harmonic_jax.training.state import build_detector
+from tests.training.tiny import random_variables, tiny_config
 
 CLASSES = ("sock", "shoe", "hat")
 
@@ -28,41 +26,8 @@ CLASSES = ("sock", "shoe", "hat")
 @pytest.fixture(scope="module")
 def run() -> SavedRun:
     detector = build_detector(tiny_config(), len(CLASSES))
-    variables = init_variables(detector, seed=3, sharding=replicated(data_mesh()))
+    variables = random_variables(detector, seed=3)
     return SavedRun(detector.config, CLASSES, detector, variables, 40, {"AP": 0.25})
-
-
-def test_what_is_written_is_read(run: SavedRun, tmp_path: Path) -> None:
-    path = tmp_path / "detector.safetensors"
-    number = write_weights(run, path)
-    again = read_weights(path, sharding=replicated(data_mesh()))
-    assert number == len(safetensors.numpy.load_file(path)) > 10
-    assert (again.config, again.class_names, again.step) == (run.config, run.class_names, 40)
-    assert again.metadata == run.metadata
-    jax.tree.map(np.testing.assert_array_equal, again.variables, run.variables)
-    assert [p.name for p in tmp_path.iterdir()] == ["detector.safetensors"]
-
-
-def test_files_that_are_something_else(run: SavedRun, tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign.safetensors"
-    safetensors.numpy.save_file({"a": np.zeros(2)}, foreign)
-    with pytest.raises(WeightsError, match="no detector of harmonic_jax"):
-        read_weights(foreign, sharding=replicated(data_mesh()))
-    noise = tmp_path / "noise.safetensors"
-    noise.write_bytes(b"0" * 64)
-    with pytest.raises(WeightsError, match=r"noise\.safetensors cannot be read"):
-        read_weights(noise, sharding=replicated(data_mesh()))
-
-    path = tmp_path / "short.safetensors"
-    write_weights(run, path)
-    with safetensors.safe_open(path, "numpy") as file:
-        header = file.metadata()
-    content = safetensors.numpy.load_file(path)
-    lost = sorted(content)[0]
-    del content[lost]
-    safetensors.numpy.save_file(content, path, metadata=header)
-    with pytest.raises(WeightsError, match=f"leaf '{lost}' of the state is not in"):
-        read_weights(path, sharding=replicated(data_mesh()))
 
 
 def test_the_card_says_what_it_is(run: SavedRun) -> None:
@@ -78,19 +43,90 @@ def test_the_card_says_what_it_is(run: SavedRun) -> None:
     assert "Not evaluated yet." in card
 
 
-def test_the_command(run: SavedRun, tmp_path: Path, capsys) -> None:
-    folder = RunDir(tmp_path / "run")
-    folder.path.mkdir()
-    folder.config.write_text(json.dumps(config_to_json(run.config)))
+@pytest.fixture(scope="module")
+def folder(run: SavedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run."""
+    folder = RunDir(tmp_path_factory.mktemp("exported") / "run")
+    folder.open(run.config)
     with CheckpointStore(folder.best, keep=1) as store:
         store.save(40, run.variables, {"class_names": list(CLASSES), "AP": 0.25})
+    return folder.path
+
+
+def test_the_command(run: SavedRun, folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
-    arguments = [str(folder.path), "--to", "safetensors", "--out", str(out)]
+    arguments = [str(folder), "--to", "safetensors", "--out", str(out)]
     assert command.main(arguments) == 0
     assert "detector.safetensors" in capsys.readouterr().out
     assert (out / "README.md").read_text().startswith(f"# {run.config.name}\n")
     loaded = harmonic_jax.load(out / "detector.safetensors", nms="agnostic")
     assert (loaded.class_names, loaded.step) == (CLASSES, 40)
     assert loaded.config.model.postprocess.nms == "agnostic"
+    again = [str(out / "detector.safetensors"), *arguments[1:-1], str(tmp_path / "again")]
+    assert command.main(again) == 0  # a file of a run is as good as its folder
+    first, second = (load_file(p / "detector.safetensors") for p in (out, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("to", ["safetensors", "onnx", "stablehlo"])
+def test_nothing_is_overwritten_whatever_is_written(
+    to: str, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """Nor is anything read or compiled before that is known: the folder of the run is none."""
+    for name in command._NAMES[to]:
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("mine")
+        assert command.main([str(tmp_path / "none"), "--to", to, "--out", str(out)]) == 1
+        assert f"{name} exists; nothing is overwritten" in capsys.readouterr().err
+        assert [(p.name, p.read_text()) for p in out.iterdir()] == [(name, "mine")]
+
+
+def test_where_nothing_can_be_written(
+    folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(folder), "--to", "safetensors", "--out", str(out)]
+    out.write_text("mine")
     assert command.main(arguments) == 1
-    assert "nothing is overwritten" in capsys.readouterr().err
+    assert f"{out} is a file; choose a folder" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+    out.unlink()
+    out.mkdir()
+    linked = tmp_path / "linked"
+    (out / "detector.safetensors").symlink_to(linked)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "MiB free" in error
+    assert [p.name for p in out.iterdir()] == ["detector.safetensors"]
+    monkeypatch.undo()
+    assert command.main(arguments) == 0
+    assert not linked.exists()  # the link is replaced, not followed
+    assert not (out / "detector.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("to", ["safetensors", "onnx", "stablehlo"])
+def test_broken_weights_are_not_handed_on(run: SavedRun, to: str, tmp_path: Path, capsys) -> None:
+    leaves, structure = jax.tree.flatten(run.variables)
+    broken = [leaf.at[..., 0].set(jnp.nan) if i == 2 else leaf for i, leaf in enumerate(leaves)]
+    path = tmp_path / "broken.safetensors"
+    write_weights(dataclasses.replace(run, variables=structure.unflatten(broken)), path)
+    out = tmp_path / "out"
+    assert command.main([str(path), "--to", to, "--out", str(out)]) == 1
+    assert "are broken: params/" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1000000000000"])
+def test_batch_sizes_that_cannot_be(folder: Path, tmp_path: Path, capsys, value: str) -> None:
+    arguments = [str(folder), "--to", "onnx", "--out", str(tmp_path), "--batch-size", value]
+    assert command.main(arguments) == 1
+    assert f"--batch-size is {value}; it must be in [1, 4096]" in capsys.readouterr().err

@@ -27,11 +27,10 @@ from harmonic_jax.config import (
 )
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.restore import SavedRun, abstract_variables
+from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import Detector, Variables, build_detector
-from tests.training.tiny import tiny_config
+from harmonic_jax.training.state import Variables, build_detector
+from tests.training.tiny import random_variables, tiny_config
 
 OLD = ("cat", "dog", "N/A", "bird", "N/A")
 NEW = ("bird", "fish", "cat")
@@ -60,24 +59,14 @@ def experiment(model: Any) -> Config:
 def saved_run(model: Any, class_names: tuple[str, ...] = OLD) -> SavedRun:
     config = experiment(model)
     detector = build_detector(config, len(class_names))
-    return SavedRun(config, class_names, detector, numbers(detector, seed=0), 7, {})
-
-
-def numbers(detector: Detector, *, seed: int) -> Variables:
-    """All different; compiling a true initialisation would take most of the time here."""
-    rng = np.random.default_rng(seed)
-    shapes = abstract_variables(detector, sharding=replicated(data_mesh()))
-    return jax.tree.map(
-        lambda a: jax.device_put(rng.uniform(0.05, 0.15, a.shape).astype(a.dtype), a.sharding),
-        shapes,
-    )
+    return SavedRun(config, class_names, detector, random_variables(detector, seed=0), 7, {})
 
 
 def fine_tuned(
     run: SavedRun, class_names: tuple[str, ...], model: Any | None = None
 ) -> tuple[Any, Variables, Variables, list[str]]:
     detector = build_detector(experiment(model or run.config.model), len(class_names))
-    fresh = numbers(detector, seed=2)
+    fresh = random_variables(detector, seed=2)
     started, notes = start_from(run, detector, fresh, class_names)
     return detector, fresh, started, notes
 

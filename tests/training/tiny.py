@@ -1,5 +1,6 @@
 """A detector and batches small enough for tests of the training machinery."""
 
+import jax
 import numpy as np
 
 from harmonic_jax.config import (
@@ -12,6 +13,9 @@ from harmonic_jax.config import (
     TrainConfig,
 )
 from harmonic_jax.structures import Batch, GroundTruth
+from harmonic_jax.training.restore import abstract_variables
+from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import Detector, Variables
 
 
 def tiny_config(
@@ -29,6 +33,16 @@ def tiny_config(
         ),
         optim=optim or OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant"),
         train=train or TrainConfig(steps=10, batch_size=8),
+    )
+
+
+def random_variables(detector: Detector, *, seed: int) -> Variables:
+    """All different; compiling a true initialisation would take most of a short test's time."""
+    rng = np.random.default_rng(seed)
+    shapes = abstract_variables(detector, sharding=replicated(data_mesh()))
+    return jax.tree.map(
+        lambda a: jax.device_put(rng.uniform(0.05, 0.15, a.shape).astype(a.dtype), a.sharding),
+        shapes,
     )
 
 

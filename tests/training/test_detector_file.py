@@ -1,0 +1,218 @@
+"""A run as one file: what is written is read, and what was made otherwise is refused at once."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import harmonic_jax
+from harmonic_jax.config import ConfigError
+from harmonic_jax.pretrained import WeightsError, detector_layout, write_state_dict
+from harmonic_jax.pretrained.layout import export_state
+from harmonic_jax.pretrained.safetensors_file import read_metadata
+from harmonic_jax.training import detector_file
+from harmonic_jax.training.detector_file import (
+    header_of,
+    open_detector,
+    read_weights,
+    write_weights,
+)
+from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import build_detector
+from tests.training.tiny import random_variables, tiny_config
+
+CLASSES = ("sock", "N/A", "hat", "N/A")
+
+
+@pytest.fixture(scope="module")
+def run() -> SavedRun:
+    detector = build_detector(tiny_config(), len(CLASSES))
+    variables = random_variables(detector, seed=3)
+    metadata = {"AP": 0.25, "category_ids": [3, 1, 4, 15]}
+    return SavedRun(detector.config, CLASSES, detector, variables, 40, metadata)
+
+
+@pytest.fixture(scope="module")
+def written(run: SavedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "detector.safetensors"
+    write_weights(run, path)
+    return path
+
+
+def read(path: Path) -> SavedRun:
+    return read_weights(path, sharding=replicated(data_mesh()))
+
+
+def test_what_is_written_is_read(run: SavedRun, written: Path) -> None:
+    again = read(written)
+    assert (again.config, again.class_names, again.step) == (run.config, run.class_names, 40)
+    assert again.metadata == run.metadata
+    jax.tree.map(np.testing.assert_array_equal, again.variables, run.variables)
+    assert [p.name for p in written.parent.iterdir()] == ["detector.safetensors"]
+
+
+def test_torchvision_s_layout_is_read_too(run: SavedRun, tmp_path: Path) -> None:
+    path = tmp_path / "weights"  # whatever it is called
+    layout = detector_layout(run.config.model, len(CLASSES))
+    state_dict = export_state(run.variables.params, run.variables.rest, layout)
+    write_state_dict(tmp_path / "w.safetensors", state_dict, metadata=header_of(run))
+    (tmp_path / "w.safetensors").rename(path)
+    again = open_detector(path, sharding=replicated(data_mesh()))
+    assert (again.config, again.class_names, again.step) == (run.config, run.class_names, 40)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, run.variables)
+
+
+def test_arrays_that_are_missing_or_not_finite(written: Path, tmp_path: Path) -> None:
+    header = read_metadata(written)
+    content = safetensors.numpy.load_file(written)
+    first = sorted(content)[0]
+    path = tmp_path / "changed.safetensors"
+    changed = content | {first: np.full_like(content[first], np.inf)}
+    safetensors.numpy.save_file(changed, path, metadata=header)
+    with pytest.raises(WeightsError, match=rf"changed\.safetensors are broken: {first} holds NaN"):
+        harmonic_jax.load(path)
+    del content[first]
+    safetensors.numpy.save_file(content, path, metadata=header)
+    with pytest.raises(WeightsError, match=f"leaf '{first}' of the state is not in"):
+        read(path)
+
+
+def test_files_of_others_say_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "my file.safetensors"
+
+    def refusal(*names: str) -> str:
+        safetensors.numpy.save_file({name: np.zeros(2) for name in names}, path)
+        with pytest.raises(WeightsError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    text = refusal("head.classification_head.cls_logits.bias")
+    assert f"import-weights '{path}' --to MODEL --out RUN" in text
+    assert "it looks like RetinaNet" in text
+    assert "it looks like" not in refusal("a")
+    text = refusal(*(f"layer3.{i}.conv1.weight" for i in range(2)))
+    assert (
+        f"is a classifier (ResNet-18): train on it with --model.backbone.weights '{path}'" in text
+    )
+    pth = tmp_path / "w.pth"
+    pth.write_bytes(b"PK\x03\x04 and so on")  # PyTorch need not be there to say this
+    with pytest.raises(WeightsError, match=r"import-weights .* --to MODEL --out RUN"):
+        read(pth)
+    pth.write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="a web page"):
+        read(pth)
+    for name in ("none.safetensors", "none.pth"):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+            open_detector(tmp_path / name, sharding=replicated(data_mesh()))
+    with pytest.raises(ConfigError, match="none holds no run"):
+        open_detector(tmp_path / "none", sharding=replicated(data_mesh()))
+
+
+def changed(about: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
+    """A copy with another value at `where`, "config.model.type"."""
+    about = copy.deepcopy(about)
+    *folders, last = where.split(".")
+    inner = about
+    for name in folders:
+        inner = inner[name]
+    inner[last] = value
+    return about
+
+
+HUGE = 10**20
+CHANGES: dict[str, tuple[str, Any, str]] = {
+    "no classes": ("class_names", [], "class_names must be a list"),
+    "classes in a text": ("class_names", "abcd", "class_names must be a list"),
+    "null for classes": ("class_names", None, "class_names must be a list"),
+    "numbers for classes": ("class_names", [1, 2, 3, 4], "class name 1 is no text"),
+    "half a letter": ("class_names", ["a", "\ud800", "c", "d"], r"'\ud800' is no text"),
+    "a class twice": ("class_names", ["a", "b", "a", "d"], "class name 'a' is there twice"),
+    "others' classes": ("class_names", ["a"], "for each class"),
+    "too many classes": ("class_names", [str(i) for i in range(100_001)], "1 to 100000 names"),
+    "step as text": ("step", "40", "step must be"),
+    "a step below 0": ("step", -1, "step must be"),
+    "true for a step": ("step", True, "step must be"),
+    "a vast step": ("step", HUGE, "step must be"),
+    "metadata in a list": ("metadata", [], "metadata is no object"),
+    "null for metadata": ("metadata", None, "metadata is no object"),
+    "ids that are fewer": ("metadata.category_ids", [1], "category_ids must be"),
+    "ids as text": ("metadata.category_ids", ["1", "2", "3", "4"], "category_ids must be"),
+    "ids that are alike": ("metadata.category_ids", [1, 1, 2, 3], "category_ids must be"),
+    "vast ids": ("metadata.category_ids", [1, 2, 3, HUGE], "category_ids must be"),
+    "names in a list": ("metadata.torchvision_names", ["a"], "torchvision_names must"),
+    "null for a config": ("config", None, "config is None"),
+    "a config in a list": ("config", [1], "config is"),
+    "an unknown model": ("config.model.type", "YOLO", "config.model.type is 'YOLO'"),
+    "a module": ("config.model.type", "os", "config.model.type is 'os'"),
+    "10,000 convolutions": ("config.model.head_convs", 10_000, "model.head_convs is 10000"),
+    "a vast width": ("config.model.backbone.width", HUGE, "backbone.width"),
+    "a vast side": ("config.data.short_sides", [HUGE], "data.short_sides"),
+    "convolutions as text": ("config.model.head_convs", "2", "model.head_convs is '2'"),
+    "another width": ("config.model.backbone.width", 64, "does not hold the detector"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_file_says_of_itself_is_checked_before_anything_is_built(
+    written: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, value, words = CHANGES[name]
+    about = json.loads(read_metadata(written)["detector"])
+    path = with_header(written, tmp_path, json.dumps(changed(about, where, value)))
+    if "does not hold" not in words:
+        monkeypatch.setattr(detector_file, "build_detector", None)
+    with pytest.raises((WeightsError, ConfigError)) as caught:
+        read(path)
+    text = str(caught.value)
+    assert words in text
+    assert path.name in text
+    assert "\n" not in text
+    assert len(text) < 600
+
+
+TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "no JSON": lambda about: "{",
+    "nothing": lambda about: "",
+    "null": lambda about: "null",
+    "a list": lambda about: "[1, 2]",
+    "deep": lambda about: "[" * 100_000,
+    "a vast number": lambda about: '{"step": ' + "9" * 5000 + "}",
+    **{
+        f"without {field}": lambda about, field=field: json.dumps(
+            {name: value for name, value in about.items() if name != field}
+        )
+        for field in ("config", "class_names", "step", "metadata")
+    },
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_header_that_is_damaged(written: Path, tmp_path: Path, name: str) -> None:
+    about = json.loads(read_metadata(written)["detector"])
+    path = with_header(written, tmp_path, TEXTS[name](about))
+    with pytest.raises(WeightsError, match=r"changed\.safetensors: what it says of itself is"):
+        harmonic_jax.load(path)
+
+
+def test_another_format_is_named(written: Path, tmp_path: Path) -> None:
+    header = read_metadata(written) | {"format": "harmonic_jax detector 2"}
+    path = tmp_path / "newer.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(written), path, metadata=header)
+    with pytest.raises(WeightsError, match="has the format 'harmonic_jax detector 2'; this"):
+        read(path)
+
+
+def with_header(written: Path, folder: Path, about: str) -> Path:
+    """A copy of a file that says something else of itself."""
+    path = folder / "changed.safetensors"
+    header = read_metadata(written) | {"detector": about}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(written), path, metadata=header)
+    return path
