@@ -12,11 +12,12 @@ import pytest
 import safetensors.numpy
 
 import harmonic_jax.__main__
+from harmonic_jax.cli import train
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.export_weights import export_run
 from harmonic_jax.cli.import_weights import import_run
 from harmonic_jax.cli.train import DEFAULT_CONFIG
-from harmonic_jax.config import Config
+from harmonic_jax.config import Config, DefaultBoxConfig, SSDConfig, VGGConfig
 from harmonic_jax.pretrained.models import DETECTORS, TorchvisionDetector
 from harmonic_jax.training.run_dir import RunDir
 from tests.pretrained.torch_layout import random_state_dict, with_old_names
@@ -105,7 +106,10 @@ def test_fine_tune_and_export(command, imported, coco_folder: Path, tmp_path: Pa
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
     steps = ("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0")
     frozen = ("--optim.rate-factors", "backbone", "0")
-    start = ("--init", run_dir, "--run-dir", tmp_path / "tuned")
+    exported = tmp_path / "back.safetensors"  # says what it is, so it does as the folder would
+    exports = ["export-weights", str(run_dir), "--out", str(exported)]
+    assert harmonic_jax.__main__.main(exports) == 0
+    start = ("--init", exported, "--run-dir", tmp_path / "tuned")
     result = command("train.py", *MODEL, *SHAPES, *data, *steps, *frozen, *start)
     assert result.returncode == 0, result.stderr
     assert "classes carried over: odd, even; new: none" in result.stdout
@@ -155,6 +159,136 @@ def test_mistakes_are_explained_in_a_line(
     assert returned == status
     assert words in capsys.readouterr().err
     assert not Path("x").exists()
+
+
+def random_detector(run_dir: Path) -> tuple[dict, Config, TorchvisionDetector]:
+    """A small SSD's state dict, and what import_run needs to know of it."""
+    model = SSDConfig(
+        backbone=VGGConfig(width=4),
+        extra_layers=(),
+        default_boxes=DefaultBoxConfig(
+            sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)
+        ),
+    )
+    foreign = TorchvisionDetector(model, ("cat", "dog"), (1, 2), DETECTORS["ssd300_vgg16"].data)
+    config = Config(name="small", data=foreign.data, model=model, run_dir=str(run_dir))
+    return random_state_dict(model, 2), config, foreign
+
+
+def import_small(monkeypatch: pytest.MonkeyPatch, file: Path, state: dict, *args: str) -> int:
+    """`import-weights` of a detector that is small."""
+    foreign = random_detector(Path("unused"))[2]
+    small = {"ssd300_vgg16": foreign}
+    monkeypatch.setattr("harmonic_jax.cli.import_weights.DETECTORS", small)
+    safetensors.numpy.save_file(state, file)
+    command = ["import-weights", str(file), "--to", "ssd300_vgg16", *args]
+    return harmonic_jax.__main__.main(command)
+
+
+CLS_BIAS = "head.classification_head.module_list.0.bias"
+
+
+def test_what_is_imported_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, out = random_detector(tmp_path)[0], tmp_path / "runs" / "new"
+    file = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("harmonic_jax.cli.import_weights.CheckpointStore", None)  # whatever fails there
+        with pytest.raises(TypeError):
+            import_small(patch, file, state, "--out", str(out))
+    assert not out.exists()
+    assert not list((tmp_path / "runs").iterdir())
+    assert import_small(monkeypatch, file, state, "--out", str(out)) == 0
+    assert f"{out}: {len(state)} tensors" in capsys.readouterr().out
+    assert list((tmp_path / "runs").iterdir()) == [out]
+    assert_same_bits(export_run(RunDir(out)), state)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_come_back_as_they_were(tmp_path: Path, dtype: str) -> None:
+    state, config, foreign = random_detector(tmp_path / "run")
+    halves = {name: array.astype(dtype) for name, array in state.items()}
+    line = import_run(halves, config, foreign, RunDir(tmp_path / "run"))
+    assert f"{len(state)} tensors of 16 bits are float32 here" in line
+    assert_same_bits(export_run(RunDir(tmp_path / "run")), halves)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (b"\xef\xbb\xbfcat \r\n dog\r\n\r\n", None),
+        ("cat\ndog\n".encode("utf-16"), None),
+        (b"N/A\nN/A", None),
+        (b"cat\ndog\nbird\n", "its head has 2 classes, background aside, and 3 have a name"),
+        (b"cat\ndog\n\ncat\n", "line 4 repeats 'cat' of line 1"),
+        (b"cat\n\xff\n", "is not UTF-8 text: invalid start byte in line 2"),
+        (b"\n \n", "it has none"),
+        ("cat\ndog".encode("utf-16-le"), "zero byte in line 1"),
+        (None, "Is a directory"),
+    ],
+)
+def test_class_names_from_a_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    names: bytes | None,
+    words: str | None,
+) -> None:
+    state, out, listing = random_detector(tmp_path)[0], tmp_path / "run", tmp_path / "names.txt"
+    if names is None:
+        listing.mkdir()
+    else:
+        listing.write_bytes(names)
+    args = ("--out", str(out), "--class-names", str(listing))
+    status = import_small(monkeypatch, tmp_path / "w.safetensors", state, *args)
+    assert status == (0 if words is None else 1)
+    assert out.exists() == (words is None)
+    error = capsys.readouterr().err
+    assert (error == "") if words is None else (words in error and error.count("\n") == 1)
+
+
+def test_weights_that_are_broken_or_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, out, file = random_detector(tmp_path)[0], tmp_path / "run", tmp_path / "w.safetensors"
+
+    def refusal(changes: dict) -> str:
+        changed = {k: a for k, a in (state | changes).items() if a is not None}
+        assert import_small(monkeypatch, file, changed, "--out", str(out)) == 1
+        assert not out.exists()
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert str(file) in error
+        return error
+
+    bias = state[CLS_BIAS]
+    assert f"{CLS_BIAS} holds NaN or inf (1 of {bias.size}" in refusal(
+        {CLS_BIAS: np.where(np.arange(bias.size) == 3, np.float32(np.nan), bias)}
+    )
+    assert "holds NaN or inf" in refusal({"backbone.scale_weight": np.float32([np.inf] * 32)})
+    renamed = {"backbone.scale": state["backbone.scale_weight"], "backbone.scale_weight": None}
+    assert "backbone.scale_weight is missing (there is backbone.scale)" in refusal(renamed)
+    assert "its head has 5 classes, background aside, and 2 have a name" in refusal(
+        {CLS_BIAS: np.zeros(bias.size * 2, np.float32)}
+    )
+
+
+@pytest.mark.parametrize("is_torch", [True, False])
+def test_init_from_a_file_that_says_nothing_names_the_way(
+    coco_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_torch: bool
+) -> None:
+    file = tmp_path / ("w.pth" if is_torch else "w.safetensors")
+    file.write_bytes(b"PK\x03\x04")
+    if not is_torch:
+        safetensors.numpy.save_file({"roi_heads.x": np.zeros(3)}, file)
+    data = ("--data.format", "coco", "--data.root", str(coco_folder))
+    data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
+    start = ("--init", str(file), "--run-dir", str(tmp_path / "tuned"))
+    assert train.main([*MODEL, *SHAPES, *data, *start]) == 1
+    error = capsys.readouterr().err
+    assert f"import-weights {file} --to MODEL --out RUN" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -123,10 +123,3 @@ def test_broken_weights_are_not_handed_on(run: SavedRun, to: str, tmp_path: Path
     assert command.main([str(path), "--to", to, "--out", str(out)]) == 1
     assert "are broken: params/" in capsys.readouterr().err
     assert not out.exists()
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "1000000000000"])
-def test_batch_sizes_that_cannot_be(folder: Path, tmp_path: Path, capsys, value: str) -> None:
-    arguments = [str(folder), "--to", "onnx", "--out", str(tmp_path), "--batch-size", value]
-    assert command.main(arguments) == 1
-    assert f"--batch-size is {value}; it must be in [1, 4096]" in capsys.readouterr().err
