@@ -194,7 +194,7 @@ def test_what_is_imported_is_whole_or_not_there(
     state, out = random_detector(tmp_path)[0], tmp_path / "runs" / "new"
     file = tmp_path / "w.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("harmonic_jax.cli.import_weights.CheckpointStore", None)  # whatever fails there
+        patch.setattr("harmonic_jax.cli.import_weights.CheckpointStore", None)
         with pytest.raises(TypeError):
             import_small(patch, file, state, "--out", str(out))
     assert not out.exists()
