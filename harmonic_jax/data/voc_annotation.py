@@ -111,7 +111,8 @@ def _parse(data: bytes) -> ET.Element:
 
 def _explained(error: ET.ParseError, text: str) -> str:
     line, column = error.position
-    here = text.split("\n")[line - 1][max(column - 12, 0) : column + 12]
+    lines = re.split("\r\n|\r|\n", text)
+    here = "".join(lines[line - 1 : line])[max(column - 12, 0) : column + 12]
     advice = "; write & as &amp;" if re.search(r"&(?!#?\w+;)", here) else ""
     what = str(error).partition(":")[0]
     return f"{what}, line {line}, near {here!r}{advice}"

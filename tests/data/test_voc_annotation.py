@@ -67,6 +67,7 @@ def test_the_declared_encoding_is_read(
         ("<annotation>\n<path>C:\\R&D</path></annotation>", "line 2, near '<path>C:\\\\R&D</path>"),
         ("<annotation>\n<path>C:\\R&D</path></annotation>", "; write & as &amp;"),
         ("<annotation>\n\n<object>", "no element found, line 3"),
+        ("<annotation>\r\r\n&</annotation>", "line 3, near '&</annotation"),
         ("\n<?xml version='1.0'?><annotation/>", "declaration not at start of entity, line 2"),
         ("<annotation>\x0b</annotation>", "invalid token), line 1, near"),
         ("<annotation>&#xD800;</annotation>", "invalid character number, line 1"),
