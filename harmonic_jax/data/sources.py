@@ -1,5 +1,6 @@
 """From a configuration, or a short name, to a source of records."""
 
+import os
 from pathlib import Path
 
 from harmonic_jax.config import DataConfig
@@ -95,7 +96,7 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
 
 
 def _folder(config: DataConfig) -> Path:
-    folder = Path(str(config.root)).expanduser()
+    folder = Path(os.path.expanduser(str(config.root)))  # Path's own raises where there is no home
     if not folder.is_dir():
         raise DataError(f"data.root is {config.root!r}; it must be an existing folder")
     return folder

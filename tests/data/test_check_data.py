@@ -135,6 +135,7 @@ def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[
     [
         (["pets:x"], "must be coco:DIR, voc:DIR or tfds:NAME"),
         (["coco:no/such/folder"], "data.root is 'no/such/folder'"),
+        (["voc:~nobody-of-this-name/data"], "data.root is '~nobody-of-this-name/data'"),
         (["tfds:coco/2017", "--root", "no/such/folder"], "tfds build coco/2017"),
         (["tfds:fashion_scenes", "--max-objects", "0"], "data.max_objects is 0"),
     ],
