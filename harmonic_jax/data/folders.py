@@ -70,9 +70,10 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
     files: list[str] = []
     others: list[str] = []
     seen: set[tuple[int, int]] = set()
-    waiting = [("", depth)]
+    waiting = [(False, "", depth)]
     while waiting:
-        prefix, levels = waiting.pop()
+        waiting.sort(reverse=True)  # links last: of two names of one folder its own one counts
+        _, prefix, levels = waiting.pop()
         here = folder / prefix
         if not _is_new_folder(here, seen):
             continue
@@ -85,7 +86,7 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
                 else:
                     others.append(prefix + entry.name)
                     if levels:
-                        waiting.append((f"{prefix}{entry.name}/", levels - 1))
+                        waiting.append((entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1))
     return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
 
 
