@@ -17,7 +17,6 @@ from harmonic_jax.inference.batches import make_batch, shapes_at
 from harmonic_jax.inference.detections import ImageDetections, detections_of
 from harmonic_jax.inference.images import ImageLike, read_image
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
@@ -64,16 +63,7 @@ def load(
 
 def _open(path: Path, *, last: bool) -> SavedRun:
     sharding = replicated(data_mesh(jax.local_devices()[:1]))
-    run_dir = RunDir(path)
-    try:
-        return open_detector(path, sharding=sharding, last=last)
-    except CheckpointError as error:
-        if last or not CheckpointStore(run_dir.checkpoints).steps():
-            raise
-        raise CheckpointError(
-            f"{error}. The run was not evaluated yet; its newest checkpoint opens with last=True "
-            "(--last)"
-        ) from error
+    return open_detector(path, sharding=sharding, last=last)
 
 
 def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
