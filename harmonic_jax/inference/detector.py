@@ -19,7 +19,6 @@ from harmonic_jax.inference.images import ImageLike, read_image
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import check_memory, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step
