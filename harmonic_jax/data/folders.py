@@ -1,6 +1,7 @@
 """What the two folder layouts share: where images lie, their header, and the source itself."""
 
 import dataclasses
+import heapq
 import os
 import stat
 import unicodedata
@@ -72,8 +73,8 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
     seen: set[tuple[int, int]] = set()
     waiting = [(False, "", depth)]
     while waiting:
-        waiting.sort(reverse=True)  # links last: of two names of one folder its own one counts
-        _, prefix, levels = waiting.pop()
+        # Links last: of two names of one folder its own one counts.
+        _, prefix, levels = heapq.heappop(waiting)
         here = folder / prefix
         if not _is_new_folder(here, seen):
             continue
@@ -86,7 +87,8 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
                 else:
                     others.append(prefix + entry.name)
                     if levels:
-                        waiting.append((entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1))
+                        below = (entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1)
+                        heapq.heappush(waiting, below)
     return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
 
 
