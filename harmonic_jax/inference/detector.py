@@ -12,10 +12,12 @@ import numpy as np
 from harmonic_jax.config import Config
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
+from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
 from harmonic_jax.inference.batches import make_batch, shapes_at
 from harmonic_jax.inference.detections import ImageDetections, detections_of
 from harmonic_jax.inference.images import ImageLike, read_image
+from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.restore import SavedRun
@@ -82,6 +84,21 @@ def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
     return dataclasses.replace(run, config=config, detector=detector)
 
 
+class NonFiniteOutputError(WeightsError):
+    """The network says NaN or infinity for an image: there is no telling what it shows.
+
+    Attributes:
+      row: of the image in its batch.
+    """
+
+    def __init__(self, row: int, num_images: int, step: int) -> None:
+        super().__init__(
+            f"the network says NaN or inf for image {row + 1} of {num_images}: its weights, of "
+            f"step {step}, are broken, or grow too large"
+        )
+        self.row = row
+
+
 class LoadedDetector:
     """A detector with its variables, called on images; made by `load`.
 
@@ -134,6 +151,7 @@ class LoadedDetector:
 
         Raises:
           ImageError, OSError, TypeError, ValueError: as `inference.images.read_image`.
+          NonFiniteOutputError: the network says NaN or infinity for an image.
         """
         is_many = isinstance(images, list | tuple)
         pixels = [self.read(image) for image in (images if is_many else [images])]
@@ -165,6 +183,9 @@ class LoadedDetector:
         Args:
           images: uint8 RGB [h, w, 3].
           tta: look at every image several times.
+
+        Raises:
+          NonFiniteOutputError: the network says NaN or infinity for an image.
         """
         buckets = {self.bucket_of(image) for image in images}
         if len(buckets) != 1 or len(images) > self.batch_size:
@@ -173,6 +194,9 @@ class LoadedDetector:
                 f"{self.batch_size} images at most"
             )
         found = self._run(images, buckets.pop(), tta)
+        rows = non_finite_images(found)  # of the batch, whose other rows are empty
+        if len(rows):
+            raise NonFiniteOutputError(int(rows[0]), len(images), self.step)
         return [
             detections_of(found, row, (image.shape[0], image.shape[1]), self.class_names)
             for row, image in enumerate(images)
