@@ -20,6 +20,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
+from rich.text import Text
 
 _T = TypeVar("_T")
 
@@ -64,6 +66,12 @@ class Terminal(Console):
         """Like rich's; texts are made `printable`."""
         texts = (printable(item) if isinstance(item, str) else item for item in objects)
         super().print(*texts, **options)
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """Like rich's, which reads markup in a text whatever the console was told."""
+        return super().status(
+            Text(printable(status)) if isinstance(status, str) else status, **options
+        )
 
 
 def prepare_terminal() -> None:
