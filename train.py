@@ -1,8 +1,6 @@
 """See `python train.py --help` and the README."""
 
-import sys
-
-from harmonic_jax.cli.train import main
+from harmonic_jax.__main__ import run_script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script("train")

@@ -1,11 +1,17 @@
 """`python -m harmonic_jax COMMAND`."""
 
+import importlib
+import os
+import signal
 import sys
+from typing import NoReturn
 
 USAGE = """\
 usage: python -m harmonic_jax COMMAND ..
 
 commands:
+  train CONFIG.py                              what train.py runs: a detector, and its report
+  eval RUN                                     what eval.py runs: the numbers of a run or of files
   predict IMAGES.. --run RUN                   boxes drawn on pictures, and as COCO results
   compare A B                                  two runs or results files, number by number
   check-data SPEC                              what is in a data set, and what is wrong with it
@@ -16,38 +22,25 @@ commands:
 
 `python -m harmonic_jax COMMAND --help` explains a command."""
 
+_MODULES = {
+    "train": "train",
+    "eval": "evaluate",
+    "predict": "predict",
+    "compare": "compare",
+    "check-data": "check_data",
+    "import-weights": "import_weights",
+    "export-weights": "export_weights",
+    "export": "export",
+    "compile": "compile",
+}
+
 
 def main(argv: list[str]) -> int:
     """Runs a command and returns its exit status; 2 where there is no such command."""
     match argv:
-        case ["predict", *rest]:
-            from harmonic_jax.cli import predict
-
-            return predict.main(rest)
-        case ["compare", *rest]:
-            from harmonic_jax.cli import compare
-
-            return compare.main(rest)
-        case ["check-data", *rest]:
-            from harmonic_jax.cli import check_data
-
-            return check_data.main(rest)
-        case ["import-weights", *rest]:
-            from harmonic_jax.cli import import_weights
-
-            return import_weights.main(rest)
-        case ["export-weights", *rest]:
-            from harmonic_jax.cli import export_weights
-
-            return export_weights.main(rest)
-        case ["export", *rest]:
-            from harmonic_jax.cli import export
-
-            return export.main(rest)
-        case ["compile", *rest]:
-            from harmonic_jax.cli import compile as compile_command
-
-            return compile_command.main(rest)
+        case [name, *rest] if name in _MODULES:
+            module = importlib.import_module(f"harmonic_jax.cli.{_MODULES[name]}")
+            return module.main(rest)
         case ["-h" | "--help", *_]:
             print(USAGE)
             return 0
@@ -56,5 +49,24 @@ def main(argv: list[str]) -> int:
             return 2
 
 
+def run_script(*command: str) -> NoReturn:
+    """Runs a command with the words of the command line, and ends the process with its status.
+
+    The scripts and `-m harmonic_jax.cli.NAME` start here, before anything large is imported.
+    """
+    # A file that is opened later must not become the standard output of a process without one.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    # Until the command listens, and after it, Ctrl-C ends the process without a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        os.getcwd()
+    except OSError as error:
+        sys.exit(f"error: the current folder is not there any more ({error.strerror})")
+    sys.exit(main([*command, *sys.argv[1:]]))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script()

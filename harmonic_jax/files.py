@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,24 +36,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
-            flush_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Has the disk keep the names in a folder: a rename is lost with the power until then."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # one may write to a folder without reading it
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot do it for folders
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, data: bytes | bytearray) -> None:
@@ -98,11 +83,36 @@ def read_lines(path: str | Path, *, errors: str = "strict") -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def append(descriptor: int, data: bytes) -> None:
-    """Hands all bytes to the system: a disk that is nearly full takes a part first."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def check_writable(path: str | Path) -> None:
+    """Tries whether a file could be written, before what it takes to make it.
+
+    Raises:
+      OSError: it could not; the error names `path`.
+    """
+    path = Path(path)
+    if _is_special(path):
+        return
+    with named_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes a folder if absent, and tries whether files can be written there.
+
+    Raises:
+      OSError: they cannot; the error names `path`.
+    """
+    with named_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+
+
+def cache_folder() -> Path | None:
+    """Where this package keeps what it can make again; None for a user without a home folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "harmonic_jax" if os.path.isabs(base) else None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from rich.status import Status
 from rich.text import Text
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+OUTPUT = "standard output"  # as errors name it
 
 
 def printable(text: str) -> str:
@@ -47,7 +49,11 @@ def _printable(letter: str) -> str:
 
 
 class Terminal(Console):
-    """A console that prints text as it is: no markup, no colours, no line broken or cut."""
+    """A console that prints text as it is: no markup, no colours, no line broken or cut.
+
+    A lossy one falls silent, with a line in the log, where nothing can be written any more: what it
+    shows is not worth the work that is in progress.
+    """
 
     def __init__(
         self,
@@ -55,51 +61,83 @@ class Terminal(Console):
         file: IO[str] | None = None,
         stderr: bool = False,
         quiet: bool = False,
+        lossy: bool = False,
         **options: Any,
     ) -> None:
+        self._lossy = lossy
         super().__init__(
             file=file, stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False,
             soft_wrap=True, **options,
         )  # fmt: skip
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Like rich's; texts are made `printable`."""
+        """Like rich's; texts are made `printable`.
+
+        Raises:
+          OSError: nothing can be written there; BrokenPipeError where nobody reads any more. Not
+            from a lossy one.
+        """
         texts = (printable(item) if isinstance(item, str) else item for item in objects)
-        super().print(*texts, **options)
+        try:
+            super().print(*texts, **options)
+        except OSError as error:
+            if not self._lossy:
+                raise OSError(error.errno, error.strerror, OUTPUT) from error
+            self.quiet = True
+            _LOG.warning("%s: %s; the work goes on without a display", OUTPUT, error.strerror)
 
     def status(self, status: Any, **options: Any) -> Status:
-        """Like rich's, which reads markup in a text whatever the console was told."""
-        return super().status(
-            Text(printable(status)) if isinstance(status, str) else status, **options
-        )
+        """Like rich's; a text is shown as it is."""
+        text = Text(printable(status)) if isinstance(status, str) else status
+        return super().status(text, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Passes the error on; rich's own method ends the program here."""
+        raise  # what rich has just caught
 
 
 def prepare_terminal() -> None:
     """Makes stdout and stderr take any text: what their encoding cannot say becomes an escape.
 
-    Warnings of the package's log go to stderr, a line each. What Pillow finds odd in files is not
-    said: what matters of it is one of the data rules.
+    Logs are printed by `log_lines`. What Pillow finds odd in files is not said: what matters of it
+    is one of the data rules.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook replaced it
             stream.reconfigure(errors="backslashreplace")
-    logging.lastResort = _LineHandler(logging.WARNING)
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    log_lines(logging.WARNING)
+
+
+def log_lines(level: int, *, prefix: str = "") -> None:
+    """Prints what is logged, by any library, as lines on stderr; nothing under `level`."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # Of that very class: what some libraries leave there when they are imported.
+        if type(handler) in (logging.StreamHandler, _LineHandler):
+            root.removeHandler(handler)
+    root.addHandler(_LineHandler(level, prefix))
 
 
 class _LineHandler(logging.StreamHandler[Any]):
-    """Writes to the stderr of the moment, as logging's own last resort does."""
+    """Writes to the stderr of the moment. An error that was logged is a line, not its stack."""
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, prefix: str) -> None:
         logging.Handler.__init__(self, level)
+        self._prefix = prefix
 
     @property
     def stream(self) -> Any:
         return sys.stderr
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        error = record.exc_info[1] if record.exc_info else None
+        reason = f": {type(error).__name__}: {error}" if error is not None else ""
+        return printable(f"{self._prefix}{record.getMessage()}{reason}")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a line that cannot be written is lost."""
 
 
 def track(
@@ -122,7 +160,7 @@ def track(
     if not enabled:
         yield from iterable
         return
-    console = console or Terminal()
+    console = console or Terminal(lossy=True)
     if not is_live(console):
         yield from track_plain(iterable, total, description, console, plain_interval, clock)
         return

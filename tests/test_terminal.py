@@ -1,7 +1,6 @@
 """Names from anywhere are printed as they are, and steer nothing."""
 
 import io
-import logging
 import sys
 
 import pytest
@@ -28,14 +27,6 @@ def test_a_bar_takes_any_description(name: str) -> None:
     assert list(track(range(3), 3, name, console=console)) == [0, 1, 2]
 
 
-def test_a_status_takes_any_name() -> None:
-    stream = io.StringIO()
-    console = Terminal(file=stream, force_terminal=True, width=200)
-    with console.status("into [/b]/\x1b[31m[red]"):
-        pass
-    assert "into [/b]/\\x1b[31m[red]" in stream.getvalue()
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_text_goes_to_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
@@ -48,14 +39,6 @@ def test_any_text_goes_to_any_encoding(encoding: str, monkeypatch: pytest.Monkey
     assert raw.getvalue().decode(encoding) == f"{known} \\udcff\n"
 
 
-def test_warnings_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    prepare_terminal()
-    record = logging.LogRecord("any", logging.WARNING, "", 0, "%s: odd", ("\x1b[31m.jpg",), None)
-    assert logging.lastResort is not None
-    logging.lastResort.handle(record)
-    assert capsys.readouterr().err == "\\x1b[31m.jpg: odd\n"
-
-
 def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     def body() -> int:
         raise FileNotFoundError(2, "No such file or directory", "[/red]\x1b.json")
@@ -64,14 +47,6 @@ def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "error: [/red]\\x1b.json: No such file or directory\n"
     complain("plain")
     assert capsys.readouterr().err == "error: plain\n"
-
-
-def test_ctrl_c_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
-    def body() -> int:
-        raise KeyboardInterrupt
-
-    assert run_command(body) == 3
-    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import run_command
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
@@ -21,8 +23,7 @@ QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 def main(argv: Sequence[str]) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
-    args = _parser().parse_args(argv)
-    return run_command(lambda: _main(args))
+    return run_command(lambda: _main(_parser().parse_args(argv)))
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax check-data",
         description="Read a data set as training would, decode every image, and report.",
     )
@@ -147,3 +148,7 @@ def _size_quantiles(source: DetectionSource) -> Iterator[str]:
     for name, values in rows.items():
         cells = "".join(f"{value:>9.4g}" for value in np.quantile(values, QUANTILES))
         yield f"{name:<18}{cells}"
+
+
+if __name__ == "__main__":
+    run_script("check-data")

@@ -1,18 +1,22 @@
 """How every command ends: with a status, and in one line where something a user can cause fails."""
 
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.records import DataError
-from harmonic_jax.files import explained
+from harmonic_jax.files import explained, named_errors
 from harmonic_jax.pretrained import WeightsError
-from harmonic_jax.terminal import prepare_terminal, printable
+from harmonic_jax.terminal import OUTPUT, prepare_terminal, printable
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.distributed import label
+from harmonic_jax.training.interrupt import interrupting
 from harmonic_jax.training.train_log import NonFiniteLossError
 
 FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
@@ -35,28 +39,58 @@ def run_command(
         keeps its traceback.
 
     Returns:
-      The exit status; 2 where an option is wrong, 3 where Ctrl-C ended it.
+      The exit status; 2 where an option is wrong, 3 where Ctrl-C, SIGTERM or SIGHUP ended it.
     """
     prepare_terminal()
     try:
-        status = body()
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`). Python flushes again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return EXIT_STOPPED
+        with interrupting():
+            status = body()
+            if sys.stdout is not None:
+                with named_errors(OUTPUT):
+                    sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
+        status = EXIT_FAILED
+    except KeyboardInterrupt as stop:
+        complain(f"stopped by {str(stop) or 'SIGINT'}")
+        status = EXIT_STOPPED
     except failures as error:
         complain(error)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+        status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        complain(f"there is not enough memory, for a smaller batch perhaps ({_first_line(error)})")
+        status = EXIT_FAILED
+    finally:
+        _give_up_output()
+    return status
 
 
 def complain(problem: BaseException | str) -> None:
     """Prints what went wrong, as one line on stderr."""
-    print(printable(f"{label()}error: {_told(problem)}"), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(printable(f"{label()}error: {_told(problem)}"), file=sys.stderr, flush=True)
+
+
+def _give_up_output() -> None:
+    """Flushes what was printed, or forgets it where it cannot be written.
+
+    Python flushes again at its end, and would complain of the same in its own words.
+    """
+    try:
+        if sys.stdout is not None:  # of a process that was started without
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _told(problem: BaseException | str) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.files import write_text
+from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.compare import (
     Comparison,
@@ -49,12 +51,14 @@ class _Side:
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    parsed = _parser().parse_args(args)
-    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+    failures = (*FAILURES, ValueError)
+    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
 
 
 def _main(parsed: argparse.Namespace) -> int:
     console = Terminal()
+    if parsed.json is not None:
+        check_writable(parsed.json)
     result = _compare(parsed, console)
     if parsed.json is not None:
         write_text(parsed.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -63,7 +67,7 @@ def _main(parsed: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax compare",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -177,3 +181,7 @@ def _sample(side: _Side, truth: GroundTruthTable, resamples: int, *, raw: bool) 
     found = load_coco_results(side.detections, truth)
     boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
     return sample_metrics(study(truth, found, boxes), resamples=resamples, seed=0)
+
+
+if __name__ == "__main__":
+    run_script("compare")

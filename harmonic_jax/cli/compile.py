@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.files import write_text
+from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice
 from harmonic_jax.pods.measure import Measurement, TooBig
 from harmonic_jax.pods.report import Report, format_report
@@ -38,6 +40,8 @@ def main(args: Sequence[str]) -> int:
 
 def _main(args: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(args)
+    if options.json is not None:
+        check_writable(options.json)
     pod = dataclasses.replace(parse_slice(options.topology), num_slices=options.num_slices)
     config = config_from_args(
         rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
@@ -56,7 +60,7 @@ def _main(args: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROG,
         usage=f"{PROG} CONFIG.py --topology CHIP:AxB [options] [--field.name VALUE ..]",
         description="Compile a config's train step for a TPU slice, without one, and print what "
@@ -156,3 +160,7 @@ def _num_classes(config: Config) -> int:
             "reading it; give their number with --num-classes"
         )
     return NUM_CLASSES[name]
+
+
+if __name__ == "__main__":
+    run_script("compile")

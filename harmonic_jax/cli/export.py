@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
@@ -36,8 +38,8 @@ _NAMES = {
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    parsed = _parser().parse_args(args)
-    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+    failures = (*FAILURES, ValueError)
+    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
 
 
 def _main(parsed: argparse.Namespace) -> int:
@@ -55,7 +57,7 @@ def _main(parsed: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax export",
         description="Write a trained detector for other programs (docs/export.md).",
     )
@@ -190,3 +192,7 @@ def _export_weights(path: Path, card: Path, run: SavedRun, run_dir: RunDir) -> l
     with _beside(card, model_card(run, name=path.name, metrics=metrics)):
         number = write_weights(run, path)
     return [f"{number} arrays", f"use it: harmonic_jax.load({str(path)!r})"]
+
+
+if __name__ == "__main__":
+    run_script("export")

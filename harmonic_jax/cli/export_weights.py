@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.import_weights import KEPT
 from harmonic_jax.pretrained import detector_layout, write_state_dict
@@ -21,8 +23,8 @@ from harmonic_jax.training.sharding import data_mesh, replicated
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    parsed = _parser().parse_args(args)
-    return run_command(lambda: _main(parsed), failures=(*FAILURES, ValueError))
+    failures = (*FAILURES, ValueError)
+    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
 
 
 def _main(parsed: argparse.Namespace) -> int:
@@ -38,7 +40,7 @@ def _main(parsed: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax export-weights",
         description="Write a run's weights with torchvision's names and layouts.",
     )
@@ -69,3 +71,7 @@ def _state_dict(run: SavedRun, path: Path) -> dict[str, np.ndarray]:
     state_dict = export_state(run.variables.params, run.variables.rest, layout, originals=originals)
     old_names = run.metadata.get("torchvision_names", {})
     return {old_names.get(name, name): array for name, array in state_dict.items()}
+
+
+if __name__ == "__main__":
+    run_script("export-weights")

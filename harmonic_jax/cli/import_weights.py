@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, quoted, run_command
 from harmonic_jax.config import (
     Config,
@@ -45,16 +47,16 @@ KEPT = "not_in_model.safetensors"
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    parsed = _parser().parse_args(args)
-    is_classifier = parsed.to in CLASSIFIERS
-    return run_command(
-        lambda: _check(parsed.file, parsed.to) if is_classifier else _import(parsed),
-        failures=(*FAILURES, ValueError),
-    )
+    failures = (*FAILURES, ValueError)
+    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
+
+
+def _main(args: argparse.Namespace) -> int:
+    return _check(args.file, args.to) if args.to in CLASSIFIERS else _import(args)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax import-weights",
         description="Make a run of a state dict of torchvision's, to evaluate or to fine-tune.",
     )
@@ -190,3 +192,7 @@ def _with_options(foreign: TorchvisionDetector, args: argparse.Namespace) -> Tor
             foreign, class_names=names, category_ids=tuple(range(len(names)))
         )
     return foreign
+
+
+if __name__ == "__main__":
+    run_script("import-weights")

@@ -3,6 +3,7 @@
 import argparse
 from typing import get_args
 
+from harmonic_jax.config import ConfigError
 from harmonic_jax.config.parts import NmsName
 from harmonic_jax.inference import TTA
 
@@ -42,6 +43,11 @@ def tta_of(args: argparse.Namespace) -> TTA | None:
       ConfigError: a value is not legal.
     """
     if not args.tta:
+        fields = ("scales", "no_flip", "merge", "iou")
+        defaults = (TTA().scales, False, TTA().merge, None)
+        for field, default in zip(fields, defaults, strict=True):
+            if getattr(args, f"tta_{field}") != default:
+                raise ConfigError(f"--tta-{field.replace('_', '-')} goes with --tta")
         return None
     return TTA(
         scales=tuple(args.tta_scales),
@@ -61,4 +67,5 @@ def inference_suffix(args: argparse.Namespace) -> str:
     if args.tta:
         scales = "_".join(f"{scale:g}" for scale in args.tta_scales)
         parts.append(f"_tta_{args.tta_merge}_{scales}{'_unflipped' if args.tta_no_flip else ''}")
+        parts.append("" if args.tta_iou is None else f"_iou{args.tta_iou:g}")
     return "".join(parts)

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonic_jax.__main__ import run_script
+from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -28,13 +30,12 @@ _NAMED = 20
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done; 1 failed, nothing read or a file not written; 3 stopped."""
-    parsed = _parser().parse_args(args)
-    use_both_cores()
-    return run_command(lambda: _predict(parsed), failures=(*FAILURES, ValueError))
+    failures = (*FAILURES, ValueError)
+    return run_command(lambda: _predict(_parser().parse_args(args)), failures=failures)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m harmonic_jax predict",
         description="Find objects in images and videos: results in COCO format, and pictures.",
     )
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    use_both_cores()
     console = Terminal()
     if not 0.0 <= args.score_threshold <= 1.0:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; it must be in [0, 1]")
@@ -145,3 +147,7 @@ def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
         )
     pictures = f", {summary.num_pictures} in {PICTURES}/" if summary.num_pictures else ""
     console.print(f"written to {folder.path}: {DETECTIONS}, {IMAGES}{pictures}")
+
+
+if __name__ == "__main__":
+    run_script("predict")

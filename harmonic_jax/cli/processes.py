@@ -5,11 +5,12 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
-from harmonic_jax.cli.command import FAILURES, UsageError, complain
-from harmonic_jax.terminal import Terminal
+from harmonic_jax.cli.arguments import Parser
+from harmonic_jax.cli.command import EXIT_STOPPED, FAILURES, complain
+from harmonic_jax.terminal import Terminal, log_lines
 from harmonic_jax.training.departure import explained_loss, last_words, leave
+from harmonic_jax.training.devices import check_devices, check_flags
 from harmonic_jax.training.distributed import TogetherError, is_primary, label
 from harmonic_jax.training.launch import ProcessOptions, start
 
@@ -60,13 +61,8 @@ def process_help() -> str:
     return _parser().format_help().partition("\n\n")[2]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(usage="", add_help=False, allow_abbrev=False)
+    parser = Parser(usage="", add_help=False, allow_abbrev=False)
     add_process_options(parser)
     return parser
 
@@ -91,9 +87,11 @@ def run_as_process(
     is_shared = False
     try:
         with explained_loss():
+            check_flags()
             start(options)
+            check_devices()
             if not is_primary():
-                logging.basicConfig(level=logging.ERROR, format=f"{label()}%(message)s")
+                log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")
             with last_words():
                 return body(Terminal(quiet=not is_primary()))
@@ -104,6 +102,11 @@ def run_as_process(
         complain(error)
     except failures as error:
         complain(error)
+    except KeyboardInterrupt as stop:
+        if not label():
+            raise
+        complain(f"stopped by {str(stop) or 'SIGINT'}")
+        leave(EXIT_STOPPED)
     except BaseException as error:
         if not label():
             raise

@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 
+from harmonic_jax.__main__ import run_script
 from harmonic_jax.cli.command import quoted, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.processes import (
@@ -19,7 +20,6 @@ from harmonic_jax.cli.processes import (
     split_process_options,
 )
 from harmonic_jax.config import Config
-from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.terminal import Terminal
@@ -67,19 +67,8 @@ def _run(config: Config, console: Terminal) -> int:
         ),
         primary_first=True,
     )
-    with run_dir.opened(config) as is_continued:
-        how = "continuing" if is_continued else "starting"
-        console.print(f"{how} the run in {run_dir.path}")
-        return _train_and_report(config, run_dir, train_source, eval_source, console)
-
-
-def _train_and_report(
-    config: Config,
-    run_dir: RunDir,
-    train_source: DetectionSource,
-    eval_source: DetectionSource,
-    console: Terminal,
-) -> int:
+    found = run_dir.open_together(config)
+    console.print(f"{'continuing' if found else 'starting'} the run in {run_dir.path}")
     if jax.process_count() > 1:
         console.print(f"{jax.process_count()} processes, {jax.device_count()} devices")
     for source in (train_source, eval_source):
@@ -99,7 +88,7 @@ def _train_and_report(
         log=run_dir.log,
     )
     console.print("written:")
-    for path in (run_dir.best, run_dir.checkpoints, run_dir.tensorboard, *files):
+    for path in (run_dir.best, run_dir.checkpoints, run_dir.path / "tensorboard", *files):
         console.print(f"  {path}")
     console.print(f"evaluate it again with: python eval.py {quoted(run_dir.path)}")
     return 0
@@ -111,3 +100,7 @@ def use_both_cores() -> None:
     Harmless elsewhere; it must be set before the first array is made.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+if __name__ == "__main__":
+    run_script("train")

@@ -1,7 +1,6 @@
 """What the two folder layouts share: where images lie, their header, and the source itself."""
 
 import dataclasses
-import heapq
 import os
 import stat
 import unicodedata
@@ -71,10 +70,9 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
     files: list[str] = []
     others: list[str] = []
     seen: set[tuple[int, int]] = set()
-    waiting = [(False, "", depth)]
+    waiting = [("", depth)]
     while waiting:
-        # Links last: of two names of one folder its own one counts.
-        _, prefix, levels = heapq.heappop(waiting)
+        prefix, levels = waiting.pop()
         here = folder / prefix
         if not _is_new_folder(here, seen):
             continue
@@ -87,8 +85,7 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
                 else:
                     others.append(prefix + entry.name)
                     if levels:
-                        below = (entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1)
-                        heapq.heappush(waiting, below)
+                        waiting.append((f"{prefix}{entry.name}/", levels - 1))
     return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
 
 

@@ -7,7 +7,6 @@ is saved for large splits.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.data.folders import header_size
-from harmonic_jax.data.records import DataError
-from harmonic_jax.data.tfds_files import named_damage
-from harmonic_jax.files import replacing
+from harmonic_jax.files import cache_folder, replacing
 from harmonic_jax.terminal import Terminal, track
 
 SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
@@ -63,12 +60,14 @@ def scan_split(examples: Sequence[Any], *, title: str, identity: str, masks: boo
       masks: read the objects' masks too.
     """
     key = f"{_LAYOUT} masks {identity}" if masks else _LAYOUT + identity
-    path = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
-    if len(examples) >= SAVED_FROM and (saved := _load(path, len(examples))):
+    folder = cache_folder()
+    if folder is None or len(examples) < SAVED_FROM:
+        return _scan(examples, title, masks=masks)
+    path = folder / "annotations" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
+    if saved := _load(path, len(examples)):
         return saved
     scan = _scan(examples, title, masks=masks)
-    if len(examples) >= SAVED_FROM:
-        _save(scan, path)
+    _save(scan, path)
     return scan
 
 
@@ -76,30 +75,26 @@ def _scan(examples: Sequence[Any], title: str, *, masks: bool) -> Scan:
     images, names, sizes, counts = [], [], [], []
     keys = _OBJECT_KEYS | ({MASK_FEATURE: b""} if masks else {})
     objects: dict[str, list[Any]] = {key: [] for key in keys}
-    try:
-        for example in _with_progress(examples, title):
-            images.append(_whole(example.get("image/id", -1)))
-            names.append(_text(example.get("image/filename", b"")))
-            sizes.append(header_size(example["image"]) or (0, 0))
-            found = example["objects"]
-            counts.append(len(found["bbox"]))
-            for key, default in keys.items():
-                objects[key].extend(found.get(key, [default] * counts[-1]))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; prepare it again") from error
-    with named_damage(title, "its objects have fields of other types than TFDS's coco has"):
-        return Scan(
-            image_ids=np.array(images, np.int64),
-            file_names=tuple(names),
-            sizes=np.array(sizes, np.int32).reshape(-1, 2),
-            owners=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
-            boxes_yxyx_norm=np.array(objects["bbox"], np.float32).reshape(-1, 4),
-            labels=np.array(objects["label"], np.int64),
-            is_crowd=np.array(objects["is_crowd"], bool),
-            is_difficult=np.array(objects["is_difficult"], bool),
-            area=np.array(objects["area"], np.float64),
-            masks=tuple(objects[MASK_FEATURE]) if masks else None,
-        )
+    for example in _with_progress(examples, title):
+        images.append(int(example.get("image/id", -1)))
+        names.append(_text(example.get("image/filename", b"")))
+        sizes.append(header_size(example["image"]) or (0, 0))
+        found = example["objects"]
+        counts.append(len(found["bbox"]))
+        for key, default in keys.items():
+            objects[key].extend(found.get(key, [default] * counts[-1]))
+    return Scan(
+        image_ids=np.array(images, np.int64),
+        file_names=tuple(names),
+        sizes=np.array(sizes, np.int32).reshape(-1, 2),
+        owners=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
+        boxes_yxyx_norm=np.array(objects["bbox"], np.float32).reshape(-1, 4),
+        labels=np.array(objects["label"], np.int64),
+        is_crowd=np.array(objects["is_crowd"], bool),
+        is_difficult=np.array(objects["is_difficult"], bool),
+        area=np.array(objects["area"], np.float64),
+        masks=tuple(objects[MASK_FEATURE]) if masks else None,
+    )
 
 
 # What an object may have, and what it is worth where the data set does not say.
@@ -108,13 +103,8 @@ _OBJECT_KEYS = {
 }  # fmt: skip
 
 
-def _whole(value: Any) -> int:
-    """An image id; -1, none, where it is no integer."""
-    return int(value) if isinstance(value, int | np.integer) else -1
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _with_progress(examples: Sequence[Any], title: str) -> Any:
@@ -125,11 +115,6 @@ def _with_progress(examples: Sequence[Any], title: str) -> Any:
         console=Terminal(stderr=True),
         enabled=len(examples) >= SAVED_FROM,
     )
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "harmonic_jax" / "annotations"
 
 
 def _load(path: Path, num_images: int) -> Scan | None:

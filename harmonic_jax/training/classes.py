@@ -41,12 +41,13 @@ class MatchedPredictions:
     """A predict step with a data set's labels; detections of other classes are dropped.
 
     They are dropped after the detector's own cap on detections, as torchvision's users would.
-    `num_dropped` counts them.
+    `num_dropped` counts them, `other_classes` the classes that are dropped.
     """
 
     def __init__(self, predict_step: PredictStep, labels: np.ndarray) -> None:
         self._predict_step = predict_step
         self._labels = labels
+        self.other_classes = int((labels < 0).sum())
         self.num_dropped = 0
 
     def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:

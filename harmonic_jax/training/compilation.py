@@ -4,8 +4,10 @@ A jitted function compiles when it meets a shape for the first time. Left to its
 the middle of a run, where the first portrait image comes, or hours later, at the first evaluation.
 """
 
+import contextlib
 import dataclasses
-import os
+import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,12 +22,15 @@ from harmonic_jax.data.loader import eval_shapes, train_shapes
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import blank_sample
+from harmonic_jax.files import cache_folder, make_folder
 from harmonic_jax.structures import Batch
 from harmonic_jax.training.sharding import eval_batch_size, split_batch
 from harmonic_jax.training.state import TrainState
 from harmonic_jax.training.step import PredictStep, TrainStep
 
+_LOG = logging.getLogger(__name__)
 CACHE_BYTES = 4 * 2**30
+NEEDED_BYTES = 64 * 2**20
 CACHE_SECONDS = 0.5  # What compiles faster is not worth a file.
 
 
@@ -57,22 +62,38 @@ def use_compilation_cache() -> Path | None:
       The folder; None where there is no cache, or JAX was told of one already.
     """
     settings: Any = jax.config
-    if settings.jax_compilation_cache_dir is not None:  # "" where the variable is empty
-        return None
     if not settings.jax_enable_compilation_cache:
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "harmonic_jax" / "compiled"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        delete_oldest(folder, keep_bytes=CACHE_BYTES)
-    except OSError:
-        return None  # A home that cannot be written is no reason not to train.
-    if not os.access(folder, os.W_OK):
+    said = settings.jax_compilation_cache_dir  # "" where the variable is empty
+    if said is not None:
+        if said and "://" not in said and not _is_usable(Path(said)):
+            jax.config.update("jax_enable_compilation_cache", False)
         return None
+    home = cache_folder()
+    if home is None:
+        _LOG.warning("compiled programs are not kept: there is no home folder")
+        return None
+    folder = home / "compiled"
+    if not _is_usable(folder):
+        return None
+    with contextlib.suppress(OSError):  # files of another user
+        delete_oldest(folder, keep_bytes=CACHE_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_SECONDS)
     return folder
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether compiled programs can be kept there; a line says why not."""
+    try:
+        make_folder(folder)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:  # no reason not to train
+        _LOG.warning("compiled programs are not kept: %s: %s", folder, error.strerror)
+        return False
+    if free < NEEDED_BYTES:
+        _LOG.warning("compiled programs are not kept: %s: the disk is full", folder)
+    return free >= NEEDED_BYTES
 
 
 def delete_oldest(folder: Path, *, keep_bytes: int) -> None:

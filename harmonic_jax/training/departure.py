@@ -75,7 +75,7 @@ def explained_loss() -> Iterator[None]:
         yield
     except Exception as error:
         reason = lost_peer(error)
-        if jax.process_count() == 1 or reason is None:
+        if reason is None or jax.process_count() == 1:
             raise
         print(
             f"{label()}error: another process of this run is gone: it failed, was killed, or its "

@@ -26,6 +26,8 @@ def is_primary() -> bool:
 
 def label() -> str:
     """What a message on stderr begins with: nothing in the only process, else `process 3: `."""
+    if not jax.distributed.is_initialized():  # nor may a message be what starts the devices
+        return ""
     return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
 
 

@@ -1,7 +1,9 @@
-"""A polite end: SIGTERM and Ctrl-C ask the loop to save and stop."""
+"""A polite end: SIGTERM, SIGHUP and Ctrl-C ask the loop to save and stop, and end a command."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -9,11 +11,50 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end the block as Ctrl-C does: by KeyboardInterrupt, with their name.
+
+    >>> with interrupting():
+    ...     signal.raise_signal(signal.SIGTERM)
+    Traceback (most recent call last):
+    KeyboardInterrupt: SIGTERM
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    with _handled(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: _Handler) -> Iterator[None]:
+    """Handles the signals inside, and puts the old handlers back.
+
+    Only the main thread may; in another one nothing changes. A hang-up that is ignored (nohup)
+    stays ignored.
+    """
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, handler)
+        yield
+    finally:
+        while previous:
+            number, old = previous.popitem()
+            # None: installed by C code, which Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT while it is open, and puts the old handlers back afterwards.
+    """Notes SIGTERM, SIGHUP and SIGINT while it is open; the old handlers come back afterwards.
 
     A second SIGINT raises KeyboardInterrupt at once. Python lets only the main thread install
     handlers; opened in another thread it never asks to stop.
@@ -27,7 +68,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._is_elsewhere = False
-        self._previous: dict[signal.Signals, Any] = {}
+        self._handlers = contextlib.ExitStack()
         self._num_interrupts = 0
 
     @property
@@ -56,9 +97,7 @@ class StopSignal:
         return asked
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+        self._handlers.enter_context(_handled(self._note))
         return self
 
     def __exit__(
@@ -67,10 +106,7 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._previous:
-            number, handler = self._previous.popitem()
-            # None: installed by C code, which Python cannot put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handlers.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is None:
@@ -78,4 +114,4 @@ class StopSignal:
         if number == signal.SIGINT:
             self._num_interrupts += 1
             if self._num_interrupts > 1:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(signal.Signals(number).name)

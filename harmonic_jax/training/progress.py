@@ -86,7 +86,7 @@ class TrainProgress:
         self._images_per_step = images_per_step
         self._step = start_step
         self._enabled = enabled
-        self._console = console or Terminal()
+        self._console = console or Terminal(lossy=True)
         self._clock = clock
         self._rate = StepRate(clock=clock)
         self._metrics: dict[str, SupportsFloat] = {}
@@ -160,7 +160,8 @@ class TrainProgress:
         if self._enabled and self._step != self._shown_step:
             self._show()
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._bar.stop()
 
     def _show(self) -> None:
         self._shown_step = self._step

@@ -28,7 +28,8 @@ def write_report(
     data: DataConfig,
     log: Path | None = None,
 ) -> list[Path]:
-    """Writes metrics.json, metrics.txt, detections.json (COCO results), detections.png, curves.png.
+    """Writes metrics.json, metrics.txt, detections.json (COCO results), images.txt (what was odd
+    in images as they were loaded), detections.png and curves.png.
 
     Args:
       folder: made if absent; files of an earlier report are replaced.
@@ -41,11 +42,14 @@ def write_report(
       The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("metrics.json", "metrics.txt", "detections.json")]
+    files = [
+        folder / name for name in ("metrics.json", "metrics.txt", "detections.json", "images.txt")
+    ]
     write_text(files[0], json.dumps(evaluation.metrics, indent=2) + "\n")
     write_text(files[1], format_table(evaluation.metrics) + "\n")
     save_coco_results(files[2], evaluation.detections, source.category_ids)
-    files.append(folder / "detections.png")
+    write_text(files[3], f"{evaluation.loaded.format()}\n{evaluation.warning}".strip() + "\n")
+    files.append(folder / "detections.png")  # pictures last: what fails there costs no numbers
     save_png(files[-1], prediction_grid(evaluation, source, max_pixels=data.max_pixels))
     if log is not None and log.exists():
         files.append(folder / "curves.png")

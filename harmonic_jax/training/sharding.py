@@ -8,13 +8,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from harmonic_jax.config import Config, ConfigError, DataConfig
 from harmonic_jax.structures import Batch
+from harmonic_jax.training.devices import check_devices
 
 DATA_AXIS = "data"
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (of all processes) along one axis, `data`."""
+    """A mesh of all devices (of all processes) along one axis, `data`.
+
+    Raises:
+      ConfigError: JAX has no device.
+    """
+    check_devices()
     return Mesh(np.array(devices if devices is not None else jax.devices()), (DATA_AXIS,))
+
+
+def single_mesh() -> Mesh:
+    """A mesh of this process's first device; raises as `data_mesh`."""
+    check_devices()
+    return data_mesh(jax.local_devices()[:1])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -150,7 +150,7 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path: Path, capsys) -
         ((good, tmp_path / "empty"), "is no run, no folder that eval.py --report wrote"),
         (
             (good, good, "--annotations", files / "annotations.json", "--resamples", 0),
-            "must be >= 1",
+            "must be a whole number in [1, 100000]",
         ),
     ]
     for args, words in cases:

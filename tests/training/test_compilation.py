@@ -158,7 +158,11 @@ def test_masks_are_part_of_a_training_batch_only() -> None:
 @pytest.fixture
 def no_cache():
     """As a user's process starts: nothing is said of a cache. Afterwards all is as before."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_enable_compilation_cache",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
@@ -179,20 +183,47 @@ def test_the_cache_is_on_by_default(no_cache, monkeypatch, tmp_path: Path) -> No
 def test_what_jax_was_told_of_the_cache_stays(
     no_cache, monkeypatch, tmp_path: Path, said: str
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
     jax.config.update("jax_compilation_cache_dir", said)
     assert use_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir == said
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ([said] if said else [])
+    assert jax.config.jax_enable_compilation_cache
 
 
-def test_a_home_that_cannot_be_written_is_no_obstacle(
-    no_cache, monkeypatch, tmp_path: Path
+@pytest.mark.parametrize("is_said", [False, True])
+def test_a_cache_that_cannot_be_written_costs_a_line(
+    no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_said: bool
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if is_said:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "cache"))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert use_compilation_cache() is None
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.jax_enable_compilation_cache != is_said
+    assert caplog.messages == [
+        f"compiled programs are not kept: {tmp_path}/file/"
+        f"{'cache' if is_said else 'harmonic_jax/compiled'}: Not a directory"
+    ]
+
+
+def test_a_full_disk_under_the_cache_costs_a_line(
+    no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("harmonic_jax.training.compilation.NEEDED_BYTES", 2**80)
+    assert use_compilation_cache() is None
+    assert [message.endswith("the disk is full") for message in caplog.messages] == [True]
+
+
+def test_without_a_home_there_is_no_cache(
+    no_cache, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("harmonic_jax.training.compilation.cache_folder", lambda: None)
+    assert use_compilation_cache() is None
+    assert caplog.messages == ["compiled programs are not kept: there is no home folder"]
 
 
 def test_the_longest_unused_programs_are_deleted(tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""How commands end: by signals, without an output, without memory, on a full disk; and scripts."""
+
+import errno
+import io
+import logging
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+import harmonic_jax.__main__
+from harmonic_jax.cli.command import run_command
+from harmonic_jax.terminal import Terminal, log_lines, prepare_terminal
+from harmonic_jax.training.progress import TrainProgress
+from tests.cli.conftest import ROOT
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_command_in_a_line(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+
+    def body() -> int:
+        signal.raise_signal(number)
+        raise AssertionError
+
+    assert run_command(body) == 3
+    assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_signal_while_a_command_tidies_up_is_a_line_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def body() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+        return 0
+
+    assert run_command(body) == 3
+    assert capsys.readouterr().err == "error: stopped by SIGINT\n"
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_command(lambda: signal.raise_signal(signal.SIGHUP) or 0) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def broken_output(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """Sends standard output to a pipe that nobody reads, or to a full device, for one command."""
+
+    def run(kind: str) -> int:
+        if kind == "pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+        else:
+            writer = os.open("/dev/full", os.O_WRONLY)
+        with open(writer, "w", closefd=False) as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            status = run_command(print_a_lot)
+            stream.write("what Python flushes at its end")
+        os.close(writer)
+        return status
+
+    return run
+
+
+def print_a_lot() -> int:
+    Terminal().print("x" * 100)
+    return 0
+
+
+def test_nobody_reads_the_output_any_more(
+    broken_output, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert broken_output("pipe") == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_disk_under_the_output_is_full(
+    broken_output, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert broken_output("device") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: standard output: No space left on device")
+    assert error.count("\n") == 1
+
+
+def test_there_is_no_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`>&-`: what Python makes of a process that was started without."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run_command(print_a_lot) == 0
+
+    def fail() -> int:
+        raise OSError(errno.ENOENT, "No such file", "x")
+
+    assert run_command(fail) == 1
+
+
+def test_a_training_goes_on_without_its_display() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for stream in (Full(), io.StringIO()):
+        console = Terminal(file=stream, lossy=True)
+        with TrainProgress(2, images_per_step=1, console=console, plain_interval=0) as progress:
+            progress.message("begun")
+            for step in progress.track(range(1, 3), 2, "steps"):
+                progress.update(step, {"loss": 0.5})
+    assert "loss 0.5" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9.1 TiB for an array"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+    ],
+)
+def test_memory_that_is_not_there(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise error
+
+    assert run_command(body) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: there is not enough memory")
+    assert str(error).splitlines()[0] in shown
+    assert shown.count("\n") == 1
+
+
+def test_other_errors_of_jax_keep_their_traceback() -> None:
+    def body() -> int:
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        run_command(body)
+
+
+def test_what_is_logged_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever handler a library left, and however long the stack of an error is."""
+    left = logging.StreamHandler()
+    logging.getLogger().addHandler(left)
+    try:
+        prepare_terminal()
+        assert left not in logging.getLogger().handlers
+        logging.getLogger("a.library").warning("%s: odd", "\x1b[31m.jpg")
+        try:
+            raise OSError("the disk is full")
+        except OSError:
+            logging.getLogger("a.library").exception("not saved")
+        logging.getLogger("a.library").info("nothing")
+        expected = "\\x1b[31m.jpg: odd\nnot saved: OSError: the disk is full\n"
+        assert capsys.readouterr().err == expected
+        log_lines(logging.ERROR, prefix="process 1: ")
+        logging.getLogger("a.library").warning("nothing")
+        logging.getLogger("a.library").error("an error")
+        assert capsys.readouterr().err == "process 1: an error\n"
+    finally:
+        prepare_terminal()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Runs a script as `python -m harmonic_jax` does; its exit status."""
+
+    def run(*words: str) -> object:
+        monkeypatch.setattr(sys, "argv", ["harmonic_jax", *words])
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as end:
+                harmonic_jax.__main__.run_script()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return end.value.code
+
+    return run
+
+
+def test_a_script_ends_with_the_status_of_its_command(
+    script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("nonsense") == 2
+    assert "usage: python -m harmonic_jax COMMAND" in capsys.readouterr().err
+    assert script("check-data", "nonsense") == 1
+    assert capsys.readouterr().err.startswith("error: 'nonsense' must be coco:DIR")
+
+
+def test_the_current_folder_was_deleted(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert str(script("train")).startswith("error: the current folder is not there any more")
+
+
+@pytest.mark.parametrize("name", sorted(harmonic_jax.__main__._MODULES.values()))
+def test_a_module_of_a_command_runs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m harmonic_jax.cli.train` did nothing, with status 0."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "harmonic_jax" / "cli" / f"{name}.py"), run_name="__main__")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert end.value.code == 0
+    assert "usage: " in capsys.readouterr().out

@@ -1,0 +1,183 @@
+"""`eval.py RUN`: where its report goes, what is refused before the evaluation, what it says."""
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harmonic_jax.cli import evaluate, evaluate_run
+from harmonic_jax.cli.evaluate_run import data_slug
+from harmonic_jax.config import DataConfig
+from tests.cli.coco import write_coco
+from tests.inference.tiny_run import run_config, write_run
+
+WRITTEN = {"metrics.json", "metrics.txt", "detections.json", "images.txt", "detections.png"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the classes a, b, c; without a checkpoint of its training."""
+    return write_run(tmp_path_factory.mktemp("evaluated") / "my run", run_config())
+
+
+@pytest.fixture
+def evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Evaluates the run on a folder; the status, and all that was printed."""
+
+    def start(root: Path, *more: object) -> tuple[int, str]:
+        words = [run, "--format", "coco", "--root", root, "--split", "valid", *more]
+        status = evaluate.main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    return start
+
+
+def test_no_two_evaluations_share_a_folder(run: Path, evaluation, tmp_path: Path) -> None:
+    """Neither of two data sets with the same name and annotations, nor of two splits."""
+    roots = [write_coco(tmp_path / name / "data", "valid", seed=i) for i, name in enumerate("xy")]
+    write_coco(roots[0], "te st[:10%]")
+    assert evaluation(roots[0])[0] == 0
+    assert evaluation(roots[0], "--split", "te st[:10%]")[0] == 0
+    assert evaluation(roots[1])[0] == 0
+    folders = [path for path in run.iterdir() if path.name.startswith("eval_")]
+    assert len(folders) == 3
+    assert all({path.name for path in folder.iterdir()} == WRITTEN for folder in folders)
+    assert sum(folder.name.startswith("eval_coco_data_valid_") for folder in folders) == 2
+    assert evaluation(roots[0])[0] == 0  # the same again replaces its report
+    assert len([path for path in run.iterdir() if path.name.startswith("eval_")]) == 3
+
+
+def test_splits_that_differ_by_signs_only_have_different_names() -> None:
+    config = DataConfig(name="coco/2017")
+    splits = ("train[:10%]", "train[10%:]", "train_10_")
+    names = {data_slug(f"tfds:coco/2017:{split}", config, split) for split in splits}
+    assert len(names) == 3
+    assert all(name.isascii() and "/" not in name for name in names)
+    assert len(data_slug("coco:" + "\N{SNOWMAN}x" * 200, config, "valid")) < 100
+
+
+def test_the_folder_can_be_chosen(run: Path, evaluation, tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data", "valid")
+    before = set(run.iterdir())
+    assert evaluation(root, "--out", tmp_path / "new" / "report")[0] == 0
+    assert {path.name for path in (tmp_path / "new" / "report").iterdir()} == WRITTEN
+    assert set(run.iterdir()) == before
+
+
+def test_what_cannot_be_written_is_found_before_the_evaluation(
+    run: Path, evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(tmp_path / "data", "valid")
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    monkeypatch.setattr(evaluate_run, "evaluate", lambda *args, **more: pytest.fail("evaluated"))
+    for option in ("--out", "--report", "--json"):
+        status, shown = evaluation(root, option, below)
+        assert status == 1
+        assert shown.startswith(f"error: {below}")
+        assert shown.count("\n") == 1
+    assert evaluation(root, "--json", tmp_path / "data") == (
+        1, f"error: {tmp_path / 'data'}: Is a directory\n",
+    )  # fmt: skip
+
+    def refuse(folder: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr(evaluate_run, "make_folder", refuse)
+    status, shown = evaluation(root)
+    assert status == 1
+    assert shown.startswith(f"error: {run}/eval_coco_data_valid_")
+    assert shown.endswith("cannot be written: Read-only file system; name another folder with "
+                          "--out DIR\n")  # fmt: skip
+
+
+def test_numbers_are_saved_before_pictures(
+    evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(tmp_path / "data", "valid")
+
+    def fail(path: Path, image: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("harmonic_jax.training.report.save_png", fail)
+    out = tmp_path / "out"
+    status, shown = evaluation(root, "--out", out, "--json", tmp_path / "numbers.json")
+    assert status == 1
+    assert "IoU .50" in shown
+    assert shown.splitlines()[-1].startswith(f"error: {out / 'detections.png'}: No space left")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert json.loads((out / "metrics.json").read_text()) == numbers
+    assert json.loads((out / "detections.json").read_text())
+
+
+def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path: Path) -> None:
+    half = write_coco(tmp_path / "half", "valid", number=4, broken=(1, 3))
+    status, shown = evaluation(half, "--out", tmp_path / "out")
+    assert status == 0
+    words = "2 of 4 images could not be decoded: nothing is detected in them"
+    assert words in shown
+    report = (tmp_path / "out" / "images.txt").read_text()
+    assert words in report
+    assert "1.png: truncated" in report
+    none = write_coco(tmp_path / "none", "valid", number=2, broken=(0, 1))
+    status, shown = evaluation(none)
+    assert status == 0
+    assert "none of the 2 images could be decoded: these numbers say nothing of the dete" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "give the folder of a run, or both --predictions P.json and --annotations A.json"),
+        ("--predictions p", "or both --predictions P.json and --annotations A.json"),
+        ("RUN --annotations a", "give either a run or --predictions with --annotations"),
+        ("RUN --images x", "--images goes with --predictions and --report DIR"),
+        ("RUN --raw-predictions x", "--raw-predictions goes with --predictions and --report"),
+        ("--predictions p --annotations a --images x", "--images goes with"),
+        ("--predictions p --annotations a --last", "--last goes with a run"),
+        ("--predictions p --annotations a --batch-size 0", "--batch-size goes with a run"),
+        ("--predictions p --annotations a --out o", "--out goes with a run"),
+        ("--predictions p --annotations a --tta", "--tta goes with a run"),
+        ("RUN --resamples -1", "--resamples is -1; it must be"),
+        ("RUN --resamples ten", "argument --resamples: invalid int value: 'ten'"),
+        ("RUN --tta-iou 0.5", "--tta-iou goes with --tta"),
+        ("RUN --tta-no-flip", "--tta-no-flip goes with --tta"),
+        ("RUN --tta --tta-scales nan", "tta.scales is (nan,)"),
+        ("RUN --nms nothing", "argument --nms: invalid choice: 'nothing'"),
+        ("RUN --surplus", "unrecognized arguments: --surplus"),
+        ("RUN OTHER", "unrecognized arguments: OTHER"),
+        ("RUN --json", "argument --json: expected one argument"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(words.split()) in (1, 2)
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--batch-size 0", "--batch-size is 0; it must be"),
+        ("--batch-size -3", "--batch-size is -3; it must be"),
+        ("--nms-sigma nan", "nms_sigma is nan"),
+        ("--name coco/2017", "--name coco/2017 goes with --format tfds"),
+        ("--format coco", "data.root is None; it must be"),
+    ],
+)
+def test_values_that_are_not_legal(
+    run: Path, words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words.startswith("--name"):
+        words += " --format voc --root x"
+    assert evaluate.main([str(run), *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
