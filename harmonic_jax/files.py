@@ -36,8 +36,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
+            flush_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Has the disk keep the names in a folder: a rename is lost with the power until then."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write to a folder without reading it
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, data: bytes | bytearray) -> None:
@@ -81,6 +97,13 @@ def read_lines(path: str | Path, *, errors: str = "strict") -> list[str]:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{path} is no text: it has a zero byte in line {line}; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def append(descriptor: int, data: bytes) -> None:
+    """Hands all bytes to the system: a disk that is nearly full takes a part first."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def check_writable(path: str | Path) -> None:

@@ -86,14 +86,15 @@ class Terminal(Console):
             self.quiet = True
             _LOG.warning("%s: %s; the work goes on without a display", OUTPUT, error.strerror)
 
-    def status(self, status: Any, **options: Any) -> Status:
-        """Like rich's; a text is shown as it is."""
-        text = Text(printable(status)) if isinstance(status, str) else status
-        return super().status(text, **options)
-
     def on_broken_pipe(self) -> None:
         """Passes the error on; rich's own method ends the program here."""
         raise  # what rich has just caught
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """Like rich's, which reads markup in a text whatever the console was told."""
+        return super().status(
+            Text(printable(status)) if isinstance(status, str) else status, **options
+        )
 
 
 def prepare_terminal() -> None:

@@ -46,7 +46,7 @@ ALLOWED = {
     # What a user does with a trained detector; the commands are thin around it.
     "inference": {
         "jax", "jaxtyping", "numpy", "cv2", "PIL", "config", "data", "export", "masks", "metrics",
-        "ops", "structures", "training", "visualize", "files",
+        "ops", "structures", "training", "visualize", "files", "pretrained", "detectors",
     },
     "cli": ANY,
     "visualize": {"numpy", "cv2", "matplotlib", "files"},

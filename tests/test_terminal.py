@@ -27,6 +27,14 @@ def test_a_bar_takes_any_description(name: str) -> None:
     assert list(track(range(3), 3, name, console=console)) == [0, 1, 2]
 
 
+def test_a_status_takes_any_name() -> None:
+    stream = io.StringIO()
+    console = Terminal(file=stream, force_terminal=True, width=200)
+    with console.status("into [/b]/\x1b[31m[red]"):
+        pass
+    assert "into [/b]/\\x1b[31m[red]" in stream.getvalue()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_text_goes_to_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()

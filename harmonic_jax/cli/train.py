@@ -20,6 +20,7 @@ from harmonic_jax.cli.processes import (
     split_process_options,
 )
 from harmonic_jax.config import Config
+from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.terminal import Terminal
@@ -67,8 +68,19 @@ def _run(config: Config, console: Terminal) -> int:
         ),
         primary_first=True,
     )
-    found = run_dir.open_together(config)
-    console.print(f"{'continuing' if found else 'starting'} the run in {run_dir.path}")
+    with run_dir.opened(config) as is_continued:
+        how = "continuing" if is_continued else "starting"
+        console.print(f"{how} the run in {run_dir.path}")
+        return _train_and_report(config, run_dir, train_source, eval_source, console)
+
+
+def _train_and_report(
+    config: Config,
+    run_dir: RunDir,
+    train_source: DetectionSource,
+    eval_source: DetectionSource,
+    console: Terminal,
+) -> int:
     if jax.process_count() > 1:
         console.print(f"{jax.process_count()} processes, {jax.device_count()} devices")
     for source in (train_source, eval_source):
@@ -88,7 +100,7 @@ def _run(config: Config, console: Terminal) -> int:
         log=run_dir.log,
     )
     console.print("written:")
-    for path in (run_dir.best, run_dir.checkpoints, run_dir.path / "tensorboard", *files):
+    for path in (run_dir.best, run_dir.checkpoints, run_dir.tensorboard, *files):
         console.print(f"  {path}")
     console.print(f"evaluate it again with: python eval.py {quoted(run_dir.path)}")
     return 0

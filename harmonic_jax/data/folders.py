@@ -1,6 +1,7 @@
 """What the two folder layouts share: where images lie, their header, and the source itself."""
 
 import dataclasses
+import heapq
 import os
 import stat
 import unicodedata
@@ -70,9 +71,10 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
     files: list[str] = []
     others: list[str] = []
     seen: set[tuple[int, int]] = set()
-    waiting = [("", depth)]
+    waiting = [(False, "", depth)]
     while waiting:
-        prefix, levels = waiting.pop()
+        # Links last: of two names of one folder its own one counts.
+        _, prefix, levels = heapq.heappop(waiting)
         here = folder / prefix
         if not _is_new_folder(here, seen):
             continue
@@ -85,7 +87,8 @@ def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
                 else:
                     others.append(prefix + entry.name)
                     if levels:
-                        waiting.append((f"{prefix}{entry.name}/", levels - 1))
+                        below = (entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1)
+                        heapq.heappush(waiting, below)
     return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.data.records import DataError
+from harmonic_jax.data.tfds_files import INFO, named_damage, open_prepared
 from harmonic_jax.files import make_folder
 from harmonic_jax.terminal import Terminal
 
@@ -52,7 +53,9 @@ def _prepare_scenes(config: str, data_dir: Path) -> Any:
 
     from harmonic_jax.data.scenes.builder import FashionScenes
 
-    builder = FashionScenes(data_dir=data_dir, config=config or None)
+    hint = f"delete {data_dir / SCENES}: it is drawn anew"
+    with named_damage(data_dir / SCENES, hint):
+        builder = FashionScenes(data_dir=data_dir, config=config or None)
     if not _is_prepared(Path(builder.data_dir)):
         _check_folder(data_dir)
         console = Terminal(stderr=True)
@@ -68,7 +71,7 @@ def _prepare_scenes(config: str, data_dir: Path) -> Any:
                     raise
             finally:
                 tfds.enable_progress_bar()
-    return tfds.builder_from_directory(builder.data_dir)
+    return open_prepared(Path(builder.data_dir), hint=hint)
 
 
 def _check_folder(data_dir: Path) -> None:
@@ -82,21 +85,20 @@ def _check_folder(data_dir: Path) -> None:
 
 
 def _open(base: str, config: str, data_dir: Path) -> Any:
-    import tensorflow_datasets as tfds
-
     config, _, version = config.partition(":")
     folder = data_dir / base / config
     found = {path.name: path for path in folder.glob("*") if _is_prepared(path)}
     if version in found:
-        return tfds.builder_from_directory(found[version])
-    if version or not found:
+        return open_prepared(found[version])
+    # Not what an interrupted `tfds build` left: "incomplete.ABC_1.0.0".
+    numbered = [name for name in found if re.fullmatch(r"\d+(\.\d+)*", name)]
+    if version or not numbered:
         raise _not_prepared(f"{base}/{config}".rstrip("/"), version, data_dir)
-    newest = max(found, key=lambda version: [int(n) for n in re.findall(r"\d+", version)])
-    return tfds.builder_from_directory(found[newest])
+    return open_prepared(found[max(numbered, key=lambda name: [*map(int, name.split("."))])])
 
 
 def _is_prepared(folder: Path) -> bool:
-    return (folder / "dataset_info.json").is_file()
+    return (folder / INFO).is_file()
 
 
 def _not_prepared(name: str, version: str, data_dir: Path) -> DataError:

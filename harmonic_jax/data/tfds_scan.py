@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.data.folders import header_size
+from harmonic_jax.data.records import DataError
+from harmonic_jax.data.tfds_files import named_damage
 from harmonic_jax.files import cache_folder, replacing
 from harmonic_jax.terminal import Terminal, track
 
@@ -75,26 +77,30 @@ def _scan(examples: Sequence[Any], title: str, *, masks: bool) -> Scan:
     images, names, sizes, counts = [], [], [], []
     keys = _OBJECT_KEYS | ({MASK_FEATURE: b""} if masks else {})
     objects: dict[str, list[Any]] = {key: [] for key in keys}
-    for example in _with_progress(examples, title):
-        images.append(int(example.get("image/id", -1)))
-        names.append(_text(example.get("image/filename", b"")))
-        sizes.append(header_size(example["image"]) or (0, 0))
-        found = example["objects"]
-        counts.append(len(found["bbox"]))
-        for key, default in keys.items():
-            objects[key].extend(found.get(key, [default] * counts[-1]))
-    return Scan(
-        image_ids=np.array(images, np.int64),
-        file_names=tuple(names),
-        sizes=np.array(sizes, np.int32).reshape(-1, 2),
-        owners=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
-        boxes_yxyx_norm=np.array(objects["bbox"], np.float32).reshape(-1, 4),
-        labels=np.array(objects["label"], np.int64),
-        is_crowd=np.array(objects["is_crowd"], bool),
-        is_difficult=np.array(objects["is_difficult"], bool),
-        area=np.array(objects["area"], np.float64),
-        masks=tuple(objects[MASK_FEATURE]) if masks else None,
-    )
+    try:
+        for example in _with_progress(examples, title):
+            images.append(_whole(example.get("image/id", -1)))
+            names.append(_text(example.get("image/filename", b"")))
+            sizes.append(header_size(example["image"]) or (0, 0))
+            found = example["objects"]
+            counts.append(len(found["bbox"]))
+            for key, default in keys.items():
+                objects[key].extend(found.get(key, [default] * counts[-1]))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; prepare it again") from error
+    with named_damage(title, "its objects have fields of other types than TFDS's coco has"):
+        return Scan(
+            image_ids=np.array(images, np.int64),
+            file_names=tuple(names),
+            sizes=np.array(sizes, np.int32).reshape(-1, 2),
+            owners=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
+            boxes_yxyx_norm=np.array(objects["bbox"], np.float32).reshape(-1, 4),
+            labels=np.array(objects["label"], np.int64),
+            is_crowd=np.array(objects["is_crowd"], bool),
+            is_difficult=np.array(objects["is_difficult"], bool),
+            area=np.array(objects["area"], np.float64),
+            masks=tuple(objects[MASK_FEATURE]) if masks else None,
+        )
 
 
 # What an object may have, and what it is worth where the data set does not say.
@@ -103,8 +109,13 @@ _OBJECT_KEYS = {
 }  # fmt: skip
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+def _whole(value: Any) -> int:
+    """An image id; -1, none, where it is no integer."""
+    return int(value) if isinstance(value, int | np.integer) else -1
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _with_progress(examples: Sequence[Any], title: str) -> Any:

@@ -14,6 +14,7 @@ from harmonic_jax.data.records import DataError, RecordTable
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 from harmonic_jax.data.tfds_builders import not_random_access, open_builders
+from harmonic_jax.data.tfds_files import FEATURES, named_damage, open_split
 from harmonic_jax.data.tfds_scan import MASK_FEATURE, Scan, scan_split
 
 # COCO's ids of its 80 classes in the order of TFDS's labels: 1..90 without these ten.
@@ -81,7 +82,8 @@ def read_tfds(
     """
     builders = open_builders(name, root)
     chosen = [choice for part in split.split("+") for choice in _choose(part.strip(), builders)]
-    class_names = _class_names(name, chosen[0][0].info.features)
+    with named_damage(f"{chosen[0][0].data_dir}/{FEATURES}"):
+        class_names = _class_names(name, chosen[0][0].info.features)
     if masks:
         _check_has_masks(name, chosen[0][0].info.features)
     parts = tuple(_examples(name, builder, part) for builder, part in chosen)
@@ -141,14 +143,18 @@ def _choose(part: str, builders: dict[str, Any]) -> list[tuple[Any, str]]:
 def _class_names(name: str, features: Any) -> tuple[str, ...]:
     """The names of the labels; refuses features that are not those of boxes in images."""
     objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
-    if "image" not in features or "bbox" not in objects or "label" not in objects:
+    has_names = hasattr(objects, "keys") and {"bbox", "label"} <= set(objects)
+    if "image" not in features or not has_names:
         raise DataError(
             f"TFDS data set {name!r} has features {', '.join(features)}; detection needs image "
             "and objects with bbox and label"
         )
-    layout = str(getattr(objects["bbox"].bbox_format, "value", "REL_YXYX"))
+    layout = getattr(objects["bbox"], "bbox_format", "no BBoxFeature: unknown")
+    layout = str(getattr(layout, "value", layout or "REL_YXYX"))
     if layout != "REL_YXYX":
         raise DataError(f"TFDS data set {name!r} has {layout} boxes; only REL_YXYX can be read")
+    if not hasattr(objects["label"], "names"):
+        raise DataError(f"TFDS data set {name!r} has labels without names; they must be ClassLabel")
     return tuple(objects["label"].names)
 
 
@@ -161,15 +167,15 @@ def _check_has_masks(name: str, features: Any) -> None:
 
 
 def _examples(name: str, builder: Any, split: str) -> Sequence[Any]:
-    import tensorflow_datasets as tfds
-
     try:
-        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        raise not_random_access(name, builder) from error
-    except ValueError as error:
+        builder.info.splits[split]
+    except (KeyError, ValueError) as error:
         legal = ", ".join(builder.info.splits)
         raise DataError(f"TFDS data set {name!r} has no split {split!r}; it has {legal}") from error
+    try:
+        return open_split(builder, split)
+    except NotImplementedError as error:
+        raise not_random_access(name, builder) from error
 
 
 def _identity(builder: Any, split: str) -> str:

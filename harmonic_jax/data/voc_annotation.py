@@ -23,8 +23,8 @@ _MARKS = {
 }
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.:-]{0,39})["']""")
 _FLAGS = {
-    **dict.fromkeys(("0", "false", "no", "", "unspecified"), False),
-    **dict.fromkeys(("1", "true", "yes"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no", "", "none", "unspecified"), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
 }
 
 

@@ -1,7 +1,7 @@
 """Folders in PASCAL VOC's layout: ImageSets/Main/SPLIT.txt, Annotations/*.xml, JPEGImages/*."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +101,9 @@ def _years(root: Path) -> dict[str, Path]:
         return {path.name.removeprefix("VOC") + "_": path for path in found}
     around = [root.parent, *root.glob("*"), *root.glob("*/*")]
     near = [str(path) for path in around if (path / "ImageSets" / "Main").is_dir()][:3]
-    told = f"; there is one in {', '.join(near)}" if near else f"; {_folders_in(root)}"
+    told = f"; there is one in {', '.join(near)}" if near else f": {_folders_in(root)}"
+    if (root / "ImageSets").is_dir() and not near:
+        told += f"; in ImageSets, {_folders_in(root / 'ImageSets')}"
     raise DataError(f"data.root={root} has no ImageSets/Main, and no VOC20xx folder with one{told}")
 
 
@@ -135,7 +137,14 @@ def _read_year(folder: Path) -> _Year:
     if not xml.files:
         raise DataError(f"{xml.folder} holds no .xml files")
     images = NamedFiles(list_folder(folder / "JPEGImages"), SUFFIXES)
-    return _Year(folder, images, xml, {file: _read(xml.folder / file) for file in xml.files})
+    used = (file for file in xml.files if _may_be_meant(file, xml, images))
+    return _Year(folder, images, xml, {file: _read(xml.folder / file) for file in used})
+
+
+def _may_be_meant(file: str, xml: NamedFiles, images: NamedFiles) -> bool:
+    """Not where it is in a sub-folder with no such image, and there is one of its name above."""
+    stem = file.rpartition(".")[0]
+    return "/" not in stem or bool(images.of_path(stem)) or not xml.of_path(_base(stem))
 
 
 def _read(path: Path) -> VocAnnotation | str:
@@ -193,10 +202,9 @@ def _missing(images: NamedFiles, line: Listed) -> Iterator[str]:
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
     """That of the image's own path; else the only one of its name, where it is the only image."""
     stem = file.rpartition(".")[0]
-    base = PurePosixPath(stem).name
     found = year.xml.of_path(stem)
-    if not found and len({image.rpartition(".")[0] for image in year.images.of_name(base)}) == 1:
-        found = year.xml.of_name(base)
+    if not found and len({x.rpartition(".")[0] for x in year.images.of_name(_base(stem))}) == 1:
+        found = year.xml.of_path(_base(stem)) or year.xml.of_name(_base(stem))
     if not found:
         report.add(Reason.MISSING_ANNOTATION, _unannotated(year.xml, file, stem), count=1)
         return None
@@ -208,6 +216,10 @@ def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | N
         report.add(Reason.UNREADABLE_ANNOTATION, [f"{found[0]}: {annotation}"])
         return None
     return annotation
+
+
+def _base(stem: str) -> str:
+    return stem.rpartition("/")[2]
 
 
 def _unannotated(xml: NamedFiles, file: str, stem: str) -> Iterator[str]:

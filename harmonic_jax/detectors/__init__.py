@@ -57,6 +57,9 @@ def loss_sums(
 def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     """Images -> final boxes, in pixels of the padded image.
 
+    An image for which the network says NaN or infinity has NaN for all its scores, those of rows
+    that are not valid too: see `non_finite`.
+
     Args:
       model: what `models.build_model` made of `config.model`, in evaluation mode.
       batch: images; ground truth is not looked at.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from harmonic_jax.assign.anchors import level_shapes
 from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes
 from harmonic_jax.config import Config, RefineDetConfig
+from harmonic_jax.detectors.non_finite import mark_non_finite
 from harmonic_jax.objectives.refinedet import refine_anchors, refinedet_objective
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes
@@ -46,7 +47,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     settings = config.model.postprocess
     arm, odm = model(batch.images, batch.image_size)
     refined, objectness = refine_anchors(arm, _anchors(config.model, batch))
-    return postprocess_multibox(
+    found = postprocess_multibox(
         jnp.concatenate(odm.cls_logits, axis=1),
         decode_boxes(jnp.concatenate(odm.deltas, axis=1), refined, weights=BOX_WEIGHTS),
         batch.image_size,
@@ -58,6 +59,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
         nms_sigma=settings.nms_sigma,
         is_candidate=objectness >= config.model.min_objectness,
     )
+    return mark_non_finite(found, (arm, odm))
 
 
 def _anchors(config: RefineDetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:

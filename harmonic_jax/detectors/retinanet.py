@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from harmonic_jax.assign.anchors import make_anchors
 from harmonic_jax.config import Config, RetinaNetConfig
+from harmonic_jax.detectors.non_finite import mark_non_finite
 from harmonic_jax.objectives.dense import dense_objective
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.postprocess.dense import postprocess_dense
@@ -37,8 +38,9 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     """See `detectors.detect`."""
     assert isinstance(config.model, RetinaNetConfig)
     settings = config.model.postprocess
-    return postprocess_dense(
-        model(batch.images, batch.image_size),
+    predictions = model(batch.images, batch.image_size)
+    found = postprocess_dense(
+        predictions,
         _anchors(config.model, batch),
         batch.image_size,
         score_threshold=settings.score_threshold,
@@ -48,6 +50,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
         suppression=settings.nms,
         nms_sigma=settings.nms_sigma,
     )
+    return mark_non_finite(found, predictions)
 
 
 def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:

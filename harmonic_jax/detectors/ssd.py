@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes
 from harmonic_jax.config import Config, SSDConfig
+from harmonic_jax.detectors.non_finite import mark_non_finite
 from harmonic_jax.objectives.multibox import multibox_objective
 from harmonic_jax.objectives.sums import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes
@@ -40,7 +41,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     predictions = model(batch.images, batch.image_size)
     deltas = jnp.concatenate(predictions.deltas, axis=1)
     anchors = jnp.concatenate(_default_boxes(config.model, batch))
-    return postprocess_multibox(
+    found = postprocess_multibox(
         jnp.concatenate(predictions.cls_logits, axis=1),
         decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape), weights=BOX_WEIGHTS),
         batch.image_size,
@@ -51,6 +52,7 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
         suppression=settings.nms,
         nms_sigma=settings.nms_sigma,
     )
+    return mark_non_finite(found, predictions)
 
 
 def _default_boxes(config: SSDConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from harmonic_jax.assign.anchors import make_anchors
 from harmonic_jax.assign.sampled import AnchorSamples, RoISamples, sample_anchors, sample_rois
 from harmonic_jax.config import Config, FasterRCNNConfig
+from harmonic_jax.detectors.non_finite import mark_non_finite
 from harmonic_jax.models.faster_rcnn import FasterRCNN, Features
 from harmonic_jax.models.mask_rcnn import MaskRCNN
 from harmonic_jax.objectives.mask import mask_objective
@@ -78,8 +79,9 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
     assert isinstance(model, FasterRCNN)
     settings = model.config
     features = model.features(batch.images, batch.image_size)
+    predictions = model.propose(features)
     proposals = _select(
-        model.propose(features),
+        predictions,
         _anchors(settings, batch),
         batch,
         settings,
@@ -100,11 +102,13 @@ def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
         min_size=settings.postprocess.min_size,
         weights=settings.box_head.delta_weights,
     )
+    detections = mark_non_finite(detections, (predictions, cls_logits, deltas))
     if not isinstance(model, MaskRCNN):
         return detections
     # Masks are of the final boxes, not of the proposals: 100 in place of 1000, and better placed.
     logits = model.segment(features, detections.boxes, detections.valid, skips_padding=True)
-    return take_masks(logits, detections)
+    with_masks = take_masks(logits, detections)
+    return mark_non_finite(with_masks, with_masks.masks)
 
 
 def _anchors(settings: FasterRCNNConfig, batch: Batch) -> Anchors:

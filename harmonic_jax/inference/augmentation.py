@@ -194,6 +194,8 @@ def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int
       `[num_outputs]`, best first; rows that are not valid hold zeros. A detection that is not
       changed by the merge keeps its mask.
     """
+    is_broken = jnp.isnan(found.scores).any()  # see detectors.non_finite
+    found = dataclasses.replace(found, scores=jnp.where(is_broken, 0.0, found.scores))
     columns = found.boxes, found.scores, found.labels
     boxes, scores = found.boxes, found.scores
     indices: Int[Array, " d"]
@@ -222,7 +224,7 @@ def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int
     masks = None if found.masks is None else found.masks[indices]
     return Detections(
         jnp.where(valid[:, None], boxes, 0.0),
-        jnp.where(valid, scores, 0.0),
+        jnp.where(is_broken, jnp.nan, jnp.where(valid, scores, 0.0)),
         jnp.where(valid, found.labels[indices], 0),
         valid,
         None if masks is None else jnp.where(valid[:, None, None], masks, 0.0),

@@ -12,15 +12,15 @@ import numpy as np
 from harmonic_jax.config import Config
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
+from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
 from harmonic_jax.inference.batches import make_batch, shapes_at
 from harmonic_jax.inference.detections import ImageDetections, detections_of
 from harmonic_jax.inference.images import ImageLike, read_image
+from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import check_memory, put_batch, replicated, single_mesh
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step
@@ -63,17 +63,7 @@ def load(
 
 
 def _open(path: Path, *, last: bool) -> SavedRun:
-    sharding = replicated(single_mesh())
-    run_dir = RunDir(path)
-    try:
-        return open_detector(path, sharding=sharding, last=last)
-    except CheckpointError as error:
-        if last or not CheckpointStore(run_dir.checkpoints).steps():
-            raise
-        raise CheckpointError(
-            f"{error}. The run was not evaluated yet; its newest checkpoint opens with last=True "
-            "(--last)"
-        ) from error
+    return open_detector(path, sharding=replicated(single_mesh()), last=last)
 
 
 def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
@@ -91,6 +81,21 @@ def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
     config = dataclasses.replace(run.config, model=dataclasses.replace(model, postprocess=settings))
     detector = build_detector(config, len(run.class_names))
     return dataclasses.replace(run, config=config, detector=detector)
+
+
+class NonFiniteOutputError(WeightsError):
+    """The network says NaN or infinity for an image: there is no telling what it shows.
+
+    Attributes:
+      row: of the image in its batch.
+    """
+
+    def __init__(self, row: int, num_images: int, step: int) -> None:
+        super().__init__(
+            f"the network says NaN or inf for image {row + 1} of {num_images}: its weights, of "
+            f"step {step}, are broken, or grow too large"
+        )
+        self.row = row
 
 
 class LoadedDetector:
@@ -145,6 +150,7 @@ class LoadedDetector:
 
         Raises:
           ImageError, OSError, TypeError, ValueError: as `inference.images.read_image`.
+          NonFiniteOutputError: the network says NaN or infinity for an image.
         """
         is_many = isinstance(images, list | tuple)
         pixels = [self.read(image) for image in (images if is_many else [images])]
@@ -176,6 +182,9 @@ class LoadedDetector:
         Args:
           images: uint8 RGB [h, w, 3].
           tta: look at every image several times.
+
+        Raises:
+          NonFiniteOutputError: the network says NaN or infinity for an image.
         """
         buckets = {self.bucket_of(image) for image in images}
         if len(buckets) != 1 or len(images) > self.batch_size:
@@ -184,6 +193,9 @@ class LoadedDetector:
                 f"{self.batch_size} images at most"
             )
         found = self._run(images, buckets.pop(), tta)
+        rows = non_finite_images(found)  # of the batch, whose other rows are empty
+        if len(rows):
+            raise NonFiniteOutputError(int(rows[0]), len(images), self.step)
         return [
             detections_of(found, row, (image.shape[0], image.shape[1]), self.class_names)
             for row, image in enumerate(images)

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,12 +16,13 @@ from harmonic_jax.data.decode import ImageError
 from harmonic_jax.files import explained, write_bytes
 from harmonic_jax.inference.augmentation import TTA
 from harmonic_jax.inference.detections import ImageDetections
-from harmonic_jax.inference.detector import LoadedDetector
+from harmonic_jax.inference.detector import LoadedDetector, NonFiniteOutputError
 from harmonic_jax.inference.inputs import is_video
 from harmonic_jax.inference.output import OutputFolder
 from harmonic_jax.inference.pictures import draw_detections, encode_jpeg
 from harmonic_jax.inference.streams import batches_by, decoded_ahead
 from harmonic_jax.inference.video import VideoReader, VideoWriter, even_size
+from harmonic_jax.pretrained import WeightsError
 
 SAVE_EVERY = 300.0  # seconds; what a machine that dies costs at most
 _T = TypeVar("_T")
@@ -179,7 +180,7 @@ class Predictor:
             bucket = self._detector.bucket_of(batch[0].pixels)
             is_new = bucket not in self._compiled
             self._save_now_and_then(before_long_work=is_new)
-            found = self._detector.detect_batch([item.pixels for item in batch], tta=self._tta)
+            found = self._detect_batch(batch)
             total += len(batch)
             if is_new:
                 self._compiled.add(bucket)
@@ -194,6 +195,13 @@ class Predictor:
                 yield item, shown
         self.summary.seconds += time.monotonic() - begun - uncounted
         self.summary.num_timed += total - untimed
+
+    def _detect_batch(self, batch: Sequence[Item]) -> list[ImageDetections]:
+        try:
+            return self._detector.detect_batch([item.pixels for item in batch], tta=self._tta)
+        except NonFiniteOutputError as error:
+            name = batch[error.row].about["file_name"]
+            raise WeightsError(f"{name}: {error}") from error
 
     def _must_stop(self) -> bool:
         self.is_stopped = self._stops()

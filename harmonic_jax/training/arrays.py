@@ -5,15 +5,54 @@ depend on the classes that hold the arrays (optax's named tuples, flax's states,
 a leaf that does not fit can be named.
 """
 
-from collections.abc import Mapping
+import glob
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils.epath.gpath import PosixGPath
 from orbax.checkpoint import v1 as ocp
 
 PyTree = Any
+_DEPTH = 250  # bytes of the longest name within a folder of checkpoints
+
+# What fails there comes as an exception, told in one line; its log tells it again, pages long.
+logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+
+
+class _Folder(PosixGPath):
+    """A folder with any name: orbax finds what it has written by `glob`, with the name in the
+    pattern, and takes /gs/x for a bucket."""
+
+    _uri_scheme = None
+
+    def glob(self, pattern: str) -> "Iterator[_Folder]":
+        for path in glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)):
+            yield type(self)(path)
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that orbax can use folders within this one, with names of a few letters.
+
+    Raises:
+      ValueError: says why not.
+    """
+    path = str(folder)
+    # TensorStore reads a backslash as a slash, and orbax "eggs:/" as the beginning of a bucket.
+    unusable = next((part for part in ("\\", "gs:/") if part in f"{path}/"), None)
+    if unusable is not None:
+        raise ValueError(f"has {unusable} in its name; checkpoints need a folder without")
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8; checkpoints need a folder that is") from None
+    most = os.pathconf("/", "PC_PATH_MAX") - _DEPTH
+    if length > most:
+        raise ValueError(f"has {length} bytes; checkpoints need a folder with at most {most}")
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -70,6 +109,28 @@ def first_difference(
     return None
 
 
+def first_not_finite(leaves: Mapping[str, Any]) -> str | None:
+    """Names the first leaf of which this process has a number that is NaN or infinite.
+
+    Of several processes with the same numbers, one looks.
+    """
+    for name, leaf in leaves.items():
+        if jax.dtypes.issubdtype(leaf.dtype, np.inexact):
+            is_finite = (np.isfinite(part).all() for part in _own_parts(leaf))
+            if not all(is_finite):
+                return name
+    return None
+
+
+def _own_parts(leaf: Any) -> Iterator[np.ndarray]:
+    if not isinstance(leaf, jax.Array):
+        yield np.asarray(leaf)
+        return
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            yield np.asarray(shard.data)
+
+
 def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
     """Starts to write arrays to a new folder; every process calls it.
 
@@ -81,7 +142,22 @@ def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
         for name, leaf in _non_empty(leaves)
     }
     with _context():
-        return ocp.save_async(folder, stored)
+        return ocp.save_async(_Folder(folder), stored)
+
+
+def check_stored(folder: Path, description: Mapping[str, dict[str, Any]]) -> None:
+    """Checks that all leaves can be found again, with their shapes and dtypes; reads no numbers.
+
+    Raises:
+      ValueError: names the first one that cannot.
+    """
+    found = ocp.metadata(_Folder(folder)).metadata
+    if not isinstance(found, dict):
+        raise ValueError("no array can be found again")
+    wanted = {name: leaf for name, leaf in description.items() if 0 not in leaf["shape"]}
+    difference = first_difference(describe(found), wanted)
+    if difference is not None:
+        raise ValueError(f"not all arrays can be found again: {difference}")
 
 
 def read(folder: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +167,7 @@ def read(folder: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
     or on the first local device where it has none. Names, shapes and dtypes must be those that
     were written: orbax would cast.
     """
-    stored = ocp.load(folder, {name: _target(leaf) for name, leaf in _non_empty(leaves)})
+    stored = ocp.load(_Folder(folder), {name: _target(leaf) for name, leaf in _non_empty(leaves)})
     return {name: stored[name] if name in stored else _empty(leaves[name]) for name in leaves}
 
 

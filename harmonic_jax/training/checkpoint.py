@@ -4,11 +4,14 @@
 arrays are stored; here the processes agree on what is done and when.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +19,14 @@ from typing import Any, Self
 
 import jax
 
+from harmonic_jax.files import explained
 from harmonic_jax.training import arrays, manifest
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
 _ARRAYS = "arrays"
+_FULL = re.compile("ENOSPC|No space left on device")  # as TensorStore says it
 
 PyTree = Any
 
@@ -66,6 +71,10 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{directory} is a URL; checkpoints need a local or mounted folder"
             )
+        try:
+            arrays.check_folder(Path(directory).absolute())
+        except ValueError as error:
+            raise CheckpointError(f"{directory} {error}") from error
         if keep < 1:
             raise ValueError(f"keep is {keep}; it must be >= 1")
         self._folders = StepFolders(Path(directory).absolute(), keep=keep)
@@ -98,7 +107,9 @@ class CheckpointStore:
         try:
             self._folders.claim()
         except OSError as error:
-            raise CheckpointError(f"cannot write to {self.directory}: {_line(error)}") from error
+            raise CheckpointError(
+                f"cannot write to {self.directory}: {_line(error, self.directory)}"
+            ) from error
 
     def save(self, step: int, state: PyTree, metadata: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; a step that exists is replaced.
@@ -111,7 +122,8 @@ class CheckpointStore:
           metadata: anything JSON can say; NaN and infinity it cannot.
 
         Raises:
-          CheckpointError: this state cannot be stored, or the save before this one failed.
+          CheckpointError: this state cannot be stored, or holds NaN or infinity, or the save
+            before this one failed.
           TogetherError: the same, of several processes: they all fail where one does.
         """
         self.wait()
@@ -124,7 +136,7 @@ class CheckpointStore:
             }
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"cannot store step {step}: {_line(error)}") from error
-        together(lambda: self._begin(step))
+        together(lambda: self._begin(step, leaves))
         try:
             written = arrays.write(self._folders.temporary(step) / _ARRAYS, leaves)
         except Exception as error:
@@ -148,7 +160,17 @@ class CheckpointStore:
             leaves = arrays.named_leaves(abstract_state)
         except ValueError as error:
             raise CheckpointError(f"cannot restore this state: {_line(error)}") from error
-        choice = decide(lambda: self._folders.choose(step, manifest.verify))
+        with contextlib.ExitStack() as held:
+            return self._restore(abstract_state, leaves, step, held)
+
+    def _restore(
+        self,
+        abstract_state: PyTree,
+        leaves: dict[str, Any],
+        step: int | None,
+        held: contextlib.ExitStack,
+    ) -> Restored:
+        choice = decide(lambda: self._folders.choose(step, manifest.verify, held))
         for skipped_step, reason in choice["skipped"] if self._is_primary else ():
             _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
         folder = self.directory / self._usable(choice, step)
@@ -156,21 +178,20 @@ class CheckpointStore:
         difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
         if difference is not None:
             raise CheckpointError(f"{folder} does not fit: {difference}")
-        try:
-            stored = arrays.read(folder / _ARRAYS, leaves)
-        except Exception as error:
-            raise CheckpointError(f"cannot read {folder}: {_line(error)}") from error
+        stored = together(lambda: _read(folder, document["leaves"], leaves))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(stored.values()))
         skipped = tuple((int(number), str(reason)) for number, reason in choice["skipped"])
         return Restored(document["step"], state, document["metadata"], skipped)
 
-    def read_metadata(self, step: int | None = None) -> dict[str, Any]:
+    def read_metadata(self, step: int | None = None, *, verify: bool = False) -> dict[str, Any]:
         """Returns the metadata of the newest step whose manifest is undamaged, or of a given one.
 
-        Reads no array and asks no other process. The arrays of this step may still be damaged:
-        what `restore` returns is the metadata of what it restored.
+        Asks no other process. Unless `verify` has all files looked at, the arrays of this step may
+        still be damaged: what `restore` returns is the metadata of what it restored.
         """
-        choice = self._folders.choose(step, manifest.read)
+        with contextlib.ExitStack() as held:
+            check = manifest.verify if verify else manifest.read
+            choice = self._folders.choose(step, check, held)
         self._usable(choice, step)
         return choice["document"]["metadata"]
 
@@ -222,8 +243,9 @@ class CheckpointStore:
             raise CheckpointError(f"no undamaged {what} in {self.directory}: {reasons}")
         raise CheckpointError(f"no {what} in {self.directory}; it has {list(self.steps())}")
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, step: int, leaves: dict[str, Any]) -> None:
         """Makes the folder that every process then writes to."""
+        _check_finite(leaves, f"checkpoint step {step}, which is not written to {self.directory}")
         self.claim()
         if self._is_primary:
             try:
@@ -236,6 +258,7 @@ class CheckpointStore:
         try:
             finish()
             if self._is_primary:
+                arrays.check_stored(self._folders.temporary(step) / _ARRAYS, document["leaves"])
                 self._folders.publish(step, document)
         except Exception as error:
             raise self._save_failed(step, error) from error
@@ -244,13 +267,35 @@ class CheckpointStore:
         if self._is_primary:
             self._folders.discard(step)
         return CheckpointError(
-            f"cannot write checkpoint step {step} to {self.directory}: {_line(error)}"
+            f"cannot write checkpoint step {step} to {self.directory}: "
+            f"{_line(error, self.directory)}"
         )
 
 
-def _line(error: Exception) -> str:
+def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
+    try:
+        arrays.check_stored(folder / _ARRAYS, described)
+        stored = arrays.read(folder / _ARRAYS, leaves)
+    except Exception as error:
+        raise CheckpointError(f"cannot read {folder}: {_line(error)}") from error
+    _check_finite(stored, str(folder))
+    return stored
+
+
+def _check_finite(leaves: Mapping[str, Any], where: str) -> None:
+    name = arrays.first_not_finite(leaves)
+    if name is not None:
+        raise CheckpointError(
+            f"leaf {name!r} is not finite (NaN or infinity) in {where}. What was saved before "
+            "stays; try a lower optim.learning_rate, a longer optim.warmup_steps or optim.clip_norm"
+        )
+
+
+def _line(error: Exception, folder: Path | None = None) -> str:
     """The first line of an exception, with its class where the text alone would be a riddle."""
+    if _FULL.search(str(error)):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return error.strerror if folder is None else explained(error, folder)
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

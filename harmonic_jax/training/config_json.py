@@ -157,6 +157,15 @@ def differences(
     }
 
 
+def listed(changed: Mapping[str, tuple[Any, Any]], old: str, new: str) -> str:
+    """What `differences` found, in a line.
+
+    >>> listed({"train.seed": (0, 1)}, "there", "now")
+    'train.seed: 0 there, 1 now'
+    """
+    return "; ".join(f"{path}: {a!r} {old}, {b!r} {new}" for path, (a, b) in changed.items())
+
+
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():

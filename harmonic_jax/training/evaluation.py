@@ -14,10 +14,12 @@ from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import LEFT_BLANK
+from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.masks import RleTable, join_tables, paste_masks
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
+from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.distributed import gather, is_primary
 from harmonic_jax.training.sharding import eval_batch_size, put_batch
@@ -36,6 +38,7 @@ class EvaluationStopped(Exception):
 class _Found:
     """The detections of a batch, in original pixels: one row each; masks where there are any."""
 
+    non_finite: list[int]  # records for which the network says NaN or infinity
     record_index: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
@@ -91,7 +94,8 @@ def evaluate(
 
     All processes call it, each loads its share of the images, and every one returns the same
     numbers: predictions come back whole from the device.
-    An image that cannot be decoded has no detections, and its objects count as missed. Where the
+    An image that cannot be decoded has no detections, and its objects count as missed; so has one
+    for which the network says NaN or infinity, which the report names. Where the
     detector finds masks and the source has them, the metrics hold those of masks too, as mask_AP
     and so on; objects whose mask is unknown are ignored in them.
 
@@ -108,6 +112,7 @@ def evaluate(
 
     Raises:
       EvaluationStopped: `should_stop` said so.
+      WeightsError: it finds nothing at all, and the network says NaN or infinity for an image.
     """
     watchdog = watchdog or Watchdog(0)
     track = track or functools.partial(terminal.track, enabled=is_primary())
@@ -128,6 +133,7 @@ def evaluate(
                 found.append(_detect(predict_step, variables, put_batch(batch, mesh), source))
             watchdog.feed(f"evaluation batch {number} of {len(batches)}")
         loaded = report_of_all(batches.report)
+    _report_non_finite(loaded, found, source)
     detections = _collect(found, source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
     metrics = coco_metrics(truth, detections)
@@ -138,6 +144,21 @@ def evaluate(
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
         metrics |= _voc_summary(truth, detections)
     return Evaluation(metrics, truth, detections, loaded)
+
+
+def _report_non_finite(report: DataReport, found: list[_Found], source: DetectionSource) -> None:
+    """Says for which images the network's output was NaN or infinite."""
+    indices = sorted(index for part in found for index in part.non_finite)
+    if not indices:
+        return
+    names = [source.records[index].file_name for index in indices]
+    if not any(len(part.scores) for part in found):
+        raise WeightsError(
+            f"the network says NaN or inf for {len(names)} of {len(source.records)} images of "
+            f"{source.name} (the first is {names[0]}), and finds nothing in others: its weights "
+            "are broken, or grow too large"
+        )
+    report.add("non_finite_output", names, outcome="no detections: the network says NaN or inf")
 
 
 def report_of_all(report: DataReport) -> DataReport:
@@ -161,8 +182,12 @@ def _detect(
     predict_step: PredictStep, variables: Variables, batch: Batch, source: DetectionSource
 ) -> _Found:
     detections, index = jax.device_get(predict_step(variables, batch))
-    image, slot = np.nonzero(detections.valid)
+    non_finite = non_finite_images(detections)
+    valid = detections.valid & ~np.isnan(detections.scores)
+    detections = dataclasses.replace(detections, valid=valid)
+    image, slot = np.nonzero(valid)
     return _Found(
+        non_finite=index[non_finite].tolist(),
         record_index=index[image],
         boxes=detections.boxes[image, slot],
         scores=detections.scores[image, slot],

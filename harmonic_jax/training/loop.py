@@ -13,7 +13,7 @@ from harmonic_jax.training.departure import explained_loss
 from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.evaluation import Evaluation, report_of_all
 from harmonic_jax.training.optimizer import make_optimizer
-from harmonic_jax.training.run import open_run
+from harmonic_jax.training.run import Run, open_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
 from harmonic_jax.training.start import check_classes, check_masks, start_or_resume
@@ -95,6 +95,8 @@ def train(
 
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
+        if run.is_evaluation_stopped:
+            return _stopped(run, start, state)
         for step in range(start + 1, settings.steps + 1):
             if step == profile_first and is_primary():
                 jax.profiler.start_trace(str(run_dir.path / "profile"))
@@ -106,19 +108,21 @@ def train(
             if step == profile_last and start < profile_first and is_primary():
                 run.log.flush()  # waits for the device
                 jax.profiler.stop_trace()
-            if run.evaluates_at(step):
-                evaluation = run.evaluate(state)
-            is_stopping = run.is_stopping(step)  # read once: save and return must agree
-            if is_stopping or step == settings.steps or step % settings.checkpoint_every == 0:
-                run.log.flush()  # raises on a loss that is not finite: such a state is never saved
-                run.checkpoints.save(step, state, run.metadata)
-                run.watchdog.feed(f"step {step} and its checkpoint")
-            if is_stopping and (step < settings.steps or evaluation is None):
-                run.progress.message(f"{run.stop.name}: saved step {step}; start again to go on")
-                return TrainResult(step, state, run.stop.name, None)
+            is_evaluating, is_stopping = run.evaluates_at(step), run.is_stopping(step)
+            if is_evaluating or is_stopping or step % settings.checkpoint_every == 0:
+                run.save(step, state)
+            if is_evaluating:
+                evaluation = None if is_stopping else run.evaluate(state)
+            if is_stopping or run.is_evaluation_stopped:
+                return _stopped(run, step, state)
         loaded = report_of_all(batches.report)
         run.progress.message(f"images as they were loaded: {loaded.format()}")
     return TrainResult(settings.steps, state, None, evaluation)
+
+
+def _stopped(run: Run, step: int, state: TrainState) -> TrainResult:
+    run.progress.message(f"{run.stop.name}: saved step {step}; start again to go on")
+    return TrainResult(step, state, run.stop.name, None)
 
 
 def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterator:

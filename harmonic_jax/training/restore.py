@@ -6,8 +6,11 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
-from harmonic_jax.config import Config
-from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.config_json import differences, listed
+from harmonic_jax.training.distributed import TogetherError, decide
+from harmonic_jax.training.metadata import class_names_of, config_of
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.state import (
@@ -40,12 +43,26 @@ def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> Save
       last: the newest checkpoint instead of the best; with an average of the parameters, that.
 
     Raises:
-      ConfigError: the folder holds no run.
+      ConfigError: the folder holds no run, or its config.json is not that of the checkpoint.
       CheckpointError: it holds no undamaged checkpoint.
     """
-    config = run_dir.read_config()
     store = CheckpointStore(run_dir.checkpoints if last else run_dir.best)
-    class_names = tuple(store.read_metadata()["class_names"])
+    try:
+        return _read(run_dir, store, sharding, last)
+    except (CheckpointError, TogetherError) as error:
+        if last or not decide(lambda: CheckpointStore(run_dir.checkpoints).steps()):
+            raise
+        raise CheckpointError(
+            f"{error}. The run's newest checkpoint opens with --last (last=True)"
+        ) from error
+
+
+def _read(run_dir: RunDir, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
+    config = run_dir.read_config()
+    metadata = decide(store.read_metadata)
+    class_names = class_names_of(metadata, where=store.directory)
+    if "config" in metadata:
+        _check_same_config(config, config_of(metadata, where=store.directory), run_dir, store)
     detector = build_detector(config, len(class_names))
     if last:
         optimizer = make_optimizer(
@@ -59,6 +76,16 @@ def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> Save
     return SavedRun(
         config, class_names, detector, variables, restored.step, dict(restored.metadata)
     )
+
+
+def _check_same_config(old: Config, made: Config, run_dir: RunDir, store: CheckpointStore) -> None:
+    changed = differences(old, made)
+    if changed:
+        raise ConfigError(
+            f"{run_dir.config} is not the config that {store.directory} was made with "
+            f"({listed(changed, 'in config.json', 'in the checkpoint')}). Put the file back; "
+            "going on with the training, with the checkpoint's values, writes it anew"
+        )
 
 
 def abstract_variables(detector: Detector, *, sharding: Sharding) -> Variables:

@@ -8,16 +8,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from harmonic_jax.config import Config
+from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.loader import order_fingerprint
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.config_json import differences, listed
 from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
 from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.metadata import check_same_everywhere, config_of, run_metadata
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.report import prediction_grid
-from harmonic_jax.training.run_dir import RunDir, check_same_everywhere, run_metadata
+from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.state import Detector, TrainState
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.train_log import TrainLog
@@ -43,6 +45,7 @@ class Run:
     log: TrainLog = dataclasses.field(init=False)
     evaluated: set[int] = dataclasses.field(default_factory=set)
     is_evaluation_stopped: bool = False
+    is_ap_missing: bool = False
 
     def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
         """Opens log and display behind step `start`, once the state says where that is."""
@@ -74,9 +77,18 @@ class Run:
         asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
         return asks and self.stop.requested_anywhere()
 
-    def evaluate(self, state: TrainState) -> Evaluation | None:
-        """Evaluates, logs, and keeps the best; None if a signal came meanwhile."""
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins to save; a loss or a state that is not finite is never saved."""
         self.log.flush()
+        self.checkpoints.save(step, state, self.metadata)
+        self.watchdog.feed(f"step {step} and its checkpoint")
+
+    def evaluate(self, state: TrainState) -> Evaluation | None:
+        """Evaluates, logs, and keeps the best; None if a signal came meanwhile.
+
+        The state has been saved: it is on the disk before anything here can fail.
+        """
+        self.checkpoints.wait()
         step, variables = int(state.step), state.for_evaluation
         batch_numbers = itertools.count(1)
         try:
@@ -104,13 +116,29 @@ class Run:
             )
             self.writer.write_images(step, {"predictions": picture})
         self.best.wait()  # the one that is being written counts too
-        if decide(lambda: self._is_best(ap)):
+        ap = ap if ap >= 0 else -1.0  # without objects; NaN would compare with nothing
+        if decide(lambda: self._is_best(step, ap)):
             self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")
         return evaluation
 
-    def _is_best(self, ap: float) -> bool:
-        return self.best.latest_step() is None or ap > float(self.best.read_metadata()["AP"])
+    def _is_best(self, step: int, ap: float) -> bool:
+        """Whether no evaluation has found more; of those that found as much, the newest counts."""
+        if ap < 0 and not self.is_ap_missing:
+            self.is_ap_missing = True
+            self.progress.message(
+                f"{self.eval_source.name} has no objects to find: no step is better than another, "
+                "and best/ holds the newest one that was evaluated"
+            )
+        latest = self.best.latest_step()
+        if latest is None:
+            return True
+        try:
+            best = self.best.read_metadata(verify=True).get("AP")
+        except CheckpointError as error:
+            self.progress.message(f"{error}. It counts as none; the one of step {step} replaces it")
+            return True
+        return not isinstance(best, int | float) or (ap, step) > (best, latest)
 
 
 def open_run(
@@ -126,13 +154,17 @@ def open_run(
     """Opens the folders and the signals of a run until `stack` closes; all processes together.
 
     Raises:
-      ConfigError: the processes were started with different configs or data.
+      ConfigError: the processes were started with different configs or data, or the best
+        variables are another run's.
       TogetherError: of several processes, one failed.
     """
     settings = config.train
     checkpoints = CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints)
-    stack.enter_context(checkpoints)
-    together(checkpoints.claim)  # a folder that cannot be written shows now, not after an hour
+    best = CheckpointStore(run_dir.best, keep=1)
+    for store in (checkpoints, best):
+        stack.enter_context(store)
+        together(store.claim)  # a folder that cannot be written shows now, not after an hour
+    decide(lambda: _check_best(best, config))
     fingerprint = order_fingerprint(
         train_source, config.data, batch_size=settings.batch_size, seed=settings.seed
     )
@@ -144,8 +176,22 @@ def open_run(
         eval_source=eval_source,
         predict_step=make_predict_step(detector, mesh),
         checkpoints=checkpoints,
-        best=stack.enter_context(CheckpointStore(run_dir.best, keep=1)),
+        best=best,
         stop=stack.enter_context(StopSignal()),
         watchdog=watchdog,
         metadata=metadata,
     )
+
+
+def _check_best(best: CheckpointStore, config: Config) -> None:
+    """Refuses to replace what another run left, behind a link say."""
+    try:
+        found = best.read_metadata()
+    except CheckpointError:  # none, or damaged: the next evaluation says so
+        return
+    listing = listed(differences(config_of(found, where=best.directory), config), "there", "now")
+    if listing:
+        raise ConfigError(
+            f"{best.directory} was made with another config ({listing}): put it elsewhere, or "
+            "choose another folder with --run-dir"
+        )

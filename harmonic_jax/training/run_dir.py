@@ -1,25 +1,26 @@
 """The folder of a run, and whether what lies there may be continued."""
 
+import contextlib
 import dataclasses
 import json
+import logging
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
-from harmonic_jax.training.config_json import (
-    MAY_DIFFER,
-    config_from_json,
-    config_to_json,
-    differences,
-    read_config,
-)
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.config_json import config_to_json, differences, listed, read_config
 from harmonic_jax.training.distributed import decide, is_primary, together
+from harmonic_jax.training.lock import FILE_NAME as LOCK
+from harmonic_jax.training.lock import take_lock
+from harmonic_jax.training.metadata import config_of
 from harmonic_jax.training.writer import read_metrics
 
+_LOG = logging.getLogger(__name__)
 _SHARED_SECONDS = 60.0
 
 
@@ -49,13 +50,24 @@ class RunDir:
     def log(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
     def read_log(self) -> list[dict[str, Any]]:
         """The rows of the log; none where it was not begun."""
         return read_metrics(self.log) if self.log.exists() else []
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
-        return cls(Path(config.run_dir) if config.run_dir else Path("runs") / config.name)
+        """
+        Raises:
+          ConfigError: no folder can have this name.
+        """
+        name = config.run_dir or f"runs/{config.name}"
+        if "://" in name or "\0" in name:
+            raise ConfigError(f"run_dir is {name!r}; it must be a local or mounted folder")
+        return cls(Path(name))
 
     def read_config(self) -> Config:
         """The config the run was started with.
@@ -65,38 +77,65 @@ class RunDir:
         """
         try:
             return read_config(self.config)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"{self.path} holds no run: there is no {self.config}") from None
 
+    @contextlib.contextmanager
+    def opened(self, config: Config) -> Iterator[bool]:
+        """Keeps other runs out of the folder while the block lasts; gives what `open` returns.
+
+        Of several processes, the first one opens it, and the others make sure that they see the
+        same folder. All call it.
+
+        Raises:
+          TogetherError: another run lies here, or is going on, or the folder is not shared.
+          ConfigError, OSError: the same, in the only process.
+        """
+        with contextlib.ExitStack() as stack:
+
+            def open_locked() -> bool:
+                self._is_continued(config)  # Nothing is written where nothing may be.
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(take_lock(self.path))
+                return self.open(config)
+
+            found = decide(open_locked)
+            written = decide(lambda: self.config.read_text(encoding="utf-8"))
+            together(lambda: None if is_primary() else self._wait_for(written))
+            yield found
+
     def open(self, config: Config) -> bool:
-        """Makes the folder, or checks that the run in it is this one; True if it had begun.
+        """Makes the folder, or checks that the run in it is this one; True if that goes on.
 
         Raises:
-          ConfigError: another run lies here. Nothing is overwritten.
+          ConfigError: another run lies here, or what is left of one. Nothing is overwritten.
         """
-        if self.config.exists() and self._has_begun():
-            self._refuse_other(self.read_config(), config)
-            return True
-        if not self.config.exists() and self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(
-                f"{self.path} exists and is not a run of ours (no config.json); "
-                "choose another folder with --run-dir"
-            )
+        is_continued = self._is_continued(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, json.dumps(config_to_json(config), indent=2) + "\n")
+        if not is_continued or not self._holds(config):
+            write_text(self.config, json.dumps(config_to_json(config), indent=2) + "\n")
+        return is_continued
+
+    def _is_continued(self, config: Config) -> bool:
+        """Whether there are checkpoints of this config; refuses what would be overwritten."""
+        if not self.path.is_dir():
+            if os.path.lexists(self.path):
+                raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
+            return False
+        checkpoints = CheckpointStore(self.checkpoints)
+        if checkpoints.latest_step() is not None:
+            self._refuse_other(self._config_of(checkpoints), config)
+            return True
+        if not self.config.exists():
+            if {path.name for path in self.path.iterdir()} - {LOCK}:
+                raise ConfigError(
+                    f"{self.path} exists and is not a run of ours (no config.json); "
+                    "choose another folder with --run-dir"
+                )
+        elif self._has_begun():
+            self._refuse_other(self.read_config(), config)
+            self._refuse_lost_checkpoints()
         return False
-
-    def open_together(self, config: Config) -> bool:
-        """Like `open`, by process 0 of several; the others make sure that they see its folder.
-
-        Raises:
-          TogetherError: another run lies here, or the folder is not shared.
-          ConfigError: the same, in the only process.
-        """
-        found = decide(lambda: self.open(config))
-        written = decide(lambda: self.config.read_text(encoding="utf-8"))
-        together(lambda: None if is_primary() else self._wait_for(written))
-        return found
 
     def _wait_for(self, written: str) -> None:
         """Until config.json is here as process 0 wrote it: network folders lag by seconds."""
@@ -109,77 +148,53 @@ class RunDir:
                 )
             time.sleep(0.1)
 
+    def _config_of(self, checkpoints: CheckpointStore) -> Config:
+        """What the weights were made with; config.json may have been changed since."""
+        try:
+            return config_of(checkpoints.read_metadata(), where=self.checkpoints)
+        except CheckpointError:  # all are damaged
+            return self.read_config()
+
+    def _holds(self, config: Config) -> bool:
+        """Whether config.json says it; another one can only have come there by other means."""
+        try:
+            is_same = not differences(self.read_config(), config)
+        except ConfigError:
+            is_same = False
+        if not is_same:
+            _LOG.warning("%s is not the config of the checkpoints: written anew", self.config)
+        return is_same
+
     def _has_begun(self) -> bool:
         """Whether anything came of it: a run that was refused at its start (weights that do not
         fit, say) leaves its config only, and must not stand in the way of the corrected one."""
-        return self.log.exists() or any(
-            path.is_dir() for folder in (self.checkpoints, self.best) for path in folder.glob("*")
-        )
+        return bool(self._traces()) or any(path.is_dir() for path in self.checkpoints.glob("*"))
+
+    def _traces(self) -> list[str]:
+        """What a run writes while it goes on, but for its checkpoints."""
+        folders = (self.best, self.tensorboard, self.report)
+        found = [path.name for path in folders if any(path.glob("[!.]*"))]
+        return [*found, self.log.name] if self.log.exists() else found
+
+    def _refuse_lost_checkpoints(self) -> None:
+        """A run may have been killed before its first checkpoint: it starts again at step 1. But
+        none is evaluated before it is saved, and its log begins after the folder was made."""
+        saved_since = 2 * self.read_config().train.checkpoint_every  # the save takes its time
+        rows = self.read_log()
+        is_saved = any(row["kind"] == "eval" or row["step"] >= saved_since for row in rows)
+        has_best = bool(CheckpointStore(self.best).steps())
+        if self._traces() and (is_saved or has_best or not self.checkpoints.exists()):
+            start = f" (--init {self.path} starts from its best variables)" if has_best else ""
+            raise ConfigError(
+                f"{self.checkpoints} holds no checkpoint, but there is "
+                f"{', '.join(self._traces())}: a start at step 1 would overwrite what is there. "
+                f"Put the checkpoints back, or choose another folder with --run-dir{start}"
+            )
 
     def _refuse_other(self, old: Config, new: Config) -> None:
-        changed = differences(old, new)
-        if changed:
-            listing = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items())
+        listing = listed(differences(old, new), "there", "now")
+        if listing:
             raise ConfigError(
                 f"{self.path} holds a run with another config ({listing}). Choose another folder "
                 "with --run-dir, or start with the same values to continue it"
             )
-
-
-def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> dict[str, Any]:
-    """What a checkpoint says of itself, as JSON."""
-    return {
-        "config": config_to_json(config),
-        "class_names": list(source.class_names),
-        "category_ids": list(source.category_ids),
-        "order_fingerprint": fingerprint,
-    }
-
-
-def check_same_everywhere(metadata: Mapping[str, Any]) -> None:
-    """Refuses processes that were started with different configs, or that see different data.
-
-    Raises:
-      TogetherError: names the process and what differs.
-    """
-    first = decide(lambda: dict(metadata))
-    together(lambda: _check_same(first, metadata))
-
-
-def _check_same(first: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    changed = differences(
-        config_from_json(first["config"]), config_from_json(here["config"]), ignored=MAY_DIFFER
-    )
-    if changed:
-        listing = "; ".join(f"{k}: {a!r} there, {b!r} here" for k, (a, b) in changed.items())
-        raise ConfigError(f"process 0 was started with another config: {listing}")
-    for name in ("class_names", "order_fingerprint"):
-        if list(first[name]) != list(here[name]):
-            raise ConfigError(
-                f"process 0 reads other training data ({name} differs): all hosts need the same "
-                "files under data.root"
-            )
-
-
-def check_resumable(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuses to continue where the config or the order of the data changed.
-
-    Raises:
-      ConfigError: names what changed.
-    """
-    old, new = config_from_json(found["config"]), config_from_json(current["config"])
-    changed = differences(old, new)
-    if changed:
-        listing = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items())
-        raise ConfigError(f"the checkpoint was made with another config: {listing}")
-    if found["class_names"] != current["class_names"]:
-        raise ConfigError(
-            f"the checkpoint knows the classes {found['class_names']}, "
-            f"the data has {current['class_names']}"
-        )
-    if found["order_fingerprint"] != current["order_fingerprint"]:
-        raise ConfigError(
-            "the training data, or the order in which it comes, is not that of the checkpoint "
-            "(images, objects, seed, batch size or augmentation changed): continuing would not "
-            "give the run that was started. Restore the data, or choose another --run-dir"
-        )

@@ -15,9 +15,9 @@ from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
+from harmonic_jax.training.metadata import check_resumable
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import check_resumable
 from harmonic_jax.training.state import (
     Detector,
     TrainState,

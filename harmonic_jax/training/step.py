@@ -92,12 +92,14 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
 def predict(detector: Detector, variables: Variables, batch: Batch) -> Detections:
     """Detections with boxes in pixels of the original image.
 
-    Batch slots that are not real detect nothing.
+    Batch slots that are not real detect nothing; the scores of an image for which the network says
+    NaN or infinity are NaN.
     """
     found = detect(detector.merge(variables, train=False), batch, detector.config)
     xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
     valid = found.valid & batch.is_real[:, None]
-    return dataclasses.replace(found, boxes=found.boxes / xyxy_scale, valid=valid)
+    scores = jnp.where(batch.is_real[:, None], found.scores, 0.0)
+    return dataclasses.replace(found, boxes=found.boxes / xyxy_scale, scores=scores, valid=valid)
 
 
 def _on_each_device(

@@ -9,20 +9,24 @@
 A step appears under its name by one rename, after all its bytes are on the disk, and disappears
 by another, before the first of them is deleted. So every folder named `step_*` is complete, and
 all that can be wrong with it is decay, which its manifest (SHA-256 of every file) tells.
+
+Whoever reads a step holds its manifest (flock), and the writer passes over steps that are held:
+they are dropped with a later save.
 """
 
 import fcntl
-import logging
 import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypedDict
 
+from harmonic_jax.files import flush_folder
 from harmonic_jax.training import manifest
+from harmonic_jax.training.lock import take_lock
 
-_LOG = logging.getLogger(__name__)
 _STEP_FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
 
 
@@ -52,24 +56,45 @@ class StepFolders:
     def __init__(self, directory: Path, *, keep: int) -> None:
         self.directory = directory
         self._keep = keep
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     def steps(self) -> tuple[int, ...]:
         """Returns the complete steps, oldest first."""
         return tuple(sorted({entry.step for entry in self._entries()}))
 
-    def choose(self, step: int | None, check: Callable[[Path], dict[str, Any]]) -> Choice:
-        """Finds the newest step, or a given one, that `check` does not call damaged."""
+    def choose(
+        self, step: int | None, check: Callable[[Path], dict[str, Any]], held: ExitStack
+    ) -> Choice:
+        """Finds the newest step, or a given one, that `check` does not call damaged.
+
+        It is not dropped before `held` is closed.
+        """
+        while True:
+            choice = self._choose(step, check, held)
+            if choice is not None:
+                return choice
+
+    def _choose(
+        self, step: int | None, check: Callable[[Path], dict[str, Any]], held: ExitStack
+    ) -> Choice | None:
+        """None where a step was dropped after it was found: there is a newer one."""
         skipped: list[tuple[int, str]] = []
         for entry in self._entries():
             if step is not None and entry.step != step:
                 continue
-            try:
-                document = check(entry.folder)
-            except manifest.DamagedError as error:
-                skipped.append((entry.step, str(error)))
-            else:
-                return Choice(folder=entry.folder.name, document=document, skipped=skipped)
+            with ExitStack() as stack:
+                _hold(entry.folder, fcntl.LOCK_SH, stack)
+                try:
+                    document = check(entry.folder)
+                    if document["step"] != entry.step:
+                        raise manifest.DamagedError(f"its manifest is of step {document['step']}")
+                except manifest.DamagedError as error:
+                    if not entry.folder.exists():
+                        return None
+                    skipped.append((entry.step, str(error)))
+                else:
+                    held.push(stack.pop_all())
+                    return Choice(folder=entry.folder.name, document=document, skipped=skipped)
         return Choice(folder=None, document={}, skipped=skipped)
 
     def claim(self) -> None:
@@ -81,7 +106,7 @@ class StepFolders:
         if self._lock is not None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.directory / ".lock")
+        self._lock = take_lock(self.directory)
         for leftover in (*self.directory.glob(".saving_*"), *self.directory.glob(".trash_*")):
             shutil.rmtree(leftover)
 
@@ -111,7 +136,7 @@ class StepFolders:
         attempts = [entry.attempt for entry in self._entries() if entry.step == step]
         suffix = f".{max(attempts) + 1}" if attempts else ""
         temporary.rename(self.directory / f"step_{step:08d}{suffix}")
-        _flush_folder(self.directory)
+        flush_folder(self.directory)
         self._drop_all_but(step)
 
     def _entries(self) -> list[_Entry]:
@@ -132,30 +157,35 @@ class StepFolders:
             if entry.step <= newest and entry.step not in kept and len(kept) < self._keep:
                 kept.add(entry.step)
                 continue
-            trash = entry.folder.with_name(f".trash_{entry.folder.name}")
-            entry.folder.rename(trash)
-            shutil.rmtree(trash)
+            _drop(entry.folder, even_if_read=entry.step > newest)
 
 
-def _lock(path: Path) -> IO[str]:
-    """Takes a lock that dies with this process, whatever children it leaves behind.
+def _drop(folder: Path, *, even_if_read: bool) -> None:
+    """Deletes a step, unless somebody reads it."""
+    with ExitStack() as stack:
+        try:
+            _hold(folder, fcntl.LOCK_EX | fcntl.LOCK_NB, stack)
+        except BlockingIOError:
+            if not even_if_read:
+                return
+        trash = folder.with_name(f".trash_{folder.name}")
+        folder.rename(trash)
+    # Who waited for the lock finds now that the folder is gone.
+    shutil.rmtree(trash)
 
-    That is what POSIX record locks do; those of flock live on in forked data workers.
+
+def _hold(folder: Path, how: int, stack: ExitStack) -> None:
+    """Locks the manifest of a step until `stack` closes, where it has one and the disk has locks.
+
+    Raises:
+      BlockingIOError: somebody else holds it, and `how` is not to wait.
     """
-    file = path.open("w")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise OSError(error.errno, "another process is writing there") from error
-    except OSError as error:  # A file system without locks: go on without.
-        _LOG.warning("%s cannot be locked: %s", path, error.strerror)
-    return file
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # Without waiting for who writes to a pipe that somebody put there.
+        descriptor = os.open(folder / manifest.FILE_NAME, os.O_RDONLY | os.O_NONBLOCK)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return

@@ -191,7 +191,7 @@ def test_every_box_of_an_object_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "is_difficult"),
     [("1", True), ("True", True), (" yes ", True), ("0", False), ("FALSE", False), ("no", False),
-     ("Unspecified", False), ("", False)],
+     ("1.0", True), ("Unspecified", False), ("None", False), ("", False)],
 )  # fmt: skip
 def test_difficult_is_what_the_text_means(tmp_path: Path, text: str, is_difficult: bool) -> None:
     add(tmp_path, f"<annotation>{SIZE}{thing(extra=f'<difficult>{text}</difficult>')}</annotation>")

@@ -218,6 +218,16 @@ def test_images_and_annotations_in_sub_folders(tmp_path: Path) -> None:
     assert example == f"sub/e.jpg: no sub/e.xml in {xml}; there is 'e.xml'"
 
 
+def test_annotations_of_a_backup_are_no_data(tmp_path: Path) -> None:
+    write(tmp_path, {"a": SIZE + thing("zebra"), "sub/a": SIZE + thing("ape")})
+    backup = tmp_path / "Annotations" / "old"
+    backup.mkdir()
+    (backup / "a.xml").write_text("<annotation><object><name>gnu</name></object></annotation>")
+    source = read(tmp_path)
+    assert source.class_names == ("ape", "zebra")
+    assert [record.labels.tolist() for record in source.records] == [[1], [0]]
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [

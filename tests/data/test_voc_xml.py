@@ -178,7 +178,10 @@ def test_an_absent_split_names_those_there_are(tmp_path: Path, split: str) -> No
 
 
 def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no ImageSets/Main"):
+    with pytest.raises(DataError, match=r"has no ImageSets/Main.* with one: it has no folders$"):
+        read(tmp_path)
+    (tmp_path / "ImageSets" / "main").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"'ImageSets'; in ImageSets, its folders are 'main'$"):
         read(tmp_path)
     write(tmp_path, {"a": None})
     with pytest.raises(DataError, match=r"Annotations holds no \.xml files"):

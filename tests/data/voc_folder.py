@@ -24,6 +24,8 @@ def write(root: Path, images: dict[str, str | None], *, split: str = "train") ->
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     path.write_bytes(lines.encode("utf-8", "surrogateescape"))
     for name, content in images.items():
+        for folder in ("Annotations", "JPEGImages"):
+            (root / folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{name}.jpg")
         if content is not None:
             text = f"<annotation>{content}</annotation>"

@@ -1,6 +1,7 @@
 """SSD and RefineDet as wholes: buckets, batches, and how RefineDet puts its modules together."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from harmonic_jax.config import (
     VGGConfig,
 )
 from harmonic_jax.detectors import refinedet
+from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.models import build_model
 from harmonic_jax.models.refinedet import RefineDetPredictions
 from harmonic_jax.structures import Batch, Predictions
@@ -70,10 +72,10 @@ def detector(request: pytest.FixtureRequest) -> tuple[Config, Any, Any]:
         return sums, sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)) ** 0.5
 
     @jax.jit
-    def detect(batch: Batch) -> Any:
+    def detect(params: nnx.State, batch: Batch) -> Any:
         return detectors.detect(nnx.merge(graphdef, params, rest), batch, config)
 
-    return config, losses, detect
+    return config, losses, functools.partial(detect, params)
 
 
 def one_image(batch: Batch, row: int) -> Batch:
@@ -93,7 +95,7 @@ def test_batches_equal_their_images_and_buckets_compile_once(detector: tuple) ->
     high = random_batch(1, size=3, shape=(80, 64))
     for batch in (wide, high, random_batch(2, size=3, shape=(64, 80))):
         assert detect(batch).valid.any()
-    assert detect._cache_size() == 2
+    assert detect.func._cache_size() == 2
 
     together, norm = losses(wide)
     assert np.isfinite(norm)
@@ -112,6 +114,21 @@ def test_batches_equal_their_images_and_buckets_compile_once(detector: tuple) ->
         np.testing.assert_array_equal(found.valid[row], alone.valid[row])
         np.testing.assert_allclose(found.boxes[row], alone.boxes[row], atol=1e-2)
         np.testing.assert_allclose(found.scores[row], alone.scores[row], atol=1e-4)
+
+
+def test_what_is_not_finite_is_marked(detector: tuple) -> None:
+    """By whichever layer it comes in: one bias is enough."""
+    _, _, detect = detector
+    batch = random_batch(0, size=3, shape=(64, 80))
+    params = detect.args[0]
+    leaves, structure = jax.tree.flatten(params)
+    for row in (0, len(leaves) - 1):
+        broken = [
+            leaf.at[..., 0].set(jnp.nan) if i == row else leaf for i, leaf in enumerate(leaves)
+        ]
+        found = detect.func(structure.unflatten(broken), batch)
+        assert non_finite_images(found).tolist() == [0, 1, 2]
+    assert non_finite_images(detect(batch)).tolist() == []
 
 
 def test_refined_anchors_are_what_the_second_deltas_move(monkeypatch: pytest.MonkeyPatch) -> None:

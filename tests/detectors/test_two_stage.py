@@ -193,6 +193,15 @@ def test_images_do_not_know_each_other() -> None:
         )
     other = dataclasses.replace(batch, ground_truth=make_batch((1, 1, 1), seed=9).ground_truth)
     jax.tree.map(np.testing.assert_array_equal, detect(params, other), together)
+    # What is not finite is marked, whichever layer it comes from.
+    assert not np.isnan(together.scores).any()
+    leaves, structure = jax.tree.flatten(params)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for part in ("backbone", "rpn", "box_head", "mask_head"):
+        row = next(i for i, path in enumerate(paths) if part in path)
+        broken = [leaf * jnp.nan if i == row else leaf for i, leaf in enumerate(leaves)]
+        found = detect(structure.unflatten(broken), batch)
+        assert np.isnan(found.scores).all(), part
 
 
 @pytest.mark.slow  # test_proposals.py shows it of the proposals alone

@@ -1,5 +1,6 @@
 """A run that is loaded finds what its evaluation finds, and compiles once for a shape."""
 
+import copy
 import dataclasses
 import io
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,10 +20,13 @@ from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
 from harmonic_jax.inference.detections import detection_table
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.tables import DetectionTable
+from harmonic_jax.pretrained import WeightsError
+from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.evaluation import evaluate
 from harmonic_jax.training.restore import SavedRun, read_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import Variables
 from tests.data.fake_source import FakeSource
 from tests.inference.tiny_run import CLASSES, images_of_shapes, run_config, write_run
 
@@ -132,6 +137,49 @@ def test_mistakes(run: Path, detector: LoadedDetector, tmp_path: Path) -> None:
     three = [np.zeros((9, 9, 3), np.uint8)] * 3
     with pytest.raises(ValueError, match="2 images at most"):
         detector.detect_batch(three)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize("tta", [False, True])
+def test_output_that_is_not_finite_is_no_empty_image(
+    run: Path, detector: LoadedDetector, tta: bool, value: float
+) -> None:
+    """Broken weights, or finite ones that grow too large: neither finds nothing in silence."""
+    saved = opened(run)
+    leaves, structure = jax.tree.flatten(saved.variables)
+    broken = structure.unflatten(
+        [jax.device_put(np.full(a.shape, value, a.dtype), a.sharding) for a in leaves]
+    )
+    images = images_of_shapes(1, 3)
+    other = copy.copy(detector)  # the same programs
+    other._variables = broken
+    with pytest.raises(WeightsError, match=r"says NaN or inf for image 1 of 2: .* of step 4, are"):
+        other(images_of(images), tta=LOOKS if tta else None)
+    if not tta:
+        mesh = data_mesh(jax.devices()[:1])
+        with pytest.raises(WeightsError, match="NaN or inf for 3 of 3 images of fake"):
+            evaluate(
+                detector._predict_step, broken, images, saved.config, mesh,
+                track=lambda batches, *_: iter(batches),
+            )  # fmt: skip
+
+
+def test_one_image_that_is_not_finite_is_reported(run: Path, detector: LoadedDetector) -> None:
+    saved, source = opened(run), images_of_shapes(1, 3)
+
+    def step(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        found, index = detector._predict_step(variables, batch)
+        scores = jnp.where((index == 1)[:, None], jnp.nan, found.scores)
+        return dataclasses.replace(found, scores=scores), index
+
+    found = evaluate(
+        step, saved.variables, source, saved.config, data_mesh(jax.devices()[:1]),
+        track=lambda batches, *_: iter(batches),
+    )  # fmt: skip
+    ids = [record.image_id for record in source.records]
+    assert set(found.detections.image_id) == {ids[0], ids[2]}
+    assert found.skipped.count("non_finite_output") == 1
+    assert found.skipped.examples("non_finite_output") == (source.records[1].file_name,)
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

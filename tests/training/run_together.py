@@ -163,7 +163,6 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
     seen = record_batches()
     config = config_of(args)
     run_dir = RunDir.of(config)
-    run_dir.open_together(config)
     source = mixed_images(NUM_IMAGES)
     eval_source = wide_images(source)
     train_source = source if args.full else eval_source
@@ -171,7 +170,8 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
         train_source = HangingSource(
             train_source.records, train_source.files, num_answers=args.hang
         )
-    result = loop.train(config, run_dir, train_source, eval_source)
+    with run_dir.opened(config):
+        result = loop.train(config, run_dir, train_source, eval_source)
     state = jax.device_get(result.state)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):

@@ -42,7 +42,7 @@ def make_state(seed: int = 0) -> State:
     keys = jax.random.split(jax.random.key(seed), 4)
     params = {
         "conv": {"kernel": jax.random.normal(keys[0], (3, 3, 4, 8)), "bias": jnp.zeros(8)},
-        "head/0": [jax.random.normal(keys[1], (5,), jnp.bfloat16), jnp.float32(jnp.nan)],
+        "head/0": [jax.random.normal(keys[1], (5,), jnp.bfloat16), jnp.float32(-0.0)],
     }
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, mu_dtype="bfloat16"))
     return State(

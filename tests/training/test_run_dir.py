@@ -1,40 +1,232 @@
 """When a folder may be used: never over another run, always over one that came to nothing."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from harmonic_jax.config import ConfigError
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_dir import RunDir
 from tests.training.tiny import tiny_config
 
-OTHER = dataclasses.replace(tiny_config(), name="other")
+OURS = tiny_config()
+OTHER = dataclasses.replace(OURS, name="other")
 
 
-def test_a_run_that_was_refused_at_its_start_can_be_corrected(tmp_path: Path) -> None:
+def save(folder: Path, config: Config, step: int = 5) -> None:
+    with CheckpointStore(folder) as store:
+        store.save(step, {"leaf": np.ones(1)}, {"config": config_to_json(config)})
+
+
+def write_log(run_dir: RunDir, *rows: dict[str, Any]) -> None:
+    run_dir.log.write_text("".join(json.dumps({"kind": "train", **row}) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    """A run that was started, and holds nothing yet."""
     run_dir = RunDir(tmp_path / "run")
-    assert not run_dir.open(tiny_config())
-    run_dir.checkpoints.mkdir()
-    (run_dir.checkpoints / ".lock").touch()
+    assert not run_dir.open(OURS)
+    return run_dir
+
+
+def test_a_run_that_was_refused_at_its_start_can_be_corrected(run_dir: RunDir) -> None:
+    for folder in (run_dir.checkpoints, run_dir.best):
+        folder.mkdir()
+        (folder / ".lock").touch()
     assert not run_dir.open(OTHER)
     assert run_dir.read_config() == OTHER
 
 
-@pytest.mark.parametrize("trace", ["log", "checkpoints", "best"])
-def test_a_run_that_began_is_continued_or_refused(tmp_path: Path, trace: str) -> None:
-    run_dir = RunDir(tmp_path / "run")
-    run_dir.open(tiny_config())
-    if trace == "log":
-        run_dir.log.touch()
-    else:
-        (run_dir.path / trace / "10").mkdir(parents=True)
-    assert run_dir.open(tiny_config())
+def test_a_run_with_checkpoints_is_continued_or_refused(run_dir: RunDir) -> None:
+    save(run_dir.checkpoints, OURS)
+    assert run_dir.open(OURS)
     with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
         run_dir.open(OTHER)
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunDir) -> None:
+    run_dir.checkpoints.mkdir()
+    write_log(run_dir, {"step": 1}, {"step": 2 * OURS.train.checkpoint_every - 1})
+    with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
+        run_dir.open(OTHER)
+    assert not run_dir.open(OURS)
+
+
+# The checkpoints are gone, and what came after them is there.
+
+
+def a_log(run: RunDir) -> None:
+    write_log(run, {"step": 1})
+
+
+def a_tensorboard_file(run: RunDir) -> None:
+    run.tensorboard.mkdir()
+    (run.tensorboard / "events.out").touch()
+
+
+def a_report(run: RunDir) -> None:
+    run.report.mkdir()
+    (run.report / "metrics.json").touch()
+
+
+def a_best_step(run: RunDir) -> None:
+    save(run.best, OURS)
+
+
+@pytest.mark.parametrize(
+    ("name", "leave"),
+    [
+        ("metrics.jsonl", a_log),
+        ("tensorboard", a_tensorboard_file),
+        ("report", a_report),
+        ("best", a_best_step),
+    ],
+)
+def test_without_the_folder_of_checkpoints_nothing_is_overwritten(
+    run_dir: RunDir, name: str, leave: Callable[[RunDir], None]
+) -> None:
+    leave(run_dir)
+    before = sorted(run_dir.path.rglob("*"))
+    for _ in range(2):
+        refused = pytest.raises(ConfigError, match=r"checkpoints holds no checkpoint, but there is")
+        with refused as error, run_dir.opened(OURS):
+            pass
+        assert f"there is {name}: " in str(error.value)
+        assert "--run-dir" in str(error.value)
+    after = sorted(path for path in run_dir.path.rglob("*") if path.name != ".lock")
+    assert after == [path for path in before if path.name != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        a_best_step,
+        lambda run: write_log(run, {"step": 1}, {"step": 1, "kind": "eval"}),
+        lambda run: write_log(run, {"step": 2 * OURS.train.checkpoint_every}),
+    ],
+)
+def test_neither_where_the_folder_was_emptied(
+    run_dir: RunDir, leave: Callable[[RunDir], None]
+) -> None:
+    run_dir.checkpoints.mkdir()
+    leave(run_dir)
+    with pytest.raises(ConfigError, match=r"checkpoints holds no checkpoint, but"):
+        run_dir.open(OURS)
+
+
+# Folders of something else, and none at all.
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="not a run of ours"):
-        RunDir(tmp_path).open(tiny_config())
+    with pytest.raises(ConfigError, match="not a run of ours"), RunDir(tmp_path).opened(OURS):
+        pass
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_no_folder_is_refused(tmp_path: Path, is_link: bool) -> None:
+    path = tmp_path / "run"
+    if is_link:
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        path.write_text("a file")
+    with pytest.raises(ConfigError, match="run is no folder; choose another"):
+        RunDir(path).open(OURS)
+
+
+def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = RunDir(tmp_path / "run")
+    link.path.symlink_to(tmp_path / "disk")
+    with link.opened(OURS):
+        save(link.checkpoints, OURS)
+    assert link.open(OURS)
+    assert link.path.is_symlink()
+    assert (tmp_path / "disk" / "checkpoints" / "step_00000005").is_dir()
+
+
+@pytest.mark.parametrize("name", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
+def test_a_url_is_no_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be a local or mounted folder"):
+        RunDir.of(dataclasses.replace(OURS, run_dir=name))
+
+
+# config.json.
+
+
+@pytest.mark.parametrize("damage", ["other", "cut", "gone"])
+def test_the_config_of_the_checkpoints_decides(
+    run_dir: RunDir, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """config.json of a run that another one overwrote, or that was lost, is written anew."""
+    save(run_dir.checkpoints, OURS)
+    if damage == "other":
+        run_dir.config.write_text(json.dumps(config_to_json(OTHER)))
+    elif damage == "cut":
+        run_dir.config.write_text(run_dir.config.read_text()[:100])
+    else:
+        run_dir.config.unlink()
+    with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
+        run_dir.open(OTHER)
+    assert run_dir.open(OURS)
+    assert "config.json is not the config of the checkpoints: written anew" in caplog.text
+    assert run_dir.read_config() == OURS
+
+
+# Two at once.
+
+ANOTHER_PROCESS = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("has it", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_run_in_the_folder_changes_nothing(run_dir: RunDir) -> None:
+    """It is refused whatever its config is, before it writes its config.json."""
+    command = [sys.executable, "-c", ANOTHER_PROCESS, str(run_dir.path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline()
+        for config in (OTHER, OURS):
+            refused = pytest.raises(OSError, match="another process is writing there")
+            with refused as error, run_dir.opened(config):
+                pass
+            assert error.value.filename == str(run_dir.path)
+        assert run_dir.read_config() == OURS
+        running.communicate()
+    with run_dir.opened(OTHER):
+        assert run_dir.read_config() == OTHER
+
+
+# Links.
+
+
+@pytest.mark.parametrize("name", [".lock", "config.json"])
+def test_what_a_link_points_to_is_not_touched(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.open(OURS)
+    (run_dir.path / name).unlink(missing_ok=True)
+    (run_dir.path / name).symlink_to(precious)
+    if name == ".lock":
+        with pytest.raises(OSError, match="is a link; remove it"), run_dir.opened(OTHER):
+            pass
+    else:
+        with run_dir.opened(OTHER):
+            assert not run_dir.config.is_symlink()
+    assert precious.read_text() == "precious"

@@ -1,0 +1,196 @@
+"""Prepared TFDS folders that are damaged, or that name code to run."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonic_jax.data.records import DataError
+from harmonic_jax.data.tfds_source import read_tfds, tfds_splits
+from tests.data.fake_source import encode, noise
+from tests.data.test_tfds_source import COCO_FEATURES, coco_object, prepare
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tfds")
+    examples = [
+        {
+            "image": encode(noise(60, 80, seed=i), "PNG"),
+            "image/filename": f"{i}.png",
+            "image/id": i,
+            "objects": [coco_object((0.1, 0.2, 0.5, 0.6), i)],
+        }
+        for i in range(6)
+    ]
+    prepare(folder, "toy", COCO_FEATURES, {"train": examples})
+    return folder
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "tfds"))
+
+
+def version(root: Path) -> Path:
+    return root / "toy" / "1.0.0"
+
+
+def shard(root: Path) -> Path:
+    return next(version(root).glob("*array_record*"))
+
+
+def read(root: Path) -> Any:
+    return read_tfds("toy", "train", root=str(root), max_objects=9)
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read(root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+EVIL = {"pythonClassName": "evil_features.Feature", "text": {}}
+OLD = {"type": "evil_features.Feature", "content": {}}
+PLACES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a feature": lambda f: f["featuresDict"]["features"].update(more=EVIL),
+    "in snake case": lambda f: f["featuresDict"]["features"].update(
+        more={"python_class_name": "evil_features.Feature", "text": {}}
+    ),
+    "of an object": lambda f: f["featuresDict"]["features"]["objects"]["sequence"]["feature"][
+        "featuresDict"
+    ]["features"].update(more=EVIL),
+    "the whole": lambda f: f.update(EVIL),
+    "as older versions wrote it": lambda f: (f.clear(), f.update(OLD)),
+    "JSON in a text": lambda f: f["featuresDict"]["features"].update(
+        more={
+            "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+            "jsonFeature": {"json": json.dumps({"feature": OLD, "length": None})},
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_module_that_a_file_names_is_imported(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil_features.py").write_text("open('it ran', 'w')\n")
+    path = version(root) / FEATURES
+    content = json.loads(path.read_text())
+    PLACES[place](content)
+    path.write_text(json.dumps(content))
+    assert f"{path} names the feature 'evil_features.Feature'" in refusal(root)
+    assert "evil_features" not in sys.modules
+    assert not (tmp_path / "it ran").exists()
+
+
+def changed(path: Path, old: str, new: str) -> str:
+    text = path.read_text()
+    assert old in text
+    return text.replace(old, new)
+
+
+@pytest.mark.parametrize("name", [INFO, FEATURES])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"{}", b"[" * 10**5, b'{"a": NaN}']
+)
+def test_a_damaged_description_is_named(root: Path, name: str, content: bytes) -> None:
+    (version(root) / name).write_bytes(content)
+    assert refusal(root).startswith(str(version(root) / name))
+    with pytest.raises(DataError, match=name):
+        tfds_splits("toy", root=str(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (INFO, '"6"', '"six"'),
+        (INFO, '"6"', '"-6"'),
+        (INFO, '"6"', '"99999999999999999999"'),
+        (INFO, '"1.0.0"', '"one"'),
+        (INFO, '"array_record"', '"arrays"'),
+        (INFO, '"splits"', '"split"'),
+        (FEATURES, '"uint8"', '"uint9"'),
+        (FEATURES, '"featuresDict"', '"featuresdict"'),
+        (FEATURES, '"REL_YXYX"', '"SIDEWAYS"'),
+        (FEATURES, '"80"', '"eighty"'),
+        (FEATURES, '"image":', '"picture":'),
+        (FEATURES, "bounding_boxes.BBoxFeature", "text_feature.Text"),
+        (FEATURES, "class_label_feature.ClassLabel", "text_feature.Text"),
+    ],
+)
+def test_a_description_of_wrong_values_is_refused(
+    root: Path, name: str, old: str, new: str
+) -> None:
+    path = version(root) / name
+    path.write_text(changed(path, old, new))
+    told = refusal(root)
+    assert str(version(root)) in told or "TFDS data set 'toy'" in told
+
+
+def test_an_absent_description_is_named(root: Path) -> None:
+    (version(root) / FEATURES).unlink()
+    assert refusal(root).startswith(f"{version(root) / FEATURES} cannot be read (it is absent)")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.5, 0.99])
+def test_a_cut_file_is_named(root: Path, kept: float) -> None:
+    path = shard(root)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    assert refusal(root).startswith(f"{path} ")
+
+
+def test_a_changed_byte_names_file_and_example(root: Path) -> None:
+    path = shard(root)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(data)
+    assert refusal(root).startswith(f"{path}: example ")
+
+
+def test_damage_that_comes_later_is_an_unreadable_image(root: Path) -> None:
+    source = read(root)
+    path = shard(root)
+    data = bytearray(path.read_bytes())
+    for place in range(0, len(data), 1000):
+        data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="example 0"):
+        source.image_bytes(0)
+
+
+@pytest.mark.parametrize("number", ["5", "7"])
+def test_another_number_of_records_is_refused(root: Path, number: str) -> None:
+    info = version(root) / INFO
+    info.write_text(changed(info, '"6"', f'"{number}"'))
+    assert f"{shard(root)} holds 6 records, and {info} says {number}" in refusal(root)
+
+
+def test_an_absent_file_is_named(root: Path) -> None:
+    path = shard(root)
+    path.rename(path.with_name("elsewhere"))
+    assert refusal(root).startswith(f"{path} is absent")
+
+
+def test_files_lie_in_the_folder(root: Path) -> None:
+    info = version(root) / INFO
+    info.write_text(changed(info, "{DATASET}-", "../../{DATASET}-"))
+    assert "which is not in its folder" in refusal(root)
+
+
+def test_what_an_interrupted_build_left_is_not_opened(root: Path) -> None:
+    left = version(root).with_name("incomplete.ABC999_1.0.0")
+    shutil.copytree(version(root), left)
+    (left / INFO).write_text("{")
+    assert len(read(root).records) == 6

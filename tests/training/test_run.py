@@ -1,0 +1,191 @@
+"""What is saved when something fails: the state before its evaluation, and the best so far."""
+
+import dataclasses
+import math
+import shutil
+import signal
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harmonic_jax.config import ConfigError
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.state import TrainState, Variables
+from harmonic_jax.training.writer import read_metrics
+from tests.training.quick_run import QuickRun, quick_run
+
+
+def damage(folder: Path) -> None:
+    """A flipped bit in the largest file."""
+    victim = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    raw = bytearray(victim.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    victim.write_bytes(raw)
+
+
+# Save, then evaluate.
+
+
+def test_a_step_whose_evaluation_fails_is_saved(tmp_path: Path) -> None:
+    """Whoever mends what failed goes on from there; until then every start says it again."""
+    run = quick_run(tmp_path)
+
+    def fail(step: int) -> float:
+        if step == 4:
+            raise ValueError("two categories are called 'cat'")
+        return 0.5
+
+    run.evaluate = fail
+    for _ in range(2):
+        with pytest.raises(ValueError, match="two categories"):
+            run()
+        assert run.steps == (2, 4)
+        assert run.best == (2, 0.5)
+    run.evaluate = lambda step: 0.75
+    assert run().step == 6
+    assert (run.steps, run.best) == ((4, 6), (6, 0.75))
+    rows = [(row["step"], row["kind"]) for row in read_metrics(run.run_dir.log)]
+    assert rows.count((4, "train")) == rows.count((4, "eval")) == 1
+
+
+def test_the_last_step_too(tmp_path: Path) -> None:
+    run = quick_run(tmp_path, eval_every=0, steps=3)
+
+    def fail(step: int) -> float:
+        raise OSError("the images are gone")
+
+    run.evaluate = fail
+    with pytest.raises(OSError, match="the images are gone"):
+        run()
+    assert run.steps == (3,)
+
+
+def test_a_signal_at_a_step_that_evaluates_saves_and_stops(tmp_path: Path) -> None:
+    run = quick_run(tmp_path)
+
+    def stop(state: TrainState) -> TrainState:
+        if int(state.step) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return state
+
+    run.update = stop
+    result = run()
+    assert (result.step, result.stopped_by, result.evaluation) == (4, "SIGTERM", None)
+    assert (run.steps, run.best[0]) == ((2, 4), 2)
+    run.update = lambda state: state
+    assert run().evaluation is not None
+    assert [row["step"] for row in read_metrics(run.run_dir.log) if row["kind"] == "eval"] == [
+        2,
+        4,
+        6,
+    ]
+
+
+# What is sealed is finite.
+
+
+@pytest.mark.parametrize("part", ["params", "rest", "opt_state", "ema"])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, part: str) -> None:
+    """The loss is that of the parameters before the update, and finite still."""
+    run = quick_run(tmp_path)
+    broken = jnp.array([1.0, math.inf, 1.0])
+
+    def diverge(state: TrainState) -> TrainState:
+        if int(state.step) < 3:
+            return state
+        match part:
+            case "opt_state":
+                return dataclasses.replace(state, opt_state={"m": broken})
+            case "ema":
+                return dataclasses.replace(state, ema=Variables({"w": broken}, {}))
+        changed = dataclasses.replace(state.variables, **{part: {"x": broken}})
+        return dataclasses.replace(state, variables=changed)
+
+    run.update = diverge
+    with pytest.raises(CheckpointError, match=rf"leaf '.*{part}.*' is not finite .* step 4, which"):
+        run()
+    assert run.steps == (2,)
+    assert run.best[0] == 2
+
+
+# The best.
+
+
+def evaluated(run: QuickRun, *aps: float) -> tuple[int | None, float]:
+    """Runs with these APs at steps 2, 4, ..; what best/ holds then."""
+    run.evaluate = lambda step: aps[step // 2 - 1]
+    run()
+    return run.best
+
+
+@pytest.mark.parametrize(
+    ("aps", "best"),
+    [
+        ((0.1, 0.3, 0.2), (4, 0.3)),
+        ((0.3, 0.1, 0.3), (6, 0.3)),  # of two that are as good, the newer
+        ((0.0, 0.0, 0.0), (6, 0.0)),
+        ((0.0, -1.0, -1.0), (2, 0.0)),
+    ],
+)
+def test_the_best_is_the_newest_of_those_with_the_highest_ap(
+    tmp_path: Path, aps: tuple[float, ...], best: tuple[int, float]
+) -> None:
+    assert evaluated(quick_run(tmp_path), *aps) == best
+
+
+@pytest.mark.parametrize("ap", [-1.0, math.nan])
+def test_without_an_ap_the_newest_is_kept_and_that_is_said_once(
+    tmp_path: Path, ap: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluated(quick_run(tmp_path), ap, ap, ap) == (6, -1.0)
+    assert capsys.readouterr().out.count("has no objects to find") == 1
+
+
+@pytest.mark.parametrize("what", ["manifest", "arrays", "AP"])
+def test_a_damaged_best_counts_as_none_and_is_replaced(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = quick_run(tmp_path, steps=6, eval_every=4)
+    run.evaluate = lambda step: 0.9 if step == 4 else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run()
+    (folder,) = run.run_dir.best.glob("step_*")
+    if what == "manifest":
+        raw = (folder / "manifest.json").read_bytes()
+        (folder / "manifest.json").write_bytes(raw.replace(b'"AP": 0.9', b'"AP": 0.8'))
+    elif what == "arrays":
+        damage(folder / "arrays")
+    else:
+        with CheckpointStore(run.run_dir.best, keep=1) as store:
+            config = store.read_metadata()
+            store.save(4, {"leaf": np.ones(1)}, config | {"AP": "0.95"})
+    run.evaluate = lambda step: 0.1
+    run()
+    assert run.best == (6, 0.1)
+    said = capsys.readouterr().out.count("no undamaged checkpoint in")
+    assert said == (0 if what == "AP" else 1)
+    assert [path.name for path in run.run_dir.best.glob("step_*")] == ["step_00000006"]
+
+
+def test_a_finished_run_started_again_leaves_its_best_as_it_is(tmp_path: Path) -> None:
+    run = quick_run(tmp_path)
+    run()
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(run.run_dir.best.rglob("*"))]
+    run()
+    after = [(path, path.stat().st_mtime_ns) for path in sorted(run.run_dir.best.rglob("*"))]
+    assert after == before
+
+
+def test_the_best_of_another_run_is_not_replaced(tmp_path: Path) -> None:
+    """Behind a link, say."""
+    other = quick_run(tmp_path / "other", seed=7)
+    other()
+    run = quick_run(tmp_path)
+    run()
+    shutil.rmtree(run.run_dir.best)
+    run.run_dir.best.symlink_to(other.run_dir.best)
+    with pytest.raises(ConfigError, match=r"best was made with another config \(train.seed: 7"):
+        run()
+    assert other.best[0] == 6
