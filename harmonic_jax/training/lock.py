@@ -26,7 +26,9 @@ def take_lock(folder: Path) -> IO[bytes]:
         file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(error.errno, "is a link; remove it", str(path)) from error
+            raise OSError(
+                error.errno, f"its {FILE_NAME} is a link; remove it", str(folder)
+            ) from error
         raise
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

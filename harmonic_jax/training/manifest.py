@@ -91,7 +91,7 @@ def verify(folder: Path) -> dict[str, Any]:
             if _digest(path) != expected["sha256"]:
                 raise DamagedError(f"{name} does not match its SHA-256")
         except OSError as error:
-            raise DamagedError(f"{name}: {error.strerror}") from error
+            raise DamagedError(f"{name:.80}: {error.strerror}") from error
         except ValueError as error:  # no name that the system knows
             raise DamagedError(f"{name!r:.80}: {error}") from error
     return document

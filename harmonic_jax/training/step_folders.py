@@ -14,6 +14,7 @@ Whoever reads a step holds its manifest (flock), and the writer passes over step
 they are dropped with a later save.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -105,6 +106,9 @@ class StepFolders:
         """
         if self._lock is not None:
             return
+        if self.directory.is_symlink() and not self.directory.exists():
+            target = self.directory.readlink()
+            raise FileNotFoundError(errno.ENOENT, f"is a link to {target}, which is not there")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.directory)
         for leftover in (*self.directory.glob(".saving_*"), *self.directory.glob(".trash_*")):
