@@ -56,7 +56,7 @@ class RunDir:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The rows of the log; none where it was not begun."""
-        return read_metrics(self.log) if self.log.exists() else []
+        return read_metrics(self.log) if self.log.is_file() else []
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":

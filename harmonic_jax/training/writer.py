@@ -5,6 +5,7 @@ as the strings "nan", "inf" and "-inf"; `read_metrics` turns them back. A line t
 object (the torn last line of a killed run) is dropped, and counted in a warning.
 """
 
+import errno
 import json
 import logging
 import math
@@ -16,7 +17,8 @@ from typing import Any, Literal, Protocol, Self, SupportsFloat
 
 import numpy as np
 
-from harmonic_jax.files import write_bytes
+from harmonic_jax.files import append, named_errors, write_bytes
+from harmonic_jax.training.events import EventFile
 
 _LOG = logging.getLogger(__name__)
 FILE_NAME = "metrics.jsonl"
@@ -53,27 +55,26 @@ class RunWriter:
 
     Raises:
       FileExistsError: there is a log and `resume_step` is None.
+      OSError: a file cannot be written, here or later; the error names it.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str], *, resume_step: int | None = None
     ) -> None:
-        from tensorboardX import SummaryWriter  # imports torch where it is installed: two seconds
-
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
-        if path.exists():
+        self._path = folder / FILE_NAME
+        if os.path.lexists(self._path):
             if resume_step is None:
-                raise FileExistsError(f"{path} exists; give resume_step to go on, or a new folder")
-            _cut(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
-        # The suffix: tensorboardX names files by the second, and overwrites.
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"),
+                raise FileExistsError(
+                    f"{self._path} exists; give resume_step to go on, or a new folder"
+                )
+            _cut(self._path, resume_step)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        self._log = os.open(self._path, flags, 0o666)
+        self._events = EventFile(
+            folder / "tensorboard",
             purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=30,
-            filename_suffix=f".{os.getpid()}.{resume_step or 0}",
         )
 
     def write(self, step: int, kind: Kind, values: Mapping[str, SupportsFloat]) -> None:
@@ -95,11 +96,11 @@ class RunWriter:
         floats = {name: float(value) for name, value in values.items()}
         row: dict[str, float | str] = {"step": int(step), "kind": kind}
         row |= {name: v if math.isfinite(v) else str(v) for name, v in floats.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with named_errors(self._path):
+            append(self._log, json.dumps(row, allow_nan=False).encode() + b"\n")
         for name, value in floats.items():
-            if math.isfinite(value):  # tensorboardX warns of others; the line above has them.
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+            if math.isfinite(value):  # TensorBoard draws no others; the line above has them.
+                self._events.scalar(f"{kind}/{name}", value, step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures to TensorBoard, by name: uint8 RGB of shape (h, w, 3)."""
@@ -109,10 +110,10 @@ class RunWriter:
                     f"image {name!r} is {image.dtype} of shape {image.shape};"
                     " it must be uint8 of shape (h, w, 3)"
                 )
-            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.image(name, image, step)
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._log)
         self._events.close()
 
     def __enter__(self) -> Self:
@@ -178,7 +179,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
         step, kind = row.pop("step"), row.pop("kind")
         values = {name: float(value) for name, value in row.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     if not isinstance(step, int) or kind not in ("train", "eval"):
         return None
@@ -186,10 +187,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _cut(path: Path, last_step: int) -> None:
-    """Drops the rows after `last_step` and torn lines, by one rename."""
+    """Drops the rows after `last_step` and torn lines, by one rename; a link becomes a file."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    raw = path.read_bytes() if path.exists() else b""  # a link to nothing
     lines = [
         line
-        for line in path.read_bytes().splitlines()
+        for line in raw.splitlines()
         if (row := _parse(line)) is not None and row["step"] <= last_step
     ]
     write_bytes(path, b"".join(line + b"\n" for line in lines))

@@ -1,5 +1,6 @@
 """Metrics on the disk: valid JSON always, no row twice, and a kill costs the torn line only."""
 
+import errno
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -174,3 +176,75 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     with open_writer(tmp_path / "run", resume_step=None, is_primary=True) as first:
         first.write(1, "train", {"loss": 1})
     assert rows_of(tmp_path / "run") == [(1, "train")]
+
+
+# Disks and links.
+
+
+def write_rows(folder: Path) -> None:
+    with RunWriter(folder) as writer:
+        for step in range(3):
+            writer.write(step, "train", {"loss": 1.0})
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard/events.out.tfevents"])
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write = os.write
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        if name in os.readlink(f"/proc/self/fd/{descriptor}") and len(data) > 30:
+            return write(descriptor, data[:30])  # the disk takes a part
+        if name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(OSError, match=r"No space left on device, \d+\.\d MiB free") as error:
+        write_rows(tmp_path)
+    assert name in error.value.filename
+    monkeypatch.undo()
+    with RunWriter(tmp_path, resume_step=5) as writer:
+        writer.write(6, "train", {"loss": 1.0})
+    assert rows_of(tmp_path)[-1] == (6, "train")
+
+
+@pytest.mark.parametrize("target", ["a file", "a log", "nothing"])
+@pytest.mark.parametrize("resume_step", [0, 1])
+def test_a_log_that_is_a_link_becomes_a_file(tmp_path: Path, target: str, resume_step: int) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    folder.mkdir()
+    row = '{"step": 1, "kind": "train", "loss": 0.5}\n'
+    if target != "nothing":
+        precious.write_text(row if target == "a log" else "precious\n")
+    (folder / "metrics.jsonl").symlink_to(precious)
+    with RunWriter(folder, resume_step=resume_step) as writer:
+        writer.write(2, "train", {"loss": 1.0})
+    kept = [(1, "train")] if target == "a log" and resume_step else []
+    assert rows_of(folder) == [*kept, (2, "train")]
+    assert not (folder / "metrics.jsonl").is_symlink()
+    if target == "nothing":
+        assert not precious.exists()
+    else:
+        assert precious.read_text() == (row if target == "a log" else "precious\n")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_log_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="is no file") as error:
+        RunWriter(tmp_path, resume_step=0)
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, '{"step": 1, "kind": "train", "loss": ' + "9" * 5000 + "}",
+     '{"step": 1, "kind": "train", "loss": ' + "9" * 400 + "}", "\ud800", "null", "3", "[]",
+     '{"step": "1", "kind": "train"}', '{"step": 1, "kind": []}'],
+)  # fmt: skip
+def test_rows_made_by_hand_are_dropped(tmp_path: Path, line: str) -> None:
+    write_rows(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line.encode("utf-8", "surrogatepass") + b"\n")
+    assert [step for step, _ in rows_of(tmp_path)] == [0, 1, 2]
