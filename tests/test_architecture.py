@@ -49,9 +49,9 @@ ALLOWED = {
         "ops", "structures", "training", "visualize", "files", "pretrained", "detectors",
     },
     "cli": ANY,
-    "visualize": {"numpy", "cv2", "matplotlib", "files"},
+    "visualize": {"numpy", "cv2", "matplotlib", "files", "terminal"},
     # The consistency report for readers: HTML and PNGs of what metrics computed.
-    "report": {"numpy", "cv2", "matplotlib", "metrics", "visualize", "files"},
+    "report": {"numpy", "cv2", "matplotlib", "metrics", "visualize", "files", "terminal"},
     "__init__": {"inference"},  # `load`, imported when it is first named
     "__main__": {"cli"},
 }  # fmt: skip

@@ -15,6 +15,7 @@ from harmonic_jax.metrics.consistency.text import format_report
 from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report import Images, write_page
+from harmonic_jax.terminal import printable
 
 NO_RAW_BOXES = "boxes before NMS were not given: what NMS loses is not known"
 
@@ -76,7 +77,7 @@ def write_consistency(folder: Path, report: dict[str, Any], case: Study) -> list
     names = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
     files = [folder / name for name in names]
     write_text(files[0], json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_text(files[1], format_report(report) + "\n")
+    write_text(files[1], printable(format_report(report)) + "\n")
     truth = dataclasses.replace(case.truth, masks=None)
     found = dataclasses.replace(case.found, masks=None)
     save_coco_annotations(files[2], truth)

@@ -18,6 +18,7 @@ from harmonic_jax.report.pictures import (
 from harmonic_jax.report.png import save_figure
 from harmonic_jax.report.precision import curves_figure, headroom_figure
 from harmonic_jax.report.scores import density_figure, reliability_figure
+from harmonic_jax.terminal import printable
 
 __all__ = ["Images", "write_page"]
 
@@ -78,8 +79,8 @@ def write_page(
     files = [folder / PAGE]
     for name in PNGS:  # one that this report has no use for must not stay
         (folder / name).unlink(missing_ok=True)
-    # A file name may hold what UTF-8 cannot say.
-    write_text(files[0], html)
+    # Names may hold control characters, and what UTF-8 cannot say.
+    write_text(files[0], printable(html))
     if not pngs:
         return files
     for figure in figures:

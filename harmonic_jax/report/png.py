@@ -1,6 +1,6 @@
 """A figure as a PNG for papers and slides: the panels of the page, drawn by matplotlib."""
 
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from harmonic_jax.files import replacing
 from harmonic_jax.report.palette import LIGHT, RAMP
 from harmonic_jax.report.panels import Cells, Figure, Line, Look, Mark, Notes, Panel, Rectangles
 from harmonic_jax.report.svg import RAMP_TITLE, clipped, ramp_place
+from harmonic_jax.visualize.fonts import FONTS
 
 _LINES: dict[Look, dict[str, Any]] = {
     "a": {"ls": "-", "marker": "o"},
@@ -30,9 +31,9 @@ def save_figure(path: str | Path, figure: Figure) -> None:
     Raises:
       OSError: the file cannot be written.
     """
+    fonts = list(FONTS.families(_texts(figure)))
     # Class names are text: a dollar sign starts no formula.
-    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters the font lacks: a box
+    with mpl.rc_context({"text.parse_math": False, "font.family": fonts}):
         height = 1.6 + 3.2 * max(panel.height for panel in figure.panels)
         canvas = matplotlib.figure.Figure(
             figsize=(4.6 * len(figure.panels), height), dpi=150, layout="constrained"
@@ -44,17 +45,28 @@ def save_figure(path: str | Path, figure: Figure) -> None:
             canvas.savefig(partial, format="png")
 
 
+def _texts(figure: Figure) -> Iterator[str]:
+    for panel in figure.panels:
+        yield panel.title
+        for axis in (panel.x, panel.y):
+            yield from (axis.label, *(text for _, text in axis.ticks))
+        for mark in panel.marks:
+            yield from (getattr(mark, "name", ""), *getattr(mark, "texts", ()))
+
+
 def _draw(place: Any, panel: Panel) -> None:
-    place.set_title(panel.title, loc="left", fontsize=11)
+    drawable = FONTS.drawable
+    place.set_title(drawable(panel.title), loc="left", fontsize=11)
     place.set_axisbelow(True)
     place.grid(color=LIGHT["grid"], axis="x" if panel.y.is_names else "both")
     place.spines[["top", "right"]].set_visible(False)
     samples = [sample for mark in panel.marks for sample in _mark(place, mark)]
     for axis, data in ((place.xaxis, panel.x), (place.yaxis, panel.y)):
         axis.set_ticks(
-            [at for at, _ in data.ticks], labels=[clipped(text) for _, text in data.ticks]
+            [at for at, _ in data.ticks],
+            labels=[clipped(drawable(text)) for _, text in data.ticks],
         )
-        axis.set_label_text(data.label)
+        axis.set_label_text(drawable(data.label))
     place.set_xlim(panel.x.low, panel.x.high)
     place.set_ylim(panel.y.low, panel.y.high)
     if samples:  # under the axes: no place inside is free in every run
@@ -71,14 +83,20 @@ def _mark(place: Any, mark: Mark) -> list[Any]:
     if isinstance(mark, Line):
         style = _LINES[mark.look] | ({} if mark.has_markers else {"marker": ""})
         lines = place.plot(
-            mark.x, mark.y, color=LIGHT[mark.look], lw=1.8, ms=4.5, label=mark.name, **style
+            mark.x,
+            mark.y,
+            color=LIGHT[mark.look],
+            lw=1.8,
+            ms=4.5,
+            label=FONTS.drawable(mark.name),
+            **style,
         )
         return list(lines) if mark.name else []
     if isinstance(mark, Rectangles):
         bars = place.bar(
             mark.x1, mark.y2 - mark.y1, mark.x2 - mark.x1, bottom=mark.y1, align="edge",
             color=LIGHT[mark.look], hatch=_HATCHES[mark.look], edgecolor="white", lw=0.5,
-            label=mark.name,
+            label=FONTS.drawable(mark.name),
         )  # fmt: skip
         return [bars] if mark.name else []
     if isinstance(mark, Cells):
@@ -86,8 +104,8 @@ def _mark(place: Any, mark: Mark) -> list[Any]:
     if isinstance(mark, Notes):
         for x, y, text in zip(mark.x, mark.y, mark.texts, strict=True):
             place.annotate(
-                text, (x, y), xytext=(5, 0), textcoords="offset points", va="center",
-                fontsize=8.5, annotation_clip=False,
+                FONTS.drawable(text), (x, y), xytext=(5, 0), textcoords="offset points",
+                va="center", fontsize=8.5, annotation_clip=False,
             )  # fmt: skip
         return []
     middle = (mark.low + mark.high) / 2
@@ -107,4 +125,7 @@ def _cells(place: Any, mark: Cells) -> list[Patch]:
         mark.x_edges, mark.y_edges, np.ma.masked_less(mark.step, 0), cmap=ListedColormap(colors),
         vmin=-0.5, vmax=len(colors) - 0.5,
     )  # fmt: skip
-    return [Patch(color=color, label=text) for color, text in zip(colors, mark.texts, strict=True)]
+    return [
+        Patch(color=color, label=FONTS.drawable(text))
+        for color, text in zip(colors, mark.texts, strict=True)
+    ]

@@ -12,6 +12,7 @@ from harmonic_jax.files import write_text
 from harmonic_jax.masks import RleTable
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.metrics.results_json import save_coco_results
+from harmonic_jax.terminal import printable
 from harmonic_jax.training.evaluation import Evaluation
 from harmonic_jax.training.writer import read_metrics
 from harmonic_jax.visualize import LabelledBoxes, detection_grid, plot_loss_curves, save_png
@@ -46,7 +47,7 @@ def write_report(
         folder / name for name in ("metrics.json", "metrics.txt", "detections.json", "images.txt")
     ]
     write_text(files[0], json.dumps(evaluation.metrics, indent=2) + "\n")
-    write_text(files[1], format_table(evaluation.metrics) + "\n")
+    write_text(files[1], printable(format_table(evaluation.metrics)) + "\n")
     save_coco_results(files[2], evaluation.detections, source.category_ids)
     write_text(files[3], f"{evaluation.loaded.format()}\n{evaluation.warning}".strip() + "\n")
     files.append(folder / "detections.png")  # pictures last: what fails there costs no numbers

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+
+from harmonic_jax.visualize.fonts import FONTS
 
 Color = tuple[int, int, int]
 
@@ -137,10 +140,10 @@ def _draw_label(
     below: bool,
 ) -> None:
     """Writes a label at the first place beside its box that no other label holds, if any."""
-    mask = text_mask(label, _TEXT_SIZE)
+    mask = text_mask(label, _TEXT_SIZE)[:, : canvas.shape[1]]
     height, width = mask.shape
     right, bottom = canvas.shape[1] - width, canvas.shape[0] - height
-    if right < 0 or bottom < 0:
+    if bottom < 0:
         return
     x1, y1, x2, y2 = np.round(box).astype(int).tolist()
     over, inside_top = (x1 - 1, y1 - height - 1), (x1 + 2, y1 + 2)
@@ -170,8 +173,10 @@ def _overlaps(box: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> bool:
 def text_mask(text: str, size: int) -> np.ndarray:
     """Coverage in 0..1 of a line of text with a small margin, float [height, width]."""
     scale = 4  # drawn larger and averaged down, for smooth edges
+    text = FONTS.drawable(text)
+    fonts = FontProperties(family=list(FONTS.families([text])))
     # Two dollar signs would make a formula of the text between them.
-    path = TextPath((0, 0), text.replace("$", r"\$"), size=size * scale)
+    path = TextPath((0, 0), text.replace("$", r"\$"), size=size * scale, prop=fonts)
     polygons = [np.asarray(polygon) for polygon in path.to_polygons()]
     right = max((p[:, 0].max() for p in polygons), default=0.0)
     width, height = int(right / scale) + 7, round(1.35 * size)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.report import Images, write_page
+from harmonic_jax.terminal import printable
 from tests.report.tables import IMAGE_SIZE, NASTY, none_of, studied, tables
 
 VOID = {"meta", "input", "br", "link", "img", "base"}
@@ -59,7 +60,10 @@ def written(folder: Path, *args: Any, **options: Any) -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Every section there is, with names as nasty as can be."""
     case, report = studied(*tables())
-    names = {i: f'"><img src=x onerror=alert(2)> {chr(0xDC80)}.jpg' for i in range(0, 300, 10)}
+    names = {
+        i: f'"><img src=x onerror=alert(2)> {chr(0xDC80)}\x1b[31m\u202e.jpg'
+        for i in range(0, 300, 10)
+    }
     report["settings"]["notes"] = ["<b onclick=alert(3)>"]
     images = Images(gray_image, names)
     return written(tmp_path_factory.mktemp("page"), case, report, images, title="</title><b>")
@@ -78,6 +82,7 @@ def test_names_stay_text(page: str) -> None:
     assert tags.count("img") == 0
     assert not any(key.startswith("on") for _, attrs in parsed.elements for key in attrs)
     assert parsed.texts["title"][0] == "</title><b>"
+    assert printable(page) == page
     for place in ("option", "th", "summary", "text", "p"):
         assert any("alert" in text or "</title>" in text for text in parsed.texts[place]) == (
             place in ("option", "th", "p", "text")

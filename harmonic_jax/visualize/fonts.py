@@ -1,0 +1,126 @@
+"""Letters of any script on pictures: the fonts of the system that have them, or their numbers.
+
+Matplotlib brings DejaVu Sans, which has Latin, Greek, Cyrillic, Arabic and Hebrew letters and many
+signs. Others are looked for among the system's fonts, once. Letters that no font has are drawn as
+their code points, never as empty squares, and it is said once a script.
+"""
+
+import functools
+import logging
+import threading
+import unicodedata
+from collections.abc import Iterable
+
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+from harmonic_jax.terminal import printable
+
+BASE = "DejaVu Sans"
+_CJK = "Chinese, Japanese or Korean"
+_EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
+_LOG = logging.getLogger(__name__)
+
+
+class Fonts:
+    """The fonts of this process: the first, and those that were needed besides."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._families = [BASE]
+        self._has: dict[str, bool] = {}
+        self._told: set[str] = set()
+
+    def families(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Names of font families for matplotlib, which takes each letter from the first that has
+        it; all letters of the texts that any font has are among them."""
+        with self._lock:
+            letters = {letter for text in texts for letter in printable(text)} - self._has.keys()
+            if letters:
+                self._look_for(letters)
+            return tuple(self._families)
+
+    def drawable(self, text: str) -> str:
+        r"""A text of one line without the letters that no font has: their numbers instead.
+
+        >>> Fonts().drawable("caf\u00e9\t\x1b \U0010fffd")
+        'café \\x1b \\u10fffd'
+        """
+        self.families([text])
+        return "".join(map(self._drawable, printable(text)))
+
+    def _drawable(self, letter: str) -> str:
+        if letter in "\n\t":
+            return " "
+        if self._has[letter]:
+            return letter
+        return "" if _is_invisible(letter) else f"\\u{ord(letter):04x}"
+
+    def _look_for(self, letters: set[str]) -> None:
+        missing = letters - _letters_in(font_manager.findfont(BASE), letters)
+        for path in _system_fonts() if any(not _is_invisible(c) for c in missing) else ():
+            found = _letters_in(path, missing)
+            if found and not all(map(_is_invisible, found)):
+                font_manager.fontManager.addfont(path)
+                self._families.append(FT2Font(path).family_name)
+                missing -= found
+            if all(map(_is_invisible, missing)):
+                break
+        self._has |= {letter: letter not in missing for letter in letters}
+        self._tell(sorted(letter for letter in missing if not _is_invisible(letter)))
+
+    def _tell(self, letters: list[str]) -> None:
+        scripts: dict[str, str] = {}
+        for letter in letters:
+            script = _script_of(letter)
+            scripts[script] = scripts.get(script, "") + letter
+        for script in sorted(scripts.keys() - self._told):
+            package = "fonts-noto-cjk" if script == _CJK else "fonts-noto-core"
+            _LOG.warning(
+                "no font of this system has letters of %s (%s): they are drawn as their numbers. "
+                "Install one that has them, such as Noto's (apt install %s)",
+                script, scripts[script][:8], package,
+            )  # fmt: skip
+        self._told |= scripts.keys()
+
+
+FONTS = Fonts()
+
+
+def _is_invisible(letter: str) -> bool:
+    """Joiners, directions, variation selectors: nothing is lost where a font has none."""
+    return unicodedata.category(letter) in ("Cf", "Zs", "Cc") or "\ufe00" <= letter <= "\ufe0f"
+
+
+def _script_of(letter: str) -> str:
+    """The first word of a letter's name, such as THAI."""
+    if unicodedata.category(letter).startswith("S"):
+        return "signs and emoji"
+    script = unicodedata.name(letter, "unknown").split()[0].split("-")[0]
+    return _CJK if script in _EAST_ASIAN else script
+
+
+@functools.cache
+def _system_fonts() -> tuple[str, ...]:
+    """Files of fonts, plain ones first."""
+    return tuple(sorted(font_manager.findSystemFonts(), key=_plainness))
+
+
+def _plainness(path: str) -> tuple[int, str]:
+    name = path.lower()
+    odd = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "serif", "condensed")
+    return sum(word in name for word in odd), name
+
+
+def _letters_in(path: str, letters: set[str]) -> set[str]:
+    """Those letters that a font has an outline for; none where it cannot be read."""
+    try:
+        font = FT2Font(path)
+        found = {letter for letter in letters if font.get_char_index(ord(letter))}
+        if found:  # fonts of pictures (colour emoji) have no outlines
+            font.set_size(16, 72)
+            font.load_char(ord(min(found, key=_is_invisible)))
+            font.get_path()
+    except (RuntimeError, OSError, ValueError):
+        return set()
+    return found
