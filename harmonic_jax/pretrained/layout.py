@@ -34,7 +34,7 @@ LEAF_NAMES = {
 }
 # A counter of PyTorch's batch norms that nothing reads.
 COUNTER = ".num_batches_tracked"
-SHOWN = 5  # names in an error message
+SHOWN = 5  # names in an error message, and as many shapes
 _COMPARED = 1000  # names among which an alike one is looked for
 _HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
 
@@ -121,14 +121,14 @@ def fit_state(
         return variable.replace(_place_like(transform.to_ours(array), old))
 
     new_params, new_rest = nnx.map_state(replace, params), nnx.map_state(replace, rest)
-    problems = _names_that_differ(wanted, todays, layout) + unfit
-    if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    names = _names_that_differ(wanted, todays, layout)
+    if names or unfit:
+        shown = names[:SHOWN] + unfit[:SHOWN]
+        num_more = len(names) + len(unfit) - len(shown)
+        more = f" and {num_more} more" if num_more else ""
         there, here = recognise(todays), recognise(wanted)
         hint = f". The file looks like {there}, the model is {here}" if there != here else ""
-        raise WeightsError(
-            f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}{hint}"
-        )
+        raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}{hint}")
     return new_params, new_rest
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 # The first that begins a name counts.
 _KINDS = (
-    (r"params/", "a detector of harmonic_jax"),
+    (r"params/", "an export of harmonic_jax, which --init and --run take as it is"),
     (r"roi_heads\.keypoint_", "Keypoint R-CNN"),
     (r"roi_heads\.mask_head\.0\.1\.", "Mask R-CNN v2"),
     (r"roi_heads\.mask_", "Mask R-CNN"),

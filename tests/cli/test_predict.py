@@ -18,6 +18,7 @@ from harmonic_jax.cli import predict as predict_command
 from harmonic_jax.cli.inference_options import inference_suffix, tta_of
 from harmonic_jax.files import write_bytes
 from harmonic_jax.inference import TTA, ImageDetections, predictions
+from harmonic_jax.inference.detector import NonFiniteOutputError
 from harmonic_jax.inference.images import read_image
 from harmonic_jax.inference.output import OutputFolder
 from harmonic_jax.inference.predictions import Predictor
@@ -219,6 +220,29 @@ def test_what_was_found_outlives_any_failure(
     with pytest.raises(ZeroDivisionError):
         predict(inputs / "b", "--run", "RUN", "--out", tmp_path / "out", "--batch-size", "1")
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+def test_broken_weights_are_told_with_the_image(
+    detectors: list[OneBox],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
+        self.sizes.append(len(images))
+        if len(self.sizes) == 2:
+            raise NonFiniteOutputError(0, len(images), 7)
+        return [self._detect(image) for image in images]
+
+    monkeypatch.setattr(OneBox, "detect_batch", detect)
+    out = tmp_path / "out"
+    assert predict(inputs / "b", "--run", "RUN", "--out", out, "--batch-size", "1") == 1
+    error = capsys.readouterr().err
+    assert "the network says NaN or inf for image 1 of 1: its weights, of step 7" in error
+    assert str(inputs / "b") in error
+    assert error.count("\n") == 1
+    assert len(json.loads((out / "detections.json").read_text())) == 1  # of the image before
 
 
 def test_pictures_that_cannot_be_written_cost_no_detection(
