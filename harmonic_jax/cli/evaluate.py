@@ -17,6 +17,7 @@ from harmonic_jax.cli.report_images import images_of_folder
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
@@ -119,6 +120,8 @@ def _check_options(args: argparse.Namespace) -> None:
         if value is not None and value is not False:
             raise ConfigError(f"{option} goes with a run, not with --predictions")
     check_count("--resamples", args.resamples, "[0, 100000]")
+    if args.batch_size is not None:
+        check_count("--batch-size", args.batch_size, BATCH_SIZES)
     for option, value in (("--raw-predictions", args.raw_predictions), ("--images", args.images)):
         if value is not None and (args.report is None or args.predictions is None):
             raise ConfigError(f"{option} goes with --predictions and --report DIR")

@@ -17,8 +17,6 @@ from harmonic_jax.cli.inference_options import inference_suffix, tta_of
 from harmonic_jax.cli.raw_boxes import RawBoxes, detect_raw, make_raw_step
 from harmonic_jax.cli.report_images import images_of_source
 from harmonic_jax.config import Config, ConfigError, DataConfig
-from harmonic_jax.config.checks import check_count
-from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import make_folder
@@ -131,6 +129,5 @@ def _with_options(config: Config, args: argparse.Namespace) -> Config:
         raise ConfigError(f"--name {args.name} goes with --format tfds; this data is {data.format}")
     train = config.train
     if args.batch_size is not None:
-        check_count("--batch-size", args.batch_size, BATCH_SIZES)
         train = dataclasses.replace(train, eval_batch_size=args.batch_size)
     return dataclasses.replace(config, data=data, train=train)
