@@ -127,6 +127,13 @@ def test_offsets_that_cannot_be(tmp_path: Path, name: str) -> None:
     assert words in refusal(with_header(tmp_path / "w.safetensors", header, bytes(size)))
 
 
+def test_a_message_is_a_line_whatever_names_hold(tmp_path: Path) -> None:
+    header = {"a\nb" + "c" * 10_000: tensor("F4", [2], 0, 1)}
+    text = refusal(with_header(tmp_path / "w.safetensors", header, b"0"))
+    assert "a\\nbccc" in text
+    assert len(text) < 2010
+
+
 def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
     entry = json.dumps(F32)
     header = f'{{"a": {entry}, "a": {entry}}}'.encode()
