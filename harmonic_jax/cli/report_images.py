@@ -1,6 +1,7 @@
 """Pictures for the page of `eval.py --report`: from a run's data, or from a folder of files."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def images_of_folder(annotations: Path, folder: Path | None) -> Images:
         return Images(None, names, sizes)
     # A name may not lead out of the folder.
     paths = {i: folder / name for i, name in names.items() if is_inside(name)}
-    if not any(path.is_file() for path in paths.values()):
+    if not any(map(os.path.isfile, paths.values())):
         example = next(iter(names.values()), "no file_name at all")
         raise DataError(
             f"--images {folder} holds none of the images that {annotations} names ({example})"

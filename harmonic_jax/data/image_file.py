@@ -98,10 +98,13 @@ def read_image_file(path: str | Path, *, start: int | None = None) -> bytes:
     Raises:
       OSError: it cannot be read, is no regular file, or has more than MAX_FILE_BYTES.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = file.read(MAX_FILE_BYTES + 1 if start is None else start)
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            data = file.read(MAX_FILE_BYTES + 1 if start is None else start)
+    except ValueError as error:  # a name that no file can have
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
     if len(data) > MAX_FILE_BYTES:
         raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes", str(path))
     return data

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _not_prepared(name: str, version: str, data_dir: Path) -> DataError:
     return DataError(
         f"TFDS data set {wanted!r} is not prepared under {data_dir} (data.root). Prepare it once, "
         "in any environment that has TensorFlow (training needs none): "
-        f"tfds build {wanted} --file_format=array_record --data_dir={data_dir}"
+        f"tfds build {wanted} --file_format=array_record --data_dir={shlex.quote(str(data_dir))}"
     )
 
 
@@ -116,5 +117,6 @@ def not_random_access(name: str, builder: Any) -> DataError:
     return DataError(
         f"TFDS data set {name!r} in {where} has no array_record files. Add them once, in any "
         "environment that has TensorFlow: "
-        f"tfds convert_format --dataset_version_dir={where} --out_file_format=array_record"
+        f"tfds convert_format --dataset_version_dir={shlex.quote(str(where))} "
+        "--out_file_format=array_record"
     )

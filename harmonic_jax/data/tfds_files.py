@@ -48,6 +48,28 @@ def open_prepared(folder: Path, *, hint: str = "prepare it again") -> Any:
         return tfds.builder_from_directory(folder)
 
 
+def label_names(builder: Any) -> tuple[str, ...]:
+    """The class names of the objects; numbers where the data set has no names.
+
+    Raises:
+      DataError: the file of names is damaged, or has not as many as there are classes: TFDS passes
+        over what goes wrong there.
+    """
+    label = builder.info.features["objects"].feature["label"]
+    path = Path(builder.data_dir) / "objects-label.labels.txt"
+    names = tuple(label.names)
+    if path.exists():
+        with named_damage(path):
+            lines = path.read_text(encoding="utf-8").split("\n")
+        written = tuple(line.strip() for line in lines if line.strip())
+        if written != names or len(set(names)) != label.num_classes:
+            raise DataError(
+                f"{path} has {len(written)} names, of which {len(set(written))} differ, and "
+                f"{FEATURES} says that there are {label.num_classes} classes"
+            )
+    return names
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedSplit(Sequence[Any]):
     """Examples of a split, with encoded images.

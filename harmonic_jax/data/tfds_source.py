@@ -14,7 +14,7 @@ from harmonic_jax.data.records import DataError, RecordTable
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 from harmonic_jax.data.tfds_builders import not_random_access, open_builders
-from harmonic_jax.data.tfds_files import FEATURES, named_damage, open_split
+from harmonic_jax.data.tfds_files import FEATURES, label_names, named_damage, open_split
 from harmonic_jax.data.tfds_scan import MASK_FEATURE, Scan, scan_split
 
 # COCO's ids of its 80 classes in the order of TFDS's labels: 1..90 without these ten.
@@ -83,7 +83,8 @@ def read_tfds(
     builders = open_builders(name, root)
     chosen = [choice for part in split.split("+") for choice in _choose(part.strip(), builders)]
     with named_damage(f"{chosen[0][0].data_dir}/{FEATURES}"):
-        class_names = _class_names(name, chosen[0][0].info.features)
+        _check_features(name, chosen[0][0].info.features)
+    class_names = label_names(chosen[0][0])
     if masks:
         _check_has_masks(name, chosen[0][0].info.features)
     parts = tuple(_examples(name, builder, part) for builder, part in chosen)
@@ -140,8 +141,8 @@ def _choose(part: str, builders: dict[str, Any]) -> list[tuple[Any, str]]:
     ]
 
 
-def _class_names(name: str, features: Any) -> tuple[str, ...]:
-    """The names of the labels; refuses features that are not those of boxes in images."""
+def _check_features(name: str, features: Any) -> None:
+    """Refuses features that are not those of boxes in images."""
     objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
     has_names = hasattr(objects, "keys") and {"bbox", "label"} <= set(objects)
     if "image" not in features or not has_names:
@@ -155,7 +156,6 @@ def _class_names(name: str, features: Any) -> tuple[str, ...]:
         raise DataError(f"TFDS data set {name!r} has {layout} boxes; only REL_YXYX can be read")
     if not hasattr(objects["label"], "names"):
         raise DataError(f"TFDS data set {name!r} has labels without names; they must be ClassLabel")
-    return tuple(objects["label"].names)
 
 
 def _check_has_masks(name: str, features: Any) -> None:

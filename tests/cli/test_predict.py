@@ -154,7 +154,7 @@ def test_nothing_that_can_be_read(
     assert "0 images, 0 objects; 1 files skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None])
 def test_stopped_in_the_middle(
     detectors: list[OneBox],
     inputs: Path,
@@ -312,6 +312,23 @@ def test_of_a_video_that_is_cut_short_it_is_said(
         line = f"skipped: {tmp_path}/{name}.mp4: not_an_image: OpenCV reads no video from it\n"
         assert line in shown.out
     assert not shown.err  # not a line for every block that the codec cannot read
+
+
+def test_awkward_files_are_read_or_named(
+    detectors: list[OneBox], cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = cases / "14-awkward-image-files" / "data" / "train"
+    assert predict(photos, "--run", "RUN", "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "left out: .jp2 1\n" in shown
+    refused = {
+        "avif_as.jpg": "not_an_image", "heic_as.jpg": "not_an_image", "html.jpg": "not_an_image",
+        "cut.png": "truncated", "cut_progressive.jpg": "truncated", "zero.jpg": "empty",
+    }  # fmt: skip
+    for name, reason in refused.items():
+        assert f"skipped: {photos / name}: {reason}: " in shown
+    assert "15 images, 15 objects (15 c); 6 files skipped\n" in shown
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 15
 
 
 NAMES = (

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
 from harmonic_jax.__main__ import main
+from harmonic_jax.data.decode import decode_image
 
 
 def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -66,6 +69,37 @@ def test_all_splits_of_real_coco_images(
     ]
     assert re.findall(r"^crowd +(\d+)", out, re.MULTILINE) == ["6", "11"]
     assert "80 images, 705 objects" in out
+
+
+REFUSED = {
+    "avif_as.jpg": "not_an_image: the file is AVIF",
+    "heic_as.jpg": "not_an_image: the file is HEIC",
+    "html.jpg": "not_an_image: the file is a text",
+    "jpeg2000.jp2": "not_an_image: the file is JPEG 2000",
+    "cut.png": "truncated: ",
+    "cut_progressive.jpg": "truncated: ",
+    "zero.jpg": "empty: ",
+}
+
+
+def test_awkward_files_are_used_or_refused_with_the_true_reason(
+    cases: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = cases / "14-awkward-image-files" / "data"
+    status, out, _ = check(capsys, f"coco:{folder}")
+    assert status == 0
+    told = {line.split(":")[0].strip(): line for line in out.splitlines() if ": " in line}
+    for name, words in REFUSED.items():
+        assert f"{name}: {words}" in told[name]
+    assert sum(map(int, re.findall(r"^\w+ +(\d+)  image refused", out, re.MULTILINE))) == len(
+        REFUSED
+    )
+    used = [path for path in sorted((folder / "train").iterdir()) if path.name not in REFUSED]
+    assert len(used) == 15
+    for path in used:
+        image = decode_image(path.read_bytes(), max_pixels=10**6).image
+        other = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        assert np.abs(image.astype(int) - other[..., ::-1]).max() <= 1, path.name
 
 
 def test_masks_are_checked_on_demand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,6 +246,9 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=str(path)):
             read_image_file(path)
         assert header_size(path) is None
+    for name in ("x" * 300, "\ud800.jpg", "nul\0.jpg"):  # names that no file can have
+        with pytest.raises(OSError, match=r"too long|surrogates|null"):
+            read_image_file(tmp_path / name)
     (tmp_path / "a.jfif").write_bytes(PNG)
     assert read_image_file(tmp_path / "a.jfif") == PNG
     assert header_size(tmp_path / "a.jfif") == (48, 64)

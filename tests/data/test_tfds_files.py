@@ -143,6 +143,14 @@ def test_an_absent_description_is_named(root: Path) -> None:
     assert refusal(root).startswith(f"{version(root) / FEATURES} cannot be read (it is absent)")
 
 
+@pytest.mark.parametrize("content", [b"a\nb\n", b"\xff\n", b"a\n" * 80])
+def test_a_damaged_file_of_names_is_named(root: Path, content: bytes) -> None:
+    """TFDS passes over it, and the classes lose their names."""
+    path = version(root) / "objects-label.labels.txt"
+    path.write_bytes(content)
+    assert refusal(root).startswith(str(path))
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.5, 0.99])
 def test_a_cut_file_is_named(root: Path, kept: float) -> None:
     path = shard(root)
