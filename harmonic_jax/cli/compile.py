@@ -14,6 +14,8 @@ from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice
 from harmonic_jax.pods.measure import Measurement, TooBig
@@ -42,6 +44,13 @@ def _main(args: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(args)
     if options.json is not None:
         check_writable(options.json)
+    check_count("--num-slices", options.num_slices, "[1, 1000]")
+    for option, value in (
+        ("--batch-size", options.batch_size),
+        ("--num-classes", options.num_classes),
+    ):
+        if value is not None:
+            check_count(option, value, BATCH_SIZES)
     pod = dataclasses.replace(parse_slice(options.topology), num_slices=options.num_slices)
     config = config_from_args(
         rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
@@ -72,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "--topology", required=True, help="the slice: v5e:16x16, v6e:8x8, v4:2x2x1, v5p:4x4x4"
     )
     parser.add_argument(
-        "--num-slices", type=_count, default=1, help="slices that train together (default: 1)"
+        "--num-slices", type=int, default=1, help="slices that train together (default: 1)"
     )
-    parser.add_argument("--batch-size", type=_count, help="images a step, instead of the config's")
-    parser.add_argument("--num-classes", type=_count, help="default: those of the config's data")
+    parser.add_argument("--batch-size", type=int, help="images a step, instead of the config's")
+    parser.add_argument("--num-classes", type=int, help="default: those of the config's data")
     parser.add_argument(
         "--fast",
         action="store_true",
@@ -89,13 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="file to write the same to")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be >= 1")
-    return number
 
 
 def check_compiler() -> None:

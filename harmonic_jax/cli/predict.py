@@ -15,7 +15,7 @@ from harmonic_jax.cli.command import (
 )
 from harmonic_jax.cli.inference_options import add_inference_options, tta_of
 from harmonic_jax.cli.train import use_both_cores
-from harmonic_jax.config import ConfigError
+from harmonic_jax.config.checks import check_number
 from harmonic_jax.inference import load
 from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video
@@ -69,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(args: argparse.Namespace) -> int:
     use_both_cores()
     console = Terminal()
-    if not 0.0 <= args.score_threshold <= 1.0:
-        raise ConfigError(f"--score-threshold is {args.score_threshold}; it must be in [0, 1]")
+    check_number("--score-threshold", args.score_threshold, "[0, 1]")
     tta = tta_of(args)
     inputs = find_inputs(args.inputs)
     use_compilation_cache()

@@ -49,6 +49,11 @@ def check_count(field: str, value: object, interval: str) -> None:
     require(_fits(value, int, interval), field, value, legal_values(int, interval))
 
 
+def check_number(field: str, value: object, interval: str) -> None:
+    """Refuses what is no number in an interval, `"[0, 1]"`."""
+    require(_fits(value, float, interval), field, value, legal_values(float, interval))
+
+
 def at_path(path: str, make: Callable[[], _T]) -> _T:
     """Makes a config that stands at `path`, such as `model.rpn.match`, and raises what it refuses
     with that path: a config knows only its last part."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from harmonic_jax.config import Config
-from harmonic_jax.config.checks import check_count
+from harmonic_jax.config.checks import check_count, check_number
 from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
@@ -149,9 +149,11 @@ class LoadedDetector:
           `ImageDetections`, boxes in pixels of the image; for a list, a list.
 
         Raises:
+          ConfigError: score_threshold is not in [0, 1].
           ImageError, OSError, TypeError, ValueError: as `inference.images.read_image`.
           NonFiniteOutputError: the network says NaN or infinity for an image.
         """
+        check_number("score_threshold", score_threshold, "[0, 1]")
         is_many = isinstance(images, list | tuple)
         pixels = [self.read(image) for image in (images if is_many else [images])]
         groups: dict[tuple[int, int], list[int]] = {}

@@ -147,7 +147,7 @@ def parse_slice(name: str) -> Slice:
     >>> parse_slice("v5e:16x16").num_chips
     256
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    match = re.fullmatch(r"(\w+):(\d{1,4}(?:x\d{1,4})*)", name)
     chip = CHIPS.get(match[1]) if match else None
     if match is None or chip is None:
         raise TopologyError(

@@ -14,6 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from harmonic_jax.config import ConfigError
+from harmonic_jax.config.checks import check_count, require
 
 _PATIENCE_SECONDS = 10.0
 _heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
@@ -37,18 +38,14 @@ class ProcessOptions:
     def __post_init__(self) -> None:
         if self.coordinator is not None:
             host, _, port = self.coordinator.rpartition(":")
-            if not (host and port.isdigit()):
-                raise ConfigError(f"--coordinator is {self.coordinator!r}; it must be HOST:PORT")
-        if self.num_processes is not None and self.num_processes < 1:
-            raise ConfigError(f"--num-processes is {self.num_processes}; it must be >= 1")
+            is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
+            require(bool(host) and is_port, "--coordinator", self.coordinator, "HOST:PORT")
         count = self.num_processes
-        if self.process_id is not None and not 0 <= self.process_id < (count or sys.maxsize):
-            legal = "0" if count == 1 else f"in [0, {count})" if count else ">= 0"
-            raise ConfigError(f"--process-id is {self.process_id}; it must be {legal}")
-        if self.heartbeat_timeout_seconds < 1:
-            raise ConfigError(
-                f"--heartbeat-timeout-seconds is {self.heartbeat_timeout_seconds}; it must be >= 1"
-            )
+        if count is not None:
+            check_count("--num-processes", count, "[1, 1000000]")
+        if self.process_id is not None:
+            check_count("--process-id", self.process_id, f"[0, {count or 1000000})")
+        check_count("--heartbeat-timeout-seconds", self.heartbeat_timeout_seconds, "[1, 1000000]")
 
     @property
     def given(self) -> tuple[str | int | None, ...]:

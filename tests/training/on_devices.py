@@ -1,0 +1,137 @@
+"""The same step on one device and on four, for tests: started as a process of its own.
+
+    python -m tests.training.on_devices retinanet --steps 50
+
+At every state that a run on one device comes through, a step is taken on one device, on four, and
+on one from parameters that a rounding error has changed ("noise"). Beside it, a run on four devices
+and one from such a start go on by themselves. A line of JSON for each step says how far gradients
+and variables of the step, and losses and parameters of the runs, are from those on one device.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from typing import Any
+
+NOISE = 1e-7  # a rounding error of float32
+DEVICES = 4
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from harmonic_jax.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig  # noqa: E402
+from harmonic_jax.structures import Batch, ObjectMasks  # noqa: E402
+from harmonic_jax.training.optimizer import make_optimizer  # noqa: E402
+from harmonic_jax.training.sharding import data_mesh, put_batch, replicated  # noqa: E402
+from harmonic_jax.training.state import (  # noqa: E402
+    TrainState,
+    build_detector,
+    init_state,
+    init_variables,
+)
+from harmonic_jax.training.step import make_train_step  # noqa: E402
+from tests.training.test_bfloat16 import MODELS  # noqa: E402
+from tests.training.tiny import random_batch  # noqa: E402
+
+Log = dict[str, float]
+
+
+def config_of(name: str, *, hardet: bool) -> Config:
+    return Config(
+        name="tiny",
+        model=MODELS[name],
+        data=DataConfig(
+            short_sides=(64,), max_side=64, max_objects=4, masks=name == "mask_rcnn", mask_size=14
+        ),
+        loss=LossConfig(hardet=hardet),
+        # Without momentum and decay the optimizer's state is the gradient.
+        optim=OptimConfig(
+            learning_rate=0.01, momentum=0.0, weight_decay=0.0, warmup_steps=0, schedule="constant"
+        ),
+        train=TrainConfig(steps=50, batch_size=8),
+    )
+
+
+def batch_of(step: int, *, masks: bool) -> Batch:
+    batch = random_batch(step)
+    if not masks:
+        return batch
+    truth = batch.ground_truth
+    grids = np.random.default_rng(step).choice(np.array([0, 255], np.uint8), (8, 4, 14, 14))
+    truth = dataclasses.replace(truth, masks=ObjectMasks(grids, truth.boxes))
+    return dataclasses.replace(batch, ground_truth=truth)
+
+
+def disturbed(state: TrainState) -> TrainState:
+    rng = np.random.default_rng(0)
+
+    def change(leaf: np.ndarray) -> np.ndarray:
+        return (leaf * (1 + NOISE * rng.standard_normal(leaf.shape))).astype(leaf.dtype)
+
+    params = jax.tree.map(change, state.variables.params)
+    variables = dataclasses.replace(state.variables, params=params)
+    return dataclasses.replace(state, variables=variables)
+
+
+def flat(tree: Any) -> np.ndarray:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype == np.float32])
+
+
+def distance(a: Any, b: Any) -> float:
+    """Of two trees of arrays, relative to the first."""
+    first = flat(a).astype(np.float64)
+    return float(np.linalg.norm(first - flat(b)) / np.linalg.norm(first))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=MODELS)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--no-hardet", action="store_true")
+    args = parser.parse_args()
+    config = config_of(args.name, hardet=not args.no_hardet)
+    detector = build_detector(config, 3)
+    optimizer = make_optimizer(config.optim, steps=50)
+    meshes = {n: data_mesh(jax.devices()[:n]) for n in (1, DEVICES)}
+    steps = {n: make_train_step(detector, optimizer, mesh) for n, mesh in meshes.items()}
+
+    def step(n: int, state: TrainState, batch: Batch) -> tuple[TrainState, Log]:
+        """On n devices; everything on the host."""
+        placed = jax.device_put(state, replicated(meshes[n]))
+        new, metrics = jax.device_get(steps[n](placed, put_batch(batch, meshes[n])))
+        return new, {name: float(value) for name, value in metrics.items()}
+
+    everywhere = replicated(meshes[1])
+    variables = init_variables(detector, seed=1, sharding=everywhere)
+    start = jax.device_get(init_state(variables, optimizer, ema=False, sharding=everywhere))
+    four, noise, state = start, disturbed(start), start
+    for number in range(args.steps):
+        batch = batch_of(number, masks=config.data.masks)
+        four, four_log = step(DEVICES, four, batch)
+        noise, noise_log = step(1, noise, batch)
+        same_four, same_four_log = step(DEVICES, state, batch)
+        same_noise, _ = step(1, disturbed(state), batch)
+        state, log = step(1, state, batch)
+        row = {
+            "step": number + 1,
+            "loss": log["loss"],
+            "num_positive": [log["num_positive"], same_four_log["num_positive"]],
+            "loss_four": abs(same_four_log["loss"] - log["loss"]),
+            "gradient_four": distance(state.opt_state, same_four.opt_state),
+            "gradient_noise": distance(state.opt_state, same_noise.opt_state),
+            "variables_four": distance(state.variables, same_four.variables),
+            "drift_four": distance(state.variables.params, four.variables.params),
+            "drift_noise": distance(state.variables.params, noise.variables.params),
+            "drift_loss_four": abs(four_log["loss"] - log["loss"]),
+            "drift_loss_noise": abs(noise_log["loss"] - log["loss"]),
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
