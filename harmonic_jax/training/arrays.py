@@ -20,8 +20,10 @@ from orbax.checkpoint import v1 as ocp
 PyTree = Any
 _DEPTH = 250  # bytes of the longest name within a folder of checkpoints
 
-# What fails there comes as an exception, told in one line; its log tells it again, pages long.
+# What fails in orbax comes as an exception, told in one line. Its log, and that of its tasks, tell
+# it again, pages long.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda r: "never retrieved" not in r.getMessage())
 
 
 class _Folder(PosixGPath):

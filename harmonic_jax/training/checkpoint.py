@@ -26,7 +26,11 @@ from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
 _ARRAYS = "arrays"
-_FULL = re.compile("ENOSPC|No space left on device")  # as TensorStore says it
+# As TensorStore says it.
+_FULL = {
+    errno.ENOSPC: re.compile("ENOSPC|No space left on device"),
+    errno.EDQUOT: re.compile("EDQUOT|Disk quota exceeded"),
+}
 
 PyTree = Any
 
@@ -227,8 +231,8 @@ class CheckpointStore:
         # The other processes may be elsewhere: finish what is ours, wait for nobody.
         self._release()
         failure = self._pending.exception() if self._pending is not None else None
-        if failure is not None:
-            _LOG.error("%s", failure)
+        if failure is not None and not isinstance(error, CheckpointError | OSError):
+            _LOG.error("%s", failure)  # else the disk has said so once
 
     def _release(self) -> None:
         self._executor.shutdown(wait=True)
@@ -293,8 +297,9 @@ def _check_finite(leaves: Mapping[str, Any], where: str) -> None:
 
 def _line(error: Exception, folder: Path | None = None) -> str:
     """The first line of an exception, with its class where the text alone would be a riddle."""
-    if _FULL.search(str(error)):
-        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for number, words in _FULL.items():
+        if words.search(str(error)):
+            error = OSError(number, os.strerror(number))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if folder is None else explained(error, folder)
     lines = str(error).strip().splitlines() or [""]

@@ -19,6 +19,7 @@ from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_bat
 from harmonic_jax.training.start import check_classes, check_masks, start_or_resume
 from harmonic_jax.training.state import TrainState, build_detector
 from harmonic_jax.training.step import make_train_step
+from harmonic_jax.training.trace import StepTrace
 from harmonic_jax.training.watchdog import process_watchdog
 
 
@@ -54,7 +55,6 @@ def train(
       TogetherError: of several processes, one failed.
     """
     settings = config.train
-    profile_first, profile_last = settings.profile or (0, 0)
     mesh = data_mesh()
     check_batch_sizes(config, mesh)
     check_classes(train_source, eval_source)
@@ -97,17 +97,16 @@ def train(
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
         if run.is_evaluation_stopped:
             return _stopped(run, start, state)
+        profiled = settings.profile if is_primary() else None
+        trace = StepTrace(run_dir.path / "profile", profiled, run.progress.message)
         for step in range(start + 1, settings.steps + 1):
-            if step == profile_first and is_primary():
-                jax.profiler.start_trace(str(run_dir.path / "profile"))
+            trace.before(step)
             with run.log.waiting_for_data():
                 batch = next(batches)
             state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
             run.watchdog.feed(f"step {step - 1}")  # whose metrics have now been read
-            if step == profile_last and start < profile_first and is_primary():
-                run.log.flush()  # waits for the device
-                jax.profiler.stop_trace()
+            trace.after(step, run.log.flush)
             is_evaluating, is_stopping = run.evaluates_at(step), run.is_stopping(step)
             if is_evaluating or is_stopping or step % settings.checkpoint_every == 0:
                 run.save(step, state)

@@ -97,6 +97,7 @@ class RunDir:
                 self._is_continued(config)  # Nothing is written where nothing may be.
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(take_lock(self.path))
+                self._own_report()
                 return self.open(config)
 
             found = decide(open_locked)
@@ -136,6 +137,15 @@ class RunDir:
             self._refuse_other(self.read_config(), config)
             self._refuse_lost_checkpoints()
         return False
+
+    def _own_report(self) -> None:
+        """The report replaces the one before: not what lies behind a link, nor after an hour."""
+        if self.report.is_symlink():
+            target = self.report.readlink()
+            self.report.unlink()
+            _LOG.warning("%s was a link; what is in %s stays as it is", self.report, target)
+        if self.report.exists() and not self.report.is_dir():
+            raise ConfigError(f"{self.report} is no folder; remove it")
 
     def _wait_for(self, written: str) -> None:
         """Until config.json is here as process 0 wrote it: network folders lag by seconds."""

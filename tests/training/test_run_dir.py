@@ -230,3 +230,26 @@ def test_what_a_link_points_to_is_not_touched(tmp_path: Path, name: str) -> None
         with run_dir.opened(OTHER):
             assert not run_dir.config.is_symlink()
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("target", ["a folder", "nothing"])
+def test_a_report_behind_a_link_is_not_replaced(
+    run_dir: RunDir, tmp_path: Path, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    precious = tmp_path / "precious"
+    if target == "a folder":
+        precious.mkdir()
+        (precious / "metrics.json").write_text("precious")
+    run_dir.report.symlink_to(precious)
+    save(run_dir.checkpoints, OURS)
+    with run_dir.opened(OURS):
+        assert not run_dir.report.is_symlink()
+    assert f"report was a link; what is in {precious} stays as it is" in caplog.text
+    if target == "a folder":
+        assert (precious / "metrics.json").read_text() == "precious"
+
+
+def test_a_report_that_is_a_file_is_refused_before_the_training(run_dir: RunDir) -> None:
+    run_dir.report.touch()
+    with pytest.raises(ConfigError, match="report is no folder"), run_dir.opened(OURS):
+        pass
