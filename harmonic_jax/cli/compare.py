@@ -10,7 +10,7 @@ import numpy as np
 
 from harmonic_jax.__main__ import run_script
 from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import FAILURES, run_command
+from harmonic_jax.cli.command import FAILURES, quoted, run_command
 from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
@@ -120,7 +120,7 @@ def _side(path: Path) -> _Side:
         if not (folder / "detections.json").exists():
             raise ConfigError(
                 f"{path} has no {folder / 'detections.json'}: evaluate it with "
-                f"`eval.py {path} --report DIR` and compare that folder"
+                f"`python -m harmonic_jax eval {quoted(path)} --report DIR` and compare that folder"
             )
         return _Side(path, folder / "detections.json", None, None, run)
     if not (path / "detections.json").exists():

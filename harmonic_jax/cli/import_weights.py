@@ -114,8 +114,8 @@ def _import(args: argparse.Namespace) -> int:
     except WeightsError as error:
         raise WeightsError(f"weights file {args.file}: {error}") from error
     console.print(f"{args.out}: {line}")
-    console.print(f"evaluate it with: python eval.py {name} --root COCO_FOLDER")
-    console.print(f"fine-tune it with: python train.py CONFIG.py --init {name}")
+    console.print(f"evaluate it with: python -m harmonic_jax eval {name} --root COCO_FOLDER")
+    console.print(f"fine-tune it with: python -m harmonic_jax train CONFIG.py --init {name}")
     return 0
 
 

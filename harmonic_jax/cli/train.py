@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 
 from harmonic_jax.__main__ import run_script
-from harmonic_jax.cli.command import quoted, run_command
+from harmonic_jax.cli.command import EXIT_STOPPED, quoted, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.processes import (
     process_help,
@@ -88,21 +88,23 @@ def _train_and_report(
         console.print(source.report.format())
     result = train(config, run_dir, train_source, eval_source)
     if result.evaluation is None:
-        return 3
+        return EXIT_STOPPED
     if not is_primary():
         return 0
-    console.print(format_table(result.evaluation.metrics))
-    files = write_report(
-        run_dir.report,
-        result.evaluation,
-        eval_source,
-        data=config.data,
-        log=run_dir.log,
-    )
+    try:  # first: the terminal may be gone
+        files = write_report(
+            run_dir.report,
+            result.evaluation,
+            eval_source,
+            data=config.data,
+            log=run_dir.log,
+        )
+    finally:
+        console.print(format_table(result.evaluation.metrics))
     console.print("written:")
     for path in (run_dir.best, run_dir.checkpoints, run_dir.tensorboard, *files):
         console.print(f"  {path}")
-    console.print(f"evaluate it again with: python eval.py {quoted(run_dir.path)}")
+    console.print(f"evaluate it again with: python -m harmonic_jax eval {quoted(run_dir.path)}")
     return 0
 
 

@@ -12,7 +12,7 @@ from harmonic_jax.data.mask_grids import mask_grids
 from harmonic_jax.data.plan import is_trainable
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError, DetectionSource, Record
-from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.report import DataReport, Finding
 from harmonic_jax.data.transforms import Augmented, augment
 
 UNREADABLE_IMAGE = "unreadable_image"
@@ -66,6 +66,16 @@ def blank_sample(
         index=index,
         report=report,
     )
+
+
+def is_blank(finding: Finding) -> bool:
+    """Whether a rule left slots blank: images that could not be read or decoded."""
+    return finding.outcome == LEFT_BLANK
+
+
+def num_blank(report: DataReport) -> int:
+    """Slots that were left blank."""
+    return sum(finding.count for finding in report.findings.values() if is_blank(finding))
 
 
 def load_sample(

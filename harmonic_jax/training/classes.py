@@ -26,15 +26,28 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
       >>> match_classes(["background", "cat", "dog", "N/A", "N/A"], ["dog", "cat"]).tolist()
       [-1, 1, 0, -1, -1]
     """
+    if list(known) == list(wanted):
+        return np.arange(len(known), dtype=np.int32)
     missing = [name for name in wanted if name not in known]
     if missing:
         raise ConfigError(
-            f"the detector does not know the classes {missing}; its classes are {list(known)}"
+            f"the detector does not know the classes {listing(missing)}; its classes are "
+            f"{listing(known)}"
         )
     labels = np.full(len(known), -1, np.int32)
     for label, name in enumerate(wanted):
         labels[list(known).index(name)] = label
     return labels
+
+
+def listing(names: Sequence[str], most: int = 20) -> str:
+    """Names as they are written in a message; of many the first.
+
+    >>> listing(["cat", "dog", "N/A"], most=2)
+    "'cat', 'dog' and 1 more"
+    """
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 class MatchedPredictions:

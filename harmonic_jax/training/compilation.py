@@ -164,15 +164,18 @@ def compile_programs(
     programs: Sequence[Program],
     display: Display,
     *,
+    stops: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Compiles one after the other and tells how long each took.
 
     Nothing is run and nothing donated. JAX keeps what is compiled with the function, whose later
-    calls with such arguments find it.
+    calls with such arguments find it. Before each it asks `stops`, and leaves off where that is so.
     """
     display.message(f"compiling {len(programs)} programs before the first step")
     for program in display.track(programs, len(programs), "compiling"):
+        if stops():
+            return
         begun = clock()
         program.function.lower(*program.arguments).compile()
         display.message(f"{program.name} ... {clock() - begun:.1f} s")

@@ -13,7 +13,7 @@ from harmonic_jax.config import Config
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.sample import LEFT_BLANK
+from harmonic_jax.data.sample import num_blank
 from harmonic_jax.detectors.non_finite import non_finite_images
 from harmonic_jax.masks import RleTable, join_tables, paste_masks
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
@@ -59,8 +59,7 @@ class Evaluation:
     @property
     def num_skipped(self) -> int:
         """Images that could not be read or decoded: nothing is detected in them."""
-        findings = self.loaded.findings.values()
-        return sum(finding.count for finding in findings if finding.outcome == LEFT_BLANK)
+        return num_blank(self.loaded)
 
     @property
     def warning(self) -> str:

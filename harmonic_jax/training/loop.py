@@ -8,6 +8,7 @@ import jax
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import BatchIterator, train_batches
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.sample import num_blank
 from harmonic_jax.training.compilation import compile_programs, run_programs
 from harmonic_jax.training.departure import explained_loss
 from harmonic_jax.training.distributed import is_primary, together
@@ -16,7 +17,7 @@ from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.run import Run, open_run
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
-from harmonic_jax.training.start import check_classes, check_masks, start_or_resume
+from harmonic_jax.training.start import check_masks, match_sources, start_or_resume
 from harmonic_jax.training.state import TrainState, build_detector
 from harmonic_jax.training.step import make_train_step
 from harmonic_jax.training.trace import StepTrace
@@ -46,18 +47,19 @@ def train(
       config: the experiment.
       run_dir: where checkpoints and logs go; a checkpoint found there is continued.
       train_source: images and objects to train on.
-      eval_source: images and objects to evaluate on; its classes must be the same.
+      eval_source: images and objects to evaluate on; its classes must be among those of the
+        training data, in any order.
 
     Raises:
       ConfigError: the run found was made with another config or other data, or the evaluation
-        data has other classes.
+        data has a class that the training data lack.
       NonFiniteLossError: names the step and the terms.
       TogetherError: of several processes, one failed.
     """
     settings = config.train
     mesh = data_mesh()
     check_batch_sizes(config, mesh)
-    check_classes(train_source, eval_source)
+    labels, class_notes = match_sources(train_source, eval_source)
     check_masks(config)
     detector = build_detector(config, len(train_source.class_names))
     optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
@@ -66,7 +68,15 @@ def train(
     with watchdog, contextlib.ExitStack() as stack:
         with watchdog.paused():  # opening, restoring and compiling take the time they take
             run = open_run(
-                config, run_dir, detector, mesh, train_source, eval_source, watchdog, stack
+                config,
+                run_dir,
+                detector,
+                mesh,
+                train_source,
+                eval_source,
+                labels,
+                watchdog,
+                stack,
             )
             state, notes = start_or_resume(
                 detector,
@@ -79,7 +89,7 @@ def train(
             start = int(state.step)
             batches = stack.enter_context(_batches(config, train_source, start))
             together(lambda: run.start_logs(run_dir, start, stack))
-            for note in notes:
+            for note in class_notes + notes:
                 run.progress.message(note)
             programs = run_programs(
                 config,
@@ -90,9 +100,11 @@ def train(
                 train_source=train_source,
                 eval_source=eval_source,
             )
-            together(lambda: compile_programs(programs, run.progress))
+            together(lambda: compile_programs(programs, run.progress, stops=run.stops_alone))
         stack.enter_context(explained_loss())  # last: it ends the process before all others close
 
+        if run.is_stopping(start):
+            return _stopped(run, start, state)
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
         if run.is_evaluation_stopped:
@@ -103,6 +115,7 @@ def train(
             trace.before(step)
             with run.log.waiting_for_data():
                 batch = next(batches)
+            run.tell_skipped(batches.report)
             state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
             run.watchdog.feed(f"step {step - 1}")  # whose metrics have now been read
@@ -116,11 +129,14 @@ def train(
                 return _stopped(run, step, state)
         loaded = report_of_all(batches.report)
         run.progress.message(f"images as they were loaded: {loaded.format()}")
+        if num_blank(loaded) == (settings.steps - start) * settings.batch_size > 0:
+            run.progress.message("no training image could be decoded: nothing was learned")
     return TrainResult(settings.steps, state, None, evaluation)
 
 
 def _stopped(run: Run, step: int, state: TrainState) -> TrainResult:
-    run.progress.message(f"{run.stop.name}: saved step {step}; start again to go on")
+    where = f"saved step {step}; start again to go on" if step else "stopped before the first step"
+    run.progress.message(f"{run.stop.name}: {where}")
     return TrainResult(step, state, run.stop.name, None)
 
 

@@ -6,12 +6,16 @@ import itertools
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.loader import order_fingerprint
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.sample import is_blank, num_blank
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.classes import MatchedPredictions
 from harmonic_jax.training.config_json import differences, listed
 from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
@@ -34,6 +38,7 @@ class Run:
     config: Config
     mesh: Mesh
     eval_source: DetectionSource
+    labels: np.ndarray  # of the training data's classes in the evaluation data
     predict_step: PredictStep
     checkpoints: CheckpointStore
     best: CheckpointStore
@@ -46,6 +51,7 @@ class Run:
     evaluated: set[int] = dataclasses.field(default_factory=set)
     is_evaluation_stopped: bool = False
     is_ap_missing: bool = False
+    is_skip_told: bool = False
 
     def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
         """Opens log and display behind step `start`, once the state says where that is."""
@@ -77,6 +83,21 @@ class Run:
         asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
         return asks and self.stop.requested_anywhere()
 
+    def stops_alone(self) -> bool:
+        """Whether this process was asked to stop, and has nobody to agree with."""
+        return jax.process_count() == 1 and self.stop.requested
+
+    def tell_skipped(self, loaded: DataReport) -> None:
+        """Says once, at the first, that a training image cannot be decoded."""
+        if self.is_skip_told or not num_blank(loaded):
+            return
+        self.is_skip_told = True
+        (example,) = next(f.examples[:1] for f in loaded.findings.values() if is_blank(f))
+        self.progress.message(
+            f"a training image could not be decoded and is left out: {example} (all are counted at "
+            "the end; check-data names them)"
+        )
+
     def save(self, step: int, state: TrainState) -> None:
         """Begins to save; a loss or a state that is not finite is never saved."""
         self.log.flush()
@@ -94,7 +115,7 @@ class Run:
         try:
             with self.progress.paused():
                 evaluation = evaluate(
-                    self.predict_step,
+                    MatchedPredictions(self.predict_step, self.labels),
                     variables,
                     self.eval_source,
                     self.config,
@@ -106,17 +127,23 @@ class Run:
         except EvaluationStopped:
             self.is_evaluation_stopped = True
             return None
-        ap, ap50, ap75 = (evaluation.metrics[name] for name in ("AP", "AP50", "AP75"))
-        self.progress.message(f"step {step}: AP {ap:.4f}  AP50 {ap50:.4f}  AP75 {ap75:.4f}")
+        metrics = evaluation.metrics
+        shown = (f"{name} {_score(metrics[name])}" for name in ("AP", "AP50", "AP75"))
+        self.progress.message(f"step {step}: {'  '.join(shown)}")
+        if evaluation.warning:
+            self.progress.message(evaluation.warning)
         if is_primary() and step not in self.evaluated:
             self.evaluated.add(step)
-            self.writer.write(step, "eval", evaluation.metrics)
+            skipped = {"skipped_images": float(evaluation.num_skipped)}
+            self.writer.write(step, "eval", metrics | skipped)
             picture = prediction_grid(
                 evaluation, self.eval_source, max_pixels=self.config.data.max_pixels
             )
             self.writer.write_images(step, {"predictions": picture})
         self.best.wait()  # the one that is being written counts too
-        ap = ap if ap >= 0 else -1.0  # without objects; NaN would compare with nothing
+        ap = (
+            metrics["AP"] if metrics["AP"] >= 0 else -1.0
+        )  # without objects; NaN would compare with nothing
         if decide(lambda: self._is_best(step, ap)):
             self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")
@@ -141,6 +168,11 @@ class Run:
         return not isinstance(best, int | float) or (ap, step) > (best, latest)
 
 
+def _score(value: float) -> str:
+    """As the table has it: a dash where there is no object to find."""
+    return f"{value:.4f}" if value >= 0 else "-"
+
+
 def open_run(
     config: Config,
     run_dir: RunDir,
@@ -148,6 +180,7 @@ def open_run(
     mesh: Mesh,
     train_source: DetectionSource,
     eval_source: DetectionSource,
+    labels: np.ndarray,
     watchdog: Watchdog,
     stack: contextlib.ExitStack,
 ) -> Run:
@@ -174,6 +207,7 @@ def open_run(
         config=config,
         mesh=mesh,
         eval_source=eval_source,
+        labels=labels,
         predict_step=make_predict_step(detector, mesh),
         checkpoints=checkpoints,
         best=best,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Sharding
 
@@ -12,6 +13,7 @@ from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.classes import listing, match_classes
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
@@ -95,12 +97,27 @@ def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
     return together(read) if path.is_file() else read()
 
 
-def check_classes(train_source: DetectionSource, eval_source: DetectionSource) -> None:
-    if train_source.class_names != eval_source.class_names:
+def match_sources(
+    train_source: DetectionSource, eval_source: DetectionSource
+) -> tuple[np.ndarray, list[str]]:
+    """For each class of the training data its label in the evaluation data, by name; -1: none.
+
+    Returns:
+      The labels, and a line on the classes that are not evaluated, where there are any.
+
+    Raises:
+      ConfigError: names the classes that the training data lack.
+    """
+    known, wanted = train_source.class_names, eval_source.class_names
+    missing = [name for name in wanted if name not in known]
+    if missing:
         raise ConfigError(
-            f"{train_source.name} has the classes {list(train_source.class_names)}, but "
-            f"{eval_source.name} has {list(eval_source.class_names)}; they must be the same"
+            f"{eval_source.name} has {listing(missing)}, which {train_source.name} does not have "
+            f"among its classes ({listing(known)}): both must have the same, in any order"
         )
+    others = [name for name in known if name not in wanted]
+    note = f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"
+    return match_classes(known, wanted), [note] if others else []
 
 
 def check_masks(config: Config) -> None:

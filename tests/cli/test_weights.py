@@ -97,7 +97,7 @@ def test_a_class_the_detector_lacks_is_named(command, imported, coco_folder, tmp
     path.write_text(path.read_text().replace('"even"', '"eleven"'))
     result = command("eval.py", imported[0], "--root", folder)
     assert result.returncode == 1
-    assert "the detector does not know the classes ['eleven']" in result.stderr
+    assert "the detector does not know the classes 'eleven'" in result.stderr
 
 
 def test_fine_tune_and_export(command, imported, coco_folder: Path, tmp_path: Path) -> None:

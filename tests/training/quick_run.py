@@ -82,7 +82,8 @@ class QuickRun:
 
     def _evaluate(self, predict_step: Any, variables: Variables, *_: Any, **__: Any) -> Any:
         step = max(self.steps)  # it was saved
-        return SimpleNamespace(metrics=metrics_of(self.evaluate(step)))
+        metrics = metrics_of(self.evaluate(step))
+        return SimpleNamespace(metrics=metrics, warning="", num_skipped=0)
 
 
 _PICTURE = np.zeros((4, 4, 3), np.uint8)
