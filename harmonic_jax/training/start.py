@@ -12,6 +12,7 @@ from jax.sharding import Sharding
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
+from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.classes import listing, match_classes
 from harmonic_jax.training.detector_file import open_detector
@@ -20,6 +21,7 @@ from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.metadata import check_resumable
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.sharding import replicated, single_mesh
 from harmonic_jax.training.state import (
     Detector,
     TrainState,
@@ -65,10 +67,12 @@ def start_or_resume(
         return checkpoints.restore(abstract).state, []
     settings = config.train
     notes = warmup_notes(config.optim, steps=settings.steps, batch_size=settings.batch_size)
-    # Before anything is compiled.
-    origin = None if config.init is None else _open_origin(Path(config.init), sharding)
-    variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
     backbone = config.model.backbone
+    # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
+    origin = None if config.init is None else _open_origin(Path(config.init), sharding)
+    if backbone.weights is not None:
+        together(lambda: kind_of(Path(str(backbone.weights))))
+    variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
     if origin is not None:
         variables, changes = start_from(origin, detector, variables, class_names)
         notes += changes
@@ -89,12 +93,11 @@ def start_or_resume(
 
 
 def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
-    """A checkpoint's processes wait for each other while they read it; a file's do so here."""
-
-    def read() -> SavedRun:
+    """A run, or a file, which each process reads for itself."""
+    if not path.is_file():
         return open_detector(path, sharding=sharding)
-
-    return together(read) if path.is_file() else read()
+    alone = replicated(single_mesh())
+    return together(lambda: open_detector(path, sharding=alone))
 
 
 def match_sources(

@@ -178,8 +178,8 @@ def test_one_image_that_is_not_finite_is_reported(run: Path, detector: LoadedDet
     )  # fmt: skip
     ids = [record.image_id for record in source.records]
     assert set(found.detections.image_id) == {ids[0], ids[2]}
-    assert found.skipped.count("non_finite_output") == 1
-    assert found.skipped.examples("non_finite_output") == (source.records[1].file_name,)
+    assert found.loaded.count("non_finite_output") == 1
+    assert found.loaded.examples("non_finite_output") == (source.records[1].file_name,)
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -25,6 +26,8 @@ from harmonic_jax.config import (
     SSDConfig,
     VGGConfig,
 )
+from harmonic_jax.training import start
+from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.restore import SavedRun
@@ -208,3 +211,25 @@ def test_mask_rcnn_is_not_trained_without_masks(tmp_path: Path) -> None:
     source: Any = types.SimpleNamespace(name="source", class_names=("a",))
     with pytest.raises(ConfigError, match=r"data\.masks is False"):
         train(config, RunDir(tmp_path), source, source)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "does not exist"), (b"<html>", "is a web page"), (b"", "is empty")],
+)
+def test_a_file_that_is_no_weights_is_refused_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / "resnet50.pth"
+    if content is not None:
+        path.write_bytes(content)
+    backbone = BackboneConfig(weights=str(path))
+    store = CheckpointStore(tmp_path / "checkpoints")
+    monkeypatch.setattr(start, "init_variables", None)
+    for changes in ({"model": RetinaNetConfig(backbone)}, {"init": str(path)}):
+        config = dataclasses.replace(tiny_config(), **changes)
+        detector = Detector(None, 3, config)
+        with pytest.raises((OSError, ValueError), match=words):
+            start.start_or_resume(
+                detector, optax.identity(), store, {}, NEW, sharding=replicated(data_mesh())
+            )
