@@ -19,10 +19,12 @@ _Handler = Callable[[int, FrameType | None], None]
 def interrupting() -> Iterator[None]:
     """Has SIGTERM and SIGHUP end the block as Ctrl-C does: by KeyboardInterrupt, with their name.
 
-    >>> with interrupting():
-    ...     signal.raise_signal(signal.SIGTERM)
-    Traceback (most recent call last):
-    KeyboardInterrupt: SIGTERM
+    >>> try:
+    ...     with interrupting():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except KeyboardInterrupt as stop:
+    ...     print(stop)
+    SIGTERM
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
