@@ -32,7 +32,8 @@ from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import Detector, Variables, build_detector
 from tests.training.tiny import random_variables, tiny_config
 
 OLD = ("cat", "dog", "N/A", "bird", "N/A")
