@@ -5,9 +5,7 @@ import errno
 import io
 import os
 import stat
-import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import (
@@ -21,6 +19,8 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from harmonic_jax.data.orientation import DAMAGE, orientation_of, stored_tiff
 
 MAX_FILE_BYTES = 2**30  # what is larger has more pixels than anyone trains on, or is no image
 FORMATS = "JPEG, PNG, BMP, GIF, WebP, TIFF and PPM"
@@ -73,10 +73,6 @@ _COMPLAINTS = (
     ("samples per pixel", "unsupported", "too many channels"),
     ("not identified by this driver", "corrupt", "the header states no size, or no kind of pixels"),
 )
-_ORIENTATION, _XMP = 0x0112, 700  # Pillow looks for an orientation in XMP as well
-_UNUSED = b"\xfd\xfd"  # a tag of those that TIFF leaves to everyone
-_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}  # types of a tag's value
-_DAMAGE = (KeyError, struct.error, OverflowError)
 _number = int.from_bytes
 
 
@@ -156,7 +152,10 @@ def open_image(data: bytes) -> OpenedImage:
     if reader is PngImagePlugin.PngImageFile:
         data, exif, is_animated = _plain_png(data)
     elif reader is TiffImagePlugin.TiffImageFile:
-        orientation, data = _stored_tiff(data)
+        try:
+            orientation, data = stored_tiff(data)
+        except DAMAGE as error:
+            raise ImageError("truncated", "its directory lies beyond the file's end") from error
     try:
         header = reader(io.BytesIO(data))
     except Exception as error:  # Pillow raises many types on malformed bytes
@@ -165,7 +164,7 @@ def open_image(data: bytes) -> OpenedImage:
         raise refusal(error) from error
     exif = exif or header.info.get("exif", b"")
     if exif and header.format != "TIFF":
-        orientation = _orientation(exif.removeprefix(b"Exif\0\0"))
+        orientation = orientation_of(exif.removeprefix(b"Exif\0\0"))
     return OpenedImage(header, orientation, is_animated)
 
 
@@ -221,52 +220,3 @@ def _is_damaged(part: memoryview, length: int) -> bool:
     """Whether a part of a PNG is whole and has another checksum than it says."""
     is_whole = len(part) == 12 + length
     return is_whole and zlib.crc32(part[4:-4]) != _number(part[-4:], "big")
-
-
-def _stored_tiff(data: bytes) -> tuple[int, bytes]:
-    """The orientation of a TIFF, and the file without it: Pillow would turn the pixels."""
-    try:
-        tags = _tags(data)
-    except _DAMAGE as error:
-        raise ImageError("truncated", "its directory lies beyond the end of the file") from error
-    hidden = [at for at, tag, _ in tags if tag in (_ORIENTATION, _XMP)]
-    if hidden:
-        changed = bytearray(data)
-        for at in hidden:
-            changed[at : at + 2] = _UNUSED
-        data = bytes(changed)
-    return _orientation_among(tags), data
-
-
-def _orientation(exif: bytes) -> int:
-    try:
-        return _orientation_among(_tags(exif))
-    except _DAMAGE:  # it says nothing about the pixels
-        return 1
-
-
-def _orientation_among(tags: Sequence[tuple[int, int, int]]) -> int:
-    value = next((value for _, tag, value in tags if tag == _ORIENTATION), 1)
-    return value if value in range(1, 9) else 1
-
-
-def _tags(tiff: bytes) -> list[tuple[int, int, int]]:
-    """(place, tag, value) in the first directory of TIFF or EXIF data; 0 where it is no integer.
-
-    Raises:
-      one of _DAMAGE: there is no directory, or not all of it.
-    """
-    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-    is_big = struct.unpack_from(order + "H", tiff, 2)[0] == 43
-    offset, number, size, value_at = ("Q", "Q", 20, 12) if is_big else ("I", "H", 12, 8)
-    (place,) = struct.unpack_from(order + offset, tiff, 8 if is_big else 4)
-    (count,) = struct.unpack_from(order + number, tiff, place)
-    first = place + struct.calcsize(order + number)
-    struct.unpack_from("B", tiff, first + count * size - 1)
-    tags = []
-    for at in range(first, first + count * size, size):
-        tag, kind = struct.unpack_from(order + "HH", tiff, at)
-        letter = _INTEGERS.get(kind)
-        value = struct.unpack_from(order + letter, tiff, at + value_at)[0] if letter else 0
-        tags.append((at, tag, value))
-    return tags
