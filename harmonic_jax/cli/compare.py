@@ -27,6 +27,7 @@ from harmonic_jax.metrics.consistency.study import study
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
+from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.run_dir import RunDir
 
 DESCRIPTION = """\
@@ -118,9 +119,11 @@ def _side(path: Path) -> _Side:
     if run.config.exists():
         folder = run.report
         if not (folder / "detections.json").exists():
+            last = "" if CheckpointStore(run.best).steps() else "--last "  # not evaluated yet
             raise ConfigError(
                 f"{path} has no {folder / 'detections.json'}: evaluate it with "
-                f"`python -m harmonic_jax eval {quoted(path)} --report DIR` and compare that folder"
+                f"`python -m harmonic_jax eval {quoted(path)} {last}--report DIR` and "
+                "compare that folder"
             )
         return _Side(path, folder / "detections.json", None, None, run)
     if not (path / "detections.json").exists():

@@ -24,7 +24,8 @@ class Config:
     train: TrainConfig = TrainConfig()
     init: str | None = None
     """A run, trained or imported, whose best variables this run starts from: its folder, or a file
-    that `export --to safetensors` or `export-weights` wrote of it."""
+    that `export --to safetensors` or `export-weights` wrote of it. RUN/checkpoints stands for the
+    newest checkpoint instead."""
     run_dir: str | None = None
     """Where checkpoints, logs and reports go; a run found there is continued."""
 

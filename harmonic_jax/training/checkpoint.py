@@ -245,7 +245,8 @@ class CheckpointStore:
         reasons = "; ".join(f"step {number}: {reason}" for number, reason in choice["skipped"])
         if reasons:
             raise CheckpointError(f"no undamaged {what} in {self.directory}: {reasons}")
-        raise CheckpointError(f"no {what} in {self.directory}; it has {list(self.steps())}")
+        others = f"; it has {list(self.steps())}" if self.steps() else ""
+        raise CheckpointError(f"no {what} in {self.directory}{others}")
 
     def _begin(self, step: int, leaves: dict[str, Any]) -> None:
         """Makes the folder that every process then writes to."""

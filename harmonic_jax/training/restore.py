@@ -1,6 +1,7 @@
 """A finished, running or imported run, opened to be used: evaluated, exported, fine-tuned."""
 
 import dataclasses
+import shlex
 from typing import Any
 
 import jax
@@ -50,11 +51,24 @@ def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> Save
     try:
         return _read(run_dir, store, sharding, last)
     except (CheckpointError, TogetherError) as error:
-        if last or not decide(lambda: CheckpointStore(run_dir.checkpoints).steps()):
+        hint = decide(lambda: _hint(run_dir, last))
+        if not hint:
             raise
-        raise CheckpointError(
-            f"{error}. The run's newest checkpoint opens with --last (last=True)"
-        ) from error
+        raise CheckpointError(f"{error}. {hint}") from error
+
+
+def _hint(run_dir: RunDir, last: bool) -> str:
+    """What else there is of a run without the checkpoint that was wanted."""
+    is_evaluated = bool(CheckpointStore(run_dir.best).steps())
+    is_saved = bool(CheckpointStore(run_dir.checkpoints).steps())
+    if is_saved and not last:
+        return (
+            "The run's newest checkpoint opens with --last (last=True), and one to start from with "
+            f"--init {shlex.quote(str(run_dir.checkpoints))}"
+        )
+    if is_evaluated and last:
+        return "The run's best variables open without --last"
+    return "" if is_evaluated or is_saved else "The run ended before its first: start it again"
 
 
 def _read(run_dir: RunDir, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:

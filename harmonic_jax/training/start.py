@@ -21,6 +21,7 @@ from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.metadata import check_resumable
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import replicated, single_mesh
 from harmonic_jax.training.state import (
     Detector,
@@ -93,11 +94,13 @@ def start_or_resume(
 
 
 def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
-    """A run, or a file, which each process reads for itself."""
-    if not path.is_file():
-        return open_detector(path, sharding=sharding)
-    alone = replicated(single_mesh())
-    return together(lambda: open_detector(path, sharding=alone))
+    """The best variables of a run, its newest checkpoint (RUN/checkpoints), or those of a file,
+    which each process reads for itself."""
+    if path.is_file():
+        alone = replicated(single_mesh())
+        return together(lambda: open_detector(path, sharding=alone))
+    is_last = path.name == "checkpoints" and not RunDir(path).config.exists()
+    return open_detector(path.parent if is_last else path, sharding=sharding, last=is_last)
 
 
 def match_sources(

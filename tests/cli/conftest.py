@@ -4,13 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from harmonic_jax.cli import train
+from tests.cli.untrained import replace_network
+
 ROOT = Path(__file__).parent.parent.parent
+SMALL = (
+    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "4", "5"),
+    *("--model.channels", "16", "--model.head-convs", "1", "--model.anchors.scales", "0.5"),
+    *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
+    *("--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,5 +68,29 @@ def command():
             text=True,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have no network; see tests/cli/untrained.py."""
+    replace_network(monkeypatch)
+
+
+Trained = Callable[..., tuple[int, str, Path]]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Trained:
+    """Trains on the splits `train` and `valid` of a folder: status, what was printed, the run."""
+
+    def run(data: Path) -> tuple[int, str, Path]:
+        folder = tmp_path / "run"
+        words = ["--data.format=coco", "--data.train-split=train", "--data.eval-split=valid"]
+        words += [f"--data.root={data}", f"--run-dir={folder}", *SMALL, "--train.steps=2"]
+        status = train.main(words)
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err, folder
 
     return run

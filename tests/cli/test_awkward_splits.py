@@ -1,78 +1,15 @@
 """Two steps and an evaluation on splits as people have them: broken, without objects, reordered."""
 
-import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from harmonic_jax.cli import train
-from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training import loop
-from harmonic_jax.training import run as run_module
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.state import TrainState, Variables
-from harmonic_jax.training.step import PredictStep
 from harmonic_jax.training.writer import read_metrics
 from tests.cli.coco import write_coco
-from tests.cli.test_commands import SMALL
-from tests.training.quick_run import start_state
 
 NASTY = ("[/red]", "\x1b[31mtwo words", "\N{SNOWMAN} & <b>")
-
-
-def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Learns nothing; for there is nothing to compile, a run takes a moment."""
-    state = dataclasses.replace(state, step=state.step + 1)
-    return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
-
-
-def predict_as(num_classes: int) -> PredictStep:
-    """Finds the objects that `write_coco` draws; of the last class, the one before, .."""
-
-    def predict(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
-        index = np.asarray(batch.record_index)
-        boxes = np.tile(np.float32([5, 5, 35, 25]), (len(index), 1, 1))
-        labels, valid = (-1 - index[:, None]) % num_classes, np.asarray(batch.is_real)[:, None]
-        return Detections(boxes, np.full(labels.shape, 0.9, np.float32), labels, valid), index
-
-    return predict
-
-
-@pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a run but the network and its training."""
-    for name, substitute in {
-        "build_detector": lambda config, number: SimpleNamespace(config=config, number=number),
-        "make_optimizer": lambda *_, **__: None,
-        "make_train_step": lambda *_: step,
-        "start_or_resume": lambda *_, **__: (start_state(), []),
-        "run_programs": lambda *_, **__: [],
-    }.items():
-        monkeypatch.setattr(loop, name, substitute)
-    monkeypatch.setattr(run_module, "make_predict_step", lambda made, _: predict_as(made.number))
-
-
-@pytest.fixture
-def trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, Path]]:
-    """Trains on the splits `train` and `valid` of a folder: status, what was printed, the run."""
-
-    def run(data: Path) -> tuple[int, str, Path]:
-        folder = tmp_path / "run"
-        words = ["--data.format=coco", "--data.train-split=train", "--data.eval-split=valid"]
-        words += [f"--data.root={data}", f"--run-dir={folder}", *SMALL, "--train.steps=2"]
-        status = train.main(words)
-        shown = capsys.readouterr()
-        return status, shown.out + shown.err, folder
-
-    return run
 
 
 def eval_row(run: Path) -> dict[str, float]:

@@ -6,14 +6,7 @@ from pathlib import Path
 import pytest
 
 from harmonic_jax.cli import evaluate, train
-from tests.cli.conftest import ROOT
-
-SMALL = (
-    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "4", "5"),
-    *("--model.channels", "16", "--model.head-convs", "1", "--model.anchors.scales", "0.5"),
-    *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
-    *("--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
-)
+from tests.cli.conftest import ROOT, SMALL
 
 
 def test_train_continue_evaluate(command, coco_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import SMALL
+from tests.cli.conftest import SMALL
 from tests.training import processes
 from tests.training.processes import Started
 

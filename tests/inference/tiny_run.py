@@ -4,15 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from harmonic_jax.config import Config, DataConfig, TrainConfig
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
+from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.restore import abstract_variables
 from harmonic_jax.training.run_dir import RunDir
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.state import TrainState, Variables, abstract_state, build_detector
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.tiny import tiny_config
 
@@ -31,8 +33,11 @@ def run_config(base: Config | None = None) -> Config:
     )
 
 
-def write_run(folder: Path, config: Config) -> Path:
-    """Saves random variables as the best of a run; to compile their initialisation takes longer."""
+def write_run(folder: Path, config: Config, *, is_evaluated: bool = True) -> Path:
+    """Saves random variables as the best of a run, or as a checkpoint where it was not evaluated.
+
+    To compile their initialisation takes longer.
+    """
     rng = np.random.default_rng(0)
     detector = build_detector(config, len(CLASSES))
     shapes = abstract_variables(detector, sharding=replicated(data_mesh(jax.devices()[:1])))
@@ -50,8 +55,15 @@ def write_run(folder: Path, config: Config) -> Path:
         "class_names": list(CLASSES),
         "category_ids": [3, 5, 7],
     }
-    with CheckpointStore(run_dir.best, keep=1) as store:
-        store.save(4, Variables(variables, rest), metadata)
+    content: Variables | TrainState = Variables(variables, rest)
+    if not is_evaluated:
+        optimizer = make_optimizer(config.optim, steps=1, batch_size=2)
+        sharding = replicated(data_mesh(jax.devices()[:1]))
+        shapes = abstract_state(detector, optimizer, sharding=sharding).opt_state
+        moments = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        content = TrainState(jnp.int32(4), content, moments, None)
+    with CheckpointStore(run_dir.best if is_evaluated else run_dir.checkpoints, keep=1) as store:
+        store.save(4, content, metadata)
     return folder
 
 

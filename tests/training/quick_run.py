@@ -60,7 +60,7 @@ class QuickRun:
             patch.setattr(loop, "build_detector", lambda config, _: SimpleNamespace(config=config))
             patch.setattr(loop, "make_optimizer", lambda *_, **__: None)
             patch.setattr(loop, "make_train_step", lambda *_: self._step)
-            patch.setattr(loop, "start_or_resume", _start_or_resume)
+            patch.setattr(loop, "start_or_resume", start_or_resume)
             patch.setattr(loop, "run_programs", lambda *_, **__: [])
             patch.setattr(run_module, "make_predict_step", lambda *_: None)
             patch.setattr(run_module, "evaluate", self._evaluate)
@@ -89,9 +89,10 @@ class QuickRun:
 _PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 
-def _start_or_resume(
+def start_or_resume(
     detector: Any, optimizer: Any, checkpoints: CheckpointStore, *_: Any, **__: Any
 ) -> tuple[TrainState, list[str]]:
+    """In place of the loop's."""
     if checkpoints.latest_step() is None:
         return start_state(), []
     return checkpoints.restore(start_state()).state, []

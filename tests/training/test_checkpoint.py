@@ -207,7 +207,7 @@ def test_an_empty_store(tmp_path: Path) -> None:
     assert store.latest_step() is None
     assert store.steps() == ()
     for read in (lambda: store.restore(abstract(make_state())), store.read_metadata):
-        with pytest.raises(CheckpointError, match=r"no checkpoint in .*nothing; it has \[\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .*nothing$"):
             read()
     assert not (tmp_path / "nothing").exists()
 
