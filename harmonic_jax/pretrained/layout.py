@@ -10,7 +10,6 @@ of a leaf's path. The import and the export follow from it.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -19,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from harmonic_jax.pretrained.errors import WeightsError
-from harmonic_jax.pretrained.recognise import recognise
+from harmonic_jax.pretrained.recognise import recognise, side_by_side
 from harmonic_jax.pretrained.transform import SAME, Transform, conv_kernel, linear_kernel
 
 Path = tuple[str | int, ...]
@@ -35,7 +34,6 @@ LEAF_NAMES = {
 # A counter of PyTorch's batch norms that nothing reads.
 COUNTER = ".num_batches_tracked"
 SHOWN = 5  # names in an error message, and as many shapes
-_COMPARED = 1000  # names among which an alike one is looked for
 _HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
 
 
@@ -159,22 +157,13 @@ def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[
 def _names_that_differ(
     wanted: Sequence[str], todays: Mapping[str, np.ndarray], layout: Layout
 ) -> list[str]:
-    """Names that only one side has, beside the most alike of the other."""
     known = set(wanted)
-    missing = [name for name in wanted if name not in todays]
     surplus = [
         name
         for name in todays
         if name not in known and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
     ]
-    problems: list[str] = []
-    for name in missing:
-        alike = []
-        if len(problems) < SHOWN:
-            alike = difflib.get_close_matches(name, surplus[:_COMPARED], 1, 0.75)
-        problems.append(f"{name} is missing" + (f" (there is {alike[0]})" if alike else ""))
-        surplus = [other for other in surplus if other not in alike]
-    return problems + [f"{name} is not part of the model" for name in surplus]
+    return side_by_side([name for name in wanted if name not in todays], surplus, SHOWN)
 
 
 def export_state(

@@ -1,7 +1,8 @@
-"""What model a state dict is of, told from its names: for messages."""
+"""What the names in a state dict tell: for messages."""
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # The first that begins a name counts.
 _KINDS = (
@@ -32,6 +33,7 @@ _DEPTHS = {
     (6, True): 50, (23, True): 101, (36, True): 152,
 }  # fmt: skip
 _BODY = "backbone.body."
+_COMPARED = 1000  # names among which an alike one is looked for
 
 
 def recognise(names: Iterable[str]) -> str | None:
@@ -58,3 +60,24 @@ def _resnet(names: list[str]) -> str | None:
     is_bottleneck = any(name.startswith("layer3.0.conv3.") for name in names)
     depth = _DEPTHS.get((len(blocks), is_bottleneck))
     return None if depth is None else f"ResNet-{depth}"
+
+
+def side_by_side(missing: Sequence[str], surplus: Sequence[str], num_compared: int) -> list[str]:
+    """A line for each name that only one side has; those that are alike share one.
+
+    Args:
+        missing: what the model needs and the file lacks.
+        surplus: what the file has besides.
+        num_compared: of how many missing names an alike one is looked for, which takes time.
+
+    >>> side_by_side(["layer1.bn.weight", "fc.bias"], ["layer1.norm.weight", "scale"], 5)
+    ['layer1.bn.weight is missing (there is layer1.norm.weight)', 'fc.bias is missing', \
+'scale is not part of the model']
+    """
+    left, lines = list(surplus), []
+    for number, name in enumerate(missing):
+        candidates = left[:_COMPARED] if number < num_compared else []
+        alike = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75)
+        lines.append(f"{name} is missing" + (f" (there is {alike[0]})" if alike else ""))
+        left = [other for other in left if other not in alike] if alike else left
+    return lines + [f"{name} is not part of the model" for name in left]
