@@ -48,10 +48,7 @@ def config_of(name: str, *, hardet: bool) -> Config:
             short_sides=(64,), max_side=64, max_objects=4, masks=name == "mask_rcnn", mask_size=14
         ),
         loss=LossConfig(hardet=hardet),
-        # Without momentum and decay the optimizer's state is the gradient.
-        optim=OptimConfig(
-            learning_rate=0.01, momentum=0.0, weight_decay=0.0, warmup_steps=0, schedule="constant"
-        ),
+        optim=OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant"),
         train=TrainConfig(steps=50, batch_size=8),
     )
 
@@ -117,6 +114,7 @@ def main() -> None:
         same_four, same_four_log = step(DEVICES, state, batch)
         same_noise, _ = step(1, disturbed(state), batch)
         state, log = step(1, state, batch)
+        # The momentum of a step from a common state differs by the gradient alone.
         row = {
             "step": number + 1,
             "loss": log["loss"],

@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from harmonic_jax.cli.command import FAILURES
 from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
-from harmonic_jax.cli.train import FAILURES, use_both_cores
+from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import AnchorConfig, Config, OptimConfig
 from harmonic_jax.data import loader
 from harmonic_jax.structures import Batch, Detections

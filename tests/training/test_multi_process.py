@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harmonic_jax.training.writer import read_metrics
 from tests.training import processes
 from tests.training.processes import Started, reserved_port, wait_until
 from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images
@@ -81,6 +82,18 @@ def test_two_processes_train_what_one_trains(one: dict, two: list[dict], folder:
     assert difference(folder, "one", "two") < 1e-4
     trained = np.load(folder / "two.npz")
     assert min(float(np.abs(trained[n]).max()) for n in trained.files if "'var'" in n) > 0
+
+
+def test_their_first_steps_agree_to_rounding(two: list[dict], folder: Path) -> None:
+    """The same samples, and a loss that no statistics of half of a batch have gone into."""
+    assert two
+    logs = [read_metrics(folder / name / "metrics.jsonl") for name in ("one", "two")]
+    steps = [pair for pair in zip(*logs, strict=True) if pair[0]["kind"] == "train"][:6]
+    assert [row["step"] for row, _ in steps] == [1, 2, 3, 4, 5, 6]
+    for alone, together in steps:
+        assert together["num_positive"] == alone["num_positive"]
+        for name in ("loss", "cls_loss", "box_loss", "tc_loss"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
 def test_both_load_one_order_and_each_image_once_an_epoch(one: dict, two: list[dict]) -> None:

@@ -1,12 +1,7 @@
 """The train step: what it updates, that parts make a whole, and how often it compiles."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -132,34 +127,3 @@ def test_frozen_stages_do_not_move() -> None:
 
     assert not any((moved("conv"), moved("norm"), moved("stages", 0)))
     assert all(moved("stages", i) for i in (1, 2, 3))
-
-
-EIGHT_DEVICES = """
-import json, sys, jax, numpy as np
-from tests.training.test_step import flat, run
-from tests.training.tiny import tiny_config
-assert len(jax.devices()) == 8
-results = {}
-for n in (1, 8):
-    _, state, log = run(tiny_config(), range(3), num_devices=n)
-    results[n] = (flat(state.variables), log)
-difference = np.abs(results[1][0] - results[8][0]).max()
-json.dump([difference, results[1][1][-1]["loss"], results[8][1][-1]["loss"]], sys.stdout)
-"""
-
-
-@pytest.mark.slow  # what two processes train (test_multi_process.py) shows the same in less time
-def test_eight_devices_equal_one() -> None:
-    """Global batch statistics and a global normaliser: the layout does not change the result."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    out = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    difference, one, eight = json.loads(out.stdout)
-    assert difference < 1e-4
-    assert eight == pytest.approx(one, rel=1e-4)
