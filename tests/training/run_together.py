@@ -227,7 +227,7 @@ def main() -> int:
     def body(console: Console) -> int:
         return fail(args.fail) if args.fail else train_and_print(args, console)
 
-    return run_as_process(process_options(args), body, FAILURES)
+    return run_as_process(process_options(args), body)
 
 
 if __name__ == "__main__":
