@@ -141,9 +141,8 @@ class Run:
             )
             self.writer.write_images(step, {"predictions": picture})
         self.best.wait()  # the one that is being written counts too
-        ap = (
-            metrics["AP"] if metrics["AP"] >= 0 else -1.0
-        )  # without objects; NaN would compare with nothing
+        # -1 is that of no objects; NaN would compare with nothing.
+        ap = metrics["AP"] if metrics["AP"] >= 0 else -1.0
         if decide(lambda: self._is_best(step, ap)):
             self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,7 +195,8 @@ class RunDir:
         is_saved = any(row["kind"] == "eval" or row["step"] >= saved_since for row in rows)
         has_best = bool(CheckpointStore(self.best).steps())
         if self._traces() and (is_saved or has_best or not self.checkpoints.exists()):
-            start = f" (--init {self.path} starts from its best variables)" if has_best else ""
+            path = shlex.quote(str(self.path))
+            start = f" (--init {path} starts from its best variables)" if has_best else ""
             raise ConfigError(
                 f"{self.checkpoints} holds no checkpoint, but there is "
                 f"{', '.join(self._traces())}: a start at step 1 would overwrite what is there. "

@@ -19,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from harmonic_jax.cli.command import FAILURES
 from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.config import AnchorConfig, Config, OptimConfig

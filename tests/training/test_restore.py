@@ -106,7 +106,6 @@ def test_a_damaged_best_is_named_and_the_newest_checkpoint_offered(
     ],
 )
 def test_metadata_made_by_hand(run_dir: RunDir, key: str, value: Any, words: str) -> None:
-    change = put("metadata", "category_ids", value=None)
     forge(step_of(run_dir), put("metadata", key, value=value))
     with pytest.raises((ConfigError, CheckpointError), match=words) as error:
         opened(run_dir)
