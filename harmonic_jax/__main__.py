@@ -4,7 +4,8 @@ import importlib
 import os
 import signal
 import sys
-from typing import NoReturn
+from types import FrameType
+from typing import IO, NoReturn
 
 USAGE = """\
 usage: python -m harmonic_jax COMMAND ..
@@ -42,11 +43,18 @@ def main(argv: list[str]) -> int:
             module = importlib.import_module(f"harmonic_jax.cli.{_MODULES[name]}")
             return module.main(rest)
         case ["-h" | "--help", *_]:
-            print(USAGE)
+            _print_usage(sys.stdout)
             return 0
         case _:
-            print(USAGE, file=sys.stderr)
+            _print_usage(sys.stderr)
             return 2
+
+
+def _print_usage(file: IO[str]) -> None:
+    try:
+        print(USAGE, file=file, flush=True)
+    except OSError:  # nobody reads it; Python would complain at its end, when it flushes again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def run_script(*command: str) -> NoReturn:
@@ -58,14 +66,21 @@ def run_script(*command: str) -> NoReturn:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(descriptor)
-    # Until the command listens, and after it, Ctrl-C ends the process without a traceback.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Until the command listens, and after it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
     try:
         os.getcwd()
     except OSError as error:
         sys.exit(f"error: the current folder is not there any more ({error.strerror})")
     sys.exit(main([*command, *sys.argv[1:]]))
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the process in a line; there may be half an import, and threads, below."""
+    os.write(2, f"error: stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(3)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,18 @@ class Terminal(Console):
         )
 
 
+def flush_output() -> None:
+    """
+    Raises:
+      OSError: what was printed cannot be written.
+    """
+    try:
+        if sys.stdout is not None:  # of a process that was started without
+            sys.stdout.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, OUTPUT) from error
+
+
 def prepare_terminal() -> None:
     """Makes stdout and stderr take any text: what their encoding cannot say becomes an escape.
 

@@ -11,9 +11,9 @@ import jax
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.records import DataError
-from harmonic_jax.files import explained, named_errors
+from harmonic_jax.files import explained
 from harmonic_jax.pretrained import WeightsError
-from harmonic_jax.terminal import OUTPUT, prepare_terminal, printable
+from harmonic_jax.terminal import OUTPUT, flush_output, prepare_terminal, printable
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.distributed import label
 from harmonic_jax.training.interrupt import interrupting
@@ -45,9 +45,7 @@ def run_command(
     try:
         with interrupting():
             status = body()
-            if sys.stdout is not None:
-                with named_errors(OUTPUT):
-                    sys.stdout.flush()
+            flush_output()
             return status
     except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
         status = EXIT_FAILED
@@ -79,8 +77,7 @@ def _give_up_output() -> None:
     Python flushes again at its end, and would complain of the same in its own words.
     """
     try:
-        if sys.stdout is not None:  # of a process that was started without
-            sys.stdout.flush()
+        flush_output()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -94,6 +91,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _told(problem: BaseException | str) -> str:
+    if isinstance(problem, OSError) and problem.filename == OUTPUT:
+        return f"{OUTPUT}: {problem.strerror}"
     if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
         return f"{problem.filename}: {explained(problem, str(problem.filename))}"
     return str(problem) or type(problem).__name__

@@ -8,6 +8,7 @@ from typing import Any
 
 from harmonic_jax.cli.config_options import replace_fields
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.terminal import printable
 
 
 def config_from_args(args: Sequence[str], *, default: Path, prog: str, description: str) -> Config:
@@ -26,8 +27,8 @@ def config_from_args(args: Sequence[str], *, default: Path, prog: str, descripti
     names_file = bool(args) and not args[0].startswith("-")
     if not names_file and not default.exists():
         raise ConfigError(
-            f"there is no {default}: configs are not installed with the package. Name a config "
-            "file, one of the folder configs/ of the repository or your own"
+            "name a config file: one of your own, or of the folder configs/ of the repository, "
+            "which is not installed with the package"
         )
     path = Path(args[0]) if names_file else default
     config = load_config_file(path)
@@ -44,8 +45,8 @@ def _print_help(config: Config, *, prog: str, description: str, path: Path) -> N
         tyro.conf.AvoidSubcommands[Config],
         default=config,
         args=["--help"],
-        prog=prog,
-        description=f"{description}\n\nDefaults are those of {path}.",
+        prog=printable(prog),
+        description=printable(f"{description}\n\nDefaults are those of {path}."),
     )
 
 

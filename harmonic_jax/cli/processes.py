@@ -101,6 +101,8 @@ def run_as_process(
             traceback.print_exception(error.__cause__)
         complain(error)
     except failures as error:
+        if isinstance(error, BrokenPipeError) and not label():
+            raise
         complain(error)
     except KeyboardInterrupt as stop:
         if not label():

@@ -152,7 +152,7 @@ def test_the_command_says_it_in_a_line(
 
 
 def test_without_the_configs_of_the_repository(tmp_path: Path) -> None:
-    with pytest.raises(c.ConfigError, match="configs are not installed with the package"):
+    with pytest.raises(c.ConfigError, match="which is not installed with the package"):
         config_from_args([], default=tmp_path / "a.py", prog="train.py", description="")
 
 
