@@ -117,7 +117,7 @@ def describe(source: DetectionSource) -> Iterator[str]:
     images = np.concatenate([*map(np.unique, objects), np.zeros(0, np.int32)])
     per_image = len(labels) / max(len(records), 1)
     yield f"{len(records)} images, {len(labels)} objects, {per_image:.1f} an image"
-    width = max(map(len, source.class_names), default=5)
+    width = min(max(map(len, source.class_names), default=5), 40)
     yield f"\n{'class':<{width}}  {'objects':>8}  {'images':>8}"
     for label, name in enumerate(source.class_names):
         counts = (labels == label).sum(), (images == label).sum()

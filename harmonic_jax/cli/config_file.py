@@ -25,20 +25,23 @@ def config_from_args(args: Sequence[str], *, default: Path, prog: str, descripti
       SystemExit: after the help was printed.
     """
     names_file = bool(args) and not args[0].startswith("-")
-    if not names_file and not default.exists():
-        raise ConfigError(
-            "name a config file: one of your own, or of the folder configs/ of the repository, "
-            "which is not installed with the package"
-        )
     path = Path(args[0]) if names_file else default
-    config = load_config_file(path)
     rest = list(args[1:] if names_file else args)
-    if {"-h", "--help"} & set(rest):
-        _print_help(config, prog=f"{prog} {path}", description=description, path=path)
+    wants_help = bool({"-h", "--help"} & set(rest))
+    if not names_file and not default.exists():
+        if wants_help:
+            _print_help(Config("NAME"), f"{prog} CONFIG.py", description, "the package")
+        raise ConfigError(
+            "no config file is named: give one of your own, or of the folder configs/ of the "
+            "repository, which is not installed with the package"
+        )
+    config = load_config_file(path)
+    if wants_help:
+        _print_help(config, f"{prog} {path}", description, str(path))
     return replace_fields(config, rest)
 
 
-def _print_help(config: Config, *, prog: str, description: str, path: Path) -> None:
+def _print_help(config: Config, prog: str, description: str, source: str) -> None:
     import tyro  # a third of a second, for help alone
 
     tyro.cli(
@@ -46,7 +49,7 @@ def _print_help(config: Config, *, prog: str, description: str, path: Path) -> N
         default=config,
         args=["--help"],
         prog=printable(prog),
-        description=printable(f"{description}\n\nDefaults are those of {path}."),
+        description=printable(f"{description}\n\nDefaults are those of {source}."),
     )
 
 

@@ -155,7 +155,8 @@ def format_table(metrics: dict[str, float]) -> str:
 
 def _format_one(metrics: dict[str, float]) -> str:
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
-    width = max([len(name) for name in classes] + [5]) + 2
+    # A name that is longer moves its own numbers only.
+    width = min(max([len(name) for name in classes] + [5]), 40) + 2
     lines = []
     for kind, heads, keys in (
         ("AP", ("all", "IoU .50", "IoU .75"), ("AP", "AP50", "AP75")),
@@ -166,8 +167,8 @@ def _format_one(metrics: dict[str, float]) -> str:
         lines.append(" " * width + "".join(f"{head:>9}" for head in (*heads, *sizes)))
         lines.append(f"{kind:{width}}" + "".join(map(_cell, cells)))
     if "VOC_mAP" in metrics:
-        area, points = metrics["VOC_mAP"], metrics["VOC07_mAP"]
-        lines.append(f"VOC mAP at IoU .50: {area:.3f} (area), {points:.3f} (2007, 11 points)")
+        area, points = (_cell(metrics[key]).strip() for key in ("VOC_mAP", "VOC07_mAP"))
+        lines.append(f"VOC mAP at IoU .50: {area} (area), {points} (2007, 11 points)")
     lines += ["", f"{'class':{width}}{'AP':>9}{'AP50':>9}"]
     lines += [
         f"{name:{width}}{_cell(metrics[f'AP/{name}'])}{_cell(metrics[f'AP50/{name}'])}"

@@ -36,6 +36,7 @@ def write_coco(
     for i, name in enumerate(files):
         image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
         data = cv2.imencode(".png", image)[1].tobytes()
+        (folder / split / name).parent.mkdir(exist_ok=True)
         (folder / split / name).write_bytes(data[:60] if i in broken else data)
     content = {
         "images": [

@@ -8,7 +8,7 @@ import pytest
 from harmonic_jax import config as c
 from harmonic_jax.cli import train
 from harmonic_jax.cli.command import UsageError
-from harmonic_jax.cli.config_file import config_from_args, load_config_file
+from harmonic_jax.cli.config_file import load_config_file
 from harmonic_jax.cli.config_options import replace_fields
 from tests.cli.conftest import ROOT
 
@@ -151,9 +151,20 @@ def test_the_command_says_it_in_a_line(
     assert shown.out == ""
 
 
-def test_without_the_configs_of_the_repository(tmp_path: Path) -> None:
-    with pytest.raises(c.ConfigError, match="which is not installed with the package"):
-        config_from_args([], default=tmp_path / "a.py", prog="train.py", description="")
+def test_without_the_configs_of_the_repository(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a wheel is installed: no place of a library is named."""
+    monkeypatch.setattr(train, "DEFAULT_CONFIG", tmp_path / "site-packages" / "configs" / "a.py")
+    assert train.main([]) == 1
+    assert capsys.readouterr().err == (
+        "error: no config file is named: give one of your own, or of the folder configs/ of the "
+        "repository, which is not installed with the package\n"
+    )
+    with pytest.raises(SystemExit) as exit:
+        train.main(["--help"])
+    assert exit.value.code == 0
+    assert "usage: train.py CONFIG.py" in capsys.readouterr().out
 
 
 def test_help_lists_the_fields(monkeypatch, capsys) -> None:

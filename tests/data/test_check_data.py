@@ -13,6 +13,7 @@ from PIL import Image
 
 from harmonic_jax.__main__ import main
 from harmonic_jax.data.decode import decode_image
+from tests.cli.coco import write_coco
 
 
 def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -203,3 +204,19 @@ def test_runs_as_a_module(folder: Path) -> None:
         command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert "6 images, 2 objects" in done.stdout
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is read as markup, none steers the terminal, and a long one moves no other."""
+    names = ("[/red]", "\x1b[31mred", "x" * 300)
+    files = ("[/b].png", "\x1b[2J.png", "[link=x]y.png")
+    write_coco(tmp_path / "data", "[odd]", names=names, files=files, broken=(0, 1))
+    status, out, err = check(capsys, f"coco:{tmp_path / 'data'}")
+    assert status == 0
+    assert "\x1b" not in out + err
+    assert "\n[/red]   " in out
+    assert "\n\\x1b[31mred" in out
+    assert "[/b].png: truncated" in out
+    assert "\\x1b[2J.png: truncated" in out
+    assert "== coco:data:[odd]" in out
+    assert max(len(line) for line in out.splitlines() if "xxx" not in line) < 150

@@ -142,3 +142,18 @@ def test_the_table_shows_voc_s_numbers_where_they_are() -> None:
     assert "VOC" not in format_table(metrics)
     text = format_table(metrics | {"VOC_mAP": 0.8125, "VOC07_mAP": 0.75})
     assert "0.812 (area), 0.750 (2007, 11 points)" in text
+
+
+def test_a_long_name_moves_its_own_numbers_only() -> None:
+    truth = make_truth([[0, 0, 20, 16]])
+    metrics = coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9]))
+    long = {f"{kind}/{'x' * 300}": 0.25 for kind in ("AP", "AP50")}
+    lines = format_table(metrics | long).splitlines()
+    assert max(len(line) for line in lines if "x" not in line) < 120
+    assert f"{'x' * 300}    0.250    0.250" in (line.rstrip() for line in lines)
+
+
+def test_voc_without_objects_has_a_dash() -> None:
+    metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([], []))
+    text = format_table(metrics | {"VOC_mAP": -1.0, "VOC07_mAP": -1.0})
+    assert "VOC mAP at IoU .50: - (area), - (2007, 11 points)" in text

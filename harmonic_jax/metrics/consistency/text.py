@@ -85,7 +85,7 @@ def _cell(name: str, entry: Mapping[str, Any]) -> str:
 
 def _table(title: str, rows: Mapping[str, Entries], counts: Mapping[str, Any]) -> str:
     present = [name for name in _OF_CLASSES if any(name in row for row in rows.values())]
-    width = max([len(name) for name in rows] + [len(title)]) + 2
+    width = min(max([len(name) for name in rows] + [len(title)]), 60) + 2
     heads = ["objects", "boxes", *present]
     lines = [f"{title:{width}}" + "".join(f"{head:>{_wide(head)}}" for head in heads)]
     for name, entries in rows.items():
