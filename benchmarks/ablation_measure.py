@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ablation_results import METRICS, Row
-from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.metrics.consistency.agreement import agreement
 from harmonic_jax.metrics.consistency.average_precision import ResampledAP
 from harmonic_jax.metrics.consistency.bootstrap import bootstrap_weights, mean_of_classes
@@ -16,6 +15,7 @@ from harmonic_jax.metrics.consistency.nms_loss import best_boxes, nms_losses
 from harmonic_jax.metrics.consistency.pairs import Pairs
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 
 RESAMPLES = 200

@@ -11,7 +11,6 @@ import numpy as np
 from harmonic_jax.__main__ import run_script
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, quoted, run_command
-from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.data.sources import open_source
@@ -24,6 +23,7 @@ from harmonic_jax.metrics.consistency.compare import (
 )
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
@@ -181,7 +181,7 @@ def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
 
 
 def _sample(side: _Side, truth: GroundTruthTable, resamples: int, *, raw: bool) -> Samples:
-    found = load_coco_results(side.detections, truth)
+    found = load_coco_results(side.detections, truth, masks=False)
     boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
     return sample_metrics(study(truth, found, boxes), resamples=resamples, seed=0)
 

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harmonic_jax.cli.raw_boxes import MOST_RAW_BOXES, RawBoxes, save_raw
+from harmonic_jax.cli.raw_boxes import MOST_RAW_BOXES, RawBoxes
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study, study
 from harmonic_jax.metrics.consistency.text import format_report
+from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report import Images, write_page
@@ -81,7 +82,7 @@ def write_consistency(folder: Path, report: dict[str, Any], case: Study) -> list
     truth = dataclasses.replace(case.truth, masks=None)
     found = dataclasses.replace(case.found, masks=None)
     save_coco_annotations(files[2], truth)
-    save_coco_results(files[3], found, truth.category_ids)
+    save_coco_results(files[3], found, truth.category_ids, truth.original_ids)
     raw = folder / "raw_boxes.npz"
     raw.unlink(missing_ok=True)
     if case.raw is not None:

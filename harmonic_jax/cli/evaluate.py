@@ -12,18 +12,22 @@ from harmonic_jax.cli.evaluate_run import evaluate_run
 from harmonic_jax.cli.evaluation_output import check_outputs, print_and_save, write_agreement
 from harmonic_jax.cli.inference_options import add_inference_options
 from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
-from harmonic_jax.cli.raw_boxes import load_raw
 from harmonic_jax.cli.report_images import images_of_folder
 from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
 from harmonic_jax.config import ConfigError
 from harmonic_jax.config.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
-from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
+from harmonic_jax.metrics.masks_json import MaskError
+from harmonic_jax.metrics.raw_boxes import load_raw
+from harmonic_jax.metrics.results_json import ground_truth_from_coco, load_coco_results, with_masks
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.distributed import is_primary
 
+_MASKS = {None: None, "bbox": False, "segm": True}
 _OF_RUNS = (
     "--last", "--root", "--format", "--name", "--batch-size", "--split", "--out", "--nms",
     "--nms-sigma", "--tta",
@@ -64,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="the split to evaluate on (default: the config's)")
     parser.add_argument("--predictions", type=Path, help="detections in COCO results format")
     parser.add_argument("--annotations", type=Path, help="annotations in COCO format")
+    parser.add_argument(
+        "--iou-type",
+        choices=("bbox", "segm"),
+        help="boxes or masks alone, of --predictions; by default boxes, and masks where every "
+        "entry of both files has one",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -122,6 +132,8 @@ def _check_options(args: argparse.Namespace) -> None:
     check_count("--resamples", args.resamples, "[0, 100000]")
     if args.batch_size is not None:
         check_count("--batch-size", args.batch_size, BATCH_SIZES)
+    if is_run and args.iou_type is not None:
+        raise ConfigError(f"--iou-type {args.iou_type} goes with --predictions")
     for option, value in (("--raw-predictions", args.raw_predictions), ("--images", args.images)):
         if value is not None and (args.report is None or args.predictions is None):
             raise ConfigError(f"{option} goes with --predictions and --report DIR")
@@ -130,21 +142,45 @@ def _check_options(args: argparse.Namespace) -> None:
 def _evaluate_files(args: argparse.Namespace, console: Terminal) -> int:
     if not is_primary():
         return 0
-    truth = load_coco_annotations(args.annotations)
-    images = images_of_folder(args.annotations, args.images) if args.report is not None else None
-    found = load_coco_results(args.predictions, truth)
+    file = read_coco_file(args.annotations, segmentations=args.iou_type != "bbox")
+    truth = ground_truth_from_coco(file)
+    images = images_of_folder(file, args.images) if args.report is not None else None
+    try:
+        found = load_coco_results(args.predictions, truth, masks=_MASKS[args.iou_type])
+    except MaskError as error:
+        hint = "; --iou-type bbox evaluates the boxes alone" if args.iou_type is None else ""
+        raise ConfigError(f"{error}{hint}") from error
     check_outputs(args)
-    metrics = coco_metrics(truth, found)
+    metrics = {} if args.iou_type == "segm" else coco_metrics(truth, found)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
-        truth = load_coco_annotations(args.annotations, masks=True)
-        if truth.masks is not None:
-            metrics |= mask_metrics(truth, found)
+        metrics |= _metrics_of_masks(file, truth, found, console, must=args.iou_type == "segm")
     print_and_save(args, console, metrics)
     if images is not None:
         raw = None if args.raw_predictions is None else load_raw(args.raw_predictions, truth)
         title = f"{args.predictions.name} on {args.annotations.name}"
         write_agreement(args, console, truth, found, raw, images, title)
     return 0
+
+
+def _metrics_of_masks(
+    file: CocoFile,
+    truth: GroundTruthTable,
+    found: DetectionTable,
+    console: Terminal,
+    *,
+    must: bool,
+) -> dict[str, float]:
+    """The numbers of masks; none, and why, where the annotations are not all masks."""
+    try:
+        drawn = with_masks(truth, file)
+    except MaskError as error:
+        if must:
+            raise
+        console.print(f"masks are left out: {error}\n")
+        return {}
+    if must and drawn.masks is None:
+        raise ConfigError(f"{file.name}: no annotation has a segmentation")
+    return {} if drawn.masks is None else mask_metrics(drawn, found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Boxes as a detector has them before its NMS, and a file for them."""
+"""Boxes as a detector has them before its NMS."""
 
 import dataclasses
 import functools
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +12,7 @@ from harmonic_jax import terminal
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.files import replacing
-from harmonic_jax.metrics.results_json import load_coco_results
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
+from harmonic_jax.metrics.tables import DetectionTable, concatenate_detections
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.distributed import is_primary
 from harmonic_jax.training.restore import SavedRun
@@ -26,7 +22,6 @@ from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
 
 MOST_RAW_BOXES = 2000
-_COLUMNS = ("image_id", "boxes", "scores", "category_id")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,34 +100,3 @@ def detect_raw(
             )
             watchdog.feed(f"batch {number} of {len(batches)} before NMS")
     return RawBoxes(concatenate_detections(tables), num_full)
-
-
-def save_raw(path: Path, boxes: DetectionTable, category_ids: tuple[int, ...]) -> None:
-    """Writes boxes as NumPy columns: a COCO results file of them would be several times larger."""
-    category_id = np.array(category_ids, np.int64)[boxes.labels]
-    columns = (boxes.image_id, boxes.boxes.astype(np.float32), boxes.scores, category_id)
-    with replacing(path) as partial:
-        np.savez_compressed(partial, **dict(zip(_COLUMNS, columns, strict=True)))
-
-
-def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
-    """Reads boxes before NMS: a COCO results file, or a .npz file that `save_raw` wrote.
-
-    Raises:
-      OSError: the file cannot be read.
-      ValueError: it is neither, or holds an image or class that the ground truth does not have.
-    """
-    if path.suffix != ".npz":
-        return load_coco_results(path, truth)
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            image_id, boxes, scores, category_id = (content[name] for name in _COLUMNS)
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a file of boxes before NMS: {error}") from None
-    known = np.array(truth.category_ids, np.int64)
-    wrong = ~np.isin(category_id, known)
-    if wrong.any():
-        raise ValueError(f"{path}: category_id {category_id[wrong][0]} is not in the ground truth")
-    order = np.argsort(known)
-    labels = order[np.searchsorted(known, category_id, sorter=order)]
-    return DetectionTable(image_id, boxes, scores, labels)

@@ -1,15 +1,15 @@
 """Pictures for the page of `eval.py --report`: from a run's data, or from a folder of files."""
 
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from harmonic_jax.coco_format.annotations import CocoFile
+from harmonic_jax.coco_format.entries import images_of
+from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import DataConfig
+from harmonic_jax.data.coco_images import ImageFinder, name_in_words
 from harmonic_jax.data.decode import ImageError, decode_image
-from harmonic_jax.data.folders import is_inside
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.report import Images
@@ -34,27 +34,29 @@ def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:
     )
 
 
-def images_of_folder(annotations: Path, folder: Path | None) -> Images:
+def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
     """The images that a COCO annotation file names.
 
     Args:
-      annotations: read once more for its list of images, which has been checked already.
-      folder: where the files lie; None: their names and sizes alone.
+      file: its images have been checked already.
+      folder: where the image files lie; None: their names and sizes alone.
 
     Raises:
       DataError: none of them is there.
     """
-    entries: list[dict[str, Any]] = json.loads(annotations.read_bytes())["images"]
-    names = {e["id"]: e["file_name"] for e in entries if isinstance(e.get("file_name"), str)}
-    sizes = {e["id"]: (e["height"], e["width"]) for e in entries if _has_size(e)}
+    entries = {as_int64(key): entry for key, entry in images_of(file, lambda fault: None).items()}
+    names = {key: e["file_name"] for key, e in entries.items() if text(e.get("file_name"))}
+    stated = {key: (side(e.get("height")), side(e.get("width"))) for key, e in entries.items()}
+    sizes = {key: (height, width) for key, (height, width) in stated.items() if height and width}
     if folder is None:
         return Images(None, names, sizes)
-    # A name may not lead out of the folder.
-    paths = {i: folder / name for i, name in names.items() if is_inside(name)}
-    if not any(map(os.path.isfile, paths.values())):
-        example = next(iter(names.values()), "no file_name at all")
+    finder = ImageFinder(folder, [""], list(names.values()))
+    paths = {key: path for key, name in names.items() if (path := finder.find(name))}
+    if not paths:
+        name = next(iter(names.values()), "")
+        example = f"{name_in_words(name)}{finder.nearby(name)}" if name else "no file_name at all"
         raise DataError(
-            f"--images {folder} holds none of the images that {annotations} names ({example})"
+            f"--images {folder} holds none of the images that {file.name} names ({example})"
         )
 
     def pixels(image_id: int) -> np.ndarray | None:
@@ -65,10 +67,6 @@ def images_of_folder(annotations: Path, folder: Path | None) -> Images:
         return _decoded(data, sizes.get(image_id), DataConfig().max_pixels)
 
     return Images(pixels, names, sizes)
-
-
-def _has_size(entry: dict[str, Any]) -> bool:
-    return all(type(entry.get(side)) is int and entry[side] > 0 for side in ("height", "width"))
 
 
 def _decoded(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> np.ndarray | None:

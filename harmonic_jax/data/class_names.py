@@ -1,8 +1,8 @@
 """Class names as people write them: in a file, one a line."""
 
-import unicodedata
 from pathlib import Path
 
+from harmonic_jax.coco_format.values import clean_name
 from harmonic_jax.data.records import DataError
 from harmonic_jax.files import read_lines
 
@@ -37,13 +37,3 @@ def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str,
     if not names:
         raise DataError(f"{path} must hold one class name a line; it has none")
     return tuple(names)
-
-
-def clean_name(text: str) -> str:
-    """A class name as it is compared: one space for any run of them, none around, in form NFC.
-
-    Example:
-      >>> clean_name(" traffic\\n light ")
-      'traffic light'
-    """
-    return unicodedata.normalize("NFC", " ".join(text.split()))

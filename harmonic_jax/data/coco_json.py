@@ -1,39 +1,71 @@
 """Folders in COCO's layout: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from harmonic_jax.data.folders import FolderSource, files_in, header_size, is_inside
+from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
+from harmonic_jax.coco_format.entries import (
+    CocoObject,
+    EntryFault,
+    FaultKind,
+    images_of,
+    objects_of,
+)
+from harmonic_jax.coco_format.json_file import CocoFileError
+from harmonic_jax.coco_format.values import (
+    Id,
+    as_int64,
+    flag,
+    identity,
+    problem,
+    shown,
+    side,
+    text,
+)
+from harmonic_jax.data.coco_images import ImageFinder, name_in_words
+from harmonic_jax.data.folders import FolderSource, header_size, is_hidden, list_folder
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 
+_ROBOFLOW = "_annotations.coco.json"
+_REASONS = {
+    FaultKind.IMAGE: Reason.MALFORMED_IMAGE,
+    FaultKind.DUPLICATE_IMAGE: Reason.DUPLICATE_IMAGE,
+    FaultKind.UNKNOWN_IMAGE: Reason.UNKNOWN_IMAGE,
+    FaultKind.UNKNOWN_CLASS: Reason.UNKNOWN_CLASS,
+    FaultKind.OBJECT: Reason.MALFORMED_OBJECT,
+    FaultKind.AREA: Reason.AREA_FROM_BOX,
+}
+
 
 class _Image(NamedTuple):
-    id: int
+    id: Id
     file_name: str
     path: Path
-    size: tuple[int, int] | None
-
-
-class _Object(NamedTuple):
-    image_id: int
-    box: tuple[float, float, float, float]
-    label: int
-    is_crowd: bool
-    area: float
-    mask: Any
+    size: tuple[int, int]
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
-    """The splits a folder has annotations for, by name."""
-    names = sorted(path.stem for path in (root / "annotations").glob("instances_*.json"))
-    return tuple(name.removeprefix("instances_") for name in names)
+    """The splits a folder has annotations for, by name.
+
+    Raises:
+      DataError: there is none.
+    """
+    splits = tuple(sorted(_annotation_files(root)))
+    if not splits:
+        files = list_folder(root, depth=2).files
+        found = [name for name in files if name.lower().endswith(".json")]
+        told = f"; there is {', '.join(map(repr, found[:3]))}" if found else ""
+        raise DataError(
+            f"no split found under data.root={root}: it has no annotations/instances_SPLIT.json, "
+            f"and no SPLIT/{_ROBOFLOW}{told}"
+        )
+    return splits
 
 
 def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) -> FolderSource:
@@ -41,7 +73,9 @@ def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) 
 
     Args:
       root: the folder with `annotations/`.
-      split: SPLIT in the names above; the images lie in ROOT/SPLIT or else ROOT/images.
+      split: SPLIT in the names above, or the folder of Roboflow's SPLIT/_annotations.coco.json.
+        The images lie in one of ROOT/SPLIT, ROOT/images/SPLIT, ROOT/SPLIT/images, ROOT/images and
+        ROOT: that in which most of them are found.
       max_objects: of more objects in an image, the surplus is counted.
       masks: also read the segmentations: polygons, or run lengths of either kind.
 
@@ -51,26 +85,30 @@ def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) 
     Raises:
       DataError: if the annotation file is absent or is not a COCO detection file.
     """
-    path = root / "annotations" / f"instances_{split}.json"
-    if not path.is_file():
-        legal = ", ".join(coco_splits(root)) or "none, there is no annotations/instances_*.json"
-        raise DataError(f"{path} does not exist; splits under data.root={root}: {legal}")
-    content = _load(path, masks=masks)
-    categories = _categories(content["categories"], path)
+    path = _annotation_files(root).get(split)
+    if path is None:
+        expected, legal = root / "annotations" / f"instances_{split}.json", coco_splits(root)
+        raise DataError(
+            f"{expected} does not exist; splits under data.root={root}: {', '.join(legal)}"
+        )
+    try:
+        file = read_coco_file(path, segmentations=masks)
+    except CocoFileError as error:
+        raise DataError(str(error)) from error
     report = DataReport()
-    folder = root / split if (root / split).is_dir() else root / "images"
-    images = _images(content["images"], folder, report)
-    labels = {category: label for label, category in enumerate(categories)}
-    objects = list(_objects(content["annotations"], images, labels, report))
+    if file.same_names:
+        report.add(Reason.SAME_CLASS_NAME, file.same_names)
+    _count_repeated_ids(file, report)
+    images = _images(file, root, split, report)
+    objects = list(_objects(file, images, report))
     usable = [image for image in images.values() if image]
-    class_names = tuple(categories.values())
     return FolderSource(
         name=f"coco:{root.name}:{split}",
-        class_names=class_names,
-        category_ids=tuple(categories),
+        class_names=file.class_names,
+        category_ids=file.category_ids,
         records=apply_rules(
             _flatten(usable, objects, masks=masks),
-            class_names=class_names,
+            class_names=file.class_names,
             max_objects=max_objects,
             report=report,
         ),
@@ -79,167 +117,119 @@ def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) 
     )
 
 
-def _load(path: Path, *, masks: bool) -> dict[str, list[Any]]:
-    hook = _with_compact_mask if masks else _without_mask
-    try:
-        # Masks are nine tenths of the file: changed while parsing, they never pile up in memory.
-        content = json.loads(path.read_bytes(), object_hook=hook)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path} has no list {key!r}: it is not a COCO detection file")
-    return content
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """The annotation files by split: in COCO's layout, else in that of Roboflow's exports."""
+    folder = root / "annotations"
+    names = [name for name in list_folder(folder, depth=0).files if name.endswith(".json")]
+    found = {
+        Path(name).stem.removeprefix("instances_"): folder / name
+        for name in names
+        if name.startswith("instances_")
+    }
+    for path in root.glob(f"*/{_ROBOFLOW}"):
+        if path.is_file() and not is_hidden(path.parent.name):
+            found.setdefault(path.parent.name, path)
+    return found
 
 
-def _without_mask(content: dict[str, Any]) -> dict[str, Any]:
-    content.pop("segmentation", None)
-    return content
-
-
-def _with_compact_mask(content: dict[str, Any]) -> dict[str, Any]:
-    """Lists of numbers as arrays: a quarter of the memory, until the image's size is known."""
-    mask = content.get("segmentation")
-    if isinstance(mask, list):
-        content["segmentation"] = [_compact(part) for part in mask]
-    elif isinstance(mask, dict) and isinstance(mask.get("counts"), list):
-        mask["counts"] = _compact(mask["counts"])
-    return content
-
-
-def _compact(numbers: Any) -> Any:
-    try:
-        array = np.asarray(numbers)
-    except ValueError:
-        return numbers
-    return array if array.ndim == 1 and array.dtype.kind in "iuf" else numbers
-
-
-def _categories(entries: list[Any], path: Path) -> dict[int, str]:
-    """Names by category id, in the order of the ids."""
-    names: dict[int, str] = {}
-    for entry in entries:
-        identity, name = _get(entry, "id"), _get(entry, "name")
-        if type(identity) is not int or not isinstance(name, str) or identity in names:
-            raise DataError(f"{path}: category {entry!r} needs a name and an integer id of its own")
-        names[identity] = name
-    if not names:
-        raise DataError(f"{path}: the list 'categories' is empty")
-    return dict(sorted(names.items()))
-
-
-def _images(entries: list[Any], folder: Path, report: DataReport) -> dict[int, _Image | None]:
+def _images(file: CocoFile, root: Path, split: str, report: DataReport) -> dict[Id, _Image | None]:
     """The images by id; None for those that were dropped, whose objects go with them."""
-    images: dict[int, _Image | None] = {}
-    present: dict[Path, frozenset[str]] = {}
-    for entry in entries:
-        image = _image(entry, folder)
-        if image is None:
-            report.add(Reason.MALFORMED_IMAGE, [_text(entry, "file_name", "id")])
-        elif image.id in images:
-            report.add(Reason.DUPLICATE_IMAGE, [f"{image.file_name}: id {image.id}"])
-        elif not _is_present(image.path, present):
-            report.add(Reason.MISSING_IMAGE, [image.file_name])
-            images[image.id] = None
-        else:
-            images[image.id] = _with_size(image, report)
-    return images
+    entries = images_of(file, lambda fault: report.add(_REASONS[fault.kind], [_of_image(fault)]))
+    names = [name for entry in entries.values() if isinstance(name := entry.get("file_name"), str)]
+    folders = (split, f"images/{split}", f"{split}/images", "images", "")
+    finder = ImageFinder(root, folders, names)
+    return {key: _image(key, entry, finder, report) for key, entry in entries.items()}
 
 
-def _is_present(path: Path, present: dict[Path, frozenset[str]]) -> bool:
-    # Each folder is listed once: much cheaper than asking for 118k files.
-    if path.parent not in present:
-        present[path.parent] = files_in(path.parent)
-    return path.name in present[path.parent]
-
-
-def _image(entry: Any, folder: Path) -> _Image | None:
-    identity, name = _get(entry, "id"), _get(entry, "file_name")
-    if type(identity) is not int or abs(identity) >= 2**63:
+def _image(
+    key: Id, entry: dict[str, Any], finder: ImageFinder, report: DataReport
+) -> _Image | None:
+    name = entry.get("file_name")
+    if not isinstance(name, str):
+        report.add(
+            Reason.MALFORMED_IMAGE, [f"id {shown(key)}: {problem(entry, 'file_name', text)}"]
+        )
         return None
-    if not isinstance(name, str) or not is_inside(name):
+    path = finder.find(name)
+    if path is None:
+        refusal = finder.refusal(name)
+        what = f"file_name {shown(name)}, {refusal}"
+        told = what if refusal else f"{name_in_words(name)}: {finder.searched()}"
+        near = (told + finder.nearby(n) for n in [name])  # looked for only where it is shown
+        reason = Reason.MALFORMED_IMAGE if refusal else Reason.MISSING_IMAGE
+        report.add(reason, near, count=1)
         return None
-    height, width = _get(entry, "height"), _get(entry, "width")
-    is_known = all(type(side) is int and 0 < side < 2**31 for side in (height, width))
-    return _Image(identity, name, folder / name, (height, width) if is_known else None)
+    height, width = side(entry.get("height")), side(entry.get("width"))
+    if height and width:
+        return _Image(key, name, path, (height, width))
+    size = header_size(path)
+    reason = Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER
+    stated = ", ".join(f"{field} {shown(entry.get(field))}" for field in ("height", "width"))
+    report.add(reason, [f"{name_in_words(name)}: {stated}"])
+    return _Image(key, name, path, size) if size else None
 
 
-def _with_size(image: _Image, report: DataReport) -> _Image | None:
-    if image.size:
-        return image
-    size = header_size(image.path)
-    report.add(Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER, [image.file_name])
-    return image._replace(size=size) if size else None
+def _of_image(fault: EntryFault) -> str:
+    name = fault.entry.get("file_name") if isinstance(fault.entry, dict) else None
+    where = name_in_words(name) if isinstance(name, str) else fault.where
+    return f"{where}: {fault.message}"
 
 
 def _objects(
-    entries: list[Any],
-    images: dict[int, _Image | None],
-    labels: dict[int, int],
-    report: DataReport,
-) -> Iterator[_Object]:
-    seen: set[int] = set()
-    for entry in entries:
-        identity, parsed = _get(entry, "id"), _object(entry, labels)
-        if type(identity) is int and identity in seen:
-            report.add(Reason.DUPLICATE_ANNOTATION_ID, [f"annotation {identity}"])
-        elif type(identity) is int:
-            seen.add(identity)
-        owner = _get(entry, "image_id")
-        if type(owner) is not int or owner not in images:
-            report.add(Reason.UNKNOWN_IMAGE, [_text(entry, "image_id", "id")])
-        elif image := images[owner]:
-            if isinstance(parsed, Reason):
-                where = _text(entry, "id", "category_id", "bbox")
-                report.add(parsed, [f"{image.file_name}: {where}"])
-            else:
-                yield parsed
+    file: CocoFile, images: Mapping[Id, _Image | None], report: DataReport
+) -> Iterator[CocoObject]:
+    """The objects of the images that were not dropped."""
+
+    def on_fault(fault: EntryFault) -> None:
+        key = identity(fault.entry.get("image_id")) if isinstance(fault.entry, dict) else None
+        image = None if key is None else images.get(key)
+        if image is not None:
+            what = f"{name_in_words(image.file_name)}: {fault}"
+            report.add(_REASONS[fault.kind], [what])
+        elif key not in images:
+            report.add(_REASONS[fault.kind], [str(fault)])
+        elif fault.kind is not FaultKind.AREA:
+            report.add(Reason.DROPPED_WITH_IMAGE, [fault.where])
+
+    for found in objects_of(file, images, on_fault):
+        image = images[found.image]
+        if image is None:
+            report.add(Reason.DROPPED_WITH_IMAGE, [f"annotations[{found.row}]"])
+            continue
+        if flag(found.entry.get("ignore")):
+            name = name_in_words(image.file_name)
+            report.add(Reason.IGNORE_FLAG, [f"{name}: annotations[{found.row}]"])
+        yield found
 
 
-def _object(entry: dict[str, Any], labels: dict[int, int]) -> _Object | Reason:
-    category, box, area = (_get(entry, key) for key in ("category_id", "bbox", "area"))
-    if type(category) is not int or category not in labels:
-        return Reason.UNKNOWN_CLASS
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return Reason.MALFORMED_OBJECT
-    x, y, width, height = map(float, box)
-    return _Object(
-        image_id=_get(entry, "image_id"),
-        box=(x, y, x + width, y + height),
-        label=labels[category],
-        is_crowd=bool(_get(entry, "iscrowd")),
-        area=float(area) if _is_number(area) else float("nan"),
-        mask=_get(entry, "segmentation"),
-    )
+def _count_repeated_ids(file: CocoFile, report: DataReport) -> None:
+    seen: set[Id] = set()
+    for row, entry in enumerate(file.annotations):
+        key = identity(entry.get("id")) if isinstance(entry, dict) else None
+        if key in seen:
+            report.add(Reason.DUPLICATE_ANNOTATION_ID, [f"annotations[{row}]: id {shown(key)}"])
+        elif key is not None:
+            seen.add(key)
 
 
-def _flatten(images: list[_Image], objects: list[_Object], *, masks: bool) -> RawAnnotations:
+def _flatten(images: list[_Image], objects: list[CocoObject], *, masks: bool) -> RawAnnotations:
     position = {image.id: row for row, image in enumerate(images)}
-    owners = np.array([position[item.image_id] for item in objects], np.int64)
+    owners = np.array([position[item.image] for item in objects], np.int64)
     order = np.argsort(owners, kind="stable")
-    boxes = np.array([item.box for item in objects], np.float64).reshape(-1, 4)
+    boxes = np.array([item.xywh for item in objects], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):  # what is infinite then has its rule
+        boxes[:, 2:] += boxes[:, :2]
+    ids = [as_int64(image.id) for image in images]
     return RawAnnotations(
-        image_ids=np.array([image.id for image in images], np.int64),
+        image_ids=np.array(ids, np.int64),
+        original_ids={key: i.id for key, i in zip(ids, images, strict=True) if key != i.id},
         file_names=tuple(image.file_name for image in images),
         sizes=np.array([image.size for image in images], np.int32).reshape(-1, 2),
         owners=owners[order],
         boxes=boxes[order],
         labels=np.array([item.label for item in objects], np.int32)[order],
         is_crowd=np.array([item.is_crowd for item in objects], bool)[order],
-        is_difficult=np.zeros(len(objects), bool),
+        is_difficult=np.array([item.is_difficult for item in objects], bool)[order],
         area=np.array([item.area for item in objects], np.float64)[order],
-        masks=[objects[i].mask for i in order.tolist()] if masks else None,
+        masks=[objects[i].entry.get("segmentation") for i in order.tolist()] if masks else None,
     )
-
-
-def _get(entry: Any, key: str) -> Any:
-    return entry.get(key) if isinstance(entry, dict) else None
-
-
-def _text(entry: Any, *keys: str) -> str:
-    return ", ".join(f"{key} {_get(entry, key)!r}" for key in keys)
-
-
-def _is_number(value: Any) -> bool:
-    # An integer beyond float's range would raise; a float may be NaN, which has its own rule.
-    return type(value) is float or (type(value) is int and abs(value) < 10**300)

@@ -5,7 +5,7 @@ import heapq
 import os
 import stat
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
 from harmonic_jax.data.records import RecordTable
@@ -163,18 +163,6 @@ def _unlike(file: str, name: str, suffixes: tuple[str, ...]) -> str:
         return " (another Unicode normal form)"
     is_read = not suffixes or file.lower().endswith(suffixes)
     return "" if is_read else " (not a suffix that is read)"
-
-
-def is_inside(name: str) -> bool:
-    """Whether a relative file name stays in its folder: an annotation may not point elsewhere.
-
-    Example:
-      >>> is_inside("train/a.jpg"), is_inside("../a.jpg"), is_inside("/a.jpg")
-      (True, False, False)
-    """
-    path = PurePosixPath(name.replace("\\", "/"))
-    stays = not path.is_absolute() and ".." not in path.parts
-    return stays and bool(path.name) and "\0" not in name
 
 
 def header_size(image: bytes | Path) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ class Reason(enum.StrEnum):
         member.outcome = outcome
         return member
 
+    SAME_CLASS_NAME = "same_class_name", "told apart by their ids"
     MISSING_IMAGE = "missing_image", "image dropped"
     MALFORMED_IMAGE = "malformed_image", "image dropped"
     UNREADABLE_HEADER = "unreadable_header", "image dropped"
@@ -23,6 +24,7 @@ class Reason(enum.StrEnum):
     UNREADABLE_ANNOTATION = "unreadable_annotation", "image dropped"
     SIZE_FROM_FILE = "size_from_file", "kept, with the size in the image's header"
     UNKNOWN_IMAGE = "unknown_image", "object dropped"
+    DROPPED_WITH_IMAGE = "dropped_with_image", "object dropped, as its image is"
     MALFORMED_OBJECT = "malformed_object", "object dropped"
     UNKNOWN_CLASS = "unknown_class", "object dropped"
     NOT_FINITE = "not_finite", "object dropped"
@@ -31,6 +33,8 @@ class Reason(enum.StrEnum):
     OUTSIDE = "outside", "object dropped"
     CLIPPED = "clipped", "box clipped to the image"
     DUPLICATE_OBJECT = "duplicate_object", "kept"
+    AREA_FROM_BOX = "area_from_box", "kept, with the area of its box"
+    IGNORE_FLAG = "ignore_flag", "kept: the field `ignore` is not used, as by pycocotools"
     DUPLICATE_ANNOTATION_ID = "duplicate_annotation_id", "kept, annotation ids are not used"
     CROWD = "crowd", "kept and marked: never trained on, ignored in evaluation"
     DIFFICULT = "difficult", "kept and marked: ignored in evaluation"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, overload
 
 import numpy as np
@@ -20,7 +20,8 @@ class Record:
     """One image and its objects, after the rules of docs/data.md were applied.
 
     Attributes:
-      image_id: the data set's own id, or the position in the split where it has none.
+      image_id: the data set's own id, or the position in the split where it has none, or a hash of
+        the id where that is a text or longer than 64 bits.
       file_name: names the image in messages and reports.
       height, width: pixels of the image as annotated.
       boxes: float32 [n, 4], xyxy in absolute pixels of the original image, inside it.
@@ -30,6 +31,7 @@ class Record:
       area: float32 [n], square pixels; the mask's where the data set has it, else the box's.
       masks: n masks of the image's size, where they were asked for (data.masks); an empty one is
         unknown.
+      original_id: the data set's own id where `image_id` is a hash of it.
     """
 
     image_id: int
@@ -42,6 +44,7 @@ class Record:
     is_difficult: np.ndarray
     area: np.ndarray
     masks: RleTable | None = None
+    original_id: int | str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class RecordTable(Sequence[Record]):
       sizes: int32 [m, 2], height and width in pixels.
       offsets: int64 [m + 1], starting with 0.
       boxes, labels, is_crowd, is_difficult, area, masks: the objects of all images, as in `Record`.
+      original_ids: by those of `image_ids` that are hashes, the data set's own ids.
     """
 
     image_ids: np.ndarray
@@ -69,6 +73,7 @@ class RecordTable(Sequence[Record]):
     is_difficult: np.ndarray
     area: np.ndarray
     masks: RleTable | None = None
+    original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for array in self._arrays():
@@ -103,6 +108,7 @@ class RecordTable(Sequence[Record]):
             is_difficult=self.is_difficult[objects],
             area=self.area[objects],
             masks=None if self.masks is None else self.masks[objects],
+            original_id=self.original_ids.get(int(self.image_ids[row])),
         )
 
     def fingerprint(self, class_names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ A source reads its files into `RawAnnotations`, dropping by itself what it canno
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class RawAnnotations:
 
     Attributes:
       image_ids: int64 [m].
+      original_ids: by those of `image_ids` that are not the data set's own, the data set's own.
       file_names: m strings.
       sizes: int32 [m, 2], height and width, at least 1.
       owners: int64 [n], ascending: the image of each object, 0..m-1.
@@ -47,6 +48,7 @@ class RawAnnotations:
     area: np.ndarray
     masks: Sequence[Any] | None = None
     one_based: bool = False
+    original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
 
 def apply_rules(
@@ -97,6 +99,7 @@ def apply_rules(
         is_difficult=raw.is_difficult[kept].astype(bool),
         area=np.where(has_area, raw.area, width * height)[kept].astype(np.float32),
         masks=masks,
+        original_ids=raw.original_ids,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from harmonic_jax.data.class_names import clean_name
+from harmonic_jax.coco_format.values import clean_name
 
 MAX_BYTES = 2**23  # 30,000 objects; the tree can take a hundred times as much
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

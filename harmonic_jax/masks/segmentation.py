@@ -1,6 +1,7 @@
 """What a COCO file may call a segmentation -> compressed run lengths."""
 
 import dataclasses
+import reprlib
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ import pycocotools.mask
 
 from harmonic_jax.masks.codec import encode_runs, find_malformed
 from harmonic_jax.masks.rle import RleTable
+
+_MOST_PIXELS = 2**31 - 1  # pycocotools counts them in 32 bits
+_MOST_STEPS = 2**25  # of the outline of a polygon: 256 MiB while it is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +86,15 @@ def _encode(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
     """Counts, those of compressed ones not yet checked; the number of polygons left out."""
     if segmentation is None or (isinstance(segmentation, list) and not segmentation):
         raise _NoMaskError("missing", "there is no segmentation")
+    if height * width > _MOST_PIXELS:
+        raise _NoMaskError("malformed", f"an image of {height} x {width} pixels is too large")
     if isinstance(segmentation, list):
         return _encode_polygons(segmentation, height, width)
     if not isinstance(segmentation, dict):
         raise _NoMaskError("malformed", "neither polygons nor run lengths")
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        message = f"its size is {str(size)[:40]}, that of the image [{height}, {width}]"
+        message = f"its size is {reprlib.repr(size)}, that of the image [{height}, {width}]"
         raise _NoMaskError("size", message)
     if isinstance(counts, str):
         return counts.encode("latin-1", errors="replace"), 0
@@ -105,7 +111,8 @@ def _find_malformed(rows: list[bytes], sizes: np.ndarray, stated: list[int]) -> 
 
 
 def _nothing(height: int, width: int) -> bytes:
-    return encode_runs(np.array([height * width]), np.array([0, 1]))[0].tobytes()
+    pixels = min(height * width, _MOST_PIXELS)
+    return encode_runs(np.array([pixels]), np.array([0, 1]))[0].tobytes()
 
 
 def _is_drawable(polygon: Any, height: int, width: int) -> bool:
@@ -118,7 +125,15 @@ def _is_drawable(polygon: Any, height: int, width: int) -> bool:
         return False
     # Far points would overflow its integers. NaN fails both comparisons.
     side = max(height, width)
-    return bool((points >= -side).all() and (points <= 2 * side).all())
+    is_near = bool((points >= -side).all() and (points <= 2 * side).all())
+    return is_near and (len(points) * 15 * side <= 2 * _MOST_STEPS or _steps(points) <= _MOST_STEPS)
+
+
+def _steps(points: np.ndarray) -> float:
+    """How many places pycocotools keeps of the outline, five for each pixel that it passes."""
+    corners = points.astype(np.float64).reshape(-1, 2)
+    sides = np.abs(corners - np.roll(corners, -1, axis=0)).max(axis=1)
+    return float(5 * sides.sum() + len(corners))
 
 
 def _encode_polygons(polygons: list[Any], height: int, width: int) -> tuple[bytes, int]:

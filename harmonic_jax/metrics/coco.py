@@ -145,11 +145,13 @@ def format_table(metrics: dict[str, float]) -> str:
 
     Args:
       metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present,
-        and those of masks, as `mask_metrics` names them, in a second table.
+        and those of masks, as `mask_metrics` names them, in a second table, or in the only one.
     """
     of_masks = {k.removeprefix(_MASK): v for k, v in metrics.items() if k.startswith(_MASK)}
     if not of_masks:
         return _format_one(metrics)
+    if len(of_masks) == len(metrics):
+        return f"masks\n{_format_one(of_masks)}"
     return f"boxes\n{_format_one(metrics)}\n\nmasks\n{_format_one(of_masks)}"
 
 

@@ -1,11 +1,21 @@
 """Masks in files of COCO format: `segmentation` of annotations and of results."""
 
+import logging
 from typing import Any
 
 import numpy as np
 
+from harmonic_jax.coco_format.json_file import CocoFileError
+from harmonic_jax.coco_format.values import box, shown, side
 from harmonic_jax.masks import RleTable, encode_segmentations
-from harmonic_jax.metrics.json_fields import column, integer
+from harmonic_jax.metrics.result_entries import wrong
+from harmonic_jax.metrics.tables import GroundTruthTable
+
+_LOG = logging.getLogger(__name__)
+
+
+class MaskError(CocoFileError):
+    """A file whose boxes may be good, and whose masks are not."""
 
 
 def segmentations_of(masks: RleTable) -> list[dict[str, Any]]:
@@ -13,52 +23,101 @@ def segmentations_of(masks: RleTable) -> list[dict[str, Any]]:
     return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in masks]
 
 
-def annotated_masks(annotations: list[Any], images: list[Any], name: str) -> RleTable | None:
-    """Draws the segmentations of annotations; None where no annotation has one.
+def annotated_masks(segmentations: list[Any], truth: GroundTruthTable, name: str) -> RleTable:
+    """Draws the segmentations of all annotations.
 
     Raises:
-      ValueError: an image with objects has no size; some segmentations are usable, some are not.
+      ValueError: an image with objects has no size, or a segmentation is not usable.
     """
-    segmentations = [annotation.get("segmentation") for annotation in annotations]
-    if not any(segmentations):
-        return None
-    size_of = {image["id"]: (image.get("height"), image.get("width")) for image in images}
-    sizes = [size_of[annotation["image_id"]] for annotation in annotations]
-    for annotation, size in zip(annotations, sizes, strict=True):
-        if not all(map(is_side, size)):
-            owner = annotation["image_id"]
-            raise ValueError(f"{name}: image {owner} has no height and width; its masks need them")
-    masks, faults = encode_segmentations(segmentations, np.array(sizes))
+    sizes = image_sizes(truth, truth.image_id)
+    unknown = np.flatnonzero((sizes == 0).any(axis=1))
+    if len(unknown):
+        key = int(truth.image_id[unknown[0]])
+        owner = shown(truth.original_ids.get(key, key))
+        raise MaskError(f"{name}: image {owner} has no height and width; its masks need them")
+    masks, faults = encode_segmentations(segmentations, sizes)
     if faults:
         first = faults[0]
-        raise ValueError(f"{name}: annotations[{first.row}] has no usable mask: {first.message}")
+        raise MaskError(f"{name}: annotations[{first.row}] has no usable mask: {first.message}")
     return masks
 
 
-def detected_masks(entries: list[Any], name: str) -> RleTable | None:
-    """The masks of results; None where no entry has a segmentation.
+def image_sizes(truth: GroundTruthTable, image_id: np.ndarray) -> np.ndarray:
+    """Height and width of images, int [n, 2]; 0 where not known."""
+    if truth.image_sizes is None:
+        return np.zeros((len(image_id), 2), np.int32)
+    order = np.argsort(truth.image_ids)
+    return truth.image_sizes[order[np.searchsorted(truth.image_ids, image_id, sorter=order)]]
+
+
+def boxes_and_masks(
+    entries: list[dict[str, Any]],
+    sizes: np.ndarray,
+    name: str,
+    *,
+    masks: bool | None,
+) -> tuple[np.ndarray, RleTable | None]:
+    """The boxes of results, float64 [n, 4], x, y, width, height, and their masks.
+
+    Args:
+      entries: n results; one with a mask may leave out its box, which is then the mask's.
+      sizes: int [n, 2], height and width of the image of each, 0 where not known.
+      name: of the file.
+      masks: see `load_coco_results`.
 
     Raises:
-      ValueError: some entries have no mask, or one that is not compressed run lengths.
+      ValueError: an entry has neither, or one that is not what it should be.
     """
-    if not any("segmentation" in entry for entry in entries):
-        return None
-    rles = column(entries, "segmentation", _compressed, name)
-    rows = [rle["counts"].encode("latin-1", errors="replace") for rle in rles]
-    try:
-        return RleTable.from_bytes(rows, np.array([rle["size"] for rle in rles]))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    boxes = [box(entry.get("bbox")) for entry in entries]
+    boxless = [row for row, found in enumerate(boxes) if found is None]
+    masked = [row for row, entry in enumerate(entries) if _says_mask(entry)]
+    for row in boxless:
+        # As in pycocotools' loadRes, [] is no box.
+        if entries[row].get("bbox") not in (None, []) or not _says_mask(entries[row]):
+            raise CocoFileError(f"{name}[{row}]: {wrong(entries[row], 'bbox', box)}")
+    if len(masked) < len(entries):
+        row = min(set(range(len(entries))).difference(masked))
+        if masks:
+            raise MaskError(f"{name}[{row}]: {wrong(entries[row], 'segmentation', run_lengths)}")
+        if masks is None and masked:
+            _LOG.warning("%s[%d] has no mask, others have: masks are left out", name, row)
+        masks = False
+    rows = boxless if masks is False else masked
+    drawn = _detected_masks(entries, rows, sizes[rows], name)
+    xywh = np.array([found or (0.0,) * 4 for found in boxes], np.float64).reshape(-1, 4)
+    tight = drawn.boxes()[np.searchsorted(rows, boxless)]
+    xywh[boxless] = np.hstack([tight[:, :2], tight[:, 2:] - tight[:, :2]])
+    return xywh, drawn if rows and masks is not False else None
 
 
-def _compressed(value: Any) -> bool:
-    """compressed run lengths: {"size": [height, width], "counts": text}."""
+def _says_mask(entry: dict[str, Any]) -> bool:
+    """Whether there is a segmentation that is neither null nor empty."""
+    return entry.get("segmentation") not in (None, [], {}, "")
+
+
+def _detected_masks(
+    entries: list[dict[str, Any]], rows: list[int], sizes: np.ndarray, name: str
+) -> RleTable:
+    """The masks of some rows of the entries, and of images of these sizes."""
+    segmentations = [entries[row]["segmentation"] for row in rows]
+    for row, segmentation in zip(rows, segmentations, strict=True):
+        if run_lengths(segmentation) is None:
+            raise MaskError(f"{name}[{row}]: {wrong(entries[row], 'segmentation', run_lengths)}")
+    stated = np.array([s["size"] for s in segmentations], np.int64).reshape(-1, 2)
+    expected = np.where((sizes == 0).any(axis=1, keepdims=True), stated, sizes)
+    drawn, faults = encode_segmentations(segmentations, expected)
+    if faults:
+        row, counts = rows[faults[0].row], segmentations[faults[0].row]["counts"]
+        is_bytes = counts.startswith(("b'", 'b"'))
+        hint = "; they are the text of Python bytes: write counts.decode()" if is_bytes else ""
+        raise MaskError(f"{name}[{row}]: segmentation: {faults[0].message}{hint}")
+    return drawn
+
+
+def run_lengths(value: Any) -> dict[str, Any] | None:
+    """compressed run lengths: {"size": [height, width], "counts": text}"""
     if type(value) is not dict or type(value.get("counts")) is not str:
-        return False
+        return None
     size = value.get("size")
-    return type(size) is list and len(size) == 2 and all(map(is_side, size))
-
-
-def is_side(value: Any) -> bool:
-    """a side of an image in pixels."""
-    return integer(value) and 0 < value < 2**31
+    is_size = type(size) is list and len(size) == 2 and all(map(side, size))
+    return value if is_size else None

@@ -3,23 +3,42 @@
 Every error is one line that names the file, the entry and the value.
 """
 
+import dataclasses
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harmonic_jax.coco_format.annotations import CocoFile, coco_file, read_coco_file
+from harmonic_jax.coco_format.entries import EntryFault, images_of, objects_of
+from harmonic_jax.coco_format.json_file import CocoFileError, read_json
+from harmonic_jax.coco_format.values import Id, as_int64, class_id, identity, number, shown, side
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.columns import check_labels
-from harmonic_jax.metrics.json_fields import box, column, entries_of, flag, integer, number, text
-from harmonic_jax.metrics.masks_json import annotated_masks, detected_masks, segmentations_of
+from harmonic_jax.metrics.masks_json import (
+    annotated_masks,
+    boxes_and_masks,
+    image_sizes,
+    segmentations_of,
+)
+from harmonic_jax.metrics.result_entries import (
+    check_numbers,
+    column,
+    entries_of,
+    known_images,
+    labels_of,
+)
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
+
+_LOG = logging.getLogger(__name__)
 
 
 def load_coco_annotations(path: str | Path, *, masks: bool = False) -> GroundTruthTable:
     """Reads a COCO annotation file; see `ground_truth_from_coco`."""
-    return ground_truth_from_coco(_read(path), name=str(path), masks=masks)
+    return ground_truth_from_coco(read_coco_file(path, segmentations=masks), masks=masks)
 
 
 def ground_truth_from_coco(
@@ -27,63 +46,87 @@ def ground_truth_from_coco(
 ) -> GroundTruthTable:
     """The table of a COCO annotation dict.
 
-    Classes are in the order of their category ids. Where an annotation lacks them, `iscrowd` is 0
-    and `area` the box's. `difficult`, which COCO does not have, is read where it is there.
-    Annotation ids are not used: pycocotools takes an object with the id 0 for an unmatched one.
+    Classes are in the order of their category ids; of several with one name each is called
+    "NAME (id ID)", which is logged. Where an annotation lacks them, `iscrowd` is 0 and `area` the
+    box's. `difficult`, which COCO does not have, is read where it is there. Annotation ids are not
+    used: pycocotools takes an object with the id 0 for an unmatched one.
 
     Args:
-      content: A dict with the lists "images", "categories" and "annotations".
-      name: What messages call it, a file for instance.
+      content: A dict with the lists "images", "categories" and "annotations", or a `CocoFile`.
+      name: What messages call a dict, a file for instance.
       masks: Also draw the segmentations, where the file has them: polygons or run lengths.
 
     Raises:
       ValueError: A list or a field is missing or wrong, or an id is not known; with `masks`, some
         objects have a usable segmentation and some have none.
     """
-    images, categories, annotations = (
-        entries_of(content, key, name) for key in ("images", "categories", "annotations")
-    )
-    image_ids = column(images, "id", integer, f"{name}: images")
-    unordered_ids = column(categories, "id", integer, f"{name}: categories")
-    order = np.argsort(unordered_ids)
-    category_ids = np.array(unordered_ids, np.int64)[order]
-    names = column(categories, "name", text, f"{name}: categories")
-    where = f"{name}: annotations"
-    image_id, labels, xywh = _objects(annotations, image_ids, category_ids, where)
-    defaults = [{"area": w * h, "iscrowd": 0, "difficult": 0} for w, h in xywh[:, 2:].tolist()]
-    annotations = [d | dict(a) for d, a in zip(defaults, annotations, strict=True)]
-    columns = {
-        "is_crowd": np.array(column(annotations, "iscrowd", flag, where), bool),
-        "is_difficult": np.array(column(annotations, "difficult", flag, where), bool),
-        "area": np.array(column(annotations, "area", number, where), np.float64),
-    }
-    drawn = annotated_masks(annotations, images, name) if masks else None
-    try:
-        return GroundTruthTable(
-            image_ids=np.array(image_ids, np.int64),
-            image_id=image_id,
-            boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
-            labels=labels,
-            class_names=tuple(names[i] for i in order),
-            category_ids=tuple(category_ids.tolist()),
-            sizes=xywh[:, 2:],
-            masks=drawn,
-            **columns,
+    file = content if isinstance(content, CocoFile) else coco_file(content, name=name)
+    for told in file.same_names:
+        _LOG.warning("%s: %s", file.name, told)
+
+    def refuse(fault: EntryFault) -> None:
+        raise CocoFileError(f"{file.name}: {fault}")
+
+    images = images_of(file, refuse)
+    objects = list(objects_of(file, images, refuse))
+    xywh = np.array([item.xywh for item in objects], np.float64).reshape(-1, 4)
+    check_numbers("bbox", xywh, f"{file.name}: annotations")
+    if (xywh[:, 2:] < 0).any():
+        row = int(np.argmax((xywh[:, 2:] < 0).any(axis=1)))
+        raise CocoFileError(
+            f"{file.name}: annotations[{row}]: bbox is {shown(xywh[row].tolist())}; its width and "
+            "height must be >= 0"
         )
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    area = np.array([item.area for item in objects], np.float64)
+    keys = {key: as_int64(key) for key in images}
+    sizes = [
+        [side(image.get(key)) or 0 for key in ("height", "width")] for image in images.values()
+    ]
+    table = GroundTruthTable(
+        image_ids=np.array(list(keys.values()), np.int64),
+        image_id=np.array([keys[item.image] for item in objects], np.int64),
+        boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+        labels=np.array([item.label for item in objects], np.int32),
+        is_crowd=np.array([item.is_crowd for item in objects], bool),
+        is_difficult=np.array([item.is_difficult for item in objects], bool),
+        area=np.where(np.isnan(area), xywh[:, 2] * xywh[:, 3], area),
+        class_names=file.class_names,
+        category_ids=file.category_ids,
+        sizes=xywh[:, 2:],
+        image_sizes=np.array(sizes, np.int32).reshape(-1, 2),
+        original_ids={value: key for key, value in keys.items() if key != value},
+    )
+    return with_masks(table, file) if masks else table
 
 
-def load_coco_results(path: str | Path, ground_truth: GroundTruthTable) -> DetectionTable:
+def with_masks(truth: GroundTruthTable, file: CocoFile) -> GroundTruthTable:
+    """The table of a file, with its segmentations drawn, where it has any.
+
+    Raises:
+      ValueError: some objects have a usable segmentation and some have none, or the size of an
+        image with objects is not stated.
+    """
+    segmentations = [annotation.get("segmentation") for annotation in file.annotations]
+    if not any(segmentations):
+        return truth
+    masks = annotated_masks(segmentations, truth, file.name)
+    return dataclasses.replace(truth, masks=masks)
+
+
+def load_coco_results(
+    path: str | Path, ground_truth: GroundTruthTable, *, masks: bool | None = None
+) -> DetectionTable:
     """Reads detections from a COCO results file, a list of
     {"image_id", "category_id", "bbox", "score"}, and "segmentation" where there are masks.
 
-    A mask is compressed run lengths, {"size": [height, width], "counts": text}. An entry may leave
-    out its box, which is then the tight one of its mask.
+    A mask is compressed run lengths, {"size": [height, width], "counts": text}. An entry with a
+    mask may leave out its box, or have [], which is then the tight one of the mask.
 
     Args:
       path: The JSON file.
       ground_truth: Gives the images and category ids that are legal.
+      masks: Whether the table has masks. None: where every entry has one; where some have, that is
+        logged. True: an entry without is refused. False: never; masks only stand in for boxes.
 
     Raises:
       OSError: The file cannot be read.
@@ -91,30 +134,28 @@ def load_coco_results(path: str | Path, ground_truth: GroundTruthTable) -> Detec
         or category is not in the ground truth.
     """
     name = str(path)
-    entries = entries_of({"results": _read(path)}, "results", name)
-    category_ids = np.array(ground_truth.category_ids, np.int64)
-    masks = detected_masks(entries, name)
-    if masks is not None:
-        x1, y1, x2, y2 = masks.boxes().T
-        tight = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).tolist()
-        entries = [{"bbox": box} | entry for box, entry in zip(tight, entries, strict=True)]
-    image_id, labels, xywh = _objects(entries, ground_truth.image_ids, category_ids, name)
-    scores = column(entries, "score", number, name)
-    try:
-        return DetectionTable(
-            image_id=image_id,
-            boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
-            scores=np.array(scores, np.float64),
-            labels=labels,
-            sizes=xywh[:, 2:],
-            masks=masks,
-        )
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    entries = entries_of(read_json(path), name)
+    image_id = known_images(column(entries, "image_id", identity, name), ground_truth, name)
+    labels = labels_of(column(entries, "category_id", class_id, name), ground_truth, name)
+    xywh, rles = boxes_and_masks(entries, image_sizes(ground_truth, image_id), name, masks=masks)
+    scores = np.array(column(entries, "score", number, name), np.float64)
+    check_numbers("bbox", xywh, name)
+    check_numbers("score", scores, name)
+    return DetectionTable(
+        image_id=image_id,
+        boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+        scores=scores,
+        labels=labels,
+        sizes=xywh[:, 2:],
+        masks=rles,
+    )
 
 
 def save_coco_results(
-    path: str | Path, detections: DetectionTable, category_ids: Sequence[int]
+    path: str | Path,
+    detections: DetectionTable,
+    category_ids: Sequence[int],
+    original_ids: Mapping[int, Id] | None = None,
 ) -> None:
     """Writes detections as a COCO results file, which pycocotools reads too.
 
@@ -122,10 +163,17 @@ def save_coco_results(
       path: The JSON file; replaced where it exists.
       detections: Every row becomes an entry, in order; with its mask where the table has masks.
       category_ids: The data set's own id of each label.
+      original_ids: The data set's own ids of images for which the table has others.
     """
+    original_ids = original_ids or {}
     check_labels("detection", detections.image_id, detections.labels, len(category_ids))
     entries = [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        {
+            "image_id": original_ids.get(image, image),
+            "category_id": category,
+            "bbox": box,
+            "score": score,
+        }
         for image, category, box, score in zip(
             detections.image_id.tolist(),
             np.asarray(category_ids, np.int64)[detections.labels].tolist(),
@@ -144,12 +192,15 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
     """Writes the table as a COCO annotation file; annotation ids count from 1.
 
     Difficult objects carry `"difficult": 1`, which `load_coco_annotations` reads and pycocotools
-    does not. Image entries hold ids alone, and with masks the size of images that have objects.
+    does not. Image entries hold ids, and sizes where they are known.
     """
     table = ground_truth
+    images: dict[int, dict[str, Any]] = {
+        image: {"id": table.original_ids.get(image, image)} for image in table.image_ids.tolist()
+    }
     names = zip(table.category_ids, table.class_names, strict=True)
     columns = zip(
-        table.image_id.tolist(),
+        [images[image]["id"] for image in table.image_id.tolist()],
         np.array(table.category_ids, np.int64)[table.labels].tolist(),
         _xywh(table),
         table.area.tolist(),
@@ -161,13 +212,16 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
     annotations = [
         {"id": i, **dict(zip(keys, row, strict=True))} for i, row in enumerate(columns, 1)
     ]
-    images: dict[int, dict[str, Any]] = {image: {"id": image} for image in table.image_ids.tolist()}
+    sizes = image_sizes(table, table.image_ids).tolist()
+    for image, size in zip(table.image_ids.tolist(), sizes, strict=True):
+        if all(size):
+            images[image] |= {"height": size[0], "width": size[1]}
     if table.masks is not None:
         segmentations = segmentations_of(table.masks)
-        for annotation, segmentation in zip(annotations, segmentations, strict=True):
-            annotation["segmentation"] = segmentation
-            height, width = segmentation["size"]
-            images[annotation["image_id"]] |= {"height": height, "width": width}
+        owners = table.image_id.tolist()
+        for annotation, owner, rle in zip(annotations, owners, segmentations, strict=True):
+            annotation["segmentation"] = rle
+            images[owner] |= {"height": rle["size"][0], "width": rle["size"][1]}
     content = {
         "images": list(images.values()),
         "categories": [{"id": int(category), "name": name} for category, name in names],
@@ -179,30 +233,3 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
 def _xywh(table: DetectionTable | GroundTruthTable) -> list[list[float]]:
     rows: list[list[float]] = np.hstack([table.boxes[:, :2], box_sizes(table)]).tolist()
     return rows
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-
-
-def _objects(
-    entries: list[Any], image_ids: Any, category_ids: np.ndarray, where: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image id, label and xywh of each entry; `category_ids` in the order of the labels."""
-    image_id = np.array(column(entries, "image_id", integer, where), np.int64)
-    category_id = np.array(column(entries, "category_id", integer, where), np.int64)
-    for field, values, known in (
-        ("image_id", image_id, np.asarray(image_ids, np.int64)),
-        ("category_id", category_id, category_ids),
-    ):
-        unknown = np.flatnonzero(~np.isin(values, known))
-        if unknown.size:
-            i = unknown[0]
-            raise ValueError(f"{where}[{i}]: {field} {values[i]} is not in the ground truth")
-    order = np.argsort(category_ids)
-    labels = order[np.searchsorted(category_ids, category_id, sorter=order)]
-    boxes = np.array(column(entries, "bbox", box, where), np.float64).reshape(-1, 4)
-    return image_id, labels, boxes

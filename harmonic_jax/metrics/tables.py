@@ -5,7 +5,7 @@ or COCO files. Boxes are float64 xyxy in pixels of the original image, with x2 =
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,8 @@ class AnnotatedImage(Protocol):
     def area(self) -> np.ndarray: ...
     @property
     def masks(self) -> RleTable | None: ...
+    @property
+    def original_id(self) -> int | str | None: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +52,9 @@ class GroundTruthTable:
       sizes: float64 [g, 2], width and height; by default the differences of `boxes`. A COCO file
         gives them itself, and in floating point (x + w) - x is not always w.
       masks: g masks of the size of their images, or None where they are not known.
+      image_sizes: int32 [n, 2], height and width of each of `image_ids`, 0 where not known.
+      original_ids: by those of `image_ids` that stand for an id which is a text or longer than 64
+        bits, that id; files hold it.
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
@@ -68,6 +73,8 @@ class GroundTruthTable:
     category_ids: tuple[int, ...]
     sizes: np.ndarray | None = None
     masks: RleTable | None = None
+    image_sizes: np.ndarray | None = None
+    original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.boxes)
@@ -79,6 +86,8 @@ class GroundTruthTable:
         set_column(self, "is_difficult", np.bool_, (rows,))
         set_column(self, "area", np.float64, (rows,))
         _set_sizes(self, self.boxes)
+        if self.image_sizes is not None:
+            set_column(self, "image_sizes", np.int32, (len(self.image_ids), 2))
         _check_masks(self)
         set_tuple(self, "class_names", len(self.class_names))
         set_tuple(self, "category_ids", len(self.class_names))
@@ -117,6 +126,7 @@ class GroundTruthTable:
             class_names=tuple(class_names),
             category_ids=tuple(category_ids),
             masks=_join_masks([record.masks for record in records]),
+            original_ids={r.image_id: r.original_id for r in records if r.original_id is not None},
         )
 
 

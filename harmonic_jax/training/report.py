@@ -48,7 +48,8 @@ def write_report(
     ]
     write_text(files[0], json.dumps(evaluation.metrics, indent=2) + "\n")
     write_text(files[1], printable(format_table(evaluation.metrics)) + "\n")
-    save_coco_results(files[2], evaluation.detections, source.category_ids)
+    original_ids = evaluation.ground_truth.original_ids
+    save_coco_results(files[2], evaluation.detections, source.category_ids, original_ids)
     write_text(files[3], f"{evaluation.loaded.format()}\n{evaluation.warning}".strip() + "\n")
     files.append(folder / "detections.png")  # pictures last: what fails there costs no numbers
     save_png(files[-1], prediction_grid(evaluation, source, max_pixels=data.max_pixels))
