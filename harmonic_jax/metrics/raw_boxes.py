@@ -40,9 +40,9 @@ def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
       OSError: the file cannot be read.
       ValueError: it is neither, or holds an image or class that the ground truth does not have.
     """
-    if not zipfile.is_zipfile(path):
-        if path.suffix.lower() == ".npz":
-            raise ValueError(f"{path} is no .npz file, or was cut")
+    with path.open("rb") as file:
+        is_archive = file.read(2) == b"PK"
+    if not is_archive:
         return load_coco_results(path, truth, masks=False)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -59,6 +59,7 @@ def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
         row = int(unknown[0])
         raise ValueError(f"{path}[{row}]: image_id {columns[0][row]} is not in the ground truth")
     labels = labels_of(category_id, truth, str(path))
+    boxes, scores = boxes.astype(np.float64), scores.astype(np.float64)
     check_numbers("boxes", boxes, str(path))
     check_numbers("scores", scores, str(path))
     return DetectionTable(image_id, boxes, scores, labels)

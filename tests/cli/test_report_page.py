@@ -9,6 +9,7 @@ import pytest
 
 from harmonic_jax.cli import evaluate
 from harmonic_jax.cli.report_images import images_of_folder, images_of_source
+from harmonic_jax.coco_format.annotations import coco_file
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import decode_image
 from harmonic_jax.data.sources import open_source
@@ -90,8 +91,8 @@ def test_pixels_of_a_folder(coco_folder: Path, tmp_path: Path) -> None:
     entries = [{"id": i, "file_name": name} for i, name in enumerate(names)]
     entries[5] |= {"height": 61, "width": 64}  # it is 60 x 64: boxes would lie wrong
     entries.append({"id": 6})
-    (tmp_path / "a.json").write_text(json.dumps({"images": entries}))
-    images = images_of_folder(tmp_path / "a.json", tmp_path / "images")
+    content = {"images": entries, "annotations": [], "categories": [{"id": 1, "name": "cup"}]}
+    images = images_of_folder(coco_file(content, name="a.json"), tmp_path / "images")
     assert images.pixels is not None
     whole = images.pixels(0)
     assert whole is not None

@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harmonic_jax.coco_format.json_file import CocoFileError
 from harmonic_jax.data.coco_json import coco_splits, read_coco
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.metrics.coco import coco_metrics
+from harmonic_jax.metrics.results_json import (
+    load_coco_annotations,
+    load_coco_results,
+    save_coco_annotations,
+    save_coco_results,
+)
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -71,9 +80,20 @@ def test_objects_of_each_image_in_the_order_of_the_file(tmp_path: Path) -> None:
         (thing(1, 77), Reason.UNKNOWN_IMAGE),
         (thing(1, None), Reason.UNKNOWN_IMAGE),
         (thing(1, [1]), Reason.UNKNOWN_IMAGE),
+        (thing(1, 1.5), Reason.UNKNOWN_IMAGE),
+        (thing(1, float("nan")), Reason.UNKNOWN_IMAGE),
+        (thing(1, "1"), Reason.UNKNOWN_IMAGE),
+        (thing(1, 10**40), Reason.UNKNOWN_IMAGE),
         ("nonsense", Reason.UNKNOWN_IMAGE),
         (thing(1, 1, category_id=3), Reason.UNKNOWN_CLASS),
         (thing(1, 1, category_id="9"), Reason.UNKNOWN_CLASS),
+        (thing(1, 1, category_id=10**40), Reason.UNKNOWN_CLASS),
+        (thing(1, 1, category_id=[9]), Reason.UNKNOWN_CLASS),
+        (thing(1, 1, iscrowd="no"), Reason.MALFORMED_OBJECT),
+        (thing(1, 1, iscrowd=float("nan")), Reason.MALFORMED_OBJECT),
+        (thing(1, 1, iscrowd=[0]), Reason.MALFORMED_OBJECT),
+        (thing(1, 1, iscrowd=2), Reason.MALFORMED_OBJECT),
+        (thing(1, 1, difficult="Unspecified"), Reason.MALFORMED_OBJECT),
         (thing(1, 1, [1, 2, 3]), Reason.MALFORMED_OBJECT),
         (thing(1, 1, [1, 2, 3, "4"]), Reason.MALFORMED_OBJECT),
         (thing(1, 1, [1, 2, 3, None]), Reason.MALFORMED_OBJECT),
@@ -83,6 +103,7 @@ def test_objects_of_each_image_in_the_order_of_the_file(tmp_path: Path) -> None:
         (thing(1, 1, [9, 2, -3, 4]), Reason.INVERTED),
         (thing(1, 1, [float("nan"), 2, 3, 4]), Reason.NOT_FINITE),
         (thing(1, 1, [1, 2, float("inf"), 4]), Reason.NOT_FINITE),
+        (thing(1, 1, [1e308, 2, 1e308, 4]), Reason.NOT_FINITE),
         (thing(1, 1, [40, 2, 3, 4]), Reason.OUTSIDE),
     ],
 )
@@ -99,13 +120,17 @@ def test_a_bad_object_is_dropped_and_named(tmp_path: Path, entry: Any, reason: R
     ("entry", "reason"),
     [
         (image(2, "gone.png"), Reason.MISSING_IMAGE),
-        (image(2, "../a.png"), Reason.MALFORMED_IMAGE),
+        (image(2, "../a.png"), Reason.MISSING_IMAGE),
+        (image(2, "../../../../a.png"), Reason.MALFORMED_IMAGE),
         (image(2, "/etc/passwd"), Reason.MALFORMED_IMAGE),
         (image(2, None), Reason.MALFORMED_IMAGE),
-        (image("2", "b.png"), Reason.MALFORMED_IMAGE),
-        (image(2**70, "b.png"), Reason.MALFORMED_IMAGE),
+        (image(2.5, "b.png"), Reason.MALFORMED_IMAGE),
+        (image(1e20, "b.png"), Reason.MALFORMED_IMAGE),
+        (image(True, "b.png"), Reason.MALFORMED_IMAGE),
+        (image("", "b.png"), Reason.MALFORMED_IMAGE),
         (17, Reason.MALFORMED_IMAGE),
         (image(1, "b.png"), Reason.DUPLICATE_IMAGE),
+        (image(1.0, "b.png"), Reason.DUPLICATE_IMAGE),
         (image(2, "broken.png", height=0), Reason.UNREADABLE_HEADER),
     ],
 )
@@ -117,18 +142,122 @@ def test_a_bad_image_is_dropped_and_named(tmp_path: Path, entry: Any, reason: Re
     assert {rule: finding.count for rule, finding in source.report.findings.items()} == {reason: 1}
 
 
-def test_objects_of_a_dropped_image_go_with_it(tmp_path: Path) -> None:
-    write(tmp_path, [image(1, "a.png"), image(2, "gone.png")], [thing(5, 1), thing(6, 2)])
+@pytest.mark.parametrize("name", ["gone.png", "https://host/b.png", "/elsewhere/b.png", None])
+def test_objects_of_a_dropped_image_go_with_it(tmp_path: Path, name: str | None) -> None:
+    """Whatever is wrong with them, and with it: their image is known."""
+    objects = [thing(5, 1), thing(6, 2), thing(7, 2, "no box"), thing(8, 2, area="x")]
+    write(tmp_path, [image(1, "a.png"), image(2, name)], objects)
     source = read(tmp_path)
-    assert set(source.report.findings) == {Reason.MISSING_IMAGE}
-    assert source.report.examples(Reason.MISSING_IMAGE) == ("gone.png",)
+    counts = {rule: finding.count for rule, finding in source.report.findings.items()}
+    reason = Reason.MISSING_IMAGE if name == "gone.png" else Reason.MALFORMED_IMAGE
+    assert counts == {reason: 1, Reason.DROPPED_WITH_IMAGE: 3}
+    assert str(name) in source.report.examples(reason)[0]
+    assert len(source.records[0].boxes) == 1
 
 
-def test_a_size_that_is_not_stated_is_read_from_the_file(tmp_path: Path) -> None:
-    write(tmp_path, [image(1, "a.png", width=None)], [thing(5, 1)])
+@pytest.mark.parametrize("width", [None, 0, -4, "40", 40.5, float("nan"), 2**31, 10**30, [40]])
+def test_a_size_that_is_not_stated_is_read_from_the_file(tmp_path: Path, width: Any) -> None:
+    write(tmp_path, [image(1, "a.png", width=width)], [thing(5, 1)])
     source = read(tmp_path)
     assert (source.records[0].height, source.records[0].width) == (30, 40)
-    assert source.report.examples(Reason.SIZE_FROM_FILE) == ("a.png",)
+    assert source.report.examples(Reason.SIZE_FROM_FILE)[0].startswith("a.png: height 30, width ")
+
+
+def test_sizes_and_ids_as_floats_are_what_they_say(tmp_path: Path) -> None:
+    """A table with a gap in a column makes all of the column floats."""
+    write(
+        tmp_path, [image(1, "a.png", height=30.0, width=40.0)], [thing(5.0, 1.0, category_id=9.0)]
+    )
+    source = read(tmp_path)
+    assert not source.report.findings
+    assert source.records[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_set"),
+    [
+        *((value, False) for value in (0, 0.0, False, "0", None)),
+        *((value, True) for value in (1, 1.0, True, "1")),
+    ],
+)
+@pytest.mark.parametrize("field", ["iscrowd", "difficult"])
+def test_flags_as_people_write_them(tmp_path: Path, field: str, value: Any, is_set: bool) -> None:
+    write(tmp_path, [image(1, "a.png")], [thing(5, 1, **{field: value})])
+    source = read(tmp_path)
+    record = source.records[0]
+    flags = record.is_crowd if field == "iscrowd" else record.is_difficult
+    assert flags.tolist() == [is_set]
+    reason = Reason.CROWD if field == "iscrowd" else Reason.DIFFICULT
+    assert source.report.count(reason) == is_set
+    truth = load_coco_annotations(tmp_path / "annotations" / "instances_train.json")
+    assert (truth.is_crowd | truth.is_difficult).tolist() == [is_set]
+
+
+def test_the_flag_ignore_is_counted_and_not_used(tmp_path: Path) -> None:
+    objects = [thing(5, 1, ignore=1), thing(6, 1, [5, 5, 9, 9], ignore=0)]
+    write(tmp_path, [image(1, "a.png")], objects)
+    source = read(tmp_path)
+    assert {str(rule): f.count for rule, f in source.report.findings.items()} == {"ignore_flag": 1}
+    assert len(source.records[0].boxes) == 2
+
+
+@pytest.mark.parametrize("area", ["12", -1, float("nan"), float("inf"), 10**400, [3], True])
+def test_an_area_that_is_none_is_the_box_s_and_counted(tmp_path: Path, area: Any) -> None:
+    objects = [thing(5, 1, area=area), thing(6, 1, [0, 0, 5, 5], area=None)]
+    write(tmp_path, [image(1, "a.png")], objects)
+    source = read(tmp_path)
+    assert source.records[0].area.tolist() == [12, 25]
+    assert {str(rule): f.count for rule, f in source.report.findings.items()} == {
+        "area_from_box": 1
+    }
+    assert source.report.examples("area_from_box")[0].startswith("a.png: annotations[0]: area is ")
+
+
+IDS = [
+    2**63,
+    18446744073709551615,
+    273522283196958101516178255469787759710,
+    "0001_d",
+    "7",
+    -(2**70),
+]
+
+
+def test_image_ids_of_any_kind_come_back_in_results(tmp_path: Path) -> None:
+    ids = [*IDS, 7]
+    names = [f"{i}.png" for i in range(len(ids))]
+    images = [image(key, name) for key, name in zip(ids, names, strict=True)]
+    objects = [thing(i, key, [i, 1, 5, 5]) for i, key in enumerate(ids)]
+    write(tmp_path, images, objects, files=tuple(names))
+    source = read(tmp_path)
+    assert not source.report.findings
+    assert [record.boxes[0, 0] for record in source.records] == list(range(len(ids)))
+    assert len({record.image_id for record in source.records}) == len(ids)
+    assert [r.original_id for r in source.records] == [*IDS, None]
+    parts = source.records, source.class_names, source.category_ids
+    truth = GroundTruthTable.from_records(*parts)
+    path = tmp_path / "annotations" / "instances_train.json"
+    of_file = load_coco_annotations(path)
+    assert of_file.image_ids.tolist() == truth.image_ids.tolist()
+    found = DetectionTable(truth.image_id, truth.boxes, np.ones(len(ids)), truth.labels)
+    save_coco_results(tmp_path / "r.json", found, truth.category_ids, truth.original_ids)
+    assert [e["image_id"] for e in json.loads((tmp_path / "r.json").read_text())] == ids
+    again = load_coco_results(tmp_path / "r.json", of_file)
+    assert coco_metrics(of_file, again)["AP"] == pytest.approx(1)
+    save_coco_annotations(tmp_path / "a.json", of_file)
+    assert load_coco_annotations(tmp_path / "a.json").original_ids == of_file.original_ids
+
+
+def test_two_categories_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
+    names = ["helmet", "vest", " helmet\n", "cup"]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    write(tmp_path, [image(1, "a.png")], [thing(1, 1, category_id=2)], categories=categories)
+    source = read(tmp_path)
+    assert source.class_names == ("helmet (id 0)", "vest", "helmet (id 2)", "cup")
+    assert source.records[0].labels.tolist() == [2]
+    assert source.report.examples(Reason.SAME_CLASS_NAME) == (
+        "2 categories are called 'helmet': here 'helmet (id 0)', 'helmet (id 2)'",
+    )
 
 
 def test_repeated_annotation_ids_are_counted_and_kept(tmp_path: Path) -> None:
@@ -152,28 +281,55 @@ def test_masks_do_not_hide_the_box(tmp_path: Path) -> None:
     assert len(read(tmp_path).records[0].boxes) == 1
 
 
+GOOD = [{"id": 1, "name": "a"}]
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("[]", "no list 'images'"),
-        ('{"images": [], "annotations": []}', "no list 'categories'"),
-        ('{"images": [], "annotations": [], "categories": []}', "'categories' is empty"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "needs a name"),
+        ([], "must hold an object with the lists images, annotations, categories"),
+        ({"images": [], "annotations": []}, "there is no categories"),
+        ({"images": [], "annotations": {}, "categories": GOOD}, "annotations is {}"),
+        ({"images": [], "annotations": [], "categories": []}, "list of categories is empty"),
+        *(
+            ({"images": [], "annotations": [], "categories": [GOOD[0], entry]}, message)
+            for entry, message in (
+                ({"id": 2}, "categories[1]: no name; its keys are 'id'"),
+                ({"name": "b"}, "categories[1]: no id"),
+                ({"id": 1, "name": "b"}, "categories[1]: id 1 is that of 'a' too"),
+                ({"id": 1.0, "name": "b"}, "categories[1]: id 1 is that of 'a' too"),
+                ({"id": 2**64, "name": "b"}, "id is 18446744073709551616; it must be a whole"),
+                ({"id": "2", "name": "b"}, "categories[1]: id is '2'; it must be a whole number"),
+                ({"id": 2, "name": 7}, "categories[1]: name is 7; it must be a text"),
+                ({"id": 2, "name": " "}, "categories[1]: name is ' '; it must be a text"),
+                ({"id": 2, "name": "cup\ud83d"}, r"name is 'cup\ud83d'; it must be a text"),
+                ("b", "categories[1] is 'b'; it must be an object"),
+            )
+        ),
         (
-            '{"images": [], "annotations": [], "categories": '
-            '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            "id of its own",
+            {
+                "images": [],
+                "annotations": [],
+                "categories": [*GOOD, {"id": 2, "name": "a"}, {"id": 3, "name": "a (id 1)"}],
+            },
+            "two categories are called 'a (id 1)'; rename one",
         ),
     ],
 )
-def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_of_another_kind_is_refused_by_name(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    """By both readers alike."""
     write(tmp_path, [], [])
-    (tmp_path / "annotations" / "instances_train.json").write_text(text)
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"instances_train\.json") as caught:
         read(tmp_path)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CocoFileError) as also:
+        load_coco_annotations(path)
+    assert str(also.value) == str(caught.value)
 
 
 def test_an_absent_split_names_those_there_are(tmp_path: Path) -> None:
@@ -181,6 +337,32 @@ def test_an_absent_split_names_those_there_are(tmp_path: Path) -> None:
     assert coco_splits(tmp_path) == ("train",)
     with pytest.raises(DataError, match=r"instances_val\.json does not exist.*: train"):
         read(tmp_path, "val")
+
+
+@pytest.mark.parametrize("split", ["", "..", "../annotations/instances_train", "x" * 5000, "a\0b"])
+def test_a_split_is_a_name_and_no_path(tmp_path: Path, split: str) -> None:
+    write(tmp_path, [], [])
+    with pytest.raises(DataError, match=r"does not exist; splits .*: train"):
+        read(tmp_path, split)
+
+
+def test_without_annotations_the_json_files_that_are_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "._instances_train.json").write_bytes(b"\0")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(DataError, match=r"no split found .* there is 'result\.json'$"):
+        coco_splits(tmp_path)
+
+
+def test_roboflow_s_folders_hold_annotations_beside_the_images(tmp_path: Path) -> None:
+    write(tmp_path, [image(1, "a.png")], [thing(1, 1)])
+    (tmp_path / "annotations" / "instances_train.json").rename(
+        tmp_path / "train" / "_annotations.coco.json"
+    )
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "_annotations.coco.json").write_bytes(b"\0")
+    assert coco_splits(tmp_path) == ("train",)
+    assert len(read(tmp_path).records) == 1
 
 
 def test_real_images_agree_with_the_annotation_file(coco_tiny: Path) -> None:

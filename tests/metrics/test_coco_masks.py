@@ -10,6 +10,7 @@ import pytest
 
 from harmonic_jax.masks import encode_masks
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
+from harmonic_jax.metrics.masks_json import MaskError
 from harmonic_jax.metrics.results_json import (
     ground_truth_from_coco,
     load_coco_annotations,
@@ -174,8 +175,24 @@ def test_annotations_without_any_masks_have_none() -> None:
         ),
         ({"segmentation": {"size": [4, 4], "counts": [16]}}, r"r.json\[1\]: segmentation is"),
         ({"segmentation": {"size": [4], "counts": "0"}}, r"r.json\[1\]: segmentation is"),
-        ({"segmentation": {"size": [10, 20], "counts": "52203"}}, r"r.json: mask 1 has counts"),
+        (
+            {"segmentation": {"size": [10, 20], "counts": "52203"}},
+            r"r.json\[1\]: segmentation: its run lengths do not add up to 10 x 20 pixels$",
+        ),
+        (
+            {"segmentation": {"size": [10, 20], "counts": "b'52203'"}},
+            r"r.json\[1\]: .* they are the text of Python bytes: write counts.decode\(\)$",
+        ),
+        (
+            {"segmentation": {"size": [20, 10], "counts": "52203"}},
+            r"r.json\[1\]: segmentation: its size is \[20, 10\], that of the image \[10, 20\]",
+        ),
+        (
+            {"segmentation": {"size": [10.5, 20], "counts": "52203"}},
+            r"r.json\[1\]: segmentation is .* must be compressed run lengths",
+        ),
         ({}, r"r.json\[1\]: no segmentation"),
+        ({"segmentation": []}, r"r.json\[1\]: segmentation is \[\]; it must be compressed"),
     ],
 )
 def test_wrong_masks_of_results_are_named(
@@ -186,8 +203,52 @@ def test_wrong_masks_of_results_are_named(
     rle = truth.masks[0]
     mask = {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
     (tmp_path / "r.json").write_text(json.dumps([good | mask, good | change]))
-    with pytest.raises(ValueError, match=message):
-        load_coco_results(tmp_path / "r.json", truth)
+    with pytest.raises(MaskError, match=message):
+        load_coco_results(tmp_path / "r.json", truth, masks=True)
+    boxes = load_coco_results(tmp_path / "r.json", truth, masks=False)
+    assert boxes.masks is None
+    assert boxes.boxes.tolist() == [[1, 1, 5, 5]] * 2
+
+
+@pytest.mark.parametrize("empty", [None, [], {}, ""])
+def test_results_whose_segmentation_is_empty_are_boxes(
+    tmp_path: Path, empty: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As pycocotools takes them, though one entry has a mask; that is told."""
+    truth, found = awkward_masks(1)
+    save_coco_results(tmp_path / "r.json", found, truth.category_ids)
+    entries = json.loads((tmp_path / "r.json").read_text())
+    for entry in entries:
+        entry["segmentation"] = empty
+    (tmp_path / "none.json").write_text(json.dumps(entries))
+    expected = pycocotools_metrics(coco_dicts(truth, found)[0], json.loads(json.dumps(entries)))
+    loaded = load_coco_results(tmp_path / "none.json", truth)
+    assert loaded.masks is None
+    assert coco_metrics(truth, loaded) == expected
+    assert not caplog.text
+    rle = found.masks[0]
+    entries[0]["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    (tmp_path / "some.json").write_text(json.dumps(entries))
+    some = load_coco_results(tmp_path / "some.json", truth)
+    assert some.masks is None
+    assert coco_metrics(truth, some) == expected
+    assert "some.json[1] has no mask, others have: masks are left out" in caplog.text
+
+
+@pytest.mark.parametrize("box", [None, []])
+@pytest.mark.parametrize("masks", [None, True, False])
+def test_an_entry_without_a_box_has_that_of_its_mask(
+    tmp_path: Path, box: Any, masks: bool | None
+) -> None:
+    truth, found = awkward_masks(1)
+    save_coco_results(tmp_path / "r.json", found, truth.category_ids)
+    entries = json.loads((tmp_path / "r.json").read_text())
+    for entry in entries[::2]:
+        entry["bbox"] = box
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    loaded = load_coco_results(tmp_path / "r.json", truth, masks=masks)
+    np.testing.assert_array_equal(loaded.boxes, found.boxes)
+    assert (loaded.masks is None) == (masks is False)
 
 
 def test_two_tables_of_text() -> None:

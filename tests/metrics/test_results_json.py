@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonic_jax.coco_format.json_file import CocoFileError
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.results_json import (
     ground_truth_from_coco,
@@ -111,45 +112,133 @@ def test_empty_results(tmp_path: Path) -> None:
     assert coco_metrics(truth, load_coco_results(tmp_path / "r.json", truth))["AP"] == 0.0
 
 
+IN = "is not in the ground truth"
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (result(image_id=8), r"r.json\[1\]: image_id 8 is not in the ground truth"),
-        (result(category_id=1), r"r.json\[1\]: category_id 1 is not in the ground truth"),
-        (result(image_id="3"), r"r.json\[1\]: image_id is '3'; it must be an integer"),
-        (result(score=None), r"r.json\[1\]: score is 'None'; it must be a number"),
-        (result(bbox=[1, 2, 3]), r"r.json\[1\]: bbox is '\[1, 2, 3\]'; it must be four numbers"),
-        (result(bbox=[1, 2, 3, "4"]), r"r.json\[1\]: bbox is .* it must be four numbers"),
-        ({"image_id": 3, "category_id": 9, "score": 1}, r"r.json\[1\]: no bbox"),
-        (result(score=float("nan")), r"r.json: detection 1 of image 3 has scores nan"),
-        (result(bbox=[0, 0, float("inf"), 1]), r"r.json: detection 1 of image 3 has boxes"),
-        ([3, 9], r"r.json: results\[1\] is \[3, 9\]; it must be an object"),
+        (result(image_id=8), f"r.json[1]: image_id 8 {IN}"),
+        (result(image_id=10**30), f"r.json[1]: image_id {10**30} {IN}"),
+        (
+            result(image_id="3"),
+            "r.json[1]: image_id '3' is a text; in the ground truth it is",
+        ),
+        (result(image_id="a.jpg"), f"image_id 'a.jpg' {IN}; it is a file name, where the id"),
+        (
+            result(image_id=None),
+            "r.json[1]: image_id is None; it must be a whole number, or",
+        ),
+        (result(image_id=3.5), "r.json[1]: image_id is 3.5; it must be"),
+        (result(image_id=True), "r.json[1]: image_id is True; it must be"),
+        (result(category_id=1), f"r.json[1]: category_id 1 {IN}, whose ids are 2, 9"),
+        (
+            result(category_id=2**64),
+            f"category_id is {2**64}; it must be a whole number",
+        ),
+        (result(category_id="9"), "category_id is '9'; it must be a whole number of 64 bits"),
+        (result(score=None), "r.json[1]: score is None; it must be a number"),
+        (result(score="0.5"), "r.json[1]: score is '0.5'; it must be a number"),
+        (result(score=10**400), "r.json[1]: score is 1000"),
+        (result(score=[0.5]), "r.json[1]: score is [0.5]; it must be a number"),
+        (result(score=float("nan")), "r.json[1]: score is nan; numbers must be finite"),
+        (result(bbox=[1, 2, 3]), "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
+        (result(bbox=[1, 2, 3, "4"]), "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
+        (result(bbox=[]), "r.json[1]: bbox is []; it must be four numbers"),
+        (result(bbox=None), "r.json[1]: bbox is None; it must be four numbers"),
+        (result(bbox=[0, 0, float("inf"), 1]), "r.json[1]: bbox is [0.0, 0.0, inf, 1.0]; numbers"),
+        (result(bbox=[1, 2, 1e308, 1e308]), "bbox is [1.0, 2.0, 1e+308, 1e+308]; numbers must be"),
+        (result(bbox=[1, 2, 10**400, 4]), "r.json[1]: bbox is [1, 2, 1000"),
+        ({"image_id": 3, "category_id": 9, "score": 1}, "r.json[1]: no bbox; its keys are 'image"),
+        ({"image_id": 3, "caption": "a"}, "captions are not evaluated; boxes and masks are"),
+        (
+            {"image_id": 3, "category_id": 9, "keypoints": [1, 2, 2], "score": 1},
+            "r.json[1]: no bbox; its keys are 'image_id', 'category_id', 'keypoints', 'score' "
+            "(keypoints are not evaluated; boxes and masks are)",
+        ),
+        ([3, 9], "r.json[1] is [3, 9]; it must be a list of objects with image_id"),
+        (None, "r.json[1] is None; it must be a list of objects"),
     ],
 )
 def test_wrong_results_are_named(tmp_path: Path, entry: Any, message: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps([result(), entry]))
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(CocoFileError) as error:
         load_coco_results(path, ground_truth_from_coco(annotations()))
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_labels_counted_from_0_are_suspected(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps([result(category_id=1), result(category_id=0)]))
+    with pytest.raises(CocoFileError, match=r"\(2 of 2 entries .*; is it a label, counted from 0"):
+        load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"annotations": [result()]}, "with the key 'annotations' alone: write its list, without"),
+        ({"3": [result()], "4": []}, "with a list for each of 2 keys, '3' ..: join the lists"),
+        (annotations(), "an annotation file; it must be a list"),
+        ({"a": 1}, "with the keys 'a'; it must be"),
+        ({}, "with the keys none; it must be"),
+        (7, "r.json holds 7; it must be a list of objects"),
+        (None, "r.json holds None; it must be a list of objects"),
+    ],
+)
+def test_files_of_another_shape_are_told(tmp_path: Path, content: Any, message: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(CocoFileError) as error:
+        load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
+    assert message in str(error.value)
+
+
+def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
+    entry = result(image_id=3.0, category_id=9.0, score=1, bbox=[1.0, 2, 3, 4])
+    (tmp_path / "r.json").write_text(json.dumps([entry]))
+    found = load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
+    assert (found.image_id.tolist(), found.labels.tolist()) == ([3], [1])
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("images"), r"a.json: must hold a list of images"),
-        (lambda c: c["images"].append({"id": 3}), r"a.json: image_ids holds the id 3 twice"),
-        (lambda c: c["categories"][0].pop("name"), r"a.json: categories\[0\]: no name"),
+        (lambda c: c.pop("images"), "a.json must hold a list of images; there is no images"),
         (
-            lambda c: c["annotations"][1].update(image_id=5),
-            r"a.json: annotations\[1\]: image_id 5 is not in the ground truth",
+            lambda c: c["images"].append({"id": 3}),
+            "a.json: images[2]: id 3 is that of images[0]",
         ),
-        (
-            lambda c: c["annotations"][1].update(category_id=5),
-            r"a.json: annotations\[1\]: category_id 5 is not in the ground truth",
+        (lambda c: c["images"].append({"id": None}), "a.json: images[2]: id is None; it must be"),
+        (lambda c: c["images"].append(5), "a.json: images[2]: 5 must be an object"),
+        (lambda c: c["categories"][0].pop("name"), "a.json: categories[0]: no name"),
+        *(
+            (lambda c, fields=fields: c["annotations"][1].update(fields), message)
+            for fields, message in (
+                (
+                    {"image_id": 5},
+                    "a.json: annotations[1]: image_id 5 is not in the list of",
+                ),
+                ({"image_id": "3"}, "image_id '3' is a text; in the list of images it is a number"),
+                ({"category_id": 5}, "annotations[1]: category_id 5 is not in the list of categ"),
+                ({"iscrowd": 2}, "a.json: annotations[1]: iscrowd is 2; it must be 0 or 1"),
+                ({"iscrowd": float("nan")}, "annotations[1]: iscrowd is nan; it must be 0 or 1"),
+                ({"iscrowd": [0]}, "annotations[1]: iscrowd is [0]; it must be 0 or 1"),
+                ({"difficult": "Unspecified"}, "difficult is 'Unspecified'; it must be 0 or 1"),
+                (
+                    {"area": "a"},
+                    "annotations[1]: area is 'a'; it must be a number of square",
+                ),
+                ({"area": -1}, "annotations[1]: area is -1; it must be a number of square pixels"),
+                ({"area": float("nan")}, "annotations[1]: area is nan; it must be a number of sq"),
+                ({"area": 10**400}, "annotations[1]: area is 1000"),
+                ({"bbox": [1, 2, -3, 4]}, "bbox is [1.0, 2.0, -3.0, 4.0]; its width and height"),
+                ({"bbox": [1, 2, float("nan"), 4]}, "bbox is [1.0, 2.0, nan, 4.0]; numbers must"),
+                ({"bbox": [1, 2, 10**400, 4]}, "annotations[1]: bbox is [1, 2, 1000"),
+                ({"bbox": [1, 2, 1e200, 4]}, "numbers must be finite, up to 1e100"),
+            )
         ),
-        (lambda c: c["annotations"][0].update(iscrowd=2), r"annotations\[0\]: iscrowd is '2'"),
-        (lambda c: c["annotations"][0].update(area="a"), r"annotations\[0\]: area is 'a'"),
     ],
 )
 def test_wrong_annotations_are_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -157,13 +246,39 @@ def test_wrong_annotations_are_named(tmp_path: Path, change: Any, message: str) 
     change(content)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CocoFileError) as error:
         load_coco_annotations(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_area_of_null_is_the_box_s(tmp_path: Path) -> None:
+    content = annotations()
+    content["annotations"][0]["area"] = None
+    assert ground_truth_from_coco(content).area.tolist() == [12.0, 10.0]
+
+
+def test_categories_of_one_name_are_told_apart_and_numbers_are_pycocotools(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth, found = awkward_tables(2)
+    content, results = coco_dicts(truth, found)
+    names = dict(zip(truth.category_ids, truth.class_names, strict=True))
+    for entry in content["categories"]:
+        entry["name"] = "cup"
+    expected = pycocotools_metrics(json.loads(json.dumps(content)), results)
+    table = ground_truth_from_coco(content, name="a.json")
+    assert len(names) > 1
+    assert table.class_names == tuple(f"cup (id {key})" for key in sorted(names))
+    assert caplog.text.count("a.json: ") == 1
+    metrics = coco_metrics(table, found)
+    for key in ("AP", "AP50", "AR_100", "AP_small"):
+        assert metrics[key] == expected[key]
 
 
 def test_files_that_are_not_json_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"a.json: not a JSON file \("):
+    with pytest.raises(ValueError, match=r"a.json is not JSON: it ends early"):
         load_coco_annotations(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         load_coco_annotations(tmp_path / "nowhere.json")

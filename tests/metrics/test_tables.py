@@ -101,6 +101,7 @@ def test_from_records() -> None:
             is_difficult=np.ones(count, bool),
             area=np.full(count, 3, np.float32),
             masks=None,
+            original_id=None,
         )
 
     table = GroundTruthTable.from_records(

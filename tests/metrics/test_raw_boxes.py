@@ -1,0 +1,153 @@
+"""Files of boxes before NMS: what is believed of an archive, and what is refused."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harmonic_jax.metrics.raw_boxes import load_raw, save_raw
+from harmonic_jax.metrics.results_json import ground_truth_from_coco
+from harmonic_jax.metrics.tables import GroundTruthTable
+
+BIG = 2**63 + 5
+
+
+def truth() -> GroundTruthTable:
+    return ground_truth_from_coco(
+        {
+            "images": [{"id": 3}, {"id": 4}, {"id": BIG}],
+            "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
+            "annotations": [],
+        }
+    )
+
+
+COLUMNS: dict[str, Any] = {
+    "image_id": np.array([3, 4, 3]),
+    "boxes": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "scores": np.array([0.5, 0.25, 1.0]),
+    "category_id": np.array([2, 9, 9]),
+}
+
+
+def test_columns_of_any_numbers_are_read(tmp_path: Path) -> None:
+    other = {
+        "image_id": COLUMNS["image_id"].astype(">u2"),
+        "boxes": np.asfortranarray(COLUMNS["boxes"].astype(np.int8)),
+        "scores": COLUMNS["scores"].astype(np.float16),
+        "category_id": COLUMNS["category_id"].astype(np.uint64),
+    }
+    for columns in (COLUMNS, other):
+        np.savez(tmp_path / "raw.npz", **columns)
+        found = load_raw(tmp_path / "raw.npz", truth())
+        assert found.image_id.tolist() == [3, 4, 3]
+        assert found.boxes.tolist() == COLUMNS["boxes"].tolist()
+        assert found.labels.tolist() == [0, 1, 1]
+    np.savez(tmp_path / "raw.npz", **{name: column[:0] for name, column in COLUMNS.items()})
+    assert len(load_raw(tmp_path / "raw.npz", truth()).boxes) == 0
+
+
+def test_ids_of_64_bits_and_more_survive(tmp_path: Path) -> None:
+    columns = COLUMNS | {"image_id": np.array([3, BIG, 3], np.uint64)}
+    np.savez(tmp_path / "raw.npz", **columns)
+    table = truth()
+    found = load_raw(tmp_path / "raw.npz", table)
+    assert table.original_ids[int(found.image_id[1])] == BIG
+    save_raw(tmp_path / "again.npz", found, table.category_ids)
+    again = load_raw(tmp_path / "again.npz", table)
+    assert again.image_id.tolist() == found.image_id.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": np.array(["3", "4", "3"])}, "image_id is of type <U1; it must be whole num"),
+        ({"image_id": np.array([3.0, 4, 3])}, "image_id is of type float64; it must be whole num"),
+        ({"image_id": np.array([3, 4, "3"], object)}, "image_id is of type object; it must be who"),
+        ({"scores": np.array([1, 2, 3], complex)}, "scores is of type complex128; it must be numb"),
+        ({"scores": np.array([True, False, True])}, "scores is of type bool; it must be numbers"),
+        ({"scores": np.array([0.5, 0.1])}, "different lengths"),
+        ({"scores": np.array(0.5)}, r"scores has the shape \(\); it must be \['n'\]"),
+        ({"boxes": np.zeros((4, 3))}, r"boxes has the shape \(4, 3\); it must be \['n', 4\]"),
+        ({"boxes": np.zeros(12)}, r"boxes has the shape \(12,\); it must be \['n', 4\]"),
+        ({"boxes": np.full((3, 4), np.nan)}, r"raw\.npz\[0\]: boxes is \[nan, nan, nan, nan\]"),
+        ({"scores": np.array([1, 2, np.inf])}, r"raw\.npz\[2\]: scores is inf; numbers must be"),
+        ({"image_id": np.array([3, 4, 7])}, r"raw\.npz\[2\]: image_id 7 is not in the ground tru"),
+        ({"category_id": np.array([2, 3, 9])}, r"raw\.npz\[1\]: category_id 3 is not in the gro"),
+        ({"category_id": np.array([2, 2**64 - 7, 9], np.uint64)}, r"category_id .* is not in the"),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path: Path, change: Any, message: str) -> None:
+    np.savez(tmp_path / "raw.npz", **(COLUMNS | change))
+    with pytest.raises(ValueError, match=message) as error:
+        load_raw(tmp_path / "raw.npz", truth())
+    assert "raw.npz" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def array_file(shape: str, dtype: str = "<f8", data: bytes = b"\0" * 32) -> bytes:
+    """A NumPy array whose header claims a shape."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (array_file("(10**13, 4)"), "boxes"),
+        (array_file("(10000000000000, 4)"), r"boxes claims the shape \(10000000000000, 4\)"),
+        (array_file("(2, 4)"), r"boxes claims the shape \(2, 4\) of float64, and has 32 bytes"),
+        (array_file("(-1, 4)"), r"boxes claims the shape \(-1, 4\)"),
+        (array_file("(1, 4)", "|O"), "boxes is of type object"),
+        (array_file("(" * 2000), "not a file of boxes before NMS"),
+        (b"\x93NUMPY\x09\x09", "not a file of boxes before NMS"),
+        (b"", "not a file of boxes before NMS"),
+        (b"boxes", "not a file of boxes before NMS"),
+    ],
+)
+def test_a_header_is_believed_only_as_far_as_there_are_bytes(
+    tmp_path: Path, boxes: bytes, message: str
+) -> None:
+    np.savez(tmp_path / "raw.npz", **{k: v for k, v in COLUMNS.items() if k != "boxes"})
+    with zipfile.ZipFile(tmp_path / "raw.npz", "a") as archive:
+        archive.writestr("boxes.npy", boxes)
+    with pytest.raises(ValueError, match=message) as error:
+        load_raw(tmp_path / "raw.npz", truth())
+    assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_would_grow_without_end_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmonic_jax.metrics.raw_boxes.MOST_BYTES", 10**6)
+    np.savez_compressed(tmp_path / "raw.npz", **(COLUMNS | {"scores": np.zeros(10**6)}))
+    assert (tmp_path / "raw.npz").stat().st_size < 20_000
+    with pytest.raises(ValueError, match="its columns are"):
+        load_raw(tmp_path / "raw.npz", truth())
+
+
+@pytest.mark.parametrize("name", ["raw.npz", "raw.json"])
+def test_the_kind_of_file_is_told_by_its_bytes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    stream = io.BytesIO()
+    np.savez(stream, **COLUMNS)
+    path.write_bytes(stream.getvalue())
+    assert len(load_raw(path, truth()).boxes) == 3
+    path.write_bytes(stream.getvalue()[:-40])
+    with pytest.raises(ValueError, match=name):
+        load_raw(path, truth())
+    np.savez(path.with_suffix(".npz"), a=np.zeros(3))
+    path.with_suffix(".npz").rename(path)
+    with pytest.raises(
+        ValueError, match="it has no image_id, boxes, scores, category_id; it holds a"
+    ):
+        load_raw(path, truth())
+    entry = {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}
+    path.write_text(json.dumps([entry]))
+    assert load_raw(path, truth()).boxes.tolist() == [[1, 2, 4, 6]]
+    with pytest.raises(FileNotFoundError):
+        load_raw(tmp_path / "absent" / name, truth())
