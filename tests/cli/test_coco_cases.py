@@ -153,10 +153,6 @@ def test_results_of_other_kinds_are_read_or_named(
         assert ("mask_AP" in numbers) == (path.stem.startswith("mask_only")), path
         if path.stem not in READ:
             assert str(path) in shown
-        # Neither do the commands beside it break.
-        args = [str(path), str(path), "--annotations", str(folder / "gt.json")]
-        assert compare.main([*args, "--resamples", "1"]) in (0, 1)
-        capsys.readouterr()
     expected = evaluated(folder / "results" / "ok.json", folder / "gt.json", capsys, tmp_path)
     for name in ("bom", "utf16"):
         path = folder / "results" / f"{name}.json"
@@ -178,6 +174,28 @@ def test_annotations_of_other_kinds_are_read_or_named(
         if isinstance(numbers, str) and f"{path}: annotations" not in shown:
             structural = "categor" in shown or "must hold" in shown or "nested" in shown
             assert ("error: " in said) == structural, path
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("bom", 0),
+        ("mask_only", 0),
+        ("masks_polygon", 0),
+        ("wrapped", 1),
+        ("cut", 1),
+        ("caption", 1),
+    ],
+)
+def test_compare_reads_boxes_by_the_same_rules(
+    cases: Path, name: str, status: int, capsys: Capture
+) -> None:
+    path = cases / KINDS / "results" / f"{name}.json"
+    args = [path, path, "--annotations", cases / KINDS / "gt.json", "--resamples", 1]
+    assert compare.main([str(arg) for arg in args]) == status
+    err = capsys.readouterr().err
+    assert err.count("\n") == status
+    assert err.startswith("error: " if status else "")
 
 
 @pytest.mark.parametrize("raw", ["bom.json", "mask_only.json", "ok.json"])

@@ -181,3 +181,20 @@ def test_values_that_are_not_legal(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_results_have_the_image_ids_of_the_data_set(evaluation, tmp_path: Path) -> None:
+    """Also those that are texts, or longer than 64 bits."""
+    root = write_coco(tmp_path / "data", "valid")
+    path = root / "annotations" / "instances_valid.json"
+    content = json.loads(path.read_text())
+    ids = ["0000001_d", 2**100]
+    for entry, key in zip(content["images"], ids, strict=True):
+        entry["id"] = key
+    for entry in content["annotations"]:
+        entry["image_id"] = ids[entry["image_id"]]
+    path.write_text(json.dumps(content))
+    status, _ = evaluation(root, "--out", tmp_path / "out")
+    assert status == 0
+    written = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {entry["image_id"] for entry in written} == set(ids)

@@ -258,6 +258,9 @@ def test_two_categories_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) 
     assert source.report.examples(Reason.SAME_CLASS_NAME) == (
         "2 categories are called 'helmet': here 'helmet (id 0)', 'helmet (id 2)'",
     )
+    # What an evaluation during training makes of it.
+    table = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
+    assert table.class_names == source.class_names
 
 
 def test_repeated_annotation_ids_are_counted_and_kept(tmp_path: Path) -> None:
