@@ -78,15 +78,18 @@ def _decode_all(source: DetectionSource, config: DataConfig, report: DataReport)
 
     refused = 0
     number = len(source.records)
-    with ThreadPoolExecutor(max(config.num_threads, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(max(config.num_threads, os.cpu_count() or 1))
+    try:
         checked = pool.map(check, range(number))
-        console = Terminal(stderr=True)
+        console = Terminal(stderr=True, lossy=True)
         for is_usable, findings in track(
             checked, number, f"{source.name}: decoding", console=console
         ):
             refused += not is_usable
             for rule, example, outcome in findings:
                 report.add(rule, [example], outcome=outcome)
+    finally:  # Ctrl-C does not wait for all that was submitted
+        pool.shutdown(cancel_futures=True)
     return refused
 
 

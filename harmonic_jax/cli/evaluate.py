@@ -47,7 +47,10 @@ def _main(args: argparse.Namespace) -> int:
     use_both_cores()
     # ValueError: what the tables of detections and objects refuse.
     return run_as_process(
-        options, lambda console: body(args, console), failures=(*FAILURES, ValueError)
+        options,
+        lambda console: body(args, console),
+        failures=(*FAILURES, ValueError),
+        needs_devices=args.run is not None,
     )
 
 

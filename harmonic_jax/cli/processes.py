@@ -71,6 +71,8 @@ def run_as_process(
     options: ProcessOptions,
     body: Callable[[Terminal], int],
     failures: tuple[type[Exception], ...] = FAILURES,
+    *,
+    needs_devices: bool = True,
 ) -> int:
     """Joins the other processes, if any, and runs a command's body as one of them.
 
@@ -80,6 +82,7 @@ def run_as_process(
       options: how to find the others.
       body: takes where to print, and returns the exit status.
       failures: what is told in one line, without a traceback; the status is then 1.
+      needs_devices: whether the body computes on them; False: it runs where JAX has none.
 
     Returns:
       The exit status; of several processes, one that fails alone does not return.
@@ -87,9 +90,11 @@ def run_as_process(
     is_shared = False
     try:
         with explained_loss():
-            check_flags()
+            if needs_devices:
+                check_flags()
             start(options)
-            check_devices()
+            if needs_devices:
+                check_devices()
             if not is_primary():
                 log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")

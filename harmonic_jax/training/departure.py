@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import jax
 
-from harmonic_jax.training.distributed import is_primary, label
+from harmonic_jax.training.distributed import is_alone, is_primary, label
 
 EXIT_LOST = 4
 """Exit status of a process that ends because another one is lost or hangs."""
@@ -36,7 +36,7 @@ def last_words() -> Iterator[None]:
 
     A shell waits at the other end of a pipe, which closes when the process is gone.
     """
-    if jax.process_count() == 1:
+    if is_alone():
         yield
         return
     text = (
@@ -75,7 +75,7 @@ def explained_loss() -> Iterator[None]:
         yield
     except Exception as error:
         reason = lost_peer(error)
-        if reason is None or jax.process_count() == 1:
+        if reason is None or is_alone():
             raise
         print(
             f"{label()}error: another process of this run is gone: it failed, was killed, or its "

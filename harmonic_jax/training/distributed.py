@@ -21,14 +21,17 @@ class TogetherError(Exception):
 
 def is_primary() -> bool:
     """Whether this process prints and writes: the first of all, or the only one."""
-    return jax.process_index() == 0
+    return is_alone() or jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether this is the only process. Unlike JAX's own count it starts no device."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def label() -> str:
     """What a message on stderr begins with: nothing in the only process, else `process 3: `."""
-    if not jax.distributed.is_initialized():  # nor may a message be what starts the devices
-        return ""
-    return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    return "" if is_alone() else f"process {jax.process_index()}: "
 
 
 def gather(value: Any) -> list[Any]:
