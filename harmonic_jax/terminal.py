@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,15 +27,20 @@ from rich.text import Text
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 OUTPUT = "standard output"  # as errors name it
+# Soft hyphen, marks of direction, spaces without a width, a byte order mark; not the joiners that
+# words of India and Iran and emoji are made with.
+_UNSEEN = frozenset((0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2060, 0x2065), 0xFEFF))
+_WIDEST_COLUMN = 40
 
 
 def printable(text: str) -> str:
     r"""A text whose control characters, but for new lines and tabs, are escapes.
 
-    So are those that turn the direction of writing, and halves of surrogate pairs.
+    So are those that turn the direction of writing, those that show nothing, by which two names
+    could differ unseen, and halves of surrogate pairs.
 
-    >>> print(printable("red\x1b[31m, cut\r, \udcff"))
-    red\x1b[31m, cut\x0d, \udcff
+    >>> print(printable("red\x1b[31m, cut\r, \udcff, car\u200b"))
+    red\x1b[31m, cut\x0d, \udcff, car\u200b
     """
     return "".join(map(_printable, text)) if not text.isprintable() else text
 
@@ -43,9 +49,29 @@ def _printable(letter: str) -> str:
     code = ord(letter)
     is_control = (code < 0x20 and letter not in "\n\t") or 0x7F <= code < 0xA0
     is_turn = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
-    if is_control or is_turn or 0xD800 <= code <= 0xDFFF:
+    if is_control or is_turn or code in _UNSEEN or 0xD800 <= code <= 0xDFFF:
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
     return letter
+
+
+def column_width(names: Iterable[str], *, heading: str = "") -> int:
+    """Cells of a terminal for a column of names; of more than 40 a name goes beyond its column.
+
+    >>> column_width(["cat", "齿轮"], heading="class")
+    5
+    """
+    widths = (cell_len(printable(name)) for name in (heading, *names))
+    return min(max(widths), max(_WIDEST_COLUMN, len(heading)))
+
+
+def padded(text: str, width: int) -> str:
+    """A text as it is printed, whole, and spaces to fill so many cells of a terminal.
+
+    >>> padded("齿轮", 6) + "|", padded("gear", 6) + "|"
+    ('齿轮  |', 'gear  |')
+    """
+    text = printable(text)
+    return text + " " * (width - cell_len(text))
 
 
 class Terminal(Console):

@@ -37,7 +37,7 @@ ALLOWED = {
         "masks", "coco_format", "config", "structures", "files", "terminal",
     },
     "masks": {"numpy", "pycocotools"},
-    "metrics": {"numpy", "pycocotools", "masks", "coco_format", "files"},
+    "metrics": {"numpy", "pycocotools", "masks", "coco_format", "files", "terminal"},
     "training": ANY,
     # Reads what the train step compiles to; training itself knows nothing of pods' figures.
     "pods": {"jax", "training", "structures", "config"},

@@ -1,12 +1,21 @@
 """Names from anywhere are printed as they are, and steer nothing."""
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from harmonic_jax.cli.command import complain, quoted, run_command
-from harmonic_jax.terminal import Terminal, prepare_terminal, track
+from harmonic_jax.terminal import (
+    Terminal,
+    column_width,
+    padded,
+    prepare_terminal,
+    printable,
+    track,
+)
 
 NASTY = ["[/red]", "[bold]x[/b].png", ":smile:", "a" * 300, "\x1b[2Jcleared", "\udcff.jpg"]
 
@@ -64,3 +73,29 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
 
 def test_paths_to_copy_are_quoted() -> None:
     assert quoted("runs/a b[1]") == "'runs/a b[1]'"
+    assert quoted("runs/b\u00fc") == "'runs/b\u00fc'"
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m it's", "caf\udce9", "a\nb", "a\tb\\", "x\u200by"])
+def test_a_path_with_what_cannot_be_printed_is_found_by_a_shell(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.touch()
+    written = quoted(path)
+    assert printable(written) == written
+    subprocess.run(["bash", "-c", f"test -f {written}"], check=True)
+
+
+def test_columns_are_as_wide_as_they_are_drawn() -> None:
+    names = ["cat", "齿轮", "a\x1bb", "x" * 300]
+    width = column_width(names, heading="class")
+    assert width == 40
+    assert [padded(name, width) for name in names] == [
+        f"cat{' ' * 37}", f"齿轮{' ' * 36}", f"a\\x1bb{' ' * 34}", "x" * 300,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("unseen", "\u00ad\u200b\u2060\ufeff\u200f")
+def test_what_shows_nothing_is_an_escape(unseen: str) -> None:
+    assert printable(f"car{unseen}") == "car" + unseen.encode("ascii", "backslashreplace").decode()
+    joined = "\U0001f469\u200d\U0001f52c"  # one emoji, and two without what joins them
+    assert printable(joined) == joined

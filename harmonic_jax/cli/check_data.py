@@ -2,22 +2,30 @@
 
 import argparse
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from harmonic_jax.__main__ import run_script
 from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import run_command
+from harmonic_jax.cli.command import complain, run_command
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
-from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.records import DataError, DetectionSource, Record
 from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.same_images import SameImages
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
-from harmonic_jax.terminal import Terminal, track
+from harmonic_jax.terminal import Terminal, column_width, padded, track
 
+_LISTS = {
+    "coco": "annotations/instances_SPLIT.json",
+    "voc": "ImageSets/Main/SPLIT.txt",
+    "tfds": "a split",
+}
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -33,9 +41,14 @@ def _main(args: argparse.Namespace) -> int:
     )
     splits = [split] if split else list_splits(config)
     if not splits:
-        raise DataError(f"{args.spec}: no split found")
-    usable = [_check(config, split, decode=not args.no_decode) for split in splits]
-    return 0 if all(usable) else 1
+        raise DataError(f"{args.spec}: no split found, for want of {_LISTS[config.format]}")
+    images = SameImages()
+    unusable = [name for name in splits if not _check(config, name, images, not args.no_decode)]
+    for line in images.lines():
+        Terminal().print(line)
+    if unusable:
+        complain(f"no usable image in {', '.join(map(repr, unusable))}")
+    return 1 if unusable else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,61 +68,70 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(config: DataConfig, split: str, *, decode: bool) -> bool:
-    """Prints the report of one split; whether it has a usable image."""
+def _check(config: DataConfig, split: str, images: SameImages, decode: bool) -> bool:
+    """Prints the report of one split; whether it has a usable image. `images` takes those."""
     source = read_source(config, split)
     report = DataReport()
     report.merge(source.report)
-    refused = _decode_all(source, config, report) if decode else 0
+    refused = 0
+    for record, image in _decode_all(source, config) if decode else ():
+        refused += image.digest is None
+        for rule, example, outcome in image.findings:
+            report.add(rule, [example], outcome=outcome)
+        if image.digest is not None:
+            images.add(split, record.file_name, image.digest)
     console = Terminal()
     console.print(f"== {source.name}")
     console.print("\n".join(describe(source)))
+    if not source.records and not report.findings:
+        console.print("\nthe split's list of images is empty")
     console.print(f"\nrules (docs/data.md){'' if decode else ', images not decoded'}:")
     console.print(report.format())
     console.print(f"fingerprint {source.fingerprint()}\n")
     return len(source.records) > refused
 
 
-def _decode_all(source: DetectionSource, config: DataConfig, report: DataReport) -> int:
-    """Decodes every image as training would, in threads; returns how many are refused."""
+class _Checked(NamedTuple):
+    """An image that was decoded.
 
-    def check(index: int) -> tuple[bool, list[tuple[str, str, str]]]:
-        return _decode_one(source, index, config)
+    Attributes:
+      digest: of its file; None where the image is refused.
+      findings: rule, example, outcome.
+    """
 
-    refused = 0
+    digest: bytes | None
+    findings: list[tuple[str, str, str]]
+
+
+def _decode_all(source: DetectionSource, config: DataConfig) -> list[_Checked]:
+    """Decodes every image as training would, in threads."""
     number = len(source.records)
     pool = ThreadPoolExecutor(max(config.num_threads, os.cpu_count() or 1))
     try:
-        checked = pool.map(check, range(number))
+        checked = pool.map(lambda index: _decode_one(source, index, config), range(number))
         console = Terminal(stderr=True, lossy=True)
-        for is_usable, findings in track(
-            checked, number, f"{source.name}: decoding", console=console
-        ):
-            refused += not is_usable
-            for rule, example, outcome in findings:
-                report.add(rule, [example], outcome=outcome)
+        return list(track(checked, number, f"{source.name}: decoding", console=console))
     finally:  # Ctrl-C does not wait for all that was submitted
         pool.shutdown(cancel_futures=True)
-    return refused
 
 
-def _decode_one(
-    source: DetectionSource, index: int, config: DataConfig
-) -> tuple[bool, list[tuple[str, str, str]]]:
-    """Whether an image is usable, and (rule, example, outcome) of each finding; no pixels."""
+def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Checked:
     record = source.records[index]
     try:
+        data = source.image_bytes(index)
         decoded = decode_image(
-            source.image_bytes(index),
+            data,
             max_pixels=config.max_pixels,
             annotated_size=(record.height, record.width),
         )
     except ImageError as error:
         outcome = f"image refused: {REFUSALS[error.reason]}"
-        return False, [(error.reason, f"{record.file_name}: {error}", outcome)]
+        return _Checked(None, [(error.reason, f"{record.file_name}: {error}", outcome)])
     except OSError as error:
-        return False, [("unreadable_image", f"{record.file_name}: {error}", "image refused")]
-    return True, [(note, record.file_name, NOTES[note]) for note in decoded.notes]
+        told = f"{record.file_name}: {error.strerror or error}"
+        return _Checked(None, [("unreadable_image", told, "image refused")])
+    notes = [(note, record.file_name, NOTES[note]) for note in decoded.notes]
+    return _Checked(hashlib.blake2b(data, digest_size=16).digest(), notes)
 
 
 def describe(source: DetectionSource) -> Iterator[str]:
@@ -120,11 +142,11 @@ def describe(source: DetectionSource) -> Iterator[str]:
     images = np.concatenate([*map(np.unique, objects), np.zeros(0, np.int32)])
     per_image = len(labels) / max(len(records), 1)
     yield f"{len(records)} images, {len(labels)} objects, {per_image:.1f} an image"
-    width = min(max(map(len, source.class_names), default=5), 40)
+    width = column_width(source.class_names, heading="class")
     yield f"\n{'class':<{width}}  {'objects':>8}  {'images':>8}"
     for label, name in enumerate(source.class_names):
         counts = (labels == label).sum(), (images == label).sum()
-        yield f"{name:<{width}}  {counts[0]:>8}  {counts[1]:>8}"
+        yield f"{padded(name, width)}  {counts[0]:>8}  {counts[1]:>8}"
     if len(labels):
         yield ""
         yield from _size_quantiles(source)

@@ -99,9 +99,16 @@ def _told(problem: BaseException | str) -> str:
 
 
 def quoted(path: str | Path) -> str:
-    """A path as a shell takes it, for commands to copy.
+    r"""A path as a shell takes it, for commands to copy: printable, whatever is in it.
 
-    >>> quoted("runs/my run")
-    "'runs/my run'"
+    >>> print(quoted("runs/my run"), quoted("caf\udce9"))
+    'runs/my run' $'caf\xe9'
     """
-    return shlex.quote(str(path))
+    text = str(path)
+    if printable(text) == text and not set("\n\t") & set(text):
+        return shlex.quote(text)
+    plain = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in os.fsencode(text)
+    )
+    return f"$'{''.join(plain)}'"

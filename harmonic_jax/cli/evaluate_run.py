@@ -23,7 +23,7 @@ from harmonic_jax.files import make_folder
 from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.classes import MatchedPredictions, match_classes
+from harmonic_jax.training.classes import MatchedPredictions, classes_found, match_classes
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.departure import explained_loss
 from harmonic_jax.training.detector_file import open_detector
@@ -46,7 +46,7 @@ def evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
     eval_batch_size(config, mesh)  # refuses one that is too large, before the data are read
     split = args.split or config.data.eval_split
     source = together(lambda: open_source(config.data, split), primary_first=True)
-    labels = match_classes(run.class_names, source.class_names)
+    labels = match_classes(run.class_names, source.class_names, found=classes_found(source))
     name = f"eval_{data_slug(source.name, config.data, split)}_step{run.step}"
     place = args.run if args.run.is_dir() else args.run.parent
     folder = args.out or place / f"{name}{inference_suffix(args)}"
@@ -107,7 +107,7 @@ def _tell(
     predict_step: MatchedPredictions,
 ) -> None:
     print_and_save(args, console, evaluation.metrics)
-    console.print(f"images as they were loaded: {evaluation.loaded.format()}")
+    console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
     if evaluation.warning:
         console.print(evaluation.warning)
     if predict_step.other_classes:

@@ -26,7 +26,13 @@ from harmonic_jax.coco_format.values import (
     text,
 )
 from harmonic_jax.data.coco_images import ImageFinder, name_in_words
-from harmonic_jax.data.folders import FolderSource, header_size, is_hidden, list_folder
+from harmonic_jax.data.folders import (
+    FolderSource,
+    folder_name,
+    header_size,
+    is_hidden,
+    list_folder,
+)
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
@@ -103,7 +109,7 @@ def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) 
     objects = list(_objects(file, images, report))
     usable = [image for image in images.values() if image]
     return FolderSource(
-        name=f"coco:{root.name}:{split}",
+        name=f"coco:{folder_name(root)}:{split}",
         class_names=file.class_names,
         category_ids=file.category_ids,
         records=apply_rules(

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
-from harmonic_jax.data.records import RecordTable
+from harmonic_jax.data.records import DetectionSource, RecordTable
 from harmonic_jax.data.report import DataReport
 
 MAX_DEPTH = 20
@@ -35,6 +35,20 @@ class FolderSource:
     def fingerprint(self) -> str:
         """A hash of names, sizes and objects: changes where the data or their order change."""
         return self.records.fingerprint(self.class_names)
+
+
+def shared_images(one: DetectionSource, other: DetectionSource) -> list[str]:
+    """File names of the images of `other` that are files of `one` too; of folders only."""
+    if not isinstance(one, FolderSource) or not isinstance(other, FolderSource):
+        return []
+    known = set(one.paths)
+    pairs = zip(other.paths, other.records.file_names, strict=True)
+    return [name for path, name in pairs if path in known]
+
+
+def folder_name(folder: Path) -> str:
+    """The last part of a folder's path, however it is written: "." has a name too."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 def is_hidden(name: str) -> bool:

@@ -117,7 +117,8 @@ def load_sample(
     _count_lost(report, CROPPED_AWAY, record, len(rows) - len(changed.kept))
     rows = rows[changed.kept]
     largest = largest_boxes(changed.boxes, config.max_objects)
-    _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
+    if rng is not None:  # an evaluation counts all of them
+        _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
 
     height, width = changed.image.shape[:2]
     size = network_size(height, width, config, bucket=bucket, short_side=short_side)

@@ -26,8 +26,14 @@ def open_source(config: DataConfig, split: str) -> DetectionSource:
     """
     source = read_source(config, split)
     if not source.records:
-        raise DataError(f"{source.name} has no usable image:\n{source.report.format()}")
+        raise DataError(f"{source.name} has no usable image: {why_empty(source)}")
     return source
+
+
+def why_empty(source: DetectionSource) -> str:
+    """Why there is no record in a source: what was dropped, or that nothing was listed."""
+    findings = source.report.findings
+    return f"\n{source.report.format()}" if findings else "its list of images is empty"
 
 
 def read_source(config: DataConfig, split: str) -> DetectionSource:
@@ -82,9 +88,7 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
       ('voc', 'photos/bccd', 'test')
     """
     form, _, rest = spec.partition(":")
-    where, split = rest, ""
-    if ":" in rest and not Path(rest).is_dir():  # a folder may have a colon in its name
-        where, _, split = rest.rpartition(":")
+    where, split = _parted(rest) if form == "tfds" else _folder_and_split(rest)
     match form if where else None:
         case "tfds":
             return DataConfig(format="tfds", name=where), split or None
@@ -93,6 +97,22 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
         case "voc":
             return DataConfig(format="voc", root=where), split or None
     raise DataError(f"{spec!r} must be coco:DIR, voc:DIR or tfds:NAME, and may end in :SPLIT")
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What stands before and behind the last colon; those of a slice, `train[:9]`, do not count."""
+    colon = text.partition("[")[0].rfind(":")
+    return (text[:colon], text[colon + 1 :]) if colon >= 0 else (text, "")
+
+
+def _folder_and_split(text: str) -> tuple[str, str]:
+    """Both may have colons in their names: the longest folder that there is counts."""
+    colons = [at for at, letter in enumerate(text) if letter == ":"]
+    for at in (len(text), *reversed(colons)):
+        if Path(os.path.expanduser(text[:at])).is_dir():
+            return text[:at], text[at + 1 :]
+    where, _, split = text.rpartition(":") if colons else (text, "", "")
+    return (text, "") if set("/\\") & set(split) else (where, split)  # C:\data
 
 
 def _folder(config: DataConfig) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 
 from harmonic_jax.data.class_names import read_class_names
 from harmonic_jax.data.decode import SUFFIXES
-from harmonic_jax.data.folders import FolderSource, header_size, list_folder
+from harmonic_jax.data.folders import FolderSource, folder_name, header_size, list_folder
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
@@ -83,7 +83,7 @@ def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
     images = list(_images(listed, report))
     raw = _flatten(images, class_names, report)
     return FolderSource(
-        name=f"voc:{root.name}:{split}",
+        name=f"voc:{folder_name(root)}:{split}",
         class_names=class_names,
         category_ids=tuple(range(1, len(class_names) + 1)),
         records=apply_rules(raw, class_names=class_names, max_objects=max_objects, report=report),
@@ -104,7 +104,12 @@ def _years(root: Path) -> dict[str, Path]:
     told = f"; there is one in {', '.join(near)}" if near else f": {_folders_in(root)}"
     if (root / "ImageSets").is_dir() and not near:
         told += f"; in ImageSets, {_folders_in(root / 'ImageSets')}"
-    raise DataError(f"data.root={root} has no ImageSets/Main, and no VOC20xx folder with one{told}")
+    if any((root / "annotations").glob("*.json")):
+        told += "; the files in annotations/ are of COCO's layout (coco)"
+    raise DataError(
+        f"data.root={root} has no ImageSets/Main (SPLIT.txt, the names of JPEGImages/NAME.jpg and "
+        f"Annotations/NAME.xml), and no VOC20xx folder with one{told}"
+    )
 
 
 def _folders_in(folder: Path) -> str:

@@ -69,7 +69,7 @@ def _files_of(pattern: str, left_out: Counter[str]) -> list[Path]:
         candidates = list(path.iterdir())
     else:
         # Of a glob, the folders that it went through are no files left out.
-        candidates = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        candidates = [Path(name) for name in glob.glob(_glob_of(path), recursive=True)]
         candidates = [file for file in candidates if not file.is_dir()]
     besides = Inputs()
     files = []
@@ -86,11 +86,17 @@ def _files_of(pattern: str, left_out: Counter[str]) -> list[Path]:
     if is_folder:
         deeper = f" ('{pattern.rstrip('/')}/**' goes down)" if besides.left_out["folders"] else ""
         raise ConfigError(f"the folder {pattern} holds no image ({_suffixes()}){holds}{deeper}")
-    if glob.has_magic(pattern):
-        raise ConfigError(f"nothing matches {pattern}, or no image ({_suffixes()}){holds}")
     if os.path.lexists(path):
         raise ConfigError(f"{pattern} is no regular file, or a link that leads nowhere")
+    if glob.has_magic(pattern):
+        raise ConfigError(f"nothing matches {pattern}, or no image ({_suffixes()}){holds}")
     raise ConfigError(f"there is no file or folder {pattern}")
+
+
+def _glob_of(path: Path) -> str:
+    """A pattern in which the folders that there are mean themselves, brackets and all."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    return os.path.join(glob.escape(str(folder)), path.relative_to(folder))
 
 
 def _kind_left_out(path: Path) -> str | None:

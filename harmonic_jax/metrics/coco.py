@@ -15,6 +15,7 @@ from harmonic_jax.metrics.coco_matching import (
     unpack,
 )
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.terminal import column_width, padded
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 DETECTION_LIMITS = (1, 10, 100)
@@ -157,8 +158,7 @@ def format_table(metrics: dict[str, float]) -> str:
 
 def _format_one(metrics: dict[str, float]) -> str:
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
-    # A name that is longer moves its own numbers only.
-    width = min(max([len(name) for name in classes] + [5]), 40) + 2
+    width = column_width(classes, heading="class") + 2
     lines = []
     for kind, heads, keys in (
         ("AP", ("all", "IoU .50", "IoU .75"), ("AP", "AP50", "AP75")),
@@ -173,7 +173,7 @@ def _format_one(metrics: dict[str, float]) -> str:
         lines.append(f"VOC mAP at IoU .50: {area} (area), {points} (2007, 11 points)")
     lines += ["", f"{'class':{width}}{'AP':>9}{'AP50':>9}"]
     lines += [
-        f"{name:{width}}{_cell(metrics[f'AP/{name}'])}{_cell(metrics[f'AP50/{name}'])}"
+        padded(name, width) + _cell(metrics[f"AP/{name}"]) + _cell(metrics[f"AP50/{name}"])
         for name in classes
     ]
     return "\n".join(lines)

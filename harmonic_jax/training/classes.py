@@ -1,26 +1,31 @@
 """A detector's classes and a data set's, matched by name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
 
 from harmonic_jax.config import ConfigError
+from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
 
 
-def match_classes(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+def match_classes(
+    known: Sequence[str], wanted: Sequence[str], *, found: Collection[str] | None = None
+) -> np.ndarray:
     """For each class of a detector its label in a data set, -1 where that does not have it.
 
     Args:
       known: the detector's classes; of equal names the first counts.
       wanted: the data set's classes.
+      found: those of which the data set has objects; None: all.
 
     Raises:
-      ConfigError: the detector lacks a class of the data set.
+      ConfigError: the detector lacks a class of which there are objects. Without any, its number
+        is none, whatever is detected.
 
     Example:
       >>> match_classes(["background", "cat", "dog", "N/A", "N/A"], ["dog", "cat"]).tolist()
@@ -28,7 +33,7 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
     """
     if list(known) == list(wanted):
         return np.arange(len(known), dtype=np.int32)
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name in wanted if name not in known and (found is None or name in found)]
     if missing:
         raise ConfigError(
             f"the detector does not know the classes {listing(missing)}; its classes are "
@@ -36,8 +41,15 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
         )
     labels = np.full(len(known), -1, np.int32)
     for label, name in enumerate(wanted):
-        labels[list(known).index(name)] = label
+        if name in known:
+            labels[list(known).index(name)] = label
     return labels
+
+
+def classes_found(source: DetectionSource) -> list[str]:
+    """The classes of which a data set has objects, in its order."""
+    labels = {label for record in source.records for label in record.labels.tolist()}
+    return [name for label, name in enumerate(source.class_names) if label in labels]
 
 
 def listing(names: Sequence[str], most: int = 20) -> str:

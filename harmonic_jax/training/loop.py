@@ -128,7 +128,7 @@ def train(
             if is_stopping or run.is_evaluation_stopped:
                 return _stopped(run, step, state)
         loaded = report_of_all(batches.report)
-        run.progress.message(f"images as they were loaded: {loaded.format()}")
+        run.progress.message(f"images as they were loaded:\n{loaded.format()}")
         if num_blank(loaded) == (settings.steps - start) * settings.batch_size > 0:
             run.progress.message("no training image could be decoded: nothing was learned")
     return TrainResult(settings.steps, state, None, evaluation)

@@ -10,11 +10,12 @@ import optax
 from jax.sharding import Sharding
 
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
+from harmonic_jax.data.folders import shared_images
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.classes import listing, match_classes
+from harmonic_jax.training.classes import classes_found, listing, match_classes
 from harmonic_jax.training.detector_file import open_detector
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
@@ -109,21 +110,34 @@ def match_sources(
     """For each class of the training data its label in the evaluation data, by name; -1: none.
 
     Returns:
-      The labels, and a line on the classes that are not evaluated, where there are any.
+      The labels, and a line on each thing that makes the numbers worth less: classes that are not
+      evaluated, or not trained on, and images that are in both.
 
     Raises:
-      ConfigError: names the classes that the training data lack.
+      ConfigError: names the classes of which there are objects, and that the training data lack.
     """
     known, wanted = train_source.class_names, eval_source.class_names
-    missing = [name for name in wanted if name not in known]
+    found = classes_found(eval_source)
+    missing = [name for name in found if name not in known]
     if missing:
         raise ConfigError(
             f"{eval_source.name} has {listing(missing)}, which {train_source.name} does not have "
             f"among its classes ({listing(known)}): both must have the same, in any order"
         )
-    others = [name for name in known if name not in wanted]
-    note = f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"
-    return match_classes(known, wanted), [note] if others else []
+    notes = []
+    if others := [name for name in known if name not in wanted]:
+        notes.append(
+            f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"
+        )
+    trained = classes_found(train_source)
+    if untrained := [name for name in found if name not in trained]:
+        notes.append(f"{train_source.name} has no object of {listing(untrained)} to learn from")
+    if shared := shared_images(train_source, eval_source):
+        notes.append(
+            f"{len(shared)} of {len(eval_source.records)} images of {eval_source.name} are also "
+            f"trained on ({listing(shared, most=3)}): they say little about new ones"
+        )
+    return match_classes(known, wanted, found=found), notes
 
 
 def check_masks(config: Config) -> None:

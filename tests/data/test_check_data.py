@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 from harmonic_jax.__main__ import main
 from harmonic_jax.data.decode import decode_image
 from tests.cli.coco import write_coco
+from tests.data.fake_source import noise
+from tests.data.voc_folder import SIZE, thing, write
 
 
 def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -159,10 +162,44 @@ def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[
     assert re.search(r"^empty +6", out, re.MULTILINE)
     for path in (folder / "train").iterdir():
         path.unlink()
-    status, out, _ = check(capsys, f"coco:{folder}")
+    status, out, err = check(capsys, f"coco:{folder}")
     assert status == 1
     assert re.search(r"^missing_image +6", out, re.MULTILINE)
     assert "0 images, 0 objects" in out
+    assert err.endswith("error: no usable image in 'train'\n")
+
+
+def test_an_empty_list_is_said_to_be_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {"a": SIZE + thing()})
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("\n")
+    status, out, err = check(capsys, f"voc:{tmp_path}")
+    assert status == 1
+    assert "list of images is empty" in out[out.index("voc:") :].partition("== ")[2]
+    assert err.endswith("error: no usable image in 'val'\n")
+
+
+def test_images_that_are_there_twice_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"a{i}" for i in range(5)]
+    write(tmp_path, {name: SIZE + thing() for name in (*names, "twin")})
+    write(tmp_path, {"b": SIZE + thing(), **{name: SIZE + thing() for name in names}}, split="val")
+    images = tmp_path / "JPEGImages"
+    for seed, name in enumerate((*names, "b")):
+        cv2.imwrite(str(images / f"{name}.jpg"), noise(30, 40, seed=seed))
+    shutil.copy(images / "b.jpg", images / "twin.jpg")
+    shutil.copy(images / "a0.jpg", images / "a1.jpg")
+    _, out, _ = check(capsys, f"voc:{tmp_path}")
+    assert out.split("fingerprint")[-1].splitlines()[2:] == [
+        "1 images of train have a twin, byte for byte: a1.jpg (a0.jpg)",
+        "6 images of val are also in train, byte for byte: b.jpg (twin.jpg), a0.jpg, "
+        "a1.jpg (a0.jpg), ..",
+        "1 images of val have a twin, byte for byte: a1.jpg (a0.jpg)",
+    ]
+    _, out, _ = check(capsys, f"voc:{tmp_path}", "--no-decode")
+    assert "byte" not in out
 
 
 @pytest.mark.parametrize(
@@ -188,7 +225,7 @@ def test_errors_are_one_line_and_status_1(
 def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = check(capsys, f"coco:{tmp_path}")
     assert status == 1
-    assert "no split found" in err
+    assert "no split found, for want of annotations/instances_SPLIT.json" in err
 
 
 def test_unknown_commands_print_the_list(capsys: pytest.CaptureFixture[str]) -> None:

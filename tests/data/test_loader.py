@@ -274,6 +274,9 @@ def test_of_too_many_objects_the_largest_stay() -> None:
     with train_batches(source, PLAIN, batch_size=1, seed=0, num_steps=1) as batches:
         truth = next(batches).ground_truth
         assert batches.report.count("too_many_objects") == 3
+    with eval_batches(source, PLAIN, batch_size=1) as batches:
+        next(batches)
+        assert not batches.report.findings  # an evaluation counts them all
     assert truth.valid.all()
     widths = (truth.boxes[0, :, 2] - truth.boxes[0, :, 0]) / 2  # the image is doubled
     np.testing.assert_allclose(widths, [9, 8, 5, 7, 6])

@@ -183,6 +183,10 @@ def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "main").mkdir(parents=True)
     with pytest.raises(DataError, match=r"'ImageSets'; in ImageSets, its folders are 'main'$"):
         read(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").touch()
+    with pytest.raises(DataError, match=r"the files in annotations/ are of COCO's layout"):
+        read(tmp_path)
     write(tmp_path, {"a": None})
     with pytest.raises(DataError, match=r"Annotations holds no \.xml files"):
         read(tmp_path)

@@ -41,6 +41,19 @@ def test_files_folders_and_globs(folder: Path) -> None:
     assert [is_video(path) for path in found] == [False, False, False, True]
 
 
+def test_brackets_in_a_folder_s_name_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "in [1]*"
+    (folder / "b[2]").mkdir(parents=True)
+    for name in ("a.jpg", "b[2]/b.jpg"):
+        (folder / name).touch()
+    os.mkfifo(folder / "pipe.jpg")
+    assert names(find_inputs([f"{folder}/*.jpg"]).paths) == ["a.jpg"]
+    assert names(find_inputs([f"{folder}/**/*.jpg"]).paths) == ["a.jpg", "b.jpg"]
+    assert names(find_inputs([f"{folder}/b[[]2]/*"]).paths) == ["b.jpg"]
+    with pytest.raises(ConfigError, match=r"pipe\.jpg is no regular file"):
+        find_inputs([f"{folder}/pipe.jpg"])
+
+
 def test_what_is_left_out_is_counted(folder: Path) -> None:
     for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "photo.heic", "b.heic", "noname", "c.JFIF"):
         (folder / name).touch()

@@ -157,3 +157,15 @@ def test_voc_without_objects_has_a_dash() -> None:
     metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([], []))
     text = format_table(metrics | {"VOC_mAP": -1.0, "VOC07_mAP": -1.0})
     assert "VOC mAP at IoU .50: - (area), - (2007, 11 points)" in text
+
+
+def test_the_columns_of_the_table_stay_in_line_whatever_the_names() -> None:
+    names = ("cat", "齿轮", "x" * 100)
+    truth = make_truth([[0, 0, 20, 20]], class_names=names, category_ids=(1, 2, 3))
+    lines = format_table(coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9]))).splitlines()
+    assert len(lines[1]) == 42 + 6 * 9
+    assert lines[-3:] == [
+        f"cat{' ' * 39}{'0.700':>9}{'1.000':>9}",
+        f"齿轮{' ' * 38}{'-':>9}{'-':>9}",
+        f"{'x' * 100}{'-':>9}{'-':>9}",
+    ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harmonic_jax.metrics.consistency.names import METRICS
+from harmonic_jax.terminal import column_width, padded
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -85,14 +86,15 @@ def _cell(name: str, entry: Mapping[str, Any]) -> str:
 
 def _table(title: str, rows: Mapping[str, Entries], counts: Mapping[str, Any]) -> str:
     present = [name for name in _OF_CLASSES if any(name in row for row in rows.values())]
-    width = min(max([len(name) for name in rows] + [len(title)]), 60) + 2
+    width = column_width(rows, heading=title) + 2
     heads = ["objects", "boxes", *present]
     lines = [f"{title:{width}}" + "".join(f"{head:>{_wide(head)}}" for head in heads)]
     for name, entries in rows.items():
         cells = [str(counts[name]["objects"]), str(counts[name]["detections"])]
         cells += [number(key, entries[key]["value"]) for key in present]
         pairs = zip(heads, cells, strict=True)
-        lines.append(f"{name:{width}}" + "".join(f"{cell:>{_wide(head)}}" for head, cell in pairs))
+        cells = [f"{cell:>{_wide(head)}}" for head, cell in pairs]
+        lines.append(padded(name, width) + "".join(cells))
     return "\n".join(lines)
 
 
