@@ -21,11 +21,6 @@ from harmonic_jax.data.same_images import SameImages
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
 from harmonic_jax.terminal import Terminal, column_width, padded, track
 
-_LISTS = {
-    "coco": "annotations/instances_SPLIT.json",
-    "voc": "ImageSets/Main/SPLIT.txt",
-    "tfds": "a split",
-}
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -41,7 +36,7 @@ def _main(args: argparse.Namespace) -> int:
     )
     splits = [split] if split else list_splits(config)
     if not splits:
-        raise DataError(f"{args.spec}: no split found, for want of {_LISTS[config.format]}")
+        raise DataError(f"{args.spec}: no split found")
     images = SameImages()
     unusable = [name for name in splits if not _check(config, name, images, not args.no_decode)]
     for line in images.lines():

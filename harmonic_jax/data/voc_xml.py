@@ -51,9 +51,16 @@ def voc_splits(root: Path) -> tuple[str, ...]:
 
     The lists of one class (`cat_train.txt` beside `train.txt`, with a column of flags) are no
     splits, though `read_voc` reads them.
+
+    Raises:
+      DataError: there is none.
+      OSError: a folder may not be read.
     """
     folders = _years(root).items()
-    return tuple(prefix + name for prefix, folder in folders for name in split_names(folder))
+    names = tuple(prefix + name for prefix, folder in folders for name in split_names(folder))
+    if not names:
+        raise DataError(f"no split found under data.root={root}: ImageSets/Main holds no .txt file")
+    return names
 
 
 def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
@@ -128,7 +135,7 @@ def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[
     parts = [split] if split in lists else [part.strip() for part in split.split("+")]
     for part in parts:
         if part not in lists:
-            legal = ", ".join(voc_splits(root)) or "none, ImageSets/Main holds no .txt file"
+            legal = ", ".join(voc_splits(root))
             raise DataError(f"no split {part!r} under data.root={root}: {legal}")
     return [lists[part] for part in parts]
 

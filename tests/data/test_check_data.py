@@ -225,7 +225,14 @@ def test_errors_are_one_line_and_status_1(
 def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = check(capsys, f"coco:{tmp_path}")
     assert status == 1
-    assert "no split found, for want of annotations/instances_SPLIT.json" in err
+    assert "no split found" in err
+    write(tmp_path, {"a": SIZE + thing()})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
+    for spec in (f"voc:{tmp_path}", f"voc:{tmp_path}:train"):
+        status, out, err = check(capsys, spec)
+        assert (status, out) == (1, "")
+        assert "no split found under" in err
+        assert "ImageSets/Main holds no .txt file" in err
 
 
 def test_unknown_commands_print_the_list(capsys: pytest.CaptureFixture[str]) -> None:
