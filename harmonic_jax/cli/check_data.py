@@ -15,7 +15,7 @@ from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import complain, run_command
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
-from harmonic_jax.data.records import DataError, DetectionSource, Record
+from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.same_images import SameImages
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
@@ -68,13 +68,13 @@ def _check(config: DataConfig, split: str, images: SameImages, decode: bool) -> 
     source = read_source(config, split)
     report = DataReport()
     report.merge(source.report)
-    refused = 0
-    for record, image in _decode_all(source, config) if decode else ():
-        refused += image.digest is None
+    checked = _decode_all(source, config) if decode else []
+    for index, image in enumerate(checked):
         for rule, example, outcome in image.findings:
             report.add(rule, [example], outcome=outcome)
         if image.digest is not None:
-            images.add(split, record.file_name, image.digest)
+            images.add(split, source.records[index].file_name, image.digest)
+    refused = sum(image.digest is None for image in checked)
     console = Terminal()
     console.print(f"== {source.name}")
     console.print("\n".join(describe(source)))
