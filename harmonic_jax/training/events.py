@@ -33,8 +33,8 @@ class EventFile:
         self._proto = event_pb2
         host = socket.gethostname().replace(os.sep, "_")
         self._path = folder / f"events.out.tfevents.{time.time():.6f}.{host}.{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
         with named_errors(self._path):
-            folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
             self._descriptor = os.open(self._path, flags, 0o666)
         self._write(file_version="brain.Event:2")

@@ -120,11 +120,11 @@ class RunDir:
 
     def _is_continued(self, config: Config) -> bool:
         """Whether there are checkpoints of this config; refuses what would be overwritten."""
+        checkpoints = CheckpointStore(self.checkpoints)
         if not self.path.is_dir():
             if os.path.lexists(self.path):
                 raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
             return False
-        checkpoints = CheckpointStore(self.checkpoints)
         if checkpoints.latest_step() is not None:
             self._refuse_other(self._config_of(checkpoints), config)
             return True

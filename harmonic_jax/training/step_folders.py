@@ -112,7 +112,7 @@ class StepFolders:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.directory)
         for leftover in (*self.directory.glob(".saving_*"), *self.directory.glob(".trash_*")):
-            shutil.rmtree(leftover)
+            _remove(leftover)
 
     def release(self) -> None:
         """Gives up the right to write; safe to call again."""
@@ -175,7 +175,15 @@ def _drop(folder: Path, *, even_if_read: bool) -> None:
         trash = folder.with_name(f".trash_{folder.name}")
         folder.rename(trash)
     # Who waited for the lock finds now that the folder is gone.
-    shutil.rmtree(trash)
+    _remove(trash)
+
+
+def _remove(path: Path) -> None:
+    """Deletes a folder, or what somebody put in its place; not what a link points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _hold(folder: Path, how: int, stack: ExitStack) -> None:

@@ -98,6 +98,19 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_links_and_files_among_the_steps(tmp_path: Path) -> None:
+    """An old step on another disk: the link is dropped when its time comes, not what is there."""
+    save(tmp_path / "run", 1, keep=1)
+    (tmp_path / "run" / "step_00000001").rename(tmp_path / "moved")
+    (tmp_path / "run" / "step_00000001").symlink_to(tmp_path / "moved")
+    (tmp_path / "run" / "step_00000009").write_text("no step")
+    (tmp_path / "run" / ".saving_00000003").symlink_to(tmp_path / "moved")
+    assert CheckpointStore(tmp_path / "run").restore(STATE).step == 1
+    save(tmp_path / "run", 2, keep=1)
+    assert sorted(os.listdir(tmp_path / "run")) == [".lock", "step_00000002"]
+    assert (tmp_path / "moved" / "manifest.json").is_file()
+
+
 # What cannot be read is not sealed.
 
 

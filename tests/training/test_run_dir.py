@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.training.checkpoint import CheckpointStore
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_dir import RunDir
 from tests.training.tiny import tiny_config
@@ -160,6 +160,13 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
 def test_a_url_is_no_folder(name: str) -> None:
     with pytest.raises(ConfigError, match="must be a local or mounted folder"):
         RunDir.of(dataclasses.replace(OURS, run_dir=name))
+
+
+def test_a_name_that_checkpoints_cannot_have_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    refused = pytest.raises(CheckpointError, match=r"has \\ in its name")
+    with refused, RunDir(tmp_path / "back\\slash").opened(OURS):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 # config.json.
