@@ -6,11 +6,9 @@ arrays are stored; here the processes agree on what is done and when.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,24 +17,14 @@ from typing import Any, Self
 
 import jax
 
-from harmonic_jax.files import explained
 from harmonic_jax.training import arrays, manifest
+from harmonic_jax.training.checkpoint_error import CheckpointError, one_line
 from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
 _ARRAYS = "arrays"
-# As TensorStore says it.
-_FULL = {
-    errno.ENOSPC: re.compile("ENOSPC|No space left on device"),
-    errno.EDQUOT: re.compile("EDQUOT|Disk quota exceeded"),
-}
-
 PyTree = Any
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be written, read, or used for the state at hand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +100,7 @@ class CheckpointStore:
             self._folders.claim()
         except OSError as error:
             raise CheckpointError(
-                f"cannot write to {self.directory}: {_line(error, self.directory)}"
+                f"cannot write to {self.directory}: {one_line(error, self.directory)}"
             ) from error
 
     def save(self, step: int, state: PyTree, metadata: dict[str, Any]) -> None:
@@ -139,7 +127,7 @@ class CheckpointStore:
                 "leaves": arrays.describe(leaves),
             }
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"cannot store step {step}: {_line(error)}") from error
+            raise CheckpointError(f"cannot store step {step}: {one_line(error)}") from error
         together(lambda: self._begin(step, leaves))
         try:
             written = arrays.write(self._folders.temporary(step) / _ARRAYS, leaves)
@@ -163,7 +151,7 @@ class CheckpointStore:
         try:
             leaves = arrays.named_leaves(abstract_state)
         except ValueError as error:
-            raise CheckpointError(f"cannot restore this state: {_line(error)}") from error
+            raise CheckpointError(f"cannot restore this state: {one_line(error)}") from error
         with contextlib.ExitStack() as held:
             return self._restore(abstract_state, leaves, step, held)
 
@@ -273,7 +261,7 @@ class CheckpointStore:
             self._folders.discard(step)
         return CheckpointError(
             f"cannot write checkpoint step {step} to {self.directory}: "
-            f"{_line(error, self.directory)}"
+            f"{one_line(error, self.directory)}"
         )
 
 
@@ -282,7 +270,7 @@ def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) ->
         arrays.check_stored(folder / _ARRAYS, described)
         stored = arrays.read(folder / _ARRAYS, leaves)
     except Exception as error:
-        raise CheckpointError(f"cannot read {folder}: {_line(error)}") from error
+        raise CheckpointError(f"cannot read {folder}: {one_line(error)}") from error
     _check_finite(stored, str(folder))
     return stored
 
@@ -294,14 +282,3 @@ def _check_finite(leaves: Mapping[str, Any], where: str) -> None:
             f"leaf {name!r} is not finite (NaN or infinity) in {where}. What was saved before "
             "stays; try a lower optim.learning_rate, a longer optim.warmup_steps or optim.clip_norm"
         )
-
-
-def _line(error: Exception, folder: Path | None = None) -> str:
-    """The first line of an exception, with its class where the text alone would be a riddle."""
-    for number, words in _FULL.items():
-        if words.search(str(error)):
-            error = OSError(number, os.strerror(number))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if folder is None else explained(error, folder)
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
