@@ -70,7 +70,7 @@ class RoIAlignConfig:
     """Side in pixels of a box that is pooled from P4; half of it goes to P3, and so on."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "roi_align", sampling_ratio="[1, 16]", canonical_size="[1, 16384]")
+        check_fields(self, "roi_align", sampling_ratio="[1, 8]", canonical_size="[1, 16384]")
 
 
 @dataclasses.dataclass(frozen=True)

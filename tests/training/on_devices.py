@@ -41,6 +41,7 @@ Log = dict[str, float]
 
 
 def config_of(name: str, *, hardet: bool) -> Config:
+    rate = 0.001 if name in ("ssd", "refinedet") else 0.01  # those have no norms here
     return Config(
         name="tiny",
         model=MODELS[name],
@@ -48,7 +49,7 @@ def config_of(name: str, *, hardet: bool) -> Config:
             short_sides=(64,), max_side=64, max_objects=4, masks=name == "mask_rcnn", mask_size=14
         ),
         loss=LossConfig(hardet=hardet),
-        optim=OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant"),
+        optim=OptimConfig(learning_rate=rate, warmup_steps=0, schedule="constant"),
         train=TrainConfig(steps=50, batch_size=8),
     )
 
