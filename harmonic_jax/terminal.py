@@ -4,7 +4,9 @@ Names of files and classes come from anywhere: they are printed as they are, nev
 markup, and what would steer the terminal is printed as an escape.
 """
 
+import contextlib
 import logging
+import os
 import sys
 import time
 import warnings
@@ -110,6 +112,7 @@ class Terminal(Console):
             if not self._lossy:
                 raise OSError(error.errno, error.strerror, OUTPUT) from error
             self.quiet = True
+            discard(self.file)
             _LOG.warning("%s: %s; the work goes on without a display", OUTPUT, error.strerror)
 
     def on_broken_pipe(self) -> None:
@@ -121,6 +124,12 @@ class Terminal(Console):
         return super().status(
             Text(printable(status)) if isinstance(status, str) else status, **options
         )
+
+
+def discard(stream: IO[str]) -> None:
+    """Sends what a stream holds, and what comes, nowhere: Python would complain at its end."""
+    with contextlib.suppress(OSError):  # of a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def flush_output() -> None:

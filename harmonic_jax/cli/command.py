@@ -13,7 +13,7 @@ from harmonic_jax.config import ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.files import explained
 from harmonic_jax.pretrained import WeightsError
-from harmonic_jax.terminal import OUTPUT, flush_output, prepare_terminal, printable
+from harmonic_jax.terminal import OUTPUT, discard, flush_output, prepare_terminal, printable
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.distributed import label
 from harmonic_jax.training.interrupt import interrupting
@@ -72,14 +72,11 @@ def complain(problem: BaseException | str) -> None:
 
 
 def _give_up_output() -> None:
-    """Flushes what was printed, or forgets it where it cannot be written.
-
-    Python flushes again at its end, and would complain of the same in its own words.
-    """
+    """Flushes what was printed, or forgets it where it cannot be written."""
     try:
         flush_output()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

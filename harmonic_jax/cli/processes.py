@@ -73,6 +73,7 @@ def run_as_process(
     failures: tuple[type[Exception], ...] = FAILURES,
     *,
     needs_devices: bool = True,
+    lossy: bool = False,
 ) -> int:
     """Joins the other processes, if any, and runs a command's body as one of them.
 
@@ -83,6 +84,7 @@ def run_as_process(
       body: takes where to print, and returns the exit status.
       failures: what is told in one line, without a traceback; the status is then 1.
       needs_devices: whether the body computes on them; False: it runs where JAX has none.
+      lossy: what is printed may be lost (see `Terminal`).
 
     Returns:
       The exit status; of several processes, one that fails alone does not return.
@@ -99,7 +101,7 @@ def run_as_process(
                 log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")
             with last_words():
-                return body(Terminal(quiet=not is_primary()))
+                return body(Terminal(quiet=not is_primary(), lossy=lossy))
     except TogetherError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):

@@ -42,6 +42,7 @@ def test_reported_splits(
     assert ("slot left blank: not trained on, nothing detected" in report) == bool(skipped)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_trained(trained, tmp_path: Path) -> None:
     """One image in a batch of two, and a validation image of two broken."""
     data = write_coco(tmp_path / "data", "train", number=1)

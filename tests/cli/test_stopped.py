@@ -1,6 +1,7 @@
 """SIGTERM, SIGHUP and Ctrl-C in every phase of `train.py`: a line, status 3, and nothing lost."""
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
@@ -91,3 +92,16 @@ def test_the_numbers_are_printed_where_the_report_cannot_be_written(
     assert "IoU .50" in shown
     assert shown.splitlines()[-1].startswith("error: report/metrics.json: No space left on device")
     assert "Traceback" not in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_is_full_costs_no_training(
+    untrained, trained, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, open("/dev/full", "w") as full:
+        patch.setattr(sys, "stdout", full)
+        status, shown, run = trained(data)
+    assert status == 0
+    words = "standard output: No space left on device; the work goes on without a display"
+    assert words in shown.splitlines()
+    assert (run / "report" / "metrics.json").exists()
