@@ -1,5 +1,6 @@
 """Folders in PASCAL VOC's layout: ImageSets/Main/SPLIT.txt, Annotations/*.xml, JPEGImages/*."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,13 @@ import numpy as np
 
 from harmonic_jax.data.class_names import read_class_names
 from harmonic_jax.data.decode import SUFFIXES
-from harmonic_jax.data.folders import FolderSource, folder_name, header_size, list_folder
+from harmonic_jax.data.folders import (
+    FolderSource,
+    Listing,
+    folder_name,
+    header_size,
+    list_folder,
+)
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
@@ -142,15 +149,25 @@ def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[
 
 def _read_year(folder: Path) -> _Year:
     """The files of a folder, and every annotation in it, whichever split its image is in."""
-    for name in ("Annotations", "JPEGImages"):
+    found = {name: list_folder(folder / name) for name in ("Annotations", "JPEGImages")}
+    beside = _kinds(found["JPEGImages"])[".xml"]
+    hint = f"; JPEGImages holds {beside} .xml, which belong in Annotations" if beside else ""
+    for name in found:
         if not (folder / name).is_dir():
-            raise DataError(f"{folder} has no folder {name}: {_folders_in(folder)}")
-    xml = NamedFiles(list_folder(folder / "Annotations"), (".xml",))
+            raise DataError(f"{folder} has no folder {name}: {_folders_in(folder)}{hint}")
+    xml = NamedFiles(found["Annotations"], (".xml",))
     if not xml.files:
-        raise DataError(f"{xml.folder} holds no .xml files")
-    images = NamedFiles(list_folder(folder / "JPEGImages"), SUFFIXES)
+        kinds = _kinds(found["Annotations"]).most_common(3)
+        holds = ", ".join(f"{count} {kind}" for kind, count in kinds) or "it is empty"
+        raise DataError(f"{xml.folder} holds no .xml files: {holds}{hint}")
+    images = NamedFiles(found["JPEGImages"], SUFFIXES)
     used = (file for file in xml.files if _may_be_meant(file, xml, images))
     return _Year(folder, images, xml, {file: _read(xml.folder / file) for file in used})
+
+
+def _kinds(listing: Listing) -> Counter[str]:
+    """How many files have which suffix."""
+    return Counter(Path(file).suffix.lower() or "without a suffix" for file in listing.files)
 
 
 def _may_be_meant(file: str, xml: NamedFiles, images: NamedFiles) -> bool:
@@ -212,9 +229,10 @@ def _missing(images: NamedFiles, line: Listed) -> Iterator[str]:
 
 
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
-    """That of the image's own path; else the only one of its name, where it is the only image."""
+    """That of the image's own path, a.xml or a.jpg.xml; else the only one of its name, where it is
+    the only image."""
     stem = file.rpartition(".")[0]
-    found = year.xml.of_path(stem)
+    found = year.xml.of_path(stem) or year.xml.of_path(file)
     if not found and len({x.rpartition(".")[0] for x in year.images.of_name(_base(stem))}) == 1:
         found = year.xml.of_path(_base(stem)) or year.xml.of_name(_base(stem))
     if not found:

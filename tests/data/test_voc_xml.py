@@ -1,5 +1,6 @@
 """Folders in PASCAL VOC's layout."""
 
+import shutil
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -188,8 +189,18 @@ def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the files in annotations/ are of COCO's layout"):
         read(tmp_path)
     write(tmp_path, {"a": None})
-    with pytest.raises(DataError, match=r"Annotations holds no \.xml files"):
+    annotations, images = tmp_path / "Annotations", tmp_path / "JPEGImages"
+    with pytest.raises(DataError, match=r"Annotations holds no \.xml files: it is empty$"):
         read(tmp_path)
+    (annotations / "a.json").touch()
+    (images / "a.xml").touch()
+    hint = "; JPEGImages holds 1 .xml, which belong in Annotations"
+    with pytest.raises(DataError, match=rf"holds no \.xml files: 1 \.json{hint}$"):
+        read(tmp_path)
+    annotations.rename(tmp_path / "labels")
+    with pytest.raises(DataError, match=rf"no folder Annotations: its folders are .*{hint}$"):
+        read(tmp_path)
+    (tmp_path / "labels").rename(annotations)
     (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{SIZE}</annotation>")
     with pytest.raises(DataError, match="no object with a name in any annotation"):
         read(tmp_path)
@@ -214,6 +225,15 @@ def test_a_folder_beside_the_right_one_names_that(tmp_path: Path, root: str, nea
         DataError, match=rf"no ImageSets/Main.*; there is one in {tmp_path / near}$"
     ):
         read(tmp_path / root)
+
+
+def test_an_annotation_may_keep_its_image_s_suffix(tmp_path: Path) -> None:
+    write(tmp_path, {name: SIZE + thing() for name in ("a", "b", "v1.2")})
+    (tmp_path / "Annotations" / "a.xml").rename(tmp_path / "Annotations" / "a.jpg.xml")
+    shutil.copy(tmp_path / "Annotations" / "b.xml", tmp_path / "Annotations" / "b.jpg.xml")
+    source = read(tmp_path)
+    assert [record.file_name for record in source.records] == ["a.jpg", "b.jpg", "v1.2.jpg"]
+    assert not source.report.findings
 
 
 def test_bccd_shows_its_two_zero_size_boxes(bccd: Path) -> None:
