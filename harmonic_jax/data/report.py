@@ -98,5 +98,6 @@ class DataReport:
 
 
 def _shortened(text: str) -> str:
-    """A text without its middle where it is long: a file name may be an image as a data URI."""
+    """A text in one line, without its middle where it is long: names of files may be anything."""
+    text = text.replace("\n", "\\n")
     return text if len(text) <= MAX_LENGTH else f"{text[:100]} .. {text[100 - MAX_LENGTH :]}"

@@ -87,7 +87,7 @@ def boxes_and_masks(
     xywh = np.array([found or (0.0,) * 4 for found in boxes], np.float64).reshape(-1, 4)
     tight = drawn.boxes()[np.searchsorted(rows, boxless)]
     xywh[boxless] = np.hstack([tight[:, :2], tight[:, 2:] - tight[:, :2]])
-    return xywh, drawn if rows and masks is not False else None
+    return xywh, drawn if masks or (rows and masks is None) else None
 
 
 def _says_mask(entry: dict[str, Any]) -> bool:

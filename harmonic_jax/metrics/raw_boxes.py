@@ -47,9 +47,7 @@ def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
     try:
         with zipfile.ZipFile(path) as archive:
             columns = _read_columns(archive)
-    except OSError:
-        raise
-    except Exception as error:  # damaged archives raise anything
+    except Exception as error:  # damaged archives raise anything, OSError as well
         text = str(error) or type(error).__name__
         raise ValueError(f"{path} is not a file of boxes before NMS: {text}") from None
     image_id, boxes, scores, category_id = columns
@@ -77,7 +75,7 @@ def _read_columns(archive: zipfile.ZipFile) -> list[np.ndarray]:
     names = archive.namelist()
     missing = [name for name in _COLUMNS if f"{name}.npy" not in names]
     if missing:
-        held = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "nothing"
+        held = ", ".join(repr(name.removesuffix(".npy")) for name in names[:8]) or "nothing"
         raise ValueError(f"it has no {', '.join(missing)}; it holds {held}")
     size = sum(archive.getinfo(f"{name}.npy").file_size for name in _COLUMNS)
     if size > MOST_BYTES:

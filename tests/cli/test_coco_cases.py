@@ -253,6 +253,18 @@ def test_masks_alone(cases: Path, name: str, capsys: Capture, tmp_path: Path) ->
     assert same_as_pycocotools(plain, truth, found, "segm")
 
 
+@pytest.mark.parametrize("iou_type", [None, "bbox", "segm"])
+def test_no_results_at_all(
+    cases: Path, iou_type: str | None, capsys: Capture, tmp_path: Path
+) -> None:
+    (tmp_path / "none.json").write_text("[]")
+    more = [] if iou_type is None else ["--iou-type", iou_type]
+    truth = cases / KINDS / "gt.json"
+    numbers, _ = evaluated(tmp_path / "none.json", truth, capsys, tmp_path, *more)
+    name = "mask_AP" if iou_type == "segm" else "AP"
+    assert {key: numbers[key] for key in numbers if key in ("AP", "mask_AP")} == {name: 0}
+
+
 def test_iou_type_names_what_it_lacks(cases: Path, capsys: Capture, tmp_path: Path) -> None:
     folder = cases / KINDS
     more = ["--iou-type", "segm"]

@@ -56,6 +56,7 @@ def test_names_that_mean_a_file(tmp_path: Path, name: str, file: str) -> None:
     assert source.paths == (str(tmp_path / file),)
     assert source.records[0].file_name == name
     source.fingerprint()
+    assert "\n" not in source.report.examples(Reason.EMPTY_IMAGE)[0]
 
 
 def test_an_absolute_name_under_the_root_is_there(tmp_path: Path) -> None:

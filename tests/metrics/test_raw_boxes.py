@@ -143,7 +143,7 @@ def test_the_kind_of_file_is_told_by_its_bytes(tmp_path: Path, name: str) -> Non
     np.savez(path.with_suffix(".npz"), a=np.zeros(3))
     path.with_suffix(".npz").rename(path)
     with pytest.raises(
-        ValueError, match="it has no image_id, boxes, scores, category_id; it holds a"
+        ValueError, match="it has no image_id, boxes, scores, category_id; it holds 'a'"
     ):
         load_raw(path, truth())
     entry = {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}
