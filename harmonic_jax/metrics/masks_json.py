@@ -70,21 +70,23 @@ def boxes_and_masks(
     """
     boxes = [box(entry.get("bbox")) for entry in entries]
     boxless = [row for row, found in enumerate(boxes) if found is None]
-    masked = [row for row, entry in enumerate(entries) if _says_mask(entry)]
+    is_masked = [_says_mask(entry) for entry in entries]
     for row in boxless:
         # As in pycocotools' loadRes, [] is no box.
-        if entries[row].get("bbox") not in (None, []) or not _says_mask(entries[row]):
+        if entries[row].get("bbox") not in (None, []) or not is_masked[row]:
             raise CocoFileError(f"{name}[{row}]: {wrong(entries[row], 'bbox', box)}")
-    if len(masked) < len(entries):
-        row = min(set(range(len(entries))).difference(masked))
+    if not all(is_masked):
+        row = is_masked.index(False)
         if masks:
             raise MaskError(f"{name}[{row}]: {wrong(entries[row], 'segmentation', run_lengths)}")
-        if masks is None and masked:
+        if masks is None and any(is_masked):
             _LOG.warning("%s[%d] has no mask, others have: masks are left out", name, row)
         masks = False
-    rows = boxless if masks is False else masked
+    rows = boxless if masks is False else list(range(len(entries)))
     drawn = _detected_masks(entries, rows, sizes[rows], name)
-    xywh = np.array([found or (0.0,) * 4 for found in boxes], np.float64).reshape(-1, 4)
+    for row in boxless:
+        boxes[row] = (0.0, 0.0, 0.0, 0.0)
+    xywh = np.array(boxes, np.float64).reshape(-1, 4)
     tight = drawn.boxes()[np.searchsorted(rows, boxless)]
     xywh[boxless] = np.hstack([tight[:, :2], tight[:, 2:] - tight[:, :2]])
     return xywh, drawn if masks or (rows and masks is None) else None
