@@ -40,12 +40,14 @@ class QuickRun:
     Attributes:
       update: what a step does to the state.
       evaluate: the AP of the state of a step; may raise.
+      loss: of a step.
     """
 
     run_dir: RunDir
     train: TrainConfig
     update: Callable[[TrainState], TrainState] = lambda state: state
     evaluate: Callable[[int], float] = lambda step: step / 100
+    loss: Callable[[int], float] = lambda step: 1.0
     name: str = "tiny"
 
     @property
@@ -78,7 +80,8 @@ class QuickRun:
 
     def _step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         state = dataclasses.replace(self.update(state), step=state.step + 1)
-        return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
+        loss = jnp.float32(self.loss(int(state.step)))
+        return state, {"loss": loss, "grad_norm": jnp.float32(1)}
 
     def _evaluate(self, predict_step: Any, variables: Variables, *_: Any, **__: Any) -> Any:
         step = max(self.steps)  # it was saved

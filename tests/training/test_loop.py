@@ -12,7 +12,6 @@ from typing import NamedTuple
 import pytest
 
 from harmonic_jax.config import ConfigError
-from harmonic_jax.training.train_log import NonFiniteLossError
 from harmonic_jax.training.writer import read_metrics
 from tests.training.run_tiny import NUM_STEPS, run
 
@@ -122,13 +121,3 @@ def test_other_data_seed_or_batch_are_refused(finished: Finished, tmp_path: Path
     log = (run_dir / "metrics.jsonl").read_text()
     assert run(run_dir)["step"] == NUM_STEPS
     assert (run_dir / "metrics.jsonl").read_text() == log  # nothing was trained again
-
-
-@pytest.mark.slow  # the log that stops it has its own tests
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    """A rate of 1e30 sends the parameters to infinity in a step or two."""
-    with pytest.raises(NonFiniteLossError, match="the loss is not finite at step") as error:
-        run(tmp_path / "run", rate=1e30)
-    assert "cls_loss" in str(error.value)
-    assert "box_loss" in str(error.value)
-    assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))

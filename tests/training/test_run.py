@@ -13,6 +13,7 @@ import pytest
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.state import TrainState, Variables
+from harmonic_jax.training.train_log import NonFiniteLossError
 from harmonic_jax.training.writer import read_metrics
 from tests.training.quick_run import QuickRun, quick_run
 
@@ -84,6 +85,16 @@ def test_a_signal_at_a_step_that_evaluates_saves_and_stops(tmp_path: Path) -> No
 
 
 # What is sealed is finite.
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, loss: float, step: int) -> None:
+    run = quick_run(tmp_path)
+    run.loss = lambda number: loss if number == step else 1.0
+    with pytest.raises(NonFiniteLossError, match=f"the loss is not finite at step {step}: "):
+        run()
+    assert run.steps == ((2, 4) if step == 6 else (2,))
 
 
 @pytest.mark.parametrize("part", ["params", "rest", "opt_state", "ema"])
