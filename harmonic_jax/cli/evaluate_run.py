@@ -52,6 +52,8 @@ def evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
     folder = args.out or place / f"{name}{inference_suffix(args)}"
     decide(lambda: _check_outputs(args, folder))
     console.print(f"step {run.step} of {args.run} on {source.name}")
+    if source.report.findings:  # what is dropped is not in the numbers
+        console.print(source.report.format())
     step = (
         make_predict_step(run.detector, mesh)
         if tta is None

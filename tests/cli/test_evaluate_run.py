@@ -198,3 +198,13 @@ def test_results_have_the_image_ids_of_the_data_set(evaluation, tmp_path: Path) 
     assert status == 0
     written = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert {entry["image_id"] for entry in written} == set(ids)
+
+
+def test_what_the_rules_dropped_is_said(evaluation, tmp_path: Path) -> None:
+    """The numbers are those of what is left."""
+    root = write_coco(tmp_path / "data", "valid", number=3)
+    (root / "valid" / "1.png").unlink()
+    status, shown = evaluation(root)
+    assert status == 0
+    assert f"1.png: not in {root / 'valid'}" in shown
+    assert "dropped_with_image  1" in shown
