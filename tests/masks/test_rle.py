@@ -178,3 +178,28 @@ def test_a_malformed_row_does_not_reach_into_the_next(bad: str) -> None:
     table, faults = encode_segmentations(masks, np.array([[4, 4]] * 4))
     assert [(fault.row, fault.kind) for fault in faults] == [(1, "malformed"), (3, "malformed")]
     assert table.areas().tolist() == [4, 0, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "size"),
+    [
+        ([[0, 0, 2**31 - 2, 0, 2**31 - 2, 9]], [2**31 - 1, 2**31 - 1]),
+        ({"size": [2**17, 2**17], "counts": [2**34]}, [2**17, 2**17]),
+        ({"size": [2**17, 2**17], "counts": "0"}, [2**17, 2**17]),
+        ([[0, 0, 2**30, 0, 2**30, 1]], [1, 2**30]),  # an outline of 10^10 places
+        ([np.tile([0, 0, 1000, 1000], 30_000)], [1000, 1000]),
+    ],
+)
+def test_what_would_take_gigabytes_to_draw_is_no_mask(segmentation: Any, size: list[int]) -> None:
+    masks, faults = encode_segmentations([segmentation], np.array([size]))
+    assert [fault.kind for fault in faults] == ["malformed"]
+    assert masks.areas().tolist() == [0]
+    assert masks.boxes().tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_long_outline_is_drawn() -> None:
+    """Of the very polygon that is refused where it is longer."""
+    points = np.tile([0, 0, 1000, 1000, 0, 1000], 2000)
+    masks, faults = encode_segmentations([[points]], np.array([[1000, 1000]]))
+    assert not faults
+    assert masks.areas()[0] > 400_000
