@@ -1,7 +1,7 @@
 """Folders in PASCAL VOC's layout: ImageSets/Main/SPLIT.txt, Annotations/*.xml, JPEGImages/*."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,17 +184,27 @@ def _read(path: Path) -> VocAnnotation | str:
 
 
 def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
-    path = root / "labels.txt"
-    if path.is_file():
-        return read_class_names(path)
     read = [item for year in years for item in year.annotations.items()]
     known = (annotation for _, annotation in read if isinstance(annotation, VocAnnotation))
     found = {item.class_name for annotation in known for item in annotation.objects} - {""}
+    path = root / "labels.txt"
+    if path.is_file():
+        names = read_class_names(path)
+        if found.isdisjoint(names) and found:
+            raise DataError(
+                f"{path} has a class name a line, {_few(names)}, of which no object is; the "
+                f"objects are {_few(sorted(found))}"
+            )
+        return names
     if not found:
         bad = [f"{file}: {reason}" for file, reason in read if isinstance(reason, str)]
         told = f"; {len(bad)} of {len(read)} cannot be read, such as {bad[0]}" if bad else ""
         raise DataError(f"no object with a name in any annotation under data.root={root}{told}")
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", .." if len(names) > 5 else "")
 
 
 def _images(listed: Iterable[tuple[_Year, Listed]], report: DataReport) -> Iterator[_Image]:

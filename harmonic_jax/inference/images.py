@@ -1,5 +1,7 @@
 """Whatever a user has for an image -> uint8 RGB pixels; what is ambiguous is refused."""
 
+import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from PIL import Image
 from harmonic_jax.data.decode import ImageError, decode_image, rgb_pixels
 from harmonic_jax.data.image_file import read_image_file
 
+_LOG = logging.getLogger(__name__)
 ImageLike = Any
 """A path, a PIL image, or an array: numpy's, or what `numpy.asarray` takes."""
 
@@ -53,10 +56,19 @@ def read_file(path: Path, *, max_pixels: int, upright: bool = True) -> np.ndarra
     """The pixels of an image file; see `read_image`. Errors name the file."""
     data = read_image_file(path)
     try:
-        return decode_image(data, max_pixels=max_pixels, upright=upright).image
+        decoded = decode_image(data, max_pixels=max_pixels, upright=upright)
     except ImageError as error:
         detail = str(error).removeprefix(f"{error.reason}: ")
         raise ImageError(error.reason, f"{path}: {detail}") from error
+    if "many_frames" in decoded.notes:
+        _tell_of_frames(path.suffix.lower())
+    return decoded.image
+
+
+@functools.cache
+def _tell_of_frames(suffix: str) -> None:
+    """Says once what becomes of animations and pages."""
+    _LOG.warning("of a %s file with several frames the first is looked at", suffix)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:

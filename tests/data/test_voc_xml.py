@@ -43,6 +43,10 @@ def test_a_labels_file_rules_and_other_names_are_dropped(tmp_path: Path) -> None
     assert source.class_names == ("ape", "bear")
     assert source.records[0].labels.tolist() == [0, 0]
     assert source.report.examples(Reason.UNKNOWN_CLASS) == ("a.jpg: 'zebra'",)
+    for content, named in ("ape, zebra\n", "'ape, zebra'"), ("0 ape\n1 zebra\n", "'0 ape', "):
+        (tmp_path / "labels.txt").write_text(content)
+        with pytest.raises(DataError, match=rf"a line, {named}.*the objects are 'ape', 'zebra'$"):
+            read(tmp_path)
     (tmp_path / "labels.txt").write_text("ape\nape\n")
     with pytest.raises(DataError, match=r"labels\.txt must hold one class name a line"):
         read(tmp_path)

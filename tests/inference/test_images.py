@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from harmonic_jax.data.decode import ImageError
+from harmonic_jax.inference import images
 from harmonic_jax.inference.images import read_image
 from tests.data.fake_source import encode, noise
 
@@ -17,6 +18,23 @@ GREY = RGB[..., 0]
 
 def read(image: object, **options: object) -> np.ndarray:
     return read_image(image, max_pixels=1000, **options)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_of_several_frames_the_first_is_taken_and_that_is_said_once(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images._tell_of_frames.cache_clear()
+    frames = [Image.fromarray(noise(12, 16, seed=seed)) for seed in (1, 2)]
+    for name in ("a", "b"):
+        frames[0].save(tmp_path / f"{name}{suffix}", save_all=True, append_images=frames[1:])
+        read(tmp_path / f"{name}{suffix}")
+    said = f"of a {suffix} file with several frames the first is looked at"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    frames[0].save(tmp_path / f"one{suffix}")
+    images._tell_of_frames.cache_clear()
+    read(tmp_path / f"one{suffix}")
+    assert len(caplog.records) == 1
 
 
 def test_arrays_of_every_kind() -> None:
