@@ -153,7 +153,7 @@ class LoadedDetector:
           ImageError, OSError, TypeError, ValueError: as `inference.images.read_image`.
           NonFiniteOutputError: the network says NaN or infinity for an image.
         """
-        check_number("score_threshold", score_threshold, "[0, 1]")
+        check_number("score_threshold", float(score_threshold), "[0, 1]")
         is_many = isinstance(images, list | tuple)
         pixels = [self.read(image) for image in (images if is_many else [images])]
         groups: dict[tuple[int, int], list[int]] = {}

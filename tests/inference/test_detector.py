@@ -109,6 +109,9 @@ def test_what_comes_back(detector: LoadedDetector) -> None:
     assert found.boxes[:, 2].max() > 64  # pixels of the image, not of the network
     threshold = float(found.scores[3])
     assert len(detector(image, score_threshold=threshold)) == (found.scores >= threshold).sum()
+    for value in (float("nan"), -0.1, 2.0):  # of which no score would be above the first
+        with pytest.raises(ConfigError, match=r"score_threshold is .* number in \[0, 1\]"):
+            detector(image, score_threshold=value)
     assert detector([]) == []
     assert (detector.class_names, detector.category_ids, detector.step) == (CLASSES, (3, 5, 7), 4)
 
