@@ -80,7 +80,7 @@ class Terminal(Console):
     """A console that prints text as it is: no markup, no colours, no line broken or cut.
 
     A lossy one falls silent, with a line in the log, where nothing can be written any more: what it
-    shows is not worth the work that is in progress.
+    shows is not worth the work that is in progress. `is_lost` says so afterwards.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Terminal(Console):
         **options: Any,
     ) -> None:
         self._lossy = lossy
+        self.is_lost = False
         super().__init__(
             file=file, stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False,
             soft_wrap=True, **options,
@@ -111,7 +112,7 @@ class Terminal(Console):
         except OSError as error:
             if not self._lossy:
                 raise OSError(error.errno, error.strerror, OUTPUT) from error
-            self.quiet = True
+            self.quiet = self.is_lost = True
             discard(self.file)
             _LOG.warning("%s: %s; the work goes on without a display", OUTPUT, error.strerror)
 

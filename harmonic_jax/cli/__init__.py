@@ -4,6 +4,7 @@ JAX is imported here, before all else: it refuses wrong variables of the environ
 """
 
 import logging
+import os
 import sys
 
 try:
@@ -11,5 +12,7 @@ try:
 except ValueError as error:
     sys.exit(f"error: JAX does not start with a variable of this environment: {error}")
 
+# Pictures are drawn without a backend; a wrong one would be refused when Matplotlib is imported.
+os.environ.pop("MPLBACKEND", None)
 # It tells, when it is imported, where it keeps its fonts for a user without a home folder.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

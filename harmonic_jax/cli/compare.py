@@ -60,9 +60,13 @@ def _main(parsed: argparse.Namespace) -> int:
     console = Terminal()
     if parsed.json is not None:
         check_writable(parsed.json)
-    result = _compare(parsed, console)
+    result, text = _compare(parsed)
+    try:
+        if parsed.json is not None:
+            write_text(parsed.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    finally:
+        console.print(text)
     if parsed.json is not None:
-        write_text(parsed.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
         console.print(f"written: {parsed.json}")
     return 0
 
@@ -85,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare(args: argparse.Namespace, console: Terminal) -> Comparison:
+def _compare(args: argparse.Namespace) -> tuple[Comparison, str]:
+    """The numbers, and the same as text."""
     check_count("--resamples", args.resamples, "[1, 100000]")
     a, b = ([_side(path) for path in paths] for paths in _paths(args))
     truth = _truth([*a, *b], args)
@@ -94,10 +99,9 @@ def _compare(args: argparse.Namespace, console: Terminal) -> Comparison:
     result = compare_samples(*samples)
     names = [", ".join(str(side.path) for side in part) for part in (a, b)]
     text = format_comparison(result, names=(names[0], names[1]))
-    console.print(text)
     if not raw:
-        console.print("\nWhat NMS loses is not compared: not both sides have boxes before NMS.")
-    return result
+        text += "\n\nWhat NMS loses is not compared: not both sides have boxes before NMS."
+    return result, text
 
 
 def _paths(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:

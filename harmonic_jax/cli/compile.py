@@ -61,9 +61,12 @@ def _main(args: Sequence[str]) -> int:
     report = compile_report(
         config, pod, num_classes=num_classes, fast=options.fast, scaling=options.scaling
     )
-    print(format_report(report))
+    try:
+        if options.json is not None:
+            write_text(options.json, json.dumps(report_to_json(report), indent=2) + "\n")
+    finally:
+        print(format_report(report))
     if options.json is not None:
-        write_text(options.json, json.dumps(report_to_json(report), indent=2) + "\n")
         print(f"\nwritten: {options.json}")
     return 0 if report.fits else 1
 

@@ -28,9 +28,11 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def print_and_save(args: argparse.Namespace, console: Terminal, metrics: dict[str, float]) -> None:
     """Writes the numbers to the file of --json, where there is one, and prints them."""
-    if args.json is not None:
-        write_text(args.json, json.dumps(metrics, indent=2) + "\n")
-    console.print(format_table(metrics))
+    try:
+        if args.json is not None:
+            write_text(args.json, json.dumps(metrics, indent=2) + "\n")
+    finally:
+        console.print(format_table(metrics))
     if args.json is not None:
         console.print(f"written: {args.json}")
 

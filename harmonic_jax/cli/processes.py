@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import EXIT_STOPPED, FAILURES, complain
+from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, FAILURES, complain
 from harmonic_jax.terminal import Terminal, log_lines
 from harmonic_jax.training.departure import explained_loss, last_words, leave
 from harmonic_jax.training.devices import check_devices, check_flags
@@ -73,7 +73,7 @@ def run_as_process(
     failures: tuple[type[Exception], ...] = FAILURES,
     *,
     needs_devices: bool = True,
-    lossy: bool = False,
+    needs_output: bool = True,
 ) -> int:
     """Joins the other processes, if any, and runs a command's body as one of them.
 
@@ -84,7 +84,8 @@ def run_as_process(
       body: takes where to print, and returns the exit status.
       failures: what is told in one line, without a traceback; the status is then 1.
       needs_devices: whether the body computes on them; False: it runs where JAX has none.
-      lossy: what is printed may be lost (see `Terminal`).
+      needs_output: whether the command has failed where what it prints is lost; in any case it
+        does its work to the end.
 
     Returns:
       The exit status; of several processes, one that fails alone does not return.
@@ -101,7 +102,9 @@ def run_as_process(
                 log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")
             with last_words():
-                return body(Terminal(quiet=not is_primary(), lossy=lossy))
+                console = Terminal(quiet=not is_primary(), lossy=True)
+                status = body(console)
+                return EXIT_FAILED if needs_output and console.is_lost else status
     except TogetherError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):

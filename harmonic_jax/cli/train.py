@@ -52,7 +52,7 @@ def _main(args: Sequence[str]) -> int:
         description="Train a detector, evaluate it, and write a report.\n\n" + process_help(),
     )
     use_both_cores()
-    return run_as_process(options, lambda console: _run(config, console), lossy=True)
+    return run_as_process(options, lambda console: _run(config, console), needs_output=False)
 
 
 def _run(config: Config, console: Terminal) -> int:

@@ -32,13 +32,13 @@ def check_devices() -> None:
         jax.devices()
     except Exception as error:  # whatever a backend raises, assertions among it
         reason = f" ({text.splitlines()[0]})" if (text := str(error).strip()) else ""
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms:
-            raise ConfigError(f"JAX finds no device to compute on{reason}") from error
-        raise ConfigError(
-            f"JAX_PLATFORMS is {platforms!r}: JAX finds no such device{reason}; unset it to take "
-            "what there is, or set it to cpu"
-        ) from error
+        for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+            if value := os.environ.get(name):
+                raise ConfigError(
+                    f"{name} is {value!r}: JAX finds no such device{reason}; unset it to take what "
+                    "there is, or set it to cpu"
+                ) from error
+        raise ConfigError(f"JAX finds no device to compute on{reason}") from error
 
 
 @functools.cache

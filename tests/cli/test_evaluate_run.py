@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_numbers_are_saved_before_pictures(
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert json.loads((out / "metrics.json").read_text()) == numbers
     assert json.loads((out / "detections.json").read_text())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_report_is_written_whatever_becomes_of_the_output(
+    evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(tmp_path / "data", "valid")
+    with monkeypatch.context() as patch, open("/dev/full", "w") as full:
+        patch.setattr(sys, "stdout", full)
+        status, shown = evaluation(root, "--out", tmp_path / "out")
+    assert status == 1
+    assert shown.count("standard output: No space left on device; the work goes on") >= 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
 
 
 def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path: Path) -> None:

@@ -31,19 +31,24 @@ def _afresh() -> Iterator[None]:
     check_flags.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["JAX_PLATFORMS", "JAX_PLATFORM_NAME"])
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no backend 'cuda'\nmore")])
-def test_a_platform_that_is_not_there(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_platform_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
     """JAX asserts where it was told of a GPU and has none."""
 
     def fail() -> None:
         raise error
 
     monkeypatch.setattr(jax, "devices", fail)
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    with pytest.raises(ConfigError, match="JAX_PLATFORMS is 'cuda': JAX finds no such") as told:
+    for variable in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "cuda")
+    with pytest.raises(ConfigError, match=f"{name} is 'cuda': JAX finds no such") as told:
         check_devices()
     assert "\n" not in str(told.value)
-    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match=r"^JAX finds no device to compute on"):
         check_devices()
 
@@ -106,7 +111,7 @@ def test_flags_that_are_right() -> None:
 
 
 def test_a_variable_that_jax_refuses_when_it_is_imported() -> None:
-    environment = os.environ | {"JAX_ENABLE_X64": "maybe"}
+    environment = os.environ | {"JAX_ENABLE_X64": "maybe", "MPLBACKEND": "nothing"}
     command = [sys.executable, "-c", "import harmonic_jax.cli"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
