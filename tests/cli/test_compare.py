@@ -184,7 +184,7 @@ def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path: Path) -> None:
     assert (again.labels == found.labels).all()
     assert again.boxes == pytest.approx(found.boxes)
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match=r"text\.npz is not a file of boxes before NMS"):
+    with pytest.raises(ValueError, match=r"text\.npz is not JSON"):
         load_raw(tmp_path / "text.npz", truth)
     save_raw(tmp_path / "raw.npz", found, tuple(k + 90 for k in truth.category_ids))
     with pytest.raises(ValueError, match="is not in the ground truth"):
