@@ -125,7 +125,7 @@ def test_files_hold_the_masks_and_score_alike(
     evaluation = run(source)
     files = write_report(tmp_path, evaluation, source, data=DataConfig())
     assert {path.name for path in files} == {
-        "metrics.json", "metrics.txt", "detections.json", "detections.png",
+        "metrics.json", "metrics.txt", "detections.json", "images.txt", "detections.png",
     }  # fmt: skip
     assert "\nmasks\n" in (tmp_path / "metrics.txt").read_text()
     again = load_coco_results(tmp_path / "detections.json", evaluation.ground_truth)
