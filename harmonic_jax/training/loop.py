@@ -59,8 +59,8 @@ def train(
     settings = config.train
     mesh = data_mesh()
     check_batch_sizes(config, mesh)
-    labels, class_notes = match_sources(train_source, eval_source)
     check_masks(config)
+    labels, class_notes = match_sources(train_source, eval_source)
     detector = build_detector(config, len(train_source.class_names))
     optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     train_step = make_train_step(detector, optimizer, mesh)
