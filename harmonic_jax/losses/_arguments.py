@@ -8,6 +8,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 
@@ -19,11 +20,22 @@ def as_array(name: str, value: object) -> jax.Array:
 
 
 def as_float(name: str, value: object) -> jax.Array:
-    """The array in the type it is computed in: float64 stays, all else becomes float32."""
+    """The array in the type it is computed in: float64 stays, all else becomes float32.
+
+    An infinite value counts as the largest number: what follows multiplies it by factors that may
+    be 0, and divides it.
+    """
     array = as_array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be a floating point type")
-    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+    array = array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+    return finite(array)
+
+
+def finite(array: jax.Array) -> jax.Array:
+    """`array` with the largest numbers in place of infinities; they have no gradient."""
+    largest = jnp.finfo(array.dtype).max
+    return lax.clamp(-largest, array, largest)
 
 
 def as_floats(**values: object) -> list[jax.Array]:
@@ -35,8 +47,27 @@ def as_floats(**values: object) -> list[jax.Array]:
             raise ValueError(
                 f"{name} has shape {array.shape}; it must be that of {names[0]}, {arrays[0].shape}"
             )
-    dtype = jnp.result_type(*arrays)
-    return [array.astype(dtype) for array in arrays]
+    return as_one_type(*arrays)
+
+
+def as_one_type(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays in the widest of their types, also where JAX is told not to promote any."""
+    widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    return [array.astype(widest) for array in arrays]
+
+
+def as_difference(
+    pred: object, target: object, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """`pred - target` of coordinates [*b c], and the mask; of NaN the largest number there is."""
+    pred, target = as_floats(pred=pred, target=target)
+    if pred.ndim == 0:
+        raise ValueError("pred has shape (); its last axis must hold the coordinates")
+    mask = as_mask(where, pred.shape[:-1])
+    is_pair = ~(jnp.isnan(pred) | jnp.isnan(target))
+    used = is_pair if mask is None else is_pair & mask[..., None]
+    difference = finite(keep(used, pred) - keep(used, target))
+    return keep(mask, jnp.where(is_pair, difference, jnp.finfo(difference.dtype).max)), mask
 
 
 def as_logits(name: str, value: object) -> jax.Array:
@@ -53,7 +84,7 @@ def as_labels(name: str, value: object, shape: tuple[int, ...]) -> jax.Array:
         raise TypeError(f"{name} has dtype {labels.dtype}; it must be an integer type")
     if labels.shape != shape:
         raise ValueError(f"{name} has shape {labels.shape}; it must be {shape}, one a sample")
-    return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def as_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:

@@ -1,9 +1,11 @@
 """Geometry that the losses of boxes share: finite, with finite gradients, on any box."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import as_floats, as_mask, keep
@@ -12,15 +14,33 @@ from harmonic_jax.losses._arguments import as_floats, as_mask, keep
 # derivative, which divides by their square, would overflow float32.
 TINY = 1e-12
 
+# Pairs that reach further are scaled down to this: products of two areas must fit float32.
+_LARGEST = 1e9
+
 
 def as_boxes(
     pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+) -> tuple[jax.Array, jax.Array, Callable[..., jax.Array]]:
+    """The boxes, fit to compute with, and what finishes a loss of them: its mask.
+
+    A pair with NaN in it has no loss that means anything: it gets inf, which shows in every sum,
+    and no gradient.
+    """
     pred, target = as_floats(pred=pred, target=target)
     if pred.shape[-1:] != (4,):
         raise ValueError(f"pred has shape {pred.shape}; its last axis must hold x1, y1, x2, y2")
     mask = as_mask(where, pred.shape[:-1])
-    return keep(mask, pred), keep(mask, target), mask
+    is_pair = ~(jnp.isnan(pred) | jnp.isnan(target)).any(axis=-1)
+    used = is_pair if mask is None else is_pair & mask
+    pred, target = keep(used, pred), keep(used, target)
+    # All that follows are ratios, the same in any unit.
+    reach = jnp.max(jnp.maximum(jnp.abs(pred), jnp.abs(target)), axis=-1, keepdims=True)
+    unit = stop_gradient(jnp.maximum(reach / _LARGEST, 1.0))
+
+    def finish(values: jax.Array, of_nan: float = jnp.inf) -> jax.Array:
+        return keep(mask, jnp.where(is_pair, values, of_nan))
+
+    return pred / unit, target / unit, finish
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -10,21 +10,22 @@ from jax.typing import ArrayLike
 from harmonic_jax.losses._arguments import as_labels, as_logits, as_mask, as_number, keep
 
 
-def softmax_entropy(logits: ArrayLike) -> jax.Array:
+def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
     """Entropy of the class distribution of a softmax head.
 
     `-sum_k p_k log p_k` with `p = softmax(logits)`; a class of probability 0 adds 0.
 
     Args:
       logits: [*b, k] of all classes, background included.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
       [*b] entropy in nats, in [0, log k], float32 (float64 for float64 logits). The gradient is
-      finite at any finite logits, and 0 where a logit is -inf.
+      finite, and 0 where a logit is infinite.
 
     Raises:
-      TypeError: `logits` is not floating point.
-      ValueError: `logits` has no class axis.
+      TypeError: `logits` is not floating point, or `where` not bool.
+      ValueError: `logits` has no class axis, or the shape of `where` does not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,13 +35,15 @@ def softmax_entropy(logits: ArrayLike) -> jax.Array:
 
     Source: Shannon (1948); as the uncertainty of a sample: arXiv:2108.10809.
     """
-    log_p = jax.nn.log_softmax(as_logits("logits", logits), axis=-1)
+    logits = as_logits("logits", logits)
+    mask = as_mask(where, logits.shape[:-1])
+    log_p = jax.nn.log_softmax(keep(mask, logits), axis=-1)
     p = jnp.exp(log_p)
     # 0 * -inf is NaN, in the value and in the gradient: make the factor finite first.
-    return jnp.sum(p * jnp.where(p > 0, -log_p, 0.0), axis=-1)
+    return keep(mask, jnp.sum(p * jnp.where(p > 0, -log_p, 0.0), axis=-1))
 
 
-def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
+def sigmoid_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
     """Entropy of each class of a sigmoid head, taken as a coin of its own (Bernoulli).
 
     `-p log p - (1 - p) log(1 - p)` with `p = sigmoid(logits)`, per element.
@@ -52,13 +55,15 @@ def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
 
     Args:
       logits: [*b] of any shape.
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
       [*b] entropy in nats, in [0, log 2], float32 (float64 for float64 logits). The gradient,
-      `-logits * p * (1 - p)`, is finite at any finite logits.
+      `-logits * p * (1 - p)`, is finite, and 0 at infinite logits.
 
     Raises:
-      TypeError: `logits` is not floating point.
+      TypeError: `logits` is not floating point, or `where` not bool.
+      ValueError: the shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,8 +74,11 @@ def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
     Source: Shannon (1948).
     """
     x = as_logits("logits", logits)
+    mask = as_mask(where, x.shape)
+    x = keep(mask, x)
     # sigmoid(-x) is 1 - p without cancellation; both terms vanish in the limit, never 0 * inf.
-    return jax.nn.sigmoid(x) * jax.nn.softplus(-x) + jax.nn.sigmoid(-x) * jax.nn.softplus(x)
+    entropy = jax.nn.sigmoid(x) * jax.nn.softplus(-x) + jax.nn.sigmoid(-x) * jax.nn.softplus(x)
+    return keep(mask, entropy)
 
 
 def softmax_cross_entropy(
@@ -82,8 +90,8 @@ def softmax_cross_entropy(
 
     Args:
       logits: [*b, k] of all classes, background included.
-      labels: [*b] integers in 0..k-1. Any other label gives NaN, since no class could explain it:
-        mask the samples that have none with `where`.
+      labels: [*b] integers in 0..k-1. Any other label has probability 0 and the loss inf, without
+        gradient, since no class could explain it: mask the samples that have none with `where`.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
@@ -109,7 +117,7 @@ def softmax_cross_entropy(
     # A comparison and a sum fuse into one pass; a gather's gradient would be a scatter.
     loss = -jnp.sum(jnp.where(_is_label(logits, labels), log_p, 0.0), axis=-1)
     is_class = (labels >= 0) & (labels < logits.shape[-1])
-    return keep(mask, jnp.where(is_class, loss, jnp.nan))
+    return keep(mask, jnp.where(is_class, loss, jnp.inf))
 
 
 def sigmoid_cross_entropy(

@@ -62,15 +62,19 @@ def harmonic_loss(
     check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
     mask = as_mask(where, cls_loss.shape)
     cls_loss, loc_loss = keep(mask, cls_loss), keep(mask, loc_loss)
-    return keep(mask, _harmonic(cls_loss, loc_loss, cls_loss, factor_gradient))
+    return keep(mask, _harmonic(cls_loss, loc_loss, cls_loss, loc_loss, factor_gradient))
 
 
 def _harmonic(
-    cls_loss: jax.Array, loc_loss: jax.Array, factor_loss: jax.Array, mode: FactorGradient
+    cls_loss: jax.Array,
+    loc_loss: jax.Array,
+    cls_factor: jax.Array,
+    loc_factor: jax.Array,
+    mode: FactorGradient,
 ) -> jax.Array:
-    """The harmonic loss whose classification factor is exp(-factor_loss)."""
-    beta_c = jnp.exp(-(stop_gradient(factor_loss) if mode == "stop" else factor_loss))
-    beta_r = jnp.exp(-(loc_loss if mode == "through" else stop_gradient(loc_loss)))
+    """The harmonic loss whose factors are the exponentials of -cls_factor and -loc_factor."""
+    beta_c = jnp.exp(-(stop_gradient(cls_factor) if mode == "stop" else cls_factor))
+    beta_r = jnp.exp(-(loc_factor if mode == "through" else stop_gradient(loc_factor)))
     return (1 + beta_r) * cls_loss + (1 + beta_c) * loc_loss
 
 
@@ -189,6 +193,7 @@ def hardet_loss(
     alpha: float = 1.5,
     gamma: float = 0.8,
     margin: float = 0.2,
+    box_weight: float = 1.0,
     factor_gradient: FactorGradient = "through",
     factor_source: FactorSource = "loss",
     cross_entropy: ArrayLike | None = None,
@@ -201,6 +206,9 @@ def hardet_loss(
     total = (1 + exp(-loc)) * cls_loss + (1 + exp(-factor)) * loc
             + task_contrastive_loss(prob, iou, entropy)
     ```
+
+    `box_weight` multiplies smooth_l1 where `loc` is a term, not in exp(-loc): the factors are those
+    of the unweighted losses. A loss that comes in weighted has another factor.
 
     `factor` is `cls_loss` with factor_source="loss" and `cross_entropy` with "ce". The second is
     for focal heads: the focal loss of a sample is small at almost any score, so exp(-focal) is
@@ -222,6 +230,7 @@ def hardet_loss(
       alpha: weight of the harmonic IoU loss, >= 0.
       gamma: exponent of the harmonic IoU loss, >= 0; monotone up to 1.
       margin: difference of score and IoU that costs nothing, in [0, 1].
+      box_weight: weight of smooth_l1 in the sum, >= 0.
       factor_gradient: whether gradients flow through the factors: "through", "stop", "cls_only".
       factor_source: what the classification factor is computed from: "loss" or "ce".
       cross_entropy: [*b] cross entropy of the true class, -log(prob) >= 0, computed from the
@@ -247,10 +256,13 @@ def hardet_loss(
     Source: arXiv:2108.10809; the options are those on which re-implementations disagree.
     """
     alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
-    margin = as_number("margin", margin, 0.0, 1.0)
+    margin, box_weight = (
+        as_number("margin", margin, 0.0, 1.0),
+        as_number("box_weight", box_weight, 0.0),
+    )
     check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
     _check_source(factor_source, cross_entropy)
-    cls_loss, smooth_l1, prob, iou, entropy, factor_loss = as_floats(
+    cls_loss, smooth_l1, prob, iou, entropy, cls_factor = as_floats(
         cls_loss=cls_loss,
         smooth_l1=smooth_l1,
         prob=prob,
@@ -259,10 +271,11 @@ def hardet_loss(
         cross_entropy=cls_loss if cross_entropy is None else cross_entropy,
     )
     mask = as_mask(where, cls_loss.shape)
-    cls_loss, smooth_l1, factor_loss = (keep(mask, x) for x in (cls_loss, smooth_l1, factor_loss))
+    cls_loss, smooth_l1, cls_factor = (keep(mask, x) for x in (cls_loss, smooth_l1, cls_factor))
     prob, iou, entropy = (keep(mask, x) for x in (prob, iou, entropy))
-    loc_loss = smooth_l1 + alpha * _harmonic_iou(iou, gamma)
-    total = _harmonic(cls_loss, loc_loss, factor_loss, factor_gradient)
+    hiou_loss = alpha * _harmonic_iou(iou, gamma)
+    loc_loss, loc_factor = box_weight * smooth_l1 + hiou_loss, smooth_l1 + hiou_loss
+    total = _harmonic(cls_loss, loc_loss, cls_factor, loc_factor, factor_gradient)
     return keep(mask, total + _task_contrastive(prob, iou, entropy, margin, factor_gradient))
 
 

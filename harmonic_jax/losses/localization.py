@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, keep
+from harmonic_jax.losses._arguments import as_difference, as_number, keep
 from harmonic_jax.losses._boxes import (
     TINY,
     area,
@@ -50,12 +50,8 @@ def smooth_l1_loss(
 
     Source: Girshick, "Fast R-CNN", ICCV 2015.
     """
-    pred, target = as_floats(pred=pred, target=target)
+    difference, mask = as_difference(pred, target, where)
     beta = as_number("beta", beta, 0.0)
-    if pred.ndim == 0:
-        raise ValueError("pred has shape (); its last axis must hold the coordinates")
-    mask = as_mask(where, pred.shape[:-1])
-    difference = keep(mask, pred) - keep(mask, target)
     distance = difference * jnp.sign(difference)  # as abs, but with slope 0 at 0
     if beta >= jnp.finfo(distance.dtype).tiny:
         # One expression for both pieces: inside, `inner` is the distance; outside, beta. The
@@ -93,8 +89,8 @@ def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
 
     Source: Jaccard (1912).
     """
-    pred, target, mask = as_boxes(pred, target, where)
-    return keep(mask, overlap(pred, target)[0])
+    pred, target, finish = as_boxes(pred, target, where)
+    return finish(overlap(pred, target)[0], of_nan=0.0)
 
 
 def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -117,8 +113,8 @@ def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
 
     Source: Yu et al., "UnitBox", ACM MM 2016; linear as in Rezatofighi et al., CVPR 2019.
     """
-    pred, target, mask = as_boxes(pred, target, where)
-    return keep(mask, 1 - overlap(pred, target)[0])
+    pred, target, finish = as_boxes(pred, target, where)
+    return finish(1 - overlap(pred, target)[0])
 
 
 def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -140,10 +136,10 @@ def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Rezatofighi et al., "Generalized intersection over union", CVPR 2019.
     """
-    pred, target, mask = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(pred, target, where)
     iou, union = overlap(pred, target)
     hull = area(hull_size(pred, target))
-    return keep(mask, 1 - iou + ratio(hull - union, hull))
+    return finish(1 - iou + ratio(hull - union, hull))
 
 
 def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -166,8 +162,8 @@ def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, mask = as_boxes(pred, target, where)
-    return keep(mask, 1 - overlap(pred, target)[0] + centre_distance(pred, target))
+    pred, target, finish = as_boxes(pred, target, where)
+    return finish(1 - overlap(pred, target)[0] + centre_distance(pred, target))
 
 
 def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -191,8 +187,8 @@ def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, mask = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(pred, target, where)
     iou, _ = overlap(pred, target)
     v = aspect_difference(pred, target)
     a = stop_gradient(v / jnp.maximum(1 - iou + v, TINY))
-    return keep(mask, 1 - iou + centre_distance(pred, target) + a * v)
+    return finish(1 - iou + centre_distance(pred, target) + a * v)

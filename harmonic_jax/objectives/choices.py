@@ -14,6 +14,7 @@ def cls_losses(
     labels: Int[Array, "b n"],
     target: Float[Array, "b n"],
     *,
+    where: Bool[Array, "b n"],
     loss: LossConfig,
 ) -> Float[Array, "b n k"]:
     """The classification loss of each element.
@@ -22,20 +23,26 @@ def cls_losses(
       cls_logits: of one level.
       labels: 0..k-1 where positive, k elsewhere.
       target: what a positive's score should be, for the losses that ask for it.
+      where: positives and negatives.
       loss: names the loss; for those that weigh it, the loss that is weighed.
     """
     match loss.cls_loss:
         case "quality_focal":
-            return quality.quality_focal_loss(cls_logits, labels, target, beta=loss.focal_gamma)
+            return quality.quality_focal_loss(
+                cls_logits, labels, target, beta=loss.focal_gamma, where=where
+            )
         case "varifocal":
+            alpha, gamma = 1 - loss.focal_alpha, loss.focal_gamma
             return quality.varifocal_loss(
-                cls_logits, labels, target, alpha=1 - loss.focal_alpha, gamma=loss.focal_gamma
+                cls_logits, labels, target, alpha=alpha, gamma=gamma, where=where
             )
         case "task_aligned":
-            return quality.task_aligned_loss(cls_logits, labels, target, gamma=loss.focal_gamma)
+            return quality.task_aligned_loss(
+                cls_logits, labels, target, gamma=loss.focal_gamma, where=where
+            )
         case _:
             return losses.sigmoid_focal_loss(
-                cls_logits, labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma
+                cls_logits, labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma, where=where
             )
 
 
@@ -83,7 +90,3 @@ def true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[
     with the focal loss's, where that of a gather would scatter into a second copy."""
     classes = jnp.arange(cls_logits.shape[-1], dtype=labels.dtype)
     return jnp.where(labels[..., None] == classes[None, None], cls_logits, 0.0).sum(-1)
-
-
-def masked_sum(values: Float[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, ""]:
-    return jnp.where(mask, values, 0.0).sum()

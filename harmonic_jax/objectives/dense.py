@@ -10,11 +10,10 @@ from harmonic_jax.config import LossConfig, MatchConfig
 from harmonic_jax.objectives.choices import (
     box_losses,
     cls_losses,
-    masked_sum,
     true_class_logit,
 )
 from harmonic_jax.objectives.positives import positive_losses
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.objectives.sums import LossSums, masked
 from harmonic_jax.objectives.weighted import weighted_objective
 from harmonic_jax.ops.box_coder import decode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
@@ -88,30 +87,31 @@ def _level_sums(
     positive = targets.is_positive & is_real[:, None]
     negative = targets.is_counted & ~targets.is_positive & is_real[:, None]
 
+    labels = jnp.where(positive, targets.labels, cls_logits.shape[-1])
+    deltas = masked(deltas, positive)
     boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape))
-    iou = losses.aligned_iou(boxes, targets.boxes)
-    cls_loss = cls_losses(cls_logits, targets.labels, iou, loss=loss).sum(-1)
-    distance = box_losses(deltas, boxes, anchors, targets.boxes, where=positive, loss=loss)
-    box_loss = loss.box_weight * distance
-    true_logit = true_class_logit(cls_logits, targets.labels)
+    iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
+    cls_loss = cls_losses(cls_logits, labels, iou, where=positive | negative, loss=loss).sum(-1)
+    box_loss = box_losses(deltas, boxes, anchors, targets.boxes, where=positive, loss=loss)
+    true_logit = true_class_logit(cls_logits, labels)
     prob = jax.nn.sigmoid(true_logit)
 
     terms = {
-        "cls_loss": masked_sum(cls_loss, positive | negative),
-        "box_loss": masked_sum(box_loss, positive),
-        "positive_score": masked_sum(prob, positive),
-        "positive_iou": masked_sum(iou, positive),
+        "cls_loss": cls_loss.sum(),
+        "box_loss": (loss.box_weight * box_loss).sum(),
+        "positive_score": masked(prob, positive).sum(),
+        "positive_iou": iou.sum(),
     }
     per_positive, hardet_terms = positive_losses(
         cls_loss,
         box_loss,
         prob,
         iou,
-        losses.sigmoid_entropy(true_logit),
+        losses.sigmoid_entropy(true_logit, where=positive),
         cross_entropy=jax.nn.softplus(-true_logit),
         where=positive,
         loss=loss,
     )
-    total = per_positive.sum() + masked_sum(cls_loss, negative)
+    total = per_positive.sum() + masked(cls_loss, negative).sum()
     num_positive = positive.sum(dtype=jnp.float32)
     return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)

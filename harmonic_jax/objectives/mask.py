@@ -29,7 +29,7 @@ def mask_objective(
     Source: He et al., Mask R-CNN, 2017, section 3.
     """
     positive = samples.is_positive & is_real[:, None]
-    rows = samples.labels[..., None, None, None]
+    rows = jnp.where(positive, samples.labels, 0)[..., None, None, None]
     own = jnp.take_along_axis(logits, rows, axis=-1)[..., 0]
     targets = (coverage >= 0.5).astype(jnp.float32)
     total = mask_loss(own, targets, where=positive).sum()

@@ -11,7 +11,7 @@ from harmonic_jax.assign.default_boxes import BOX_WEIGHTS
 from harmonic_jax.assign.multibox_matcher import multibox_targets
 from harmonic_jax.config import LossConfig, MultiBoxMatchConfig
 from harmonic_jax.objectives.positives import positive_losses
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.objectives.sums import LossSums, masked
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
 
@@ -84,12 +84,13 @@ def multibox_sums(
       loss: see `multibox_objective`.
       negative_ratio: hard negatives a positive, in each image.
     """
-    positive = targets.is_positive & targets.is_counted
-    cls_loss = losses.softmax_cross_entropy(cls_logits, targets.labels)
-    is_candidate = targets.is_counted & ~targets.is_positive
-    negative = hardest(cls_loss, is_candidate, positive.sum(-1), ratio=negative_ratio)
+    counted = targets.is_counted
+    positive = targets.is_positive & counted
+    cls_loss = losses.softmax_cross_entropy(cls_logits, targets.labels, where=counted)
+    negative = hardest(cls_loss, counted & ~positive, positive.sum(-1), ratio=negative_ratio)
 
-    box_loss = loss.box_weight * losses.smooth_l1_loss(
+    deltas = masked(deltas, positive)
+    box_loss = losses.smooth_l1_loss(
         deltas,
         encode_boxes(targets.boxes, anchors, weights=BOX_WEIGHTS),
         beta=loss.smooth_l1_beta,
@@ -99,9 +100,9 @@ def multibox_sums(
     iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
     prob = jnp.exp(-cls_loss)
     terms = {
-        "cls_loss": _masked_sum(cls_loss, positive | negative),
-        "box_loss": box_loss.sum(),
-        "positive_score": _masked_sum(prob, positive),
+        "cls_loss": masked(cls_loss, positive | negative).sum(),
+        "box_loss": (loss.box_weight * box_loss).sum(),
+        "positive_score": masked(prob, positive).sum(),
         "positive_iou": iou.sum(),
     }
     per_positive, hardet_terms = positive_losses(
@@ -109,12 +110,12 @@ def multibox_sums(
         box_loss,
         prob,
         iou,
-        losses.softmax_entropy(cls_logits),
+        losses.softmax_entropy(cls_logits, where=positive),
         cross_entropy=cls_loss,  # of a softmax head they are one
         where=positive,
         loss=loss,
     )
-    total = per_positive.sum() + _masked_sum(cls_loss, negative)
+    total = per_positive.sum() + masked(cls_loss, negative).sum()
     num_positive = positive.sum(dtype=jnp.float32)
     return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
 
@@ -147,7 +148,3 @@ def hardest(
     place = is_above.sum(-1, keepdims=True) + jnp.cumsum(is_equal, axis=-1)
     is_taken = is_above | (is_equal & (place <= wanted[:, None]))
     return is_taken & (wanted > 0)[:, None]
-
-
-def _masked_sum(values: Float[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, ""]:
-    return jnp.where(mask, values, 0.0).sum()

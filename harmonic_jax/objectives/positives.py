@@ -18,11 +18,11 @@ def positive_losses(
     where: Bool[Array, "*n"],
     loss: LossConfig,
 ) -> tuple[Float[Array, "*n"], dict[str, Float[Array, ""]]]:
-    """cls_loss + box_loss, or with `loss.hardet` the HarDet loss of each sample.
+    """cls_loss + box_weight * box_loss, or with `loss.hardet` the HarDet loss of each sample.
 
     Args:
       cls_loss: classification loss, as the head is trained.
-      box_loss: localization loss, weighted.
+      box_loss: localization loss, not weighted: HarDet's factor comes from it.
       prob: predicted probability of the true class.
       iou: of the decoded box with its object.
       entropy: of the class distribution.
@@ -35,7 +35,7 @@ def positive_losses(
       `hiou_loss` and `tc_loss` for the log.
     """
     if not loss.hardet:
-        return jnp.where(where, cls_loss + box_loss, 0.0), {}
+        return jnp.where(where, cls_loss + loss.box_weight * box_loss, 0.0), {}
     total = losses.hardet_loss(
         cls_loss,
         box_loss,
@@ -45,6 +45,7 @@ def positive_losses(
         alpha=loss.alpha,
         gamma=loss.gamma,
         margin=loss.margin,
+        box_weight=loss.box_weight,
         factor_gradient=loss.factor_gradient,
         factor_source=loss.factor_source,
         cross_entropy=cross_entropy if loss.factor_source == "ce" else None,

@@ -41,6 +41,13 @@ class LossSums:
         return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
 
 
+def masked(values: Float[Array, "*b"], is_sample: Bool[Array, "*s"]) -> Float[Array, "*b"]:
+    """`values` [*s, ...] with zeros where `is_sample` [*s] is False: whatever stands there, no sum
+    and no gradient sees it."""
+    expanded = is_sample.reshape(is_sample.shape + (1,) * (values.ndim - is_sample.ndim))
+    return jnp.where(expanded, values, 0.0)
+
+
 def join_groups(
     groups: Sequence[LossSums], is_real: Bool[Array, " b"], *, batch_axis: str | None = None
 ) -> LossSums:

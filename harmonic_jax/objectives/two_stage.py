@@ -7,7 +7,7 @@ from harmonic_jax import losses
 from harmonic_jax.assign.sampled import AnchorSamples, RoISamples
 from harmonic_jax.config import LossConfig
 from harmonic_jax.objectives.positives import positive_losses
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.objectives.sums import LossSums, masked
 from harmonic_jax.ops.box_coder import Weights, decode_boxes, encode_boxes
 from harmonic_jax.structures import Predictions
 
@@ -86,28 +86,26 @@ def roi_objective(
     counted = samples.valid & is_real[:, None]
     positive = samples.is_positive & counted
     cls_loss = losses.softmax_cross_entropy(cls_logits, samples.labels, where=counted)
-    own = _of_class(deltas, samples)
+    own = masked(_of_class(deltas, samples), positive)
     target_deltas = encode_boxes(samples.targets, samples.boxes, weights=delta_weights)
-    box_loss = loss.box_weight * losses.smooth_l1_loss(
-        own, target_deltas, beta=loss.smooth_l1_beta, where=positive
-    )
+    box_loss = losses.smooth_l1_loss(own, target_deltas, beta=loss.smooth_l1_beta, where=positive)
     boxes = decode_boxes(own, samples.boxes, weights=delta_weights)
     iou = losses.aligned_iou(boxes, samples.targets, where=positive)
     prob = jnp.exp(-cls_loss)  # of the true class
 
-    terms = {"cls_loss": cls_loss.sum(), "box_loss": box_loss.sum()}
-    log = {"positive_score": _masked_sum(prob, positive), "positive_iou": iou.sum()}
+    terms = {"cls_loss": cls_loss.sum(), "box_loss": (loss.box_weight * box_loss).sum()}
+    log = {"positive_score": masked(prob, positive).sum(), "positive_iou": iou.sum()}
     per_positive, hardet_terms = positive_losses(
         cls_loss,
         box_loss,
         prob,
         iou,
-        losses.softmax_entropy(cls_logits),
+        losses.softmax_entropy(cls_logits, where=positive),
         cross_entropy=cls_loss,  # of a softmax head they are one
         where=positive,
         loss=loss,
     )
-    total = per_positive.sum() + _masked_sum(cls_loss, counted & ~positive)
+    total = per_positive.sum() + masked(cls_loss, counted & ~positive).sum()
     num_positive = positive.sum(dtype=jnp.float32)
     num_counted = counted.sum(dtype=jnp.float32)
     nothing = jnp.zeros((), jnp.float32)
@@ -126,7 +124,3 @@ def _take(levels: tuple[Float[Array, "b n _"], ...], samples: AnchorSamples) -> 
 def _of_class(deltas: Float[Array, "b s c 4"], samples: RoISamples) -> Float[Array, "b s 4"]:
     """The deltas of each RoI's class."""
     return jnp.take_along_axis(deltas, samples.labels[..., None, None], axis=2)[:, :, 0]
-
-
-def _masked_sum(values: Float[Array, "b s"], mask: Bool[Array, "b s"]) -> Float[Array, ""]:
-    return jnp.where(mask, values, 0.0).sum()

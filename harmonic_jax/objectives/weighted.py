@@ -13,10 +13,9 @@ from harmonic_jax.losses import quality
 from harmonic_jax.objectives.choices import (
     box_losses,
     cls_losses,
-    masked_sum,
     true_class_logit,
 )
-from harmonic_jax.objectives.sums import LossSums, join_groups
+from harmonic_jax.objectives.sums import LossSums, join_groups, masked
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
 
@@ -95,8 +94,8 @@ def _join(
     is_positive = joined("is_positive") & is_real[:, None]
     objects = joined("labels")
     labels = jnp.take_along_axis(truth.labels.astype(jnp.int32), objects, axis=1, mode="clip")
-    labels = jnp.where(joined("is_positive"), labels, num_classes)
-    deltas = jnp.concatenate(predictions.deltas, axis=1)
+    labels = jnp.where(is_positive, labels, num_classes)
+    deltas = masked(jnp.concatenate(predictions.deltas, axis=1), is_positive)
     all_anchors = jnp.concatenate(anchors)
     boxes = decode_boxes(deltas, jnp.broadcast_to(all_anchors, deltas.shape))
     sizes = [level.shape[1] for level in predictions.cls_logits]
@@ -142,14 +141,18 @@ def _classification(
     else:
         target = alignment if loss.cls_loss == "task_aligned" else every.iou
         sizes = [level.shape[1] for level in predictions.cls_logits]
-        levels = zip(
-            predictions.cls_logits, _split(every.labels, sizes), _split(target, sizes), strict=True
-        )
+        parts = (_split(values, sizes) for values in (every.labels, target, counted))
         cls_loss = jnp.concatenate(
-            [cls_losses(*level, loss=loss).sum(-1) for level in levels], axis=1
+            [
+                cls_losses(logits, labels, aim, where=is_counted, loss=loss).sum(-1)
+                for logits, labels, aim, is_counted in zip(
+                    predictions.cls_logits, *parts, strict=True
+                )
+            ],
+            axis=1,
         )
         if loss.cls_loss == "task_aligned":
-            normalizer = masked_sum(alignment, positive)
+            normalizer = masked(alignment, positive).sum()
         elif loss.cls_loss == "isr":
             weighted = quality.isr_loss(
                 cls_loss,
@@ -166,7 +169,7 @@ def _classification(
                 own, every.iou, where=positive, axis_name=batch_axis
             )
             cls_loss = jnp.where(positive, cls_loss - own + weighted, cls_loss)
-    total = masked_sum(cls_loss, counted)
+    total = cls_loss.sum()
     return LossSums(total, {"cls_loss": total}, normalizer, num_positive)
 
 
@@ -193,7 +196,7 @@ def _localization(
         )
         if loss.box_loss == "task_aligned":
             box_loss = alignment * box_loss
-            normalizer = masked_sum(alignment, positive)
+            normalizer = masked(alignment, positive).sum()
         elif loss.box_loss == "iou_balanced":
             box_loss = quality.iou_balanced_loc_loss(box_loss, every.iou, where=positive)
         elif loss.box_loss == "carl":  # a third loss, beside the plain one
@@ -209,7 +212,7 @@ def _correlation_and_log(every: _Anchors, loss: LossConfig, batch_axis: str | No
     num_positive = positive.sum(dtype=jnp.float32)
     total = jnp.zeros((), jnp.float32)
     terms = {
-        "positive_score": masked_sum(every.prob, positive),
+        "positive_score": masked(every.prob, positive).sum(),
         "positive_iou": every.iou.sum(),
     }
     if loss.correlation != "none":

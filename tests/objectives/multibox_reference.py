@@ -64,15 +64,15 @@ def positive_loss(
     beta = loss.smooth_l1_beta
     distances = np.abs(deltas - encode(box, anchor))
     smooth = sum(d * d / 2 / beta if d < beta else d - beta / 2 for d in distances)
-    smooth *= loss.box_weight
     cls = -math.log(p[label])
     if not loss.hardet:
-        return cls + smooth
+        return cls + loss.box_weight * smooth
     u = iou(decode(deltas, anchor), box)
     entropy = -sum(x * math.log(x) for x in p)
-    loc = smooth + loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+    hiou = loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+    loc = loss.box_weight * smooth + hiou  # but the factor is of the unweighted loss
     contrast = max(0.0, abs(p[label] - u) - loss.margin) / (1 + math.exp(entropy))
-    return (1 + math.exp(-loc)) * cls + (1 + math.exp(-cls)) * loc + contrast
+    return (1 + math.exp(-smooth - hiou)) * cls + (1 + math.exp(-cls)) * loc + contrast
 
 
 def image_loss(

@@ -88,18 +88,18 @@ def positive_terms(logits, label, deltas, anchor, box, loss: LossConfig) -> floa
     )
     beta = loss.smooth_l1_beta
     smooth = sum(d * d / 2 / beta if d < beta else d - beta / 2 for d in np.abs(deltas - want))
-    smooth *= loss.box_weight
     cls = focal(logits, label, loss)
     if not loss.hardet:
-        return cls + smooth
+        return cls + loss.box_weight * smooth
     new_centre, new_size = centre + deltas[:2] * size, size * np.exp(deltas[2:])
     decoded = np.concatenate([new_centre - new_size / 2, new_centre + new_size / 2])
     u, p = iou(decoded, box), sigmoid(logits[label])
     entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
-    loc = smooth + loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+    hiou = loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+    loc = loss.box_weight * smooth + hiou  # but the factor is of the unweighted loss
     contrast = max(0.0, abs(p - u) - loss.margin) / (1 + math.exp(entropy))
     source = cls if loss.factor_source == "loss" else -math.log(p)
-    return (1 + math.exp(-loc)) * cls + (1 + math.exp(-source)) * loc + contrast
+    return (1 + math.exp(-smooth - hiou)) * cls + (1 + math.exp(-source)) * loc + contrast
 
 
 def reference(predictions, anchors, truth, loss, match) -> tuple[float, int]:

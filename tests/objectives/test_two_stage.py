@@ -86,14 +86,14 @@ def roi_reference(logits, deltas, samples: RoISamples, loss: LossConfig) -> floa
         target = np.asarray(samples.targets[i, j], np.float64)
         own = deltas[i, j, label].astype(np.float64)
         smooth = smooth_l1(own - encode(target, anchor, WEIGHTS), loss.smooth_l1_beta)
-        smooth *= loss.box_weight
         if not loss.hardet:
-            total += cls + smooth
+            total += cls + loss.box_weight * smooth
             continue
         u, entropy = iou(decode(own, anchor), target), -(p * np.log(p)).sum()
-        loc = smooth + loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+        hiou = loss.alpha * (1 + u) ** loss.gamma * (1 - u)
+        loc = loss.box_weight * smooth + hiou  # but the factor is of the unweighted loss
         contrast = max(0.0, abs(p[label] - u) - loss.margin) / (1 + math.exp(entropy))
-        total += (1 + math.exp(-loc)) * cls + (1 + math.exp(-cls)) * loc + contrast
+        total += (1 + math.exp(-smooth - hiou)) * cls + (1 + math.exp(-cls)) * loc + contrast
     return total
 
 

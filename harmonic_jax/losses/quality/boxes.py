@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, check_choice, keep
+from harmonic_jax.losses._arguments import as_difference, as_number, check_choice, keep
 from harmonic_jax.losses._boxes import (
     TINY,
     area,
@@ -68,15 +68,11 @@ def balanced_l1_loss(
       this is the same curve in units of beta; the reference implementation divides by beta inside
       the logarithm only, and its slope jumps at beta.
     """
-    pred, target = as_floats(pred=pred, target=target)
+    difference, mask = as_difference(pred, target, where)
     alpha, gamma = as_number("alpha", alpha, 1e-6), as_number("gamma", gamma, 1e-6)
     beta = as_number("beta", beta, 1e-6)
     gamma = as_number("gamma (at most 20 alpha)", gamma, 0.0, 20 * alpha)
-    if pred.ndim == 0:
-        raise ValueError("pred has shape (); its last axis must hold the coordinates")
-    mask = as_mask(where, pred.shape[:-1])
     b = math.expm1(gamma / alpha)
-    difference = keep(mask, pred) - keep(mask, target)
     x = difference * jnp.sign(difference) / beta  # as abs, but with slope 0 at 0
     inner = jnp.minimum(x, 1.0)
     curve = alpha / b * (b * inner + 1) * jnp.log1p(b * inner) - alpha * inner
@@ -114,11 +110,11 @@ def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
     Source: Zhang et al., "Focal and efficient IOU loss", Neurocomputing 2022, arXiv:2101.08158;
       without its focal weight IoU**0.5, whose gradient is infinite where boxes only just touch.
     """
-    pred, target, mask = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(pred, target, where)
     difference = sides(pred) - sides(target)
     shape = ratio(difference**2, hull_size(pred, target) ** 2)
     loss = 1 - overlap(pred, target)[0] + centre_distance(pred, target)
-    return keep(mask, loss + jnp.sum(shape, axis=-1))
+    return finish(loss + jnp.sum(shape, axis=-1))
 
 
 def alpha_iou_loss(
@@ -161,7 +157,7 @@ def alpha_iou_loss(
 
     Source: He et al., "Alpha-IoU", NeurIPS 2021, arXiv:2110.13675.
     """
-    pred, target, mask = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(pred, target, where)
     alpha = as_number("alpha", alpha, 1.0)
     check_choice("penalty", penalty, get_args(Penalty))
     iou, union = overlap(pred, target)
@@ -175,7 +171,7 @@ def alpha_iou_loss(
         v = aspect_difference(pred, target)
         a = stop_gradient(v / jnp.maximum(1 - iou + v, TINY))
         loss += (a * v) ** alpha
-    return keep(mask, loss)
+    return finish(loss)
 
 
 def siou_loss(
@@ -214,7 +210,7 @@ def siou_loss(
       1 - 2 sin(arcsin(x) - pi / 4)**2. Some implementations have the sign of the exponent of
       distance wrong, which rewards distant centres.
     """
-    pred, target, mask = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(pred, target, where)
     theta = as_number("theta", theta, 1.0)
     d = jnp.abs(pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2
     # sin(2 a) = 2 sin(a) cos(a)
@@ -224,4 +220,4 @@ def siou_loss(
     w, w_t = sides(pred), sides(target)
     omega = ratio(jnp.abs(w - w_t), jnp.maximum(w, w_t))
     shape = jnp.sum((-jnp.expm1(-omega)) ** theta, axis=-1)
-    return keep(mask, 1 - overlap(pred, target)[0] + (distance + shape) / 2)
+    return finish(1 - overlap(pred, target)[0] + (distance + shape) / 2)

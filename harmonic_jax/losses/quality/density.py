@@ -6,7 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import (
-    as_floats,
+    as_difference,
     as_labels,
     as_logits,
     as_mask,
@@ -111,12 +111,8 @@ def ghm_loc_loss(
 
     Source: Li et al., AAAI 2019, arXiv:1811.05181.
     """
-    pred, target = as_floats(pred=pred, target=target)
-    if pred.ndim == 0:
-        raise ValueError("pred has shape (); its last axis must hold the coordinates")
+    d, mask = as_difference(pred, target, where)
     mu, bins = as_number("mu", mu, 1e-6), _as_bins(bins)
-    mask = as_mask(where, pred.shape[:-1])
-    d = keep(mask, pred) - keep(mask, target)
     is_far = jnp.abs(d) > 1e9 * max(mu, 1.0)  # the root is |d|, whose square could overflow
     near = jnp.where(is_far, 0.0, d)
     root = jnp.sqrt(near * near + mu * mu)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_logits, as_mask, keep
+from harmonic_jax.losses._arguments import as_floats, as_logits, as_mask, as_one_type, keep
 
 
 def distribution_focal_loss(
@@ -17,8 +17,8 @@ def distribution_focal_loss(
 
     Args:
       logits: [*b, m] of the bins 0..m-1, whose expectation is the predicted distance.
-      target: [*b] distance in units of bins, in [0, m - 1]; any other gives NaN, since no two
-        bins lie around it: clip it, or mask the sample with `where`. A constant for the gradient.
+      target: [*b] distance in units of bins, in [0, m - 1]; any other gives inf, without
+        gradient, since no two bins lie around it: clip it, or mask the sample with `where`. A constant for the gradient.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
@@ -46,14 +46,13 @@ def distribution_focal_loss(
         raise ValueError(
             f"target has shape {target.shape}; it must be {logits.shape[:-1]}, one a side"
         )
-    dtype = jnp.result_type(logits, target)
+    logits, target = as_one_type(logits, target)
     mask = as_mask(where, target.shape)
-    logits = keep(mask, logits.astype(dtype))
-    target = lax.stop_gradient(keep(mask, target.astype(dtype)))
-    bins = lax.broadcasted_iota(dtype, logits.shape, logits.ndim - 1)
+    logits, target = keep(mask, logits), lax.stop_gradient(keep(mask, target))
+    bins = lax.broadcasted_iota(logits.dtype, logits.shape, logits.ndim - 1)
     # The weights of all bins at once: 1 at the target, 0 from one bin away on.
     weights = jnp.maximum(1 - jnp.abs(bins - target[..., None]), 0.0)
     log_s = jax.nn.log_softmax(logits, axis=-1)
     loss = -jnp.sum(jnp.where(weights > 0, weights * log_s, 0.0), axis=-1)
     is_between = (target >= 0) & (target <= logits.shape[-1] - 1)
-    return keep(mask, jnp.where(is_between, loss, jnp.nan))
+    return keep(mask, jnp.where(is_between, loss, jnp.inf))

@@ -12,6 +12,7 @@ from harmonic_jax.losses._arguments import (
     as_logits,
     as_mask,
     as_number,
+    as_one_type,
     keep,
 )
 
@@ -232,13 +233,12 @@ def _soft_target(
             f"{name} has shape {as_array(name, quality).shape}; it must be {labels.shape}, "
             "one a sample"
         )
-    (quality,) = as_floats(**{name: quality})
-    dtype = jnp.result_type(x, quality)
+    x, quality = as_one_type(x, *as_floats(**{name: quality}))
     mask = as_mask(where, labels.shape)
-    x = keep(mask, x.astype(dtype))
+    x = keep(mask, x)
     classes = lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     is_label = classes == labels[..., None]
-    y = jnp.where(is_label, lax.stop_gradient(quality.astype(dtype))[..., None], 0.0)
+    y = jnp.where(is_label, lax.stop_gradient(quality)[..., None], 0.0)
     return x, keep(mask, y), mask
 
 

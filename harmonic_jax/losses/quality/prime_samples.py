@@ -173,7 +173,7 @@ def carl_loss(
     base = (1 - bias) * prob + bias
     # A score of exactly 0 without bias: the power's slope could be infinite there.
     is_safe = base > 0
-    v = keep(mask, jnp.where(is_safe, jnp.where(is_safe, base, 1.0) ** exponent, 0.0))
+    v = keep(mask, jnp.where(is_safe, jnp.where(is_safe, base, 1.0) ** exponent, 0.0**exponent))
     count = batch_sum(keep(mask, jnp.ones_like(v)), axis_name)
     total = batch_sum(v, axis_name)
     is_some = total > 0
