@@ -5,6 +5,7 @@ All of it is known while tracing, so a wrong call fails under jit as it does out
 
 import math
 import numbers
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax.typing import ArrayLike
 
 
 def as_array(name: str, value: object) -> jax.Array:
+    if isinstance(value, jax.Array):  # left as it is: a conversion would look at its NaN
+        return value
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError):
@@ -20,26 +23,14 @@ def as_array(name: str, value: object) -> jax.Array:
 
 
 def as_float(name: str, value: object) -> jax.Array:
-    """The array in the type it is computed in: float64 stays, all else becomes float32.
-
-    An infinite value counts as the largest number: what follows multiplies it by factors that may
-    be 0, and divides it.
-    """
     array = as_array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be a floating point type")
-    array = array if array.dtype == jnp.float64 else array.astype(jnp.float32)
-    return finite(array)
-
-
-def finite(array: jax.Array) -> jax.Array:
-    """`array` with the largest numbers in place of infinities; they have no gradient."""
-    largest = jnp.finfo(array.dtype).max
-    return lax.clamp(-largest, array, largest)
+    return array
 
 
 def as_floats(**values: object) -> list[jax.Array]:
-    """Arrays of one shape and one type; a mismatch that NumPy would broadcast is an error."""
+    """Arrays of one shape; a mismatch that NumPy would broadcast is an error."""
     arrays = [as_float(name, value) for name, value in values.items()]
     names = list(values)
     for name, array in zip(names, arrays, strict=True):
@@ -47,27 +38,50 @@ def as_floats(**values: object) -> list[jax.Array]:
             raise ValueError(
                 f"{name} has shape {array.shape}; it must be that of {names[0]}, {arrays[0].shape}"
             )
-    return as_one_type(*arrays)
+    return arrays
 
 
-def as_one_type(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays in the widest of their types, also where JAX is told not to promote any."""
-    widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
-    return [array.astype(widest) for array in arrays]
+def admit(mask: jax.Array | None, *arrays: jax.Array) -> list[jax.Array]:
+    """The arrays as they are computed with: zeros where the mask is False, one type, no infinity.
+
+    The mask comes first: what it leaves out is not even looked at. float64 stays if one has it, all
+    else becomes float32. Infinities count as numbers so large that only a factor of 1000 is left to
+    the largest, without a gradient: what follows multiplies them by small factors and by 0.
+    """
+    is_double = any(array.dtype == jnp.float64 for array in arrays)
+    dtype = jnp.float64 if is_double else jnp.float32
+    largest = jnp.finfo(dtype).max / 1024
+    return [lax.clamp(-largest, keep(mask, array).astype(dtype), largest) for array in arrays]
 
 
-def as_difference(
-    pred: object, target: object, where: ArrayLike | None
-) -> tuple[jax.Array, jax.Array | None]:
-    """`pred - target` of coordinates [*b c], and the mask; of NaN the largest number there is."""
+def as_samples(
+    where: ArrayLike | None, **values: object
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """Quantities [*b] of samples, ready to compute with, and the mask."""
+    arrays = as_floats(**values)
+    mask = as_mask(where, arrays[0].shape)
+    return admit(mask, *arrays), mask
+
+
+def as_pairs(
+    where: ArrayLike | None, pred: ArrayLike, target: ArrayLike
+) -> tuple[jax.Array, jax.Array, Callable[..., jax.Array]]:
+    """Coordinates [*b c], ready to compute with, and what finishes a loss of them: its mask.
+
+    A pair with NaN in it has no loss that means anything: it gets inf, which shows in every sum,
+    and no gradient.
+    """
     pred, target = as_floats(pred=pred, target=target)
     if pred.ndim == 0:
         raise ValueError("pred has shape (); its last axis must hold the coordinates")
     mask = as_mask(where, pred.shape[:-1])
-    is_pair = ~(jnp.isnan(pred) | jnp.isnan(target))
-    used = is_pair if mask is None else is_pair & mask[..., None]
-    difference = finite(keep(used, pred) - keep(used, target))
-    return keep(mask, jnp.where(is_pair, difference, jnp.finfo(difference.dtype).max)), mask
+    is_pair = ~(jnp.isnan(pred) | jnp.isnan(target)).any(axis=-1)
+    pred, target = admit(is_pair if mask is None else is_pair & mask, pred, target)
+
+    def finish(values: jax.Array, of_nan: float = math.inf) -> jax.Array:
+        return keep(mask, jnp.where(is_pair, values, of_nan))
+
+    return pred, target, finish
 
 
 def as_logits(name: str, value: object) -> jax.Array:
@@ -101,8 +115,8 @@ def as_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None
 def keep(mask: jax.Array | None, array: jax.Array) -> jax.Array:
     """`array` with zeros where the mask is False.
 
-    Applied to the inputs it keeps NaN out of the computation, and so out of the gradient: a
-    `where` on the result alone would multiply that NaN by zero. Applied to the result it drops
+    Applied to the inputs (`admit`) it keeps NaN out of the computation, and so out of the gradient:
+    a `where` on the result alone would multiply that NaN by zero. Applied to the result it drops
     what was computed from the zeros.
     """
     if mask is None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, keep
+from harmonic_jax.losses._arguments import as_pairs
 
 # Areas and squared lengths up to this count as 0: a ratio of them has no meaning, and its
 # derivative, which divides by their square, would overflow float32.
@@ -19,27 +19,14 @@ _LARGEST = 1e9
 
 
 def as_boxes(
-    pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+    where: ArrayLike | None, pred: ArrayLike, target: ArrayLike
 ) -> tuple[jax.Array, jax.Array, Callable[..., jax.Array]]:
-    """The boxes, fit to compute with, and what finishes a loss of them: its mask.
-
-    A pair with NaN in it has no loss that means anything: it gets inf, which shows in every sum,
-    and no gradient.
-    """
-    pred, target = as_floats(pred=pred, target=target)
-    if pred.shape[-1:] != (4,):
+    """`as_pairs`, in a unit in which nothing overflows: all that follows are ratios."""
+    pred, target, finish = as_pairs(where, pred, target)
+    if pred.shape[-1] != 4:
         raise ValueError(f"pred has shape {pred.shape}; its last axis must hold x1, y1, x2, y2")
-    mask = as_mask(where, pred.shape[:-1])
-    is_pair = ~(jnp.isnan(pred) | jnp.isnan(target)).any(axis=-1)
-    used = is_pair if mask is None else is_pair & mask
-    pred, target = keep(used, pred), keep(used, target)
-    # All that follows are ratios, the same in any unit.
     reach = jnp.max(jnp.maximum(jnp.abs(pred), jnp.abs(target)), axis=-1, keepdims=True)
     unit = stop_gradient(jnp.maximum(reach / _LARGEST, 1.0))
-
-    def finish(values: jax.Array, of_nan: float = jnp.inf) -> jax.Array:
-        return keep(mask, jnp.where(is_pair, values, of_nan))
-
     return pred / unit, target / unit, finish
 
 

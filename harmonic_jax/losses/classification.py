@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_labels, as_logits, as_mask, as_number, keep
+from harmonic_jax.losses._arguments import (
+    admit,
+    as_float,
+    as_labels,
+    as_logits,
+    as_mask,
+    as_number,
+    keep,
+)
 
 
 def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -37,7 +45,8 @@ def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
     """
     logits = as_logits("logits", logits)
     mask = as_mask(where, logits.shape[:-1])
-    log_p = jax.nn.log_softmax(keep(mask, logits), axis=-1)
+    (logits,) = admit(mask, logits)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
     p = jnp.exp(log_p)
     # 0 * -inf is NaN, in the value and in the gradient: make the factor finite first.
     return keep(mask, jnp.sum(p * jnp.where(p > 0, -log_p, 0.0), axis=-1))
@@ -55,7 +64,8 @@ def sigmoid_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
 
     Args:
       logits: [*b] of any shape.
-      where: [*b] bool; value and gradient are exactly 0 where it is False.
+      where: [*b] bool, or of the leading axes alone; value and gradient are exactly 0 where it is
+        False.
 
     Returns:
       [*b] entropy in nats, in [0, log 2], float32 (float64 for float64 logits). The gradient,
@@ -73,9 +83,9 @@ def sigmoid_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
 
     Source: Shannon (1948).
     """
-    x = as_logits("logits", logits)
-    mask = as_mask(where, x.shape)
-    x = keep(mask, x)
+    x = as_float("logits", logits)
+    mask = as_mask(where, x.shape if where is None else x.shape[: jnp.ndim(where)])
+    (x,) = admit(mask, x)
     # sigmoid(-x) is 1 - p without cancellation; both terms vanish in the limit, never 0 * inf.
     entropy = jax.nn.sigmoid(x) * jax.nn.softplus(-x) + jax.nn.sigmoid(-x) * jax.nn.softplus(x)
     return keep(mask, entropy)
@@ -113,7 +123,8 @@ def softmax_cross_entropy(
     logits = as_logits("logits", logits)
     labels = as_labels("labels", labels, logits.shape[:-1])
     mask = as_mask(where, labels.shape)
-    log_p = jax.nn.log_softmax(keep(mask, logits), axis=-1)
+    (logits,) = admit(mask, logits)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
     # A comparison and a sum fuse into one pass; a gather's gradient would be a scatter.
     loss = -jnp.sum(jnp.where(_is_label(logits, labels), log_p, 0.0), axis=-1)
     is_class = (labels >= 0) & (labels < logits.shape[-1])
@@ -151,7 +162,7 @@ def sigmoid_cross_entropy(
     logits = as_logits("logits", logits)
     labels = as_labels("labels", labels, logits.shape[:-1])
     mask = as_mask(where, labels.shape)
-    logits = keep(mask, logits)
+    (logits,) = admit(mask, logits)
     return keep(mask, jax.nn.softplus(jnp.where(_is_label(logits, labels), -logits, logits)))
 
 
@@ -204,7 +215,8 @@ def sigmoid_focal_loss(
         alpha = as_number("alpha (None: no weights)", alpha, 0.0, 1.0)
         weights = (alpha, 1.0 - alpha)
     mask = as_mask(where, labels.shape)
-    return keep(mask, _focal(keep(mask, logits), labels, weights, gamma))
+    (logits,) = admit(mask, logits)
+    return keep(mask, _focal(logits, labels, weights, gamma))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, check_choice, keep
+from harmonic_jax.losses._arguments import as_number, as_samples, check_choice, keep
 
 FactorGradient = Literal["through", "stop", "cls_only"]
 FactorSource = Literal["loss", "ce"]
@@ -58,10 +58,8 @@ def harmonic_loss(
 
     Source: arXiv:2108.10809, harmonic loss.
     """
-    cls_loss, loc_loss = as_floats(cls_loss=cls_loss, loc_loss=loc_loss)
+    (cls_loss, loc_loss), mask = as_samples(where, cls_loss=cls_loss, loc_loss=loc_loss)
     check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
-    mask = as_mask(where, cls_loss.shape)
-    cls_loss, loc_loss = keep(mask, cls_loss), keep(mask, loc_loss)
     return keep(mask, _harmonic(cls_loss, loc_loss, cls_loss, loc_loss, factor_gradient))
 
 
@@ -126,11 +124,9 @@ def task_contrastive_loss(
 
     Source: arXiv:2108.10809, task-contrastive loss.
     """
-    prob, iou, entropy = as_floats(prob=prob, iou=iou, entropy=entropy)
+    (prob, iou, entropy), mask = as_samples(where, prob=prob, iou=iou, entropy=entropy)
     margin = as_number("margin", margin, 0.0, 1.0)
     check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
-    mask = as_mask(where, prob.shape)
-    prob, iou, entropy = keep(mask, prob), keep(mask, iou), keep(mask, entropy)
     return keep(mask, _task_contrastive(prob, iou, entropy, margin, factor_gradient))
 
 
@@ -173,10 +169,9 @@ def harmonic_iou_loss(
 
     Source: arXiv:2108.10809, harmonic IoU loss.
     """
-    (iou,) = as_floats(iou=iou)
+    (iou,), mask = as_samples(where, iou=iou)
     gamma = as_number("gamma", gamma, 0.0)
-    mask = as_mask(where, iou.shape)
-    return keep(mask, _harmonic_iou(keep(mask, iou), gamma))
+    return keep(mask, _harmonic_iou(iou, gamma))
 
 
 def _harmonic_iou(iou: jax.Array, gamma: float) -> jax.Array:
@@ -262,7 +257,8 @@ def hardet_loss(
     )
     check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
     _check_source(factor_source, cross_entropy)
-    cls_loss, smooth_l1, prob, iou, entropy, cls_factor = as_floats(
+    (cls_loss, smooth_l1, prob, iou, entropy, cls_factor), mask = as_samples(
+        where,
         cls_loss=cls_loss,
         smooth_l1=smooth_l1,
         prob=prob,
@@ -270,9 +266,6 @@ def hardet_loss(
         entropy=entropy,
         cross_entropy=cls_loss if cross_entropy is None else cross_entropy,
     )
-    mask = as_mask(where, cls_loss.shape)
-    cls_loss, smooth_l1, cls_factor = (keep(mask, x) for x in (cls_loss, smooth_l1, cls_factor))
-    prob, iou, entropy = (keep(mask, x) for x in (prob, iou, entropy))
     hiou_loss = alpha * _harmonic_iou(iou, gamma)
     loc_loss, loc_factor = box_weight * smooth_l1 + hiou_loss, smooth_l1 + hiou_loss
     total = _harmonic(cls_loss, loc_loss, cls_factor, loc_factor, factor_gradient)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_difference, as_number, keep
+from harmonic_jax.losses._arguments import as_number, as_pairs
 from harmonic_jax.losses._boxes import (
     TINY,
     area,
@@ -50,15 +50,16 @@ def smooth_l1_loss(
 
     Source: Girshick, "Fast R-CNN", ICCV 2015.
     """
-    difference, mask = as_difference(pred, target, where)
+    pred, target, finish = as_pairs(where, pred, target)
     beta = as_number("beta", beta, 0.0)
+    difference = pred - target
     distance = difference * jnp.sign(difference)  # as abs, but with slope 0 at 0
     if beta >= jnp.finfo(distance.dtype).tiny:
         # One expression for both pieces: inside, `inner` is the distance; outside, beta. The
         # square of a large distance, which could overflow, is never formed.
         inner = jnp.minimum(distance, beta)
         distance = inner / beta * (distance - inner / 2)
-    return keep(mask, jnp.sum(distance, axis=-1))
+    return finish(jnp.sum(distance, axis=-1))
 
 
 def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -89,7 +90,7 @@ def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
 
     Source: Jaccard (1912).
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     return finish(overlap(pred, target)[0], of_nan=0.0)
 
 
@@ -113,7 +114,7 @@ def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
 
     Source: Yu et al., "UnitBox", ACM MM 2016; linear as in Rezatofighi et al., CVPR 2019.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     return finish(1 - overlap(pred, target)[0])
 
 
@@ -136,7 +137,7 @@ def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Rezatofighi et al., "Generalized intersection over union", CVPR 2019.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     iou, union = overlap(pred, target)
     hull = area(hull_size(pred, target))
     return finish(1 - iou + ratio(hull - union, hull))
@@ -162,7 +163,7 @@ def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     return finish(1 - overlap(pred, target)[0] + centre_distance(pred, target))
 
 
@@ -187,7 +188,7 @@ def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     iou, _ = overlap(pred, target)
     v = aspect_difference(pred, target)
     a = stop_gradient(v / jnp.maximum(1 - iou + v, TINY))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, keep
+from harmonic_jax.losses._arguments import admit, as_floats, as_mask, keep
 
 
 def mask_loss(
@@ -40,5 +40,5 @@ def mask_loss(
     if logits.ndim < 2:
         raise ValueError(f"logits has shape {logits.shape}; its last two axes must hold the mask")
     mask = as_mask(where, logits.shape[:-2])
-    logits, targets = keep(mask, logits), jax.lax.stop_gradient(keep(mask, targets))
+    logits, targets = admit(mask, logits, jax.lax.stop_gradient(targets))
     return keep(mask, jnp.mean(jax.nn.softplus(logits) - targets * logits, axis=(-2, -1)))

@@ -68,6 +68,9 @@ def test_sigmoid_entropy_is_one_coin_per_element():
     assert got.shape == LOGITS.shape
     np.testing.assert_allclose(got, -p * np.log(p) - (1 - p) * np.log1p(-p), rtol=1e-10)
     np.testing.assert_allclose(gradient, -LOGITS * p * (1 - p), rtol=1e-9, atol=1e-15)
+    where = LABELS < 5
+    masked = sigmoid_entropy(np.where(where[:, None], LOGITS, np.nan), where=where)
+    np.testing.assert_allclose(masked, np.where(where[:, None], got, 0), rtol=1e-5)
     # However many classes: an un-normalised sum would be 10,000 * 0.056.
     prior = jnp.full((1, 10_000), -np.log(99.0))
     assert sigmoid_entropy(prior).max() < np.log(2)

@@ -1,7 +1,5 @@
-"""What all losses promise: masks, shapes, types, errors, transformations, sharding, a light import.
-
-Each case is a function of float arrays [n, ...] that gives one value (or a row of them) a sample.
-"""
+"""What all losses promise beside tests/losses/test_every_function.py: any batch shape, errors,
+transformations, sharding, a light import."""
 
 import functools
 import os
@@ -15,111 +13,28 @@ import numpy as np
 import pytest
 
 from harmonic_jax import losses
+from tests.losses.every import EVERY, N
 from tests.losses.test_localization import degenerate_pairs
 
-N = 12
-RNG = np.random.default_rng(0)
-LABELS = jnp.asarray(RNG.integers(0, 4, N), jnp.int32)
-LOW, SIZE = RNG.uniform(0, 20, (2, N, 2)), RNG.uniform(5, 30, (2, N, 2))
-PRED, TARGET = np.concatenate([LOW, LOW + SIZE], axis=-1)
-UNIT = list(RNG.uniform(0.05, 0.95, (6, N)))
-LOGITS = RNG.normal(0, 2, (N, 4))
-MASK_LOGITS, MASKS = RNG.normal(0, 2, (N, 3, 3)), RNG.uniform(0, 1, (N, 3, 3))
-
-ON_LABELS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "sigmoid_focal_loss")
-ON_BOXES = ("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss")
-ARRAYS = {
-    "harmonic_loss": UNIT[:2],
-    "task_contrastive_loss": UNIT[:3],
-    "harmonic_iou_loss": UNIT[:1],
-    "hardet_loss": UNIT[:5],
-    "smooth_l1_loss": [PRED, TARGET],
-    "mask_loss": [MASK_LOGITS, MASKS],
-    **{name: [PRED, TARGET] for name in ON_BOXES},
-    **{name: [LOGITS] for name in ON_LABELS},
-    "softmax_entropy": [LOGITS],
-    "sigmoid_entropy": [LOGITS],
-}
-MASKED = [name for name in ARRAYS if not name.endswith("_entropy") or "cross" in name]
+PLAIN = [name for name in EVERY if hasattr(losses, name)]
 
 
-def call(name, *arrays, labels=LABELS, **options):
-    function = getattr(losses, name)
-    if name in ON_LABELS:
-        return function(arrays[0], labels, **options)
-    return function(*arrays, **options)
-
-
-def arrays_of(name, dtype=jnp.float32):
-    return [jnp.asarray(array, dtype) for array in ARRAYS[name]]
-
-
-def gradients(name, arrays, **options):
-    """Of the sum, with respect to every float array."""
-    return jax.grad(lambda arrays: call(name, *arrays, **options).astype(jnp.float32).sum())(
-        list(arrays)
-    )
-
-
-def test_every_public_loss_is_tested_here():
-    assert set(ARRAYS) == set(losses.__all__) - {"FactorGradient", "FactorSource"}
-
-
-@pytest.mark.parametrize("name", MASKED)
-def test_masked_equals_subset(name):
-    """Value and gradient are those of the kept samples, and exactly 0 elsewhere, even on NaN."""
-    where = np.arange(N) % 3 != 0
-    kept = [array[where] for array in arrays_of(name)]
-    spoilt = [array.at[~where].set(jnp.nan) for array in arrays_of(name)]
-
-    labels = LABELS[where]
+@pytest.mark.parametrize("name", PLAIN)
+def test_jit_vmap_and_eager_agree(name):
+    call, arrays = EVERY[name].call, [jnp.asarray(a, jnp.float32) for a in EVERY[name].floats]
+    rows = jnp.arange(N)  # of the labels
+    eager = call(*arrays)
 
     @jax.jit
-    def both(spoilt, kept, where):
-        masked = call(name, *spoilt, where=where), gradients(name, spoilt, where=where)
-        subset = call(name, *kept, labels=labels), gradients(name, kept, labels=labels)
-        return masked, subset
+    def every(arrays):
+        grid = [array.reshape(3, 4, *array.shape[1:]) for array in arrays]  # any batch shape
+        mapped = jax.vmap(lambda rows, *arrays: call(*arrays, rows=rows))(rows, *arrays)
+        return call(*arrays), mapped, call(*grid, rows=rows.reshape(3, 4)).reshape(eager.shape)
 
-    got, expected = both(spoilt, kept, where)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert (a[~where] == 0).all()
-        np.testing.assert_allclose(a[where], b, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_jit_vmap_and_eager_agree(name):
-    arrays = arrays_of(name)
-    if name in ON_LABELS:
-        arrays = [*arrays, LABELS]
-        function = getattr(losses, name)
-    else:
-        function = functools.partial(call, name)
-    grid = [array.reshape(3, 4, *array.shape[1:]) for array in arrays]  # any batch shape
-    eager = function(*arrays)
-    jitted, mapped, gridded = jax.jit(
-        lambda flat, grid: (function(*flat), jax.vmap(function)(*flat), function(*grid))
-    )(arrays, grid)
-    for other in (jitted, mapped, gridded.reshape(eager.shape)):
+    for other in every(arrays):
         np.testing.assert_allclose(other, eager, rtol=1e-5, atol=1e-6)
-    empty = jax.eval_shape(function, *(array[:0] for array in arrays))
+    empty = jax.eval_shape(lambda: call(*(array[:0] for array in arrays), rows=slice(0)))
     assert empty.shape == (0, *eager.shape[1:])
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_dtypes(name):
-    """bfloat16 and float16 are computed in float32, whatever the function; float64 stays."""
-    exact = jax.eval_shape(lambda: call(name, *arrays_of(name)))
-    assert exact.dtype == jnp.float32
-    low = arrays_of(name, jnp.bfloat16)
-    widened = [array.astype(jnp.float32) for array in low]
-    got, expected = jax.jit(lambda a, b: (call(name, *a), call(name, *b)))(low, widened)
-    np.testing.assert_array_equal(got, expected)
-    for dtype in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        of_dtype = arrays_of(name, dtype)
-        assert {g.dtype for g in jax.eval_shape(lambda a=of_dtype: gradients(name, a))} == {dtype}
-    with jax.enable_x64(True):
-        wide = jax.eval_shape(lambda: call(name, *arrays_of(name, jnp.float64)))
-    assert wide.dtype == jnp.float64
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

