@@ -5,7 +5,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Real
 
 from harmonic_jax.ops.boxes import AnyArray, Coordinates, iou_of_coordinates
 
@@ -30,8 +30,8 @@ class Matches:
 
 
 def match_anchors(
-    anchors: Float[AnyArray, "n 4"],
-    boxes: Float[AnyArray, "g 4"],
+    anchors: Real[AnyArray, "n 4"],
+    boxes: Real[AnyArray, "g 4"],
     valid: Bool[AnyArray, " g"],
     *,
     positive_iou: float,
@@ -66,14 +66,15 @@ def match_anchors(
 
     Source: Ren et al., Faster R-CNN, 2015, section 3.1.2.
     """
+    boxes = jnp.where(valid[:, None], jnp.asarray(boxes, jnp.float32), 0.0)
     padding = -boxes.shape[0] % _BLOCK
     valid = jnp.pad(valid, (0, padding))
-    boxes = jnp.pad(boxes, ((0, padding), (0, 0)))
-    boxes = jnp.where(valid[:, None], boxes, 0.0)  # An empty box has IoU 0 with everything.
-    used = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0]) + 1, 0), initial=0)
+    boxes = jnp.pad(boxes, ((0, padding), (0, 0)))  # An empty box has IoU 0 with everything.
+    number = jnp.arange(1, valid.shape[0] + 1, dtype=jnp.int32)
+    used = jnp.max(jnp.where(valid, number, 0), initial=0)
     num_blocks = (used + _BLOCK - 1) // _BLOCK
 
-    coordinates = tuple(jnp.asarray(anchors)[:, axis] for axis in range(4))
+    coordinates = tuple(jnp.asarray(anchors, jnp.float32).T)
     best_iou, index, highest = _best(coordinates, boxes, num_blocks)
     is_positive = (best_iou >= positive_iou) & (used > 0)
     if low_quality:

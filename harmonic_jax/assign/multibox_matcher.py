@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Real
 
 from harmonic_jax.assign.matcher import Matches, MatchState, match_anchors
 from harmonic_jax.ops.boxes import AnyArray, pairwise_iou
@@ -12,8 +12,8 @@ from harmonic_jax.structures import GroundTruth, Targets
 
 
 def match_default_boxes(
-    anchors: Float[AnyArray, "n 4"],
-    boxes: Float[AnyArray, "g 4"],
+    anchors: Real[AnyArray, "n 4"],
+    boxes: Real[AnyArray, "g 4"],
     valid: Bool[AnyArray, " g"],
     *,
     positive_iou: float,
@@ -52,7 +52,8 @@ def match_default_boxes(
         negative_iou=positive_iou,
         low_quality=False,
     )
-    owner = _claim(jnp.asarray(anchors), jnp.where(valid[:, None], boxes, 0.0))
+    boxes = jnp.where(valid[:, None], jnp.asarray(boxes, jnp.float32), 0.0)
+    owner = _claim(jnp.asarray(anchors, jnp.float32), boxes)
     is_owned = owner >= 0
     index = jnp.where(is_owned, owner, matches.index)
     is_positive = is_owned | (matches.state == MatchState.POSITIVE)
@@ -81,7 +82,7 @@ def _claim(anchors: Array, boxes: Array) -> Array:
         iou = pairwise_iou(anchors, box)[:, 0]
         iou = jnp.where((state.owner < 0) & (iou > 0), iou, 0.0)
         bound = state.bound.at[g].set(jnp.max(iou))
-        is_best = (jnp.argmax(bound) == g) & (bound[g] > 0)
+        is_best = (jnp.argmax(bound).astype(jnp.int32) == g) & (bound[g] > 0)
         best = jnp.argmax(iou)
         owner = state.owner.at[best].set(jnp.where(is_best, g, state.owner[best]))
         return _Claims(owner, bound.at[g].set(jnp.where(is_best, 0.0, bound[g])))
@@ -93,7 +94,7 @@ def _claim(anchors: Array, boxes: Array) -> Array:
 
 
 def multibox_targets(
-    anchors: Float[AnyArray, "n 4"],
+    anchors: Real[AnyArray, "n 4"],
     ground_truth: GroundTruth,
     *,
     num_classes: int,

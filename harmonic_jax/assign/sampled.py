@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from harmonic_jax.assign.matcher import MatchState, match_anchors
 from harmonic_jax.ops.boxes import AnyArray
@@ -35,7 +35,7 @@ class RoISamples(NamedTuple):
 
 def sample_anchors(
     key: AnyKey,
-    anchors: Sequence[Float[AnyArray, "_ 4"]],
+    anchors: Sequence[Real[AnyArray, "_ 4"]],
     ground_truth: GroundTruth,
     *,
     positive_iou: float,
@@ -97,7 +97,7 @@ def sample_anchors(
 
 def sample_rois(
     key: AnyKey,
-    boxes: Float[AnyArray, "p 4"],
+    boxes: Real[AnyArray, "p 4"],
     valid: Bool[AnyArray, " p"],
     ground_truth: GroundTruth,
     *,
@@ -143,10 +143,12 @@ def sample_rois(
 
     Source: Girshick, Fast R-CNN, 2015, section 2.3.
     """
-    truth = jnp.asarray(ground_truth.boxes, jnp.float32)
+    proposals, truth = (
+        jnp.where(is_some[:, None], jnp.asarray(array, jnp.float32), 0.0)
+        for array, is_some in ((boxes, valid), (ground_truth.boxes, ground_truth.valid))
+    )
+    candidates = jnp.concatenate((proposals, truth))
     exists = jnp.concatenate((jnp.asarray(valid), ground_truth.valid))
-    candidates = jnp.concatenate((jnp.asarray(boxes, jnp.float32), truth))
-    candidates = jnp.where(exists[:, None], candidates, 0.0)
     matches = match_anchors(
         candidates,
         truth,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 from harmonic_jax.assign.matcher import MatchState, match_anchors
 from harmonic_jax.ops.boxes import AnyArray
@@ -12,7 +12,7 @@ from harmonic_jax.structures import GroundTruth, Targets
 
 
 def dense_targets(
-    anchors: Sequence[Float[AnyArray, "_ 4"]],
+    anchors: Sequence[Real[AnyArray, "_ 4"]],
     ground_truth: GroundTruth,
     *,
     num_classes: int,
@@ -51,7 +51,7 @@ def dense_targets(
 
     Source: Lin et al., Focal Loss for Dense Object Detection, 2017, section 4.
     """
-    all_anchors = jnp.concatenate([jnp.asarray(level) for level in anchors])
+    all_anchors = jnp.concatenate([jnp.asarray(level, jnp.float32) for level in anchors])
     matches = match_anchors(
         all_anchors,
         ground_truth.boxes,

@@ -206,7 +206,6 @@ def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int
             iou_threshold=iou,
             max_outputs=num_outputs,
             valid=found.valid,
-            offset_limit=0,
         )
         boxes, scores = boxes[indices], scores[indices]
     elif tta.merge == "soft_nms":

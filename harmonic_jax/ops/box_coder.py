@@ -3,7 +3,7 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from harmonic_jax.ops.boxes import AnyArray
 
@@ -17,8 +17,8 @@ _TINY = 1e-6  # Sides below this count as this when a logarithm or a quotient ne
 
 
 def encode_boxes(
-    boxes: Float[AnyArray, "*b n 4"],
-    anchors: Float[AnyArray, "*b n 4"],
+    boxes: Real[AnyArray, "*b n 4"],
+    anchors: Real[AnyArray, "*b n 4"],
     *,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Array, "*b n 4"]:
@@ -58,8 +58,8 @@ def encode_boxes(
 
 
 def decode_boxes(
-    deltas: Float[AnyArray, "*b n 4"],
-    anchors: Float[AnyArray, "*b n 4"],
+    deltas: Real[AnyArray, "*b n 4"],
+    anchors: Real[AnyArray, "*b n 4"],
     *,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
     clamp: float = MAX_LOG_SCALE,

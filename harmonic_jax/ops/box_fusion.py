@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray, iou_of_coordinates
 from harmonic_jax.ops.nms import float32_below
@@ -13,9 +13,9 @@ from harmonic_jax.ops.rescored import Rescored, candidate_scores, nothing, take_
 
 
 def fuse_boxes(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     num_views: int,
     iou_threshold: float,
@@ -56,10 +56,10 @@ def fuse_boxes(
 
     Source: Solovyev et al., Weighted boxes fusion, 2021, section 3.
     """
-    boxes, labels = jnp.asarray(boxes), jnp.asarray(labels, jnp.int32)
+    boxes, labels = jnp.asarray(boxes, jnp.float32), jnp.asarray(labels)
     number = boxes.shape[0]
     if number == 0:
-        return nothing(max_outputs, boxes.dtype)
+        return nothing(max_outputs)
     candidates = candidate_scores(scores, valid, min_score=min_score)
     ordered, order = jax.lax.top_k(candidates, number)
     boxes = jnp.where(jnp.isfinite(candidates)[:, None], boxes, 0.0)[order]
@@ -71,14 +71,16 @@ def fuse_boxes(
         ),
         _Clusters(
             jnp.int32(0),
-            jnp.zeros((4, number), boxes.dtype),
-            jnp.zeros(number, ordered.dtype),
-            *(jnp.zeros(number, jnp.int32) for _ in range(3)),
+            jnp.zeros((4, number), jnp.float32),
+            jnp.zeros(number, jnp.float32),
+            jnp.zeros(number, jnp.int32),
+            jnp.zeros(number, labels.dtype),
+            jnp.zeros(number, jnp.int32),
         ),
     )
-    size = jnp.maximum(end.sizes, 1)
+    size = jnp.maximum(end.sizes, 1).astype(jnp.float32)
     fused = end.sums / size * jnp.minimum(size, num_views) / num_views
-    is_cluster = jnp.arange(number) < end.number
+    is_cluster = jnp.arange(number, dtype=jnp.int32) < end.number
     return take_best(
         _fused(end).T,
         jnp.where(is_cluster, fused, -jnp.inf),
@@ -108,7 +110,7 @@ def _join(
 ) -> _Clusters:
     iou = iou_of_coordinates(tuple(_fused(state)), tuple(box[:, None]))
     can_join = (iou > threshold) & (state.labels == label)  # nothing overlaps an unused place
-    best = jnp.argmax(jnp.where(can_join, iou, -1.0))
+    best = jnp.argmax(jnp.where(can_join, iou, -1.0)).astype(jnp.int32)
     is_new = ~can_join[best]
     place = jnp.where(is_new, state.number, best)
     return _Clusters(

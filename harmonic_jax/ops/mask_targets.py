@@ -1,16 +1,16 @@
 """Cutting the masks of objects to regions."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Integer, Real, UInt8
 
 from harmonic_jax.ops.boxes import AnyArray
 
 
 def crop_masks(
     values: UInt8[AnyArray, "g m m"],
-    frames: Float[AnyArray, "g 4"],
-    objects: Int[AnyArray, " r"],
-    boxes: Float[AnyArray, "r 4"],
+    frames: Real[AnyArray, "g 4"],
+    objects: Integer[AnyArray, " r"],
+    boxes: Real[AnyArray, "r 4"],
     *,
     size: int,
     sampling_ratio: int = 2,

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray, pairwise_iou
 from harmonic_jax.ops.rescored import Rescored, candidate_scores, take_best
@@ -12,9 +12,9 @@ MAX_CANDIDATES = 1000
 
 
 def matrix_nms(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     sigma: float,
     max_outputs: int,
@@ -55,12 +55,13 @@ def matrix_nms(
 
     Source: Wang et al., SOLOv2, 2020, section 3.3, with boxes in place of masks.
     """
-    boxes, labels = jnp.asarray(boxes), jnp.asarray(labels)
+    boxes, labels = jnp.asarray(boxes, jnp.float32), jnp.asarray(labels)
     candidates = candidate_scores(scores, valid, min_score=min_score)
+    boxes = jnp.where(jnp.isfinite(candidates)[:, None], boxes, 0.0)
     best, rows = jax.lax.top_k(candidates, min(max_candidates, boxes.shape[0]))
     is_candidate = jnp.isfinite(best)
-    boxes, labels = jnp.where(is_candidate[:, None], boxes[rows], 0.0), labels[rows]
-    rank = jnp.arange(best.shape[0])
+    boxes, labels = boxes[rows], labels[rows]
+    rank = jnp.arange(best.shape[0], dtype=jnp.int32)
     acts = (rank[:, None] < rank[None, :]) & (labels[:, None] == labels[None, :])
     squared = jnp.where(acts, jnp.square(pairwise_iou(boxes, boxes)), 0.0)
     suppressed = jnp.max(squared, axis=0, initial=0.0)  # c^2

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray, iou_of_coordinates
 
@@ -26,8 +26,8 @@ class Kept(NamedTuple):
 
 
 def nms(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
@@ -56,6 +56,7 @@ def nms(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
     return _suppress(
         boxes,
         scores,
@@ -67,35 +68,35 @@ def nms(
 
 
 def batched_nms(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
     valid: Bool[AnyArray, " n"] | None = None,
-    offset_limit: int = 1000,
+    offset_limit: int = 0,
 ) -> Kept:
     """`nms` class by class: only a box of the same label suppresses a box.
 
-    torchvision has two ways to do this, chosen by the number of boxes, that differ in rare
-    cases. Up to 1000 boxes (on the CPU) it adds label * (largest coordinate + 1) to the
+    torchvision has two ways to do this, chosen by the number of boxes. Above 1000 boxes (on the
+    CPU) it does what this does. Up to 1000 it adds label * (largest coordinate + 1) to the
     coordinates and runs one suppression; the sum is rounded, by 1/256 pixel at 80 classes and
-    1333 pixels, so an IoU beside the threshold may fall on its other side. More boxes are
-    compared as they are. The default repeats both, so that the result is always the same.
+    1333 pixels, so that an IoU beside the threshold may fall on its other side, and classes mix
+    where coordinates are negative. `offset_limit=1000` does the same, to compare with it.
 
     Args:
-      boxes: `[n 4]`, xyxy, coordinates >= 0.
+      boxes: `[n 4]`, xyxy, anywhere.
       scores: as for `nms`.
-      labels: `[n]`, >= 0.
+      labels: `[n]`, any integers.
       iou_threshold: as for `nms`.
       max_outputs: how many boxes of all classes together are kept at most.
       valid: as for `nms`.
-      offset_limit: up to this number of valid boxes classes are told apart by offsets; 0: never,
-        which is the exact answer.
+      offset_limit: up to this number of valid boxes classes are told apart by offsets; 0: never.
 
     Returns:
-      `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`.
+      `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`, up to
+      its rounding.
 
     >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
@@ -105,15 +106,15 @@ def batched_nms(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
-    valid = is_real(scores, valid)
-    labels = jnp.asarray(labels, jnp.int32)
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    labels, valid = jnp.asarray(labels), is_real(scores, valid)
     if offset_limit > 0:
-        is_offset = jnp.sum(valid) <= offset_limit
+        is_offset = jnp.sum(valid, dtype=jnp.int32) <= offset_limit
         step = jnp.max(jnp.where(valid[:, None], boxes, -jnp.inf), initial=-jnp.inf) + 1.0
         # The maximum keeps the product apart from the sum below, which is rounded on its own.
-        offsets = jnp.maximum(labels.astype(boxes.dtype) * step, 0.0)
+        offsets = jnp.maximum(labels.astype(jnp.float32) * step, 0.0)
         boxes = boxes + jnp.where(is_offset, offsets, 0.0)[:, None]
-        labels = jnp.where(is_offset, 0, labels)
+        labels = jnp.where(is_offset, jnp.zeros_like(labels), labels)
     return _suppress(
         boxes,
         scores,
@@ -136,8 +137,8 @@ class _Progress(NamedTuple):
 
 
 def _suppress(
-    boxes: AnyArray,
-    scores: AnyArray,
+    boxes: Array,
+    scores: Array,
     labels: Array,
     valid: Array,
     *,
@@ -148,8 +149,8 @@ def _suppress(
     if boxes.shape[0] == 0:
         return Kept(jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, jnp.bool_))
     capacity = -(-max_outputs // _CHUNK) * _CHUNK
-    scores = jnp.where(scores == 0.0, 0.0, scores)  # -0 and 0 are equals.
-    lowest = jnp.finfo(scores.dtype).min  # Sorted before padding, even if it is -inf.
+    scores = jnp.where(valid & (scores != 0.0), scores, 0.0)  # -0 and 0 are equals.
+    lowest = jnp.finfo(jnp.float32).min  # Sorted before padding, even if it is -inf.
     scores = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
     boxes = jnp.where(valid[:, None], boxes, 0.0)
     num_valid = jnp.sum(valid, dtype=jnp.int32)
@@ -157,10 +158,10 @@ def _suppress(
     def settle_tile(state: _Progress) -> _Progress:
         index, remaining = _take_best(state.remaining, scores)
         tile, tile_labels = boxes[index].T, labels[index]  # [4 t], [t]
-        alive = state.num_seen + jnp.arange(index.shape[0]) < num_valid
+        alive = state.num_seen + jnp.arange(index.shape[0], dtype=jnp.int32) < num_valid
         alive &= ~_overlaps_kept(state, tile, tile_labels, threshold)
         keep = _settle(alive, _duplicates(tile, tile_labels, tile, tile_labels, threshold))
-        place = jnp.where(keep, state.num_kept + jnp.cumsum(keep) - 1, capacity)
+        place = jnp.where(keep, state.num_kept + jnp.cumsum(keep, dtype=jnp.int32) - 1, capacity)
         return _Progress(
             state.num_seen + index.shape[0],
             state.num_kept + jnp.sum(keep, dtype=jnp.int32),
@@ -174,9 +175,10 @@ def _suppress(
         return (state.num_seen < num_valid) & (state.num_kept < max_outputs)
 
     zero, empty = jnp.int32(0), jnp.zeros(capacity, jnp.int32)
-    start = _Progress(zero, zero, scores, jnp.zeros((4, capacity), boxes.dtype), empty, empty)
+    no_boxes, no_labels = jnp.zeros((4, capacity), jnp.float32), jnp.zeros(capacity, labels.dtype)
+    start = _Progress(zero, zero, scores, no_boxes, no_labels, empty)
     end = jax.lax.while_loop(is_unfinished, settle_tile, start)
-    is_kept = jnp.arange(max_outputs) < end.num_kept
+    is_kept = jnp.arange(max_outputs, dtype=jnp.int32) < end.num_kept
     return Kept(jnp.where(is_kept, end.indices[:max_outputs], 0), is_kept)
 
 
@@ -189,7 +191,9 @@ def _take_best(remaining: Array, scores: Array) -> tuple[Array, Array]:
     values, index = jax.lax.top_k(remaining, min(_TILE, remaining.shape[0]))
     last = jnp.min(values)
     last_index = jnp.max(jnp.where(values == last, index, -1))
-    is_after = (scores < last) | ((scores == last) & (jnp.arange(scores.shape[0]) > last_index))
+    is_after = (scores < last) | (
+        (scores == last) & (jnp.arange(scores.shape[0], dtype=jnp.int32) > last_index)
+    )
     return index.astype(jnp.int32), jnp.where(is_after, scores, -jnp.inf)
 
 
@@ -200,7 +204,7 @@ def _overlaps_kept(state: _Progress, tile: Array, labels: Array, threshold: np.f
         start = chunk * _CHUNK
         kept = jax.lax.dynamic_slice_in_dim(state.boxes, start, _CHUNK, axis=1)
         kept_labels = jax.lax.dynamic_slice_in_dim(state.labels, start, _CHUNK)
-        is_filled = start + jnp.arange(_CHUNK) < state.num_kept
+        is_filled = start + jnp.arange(_CHUNK, dtype=jnp.int32) < state.num_kept
         duplicates = _duplicates(kept, kept_labels, tile, labels, threshold)
         return overlaps | jnp.any(duplicates & is_filled[:, None], axis=0)
 
@@ -223,7 +227,7 @@ def _settle(alive: Array, duplicates: Array) -> Array:
     Kept = alive and suppressed by none that is kept and better. Each round settles at least one
     more box for good, the best ones first, so the repetition ends, and at the greedy answer.
     """
-    rank = jnp.arange(alive.shape[0])
+    rank = jnp.arange(alive.shape[0], dtype=jnp.int32)
     suppresses = duplicates & (rank[:, None] < rank[None, :])
 
     def survivors(keep: Array) -> Array:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray
 
@@ -12,26 +12,26 @@ from harmonic_jax.ops.boxes import AnyArray
 class Rescored(NamedTuple):
     """The boxes that are left, best new score first. Rows that are not valid hold zeros."""
 
-    boxes: Float[Array, "*b max_outputs 4"]
+    boxes: Float[Array, "*b max_outputs 4"]  # float32, as the scores
     scores: Float[Array, "*b max_outputs"]
     indices: Int[Array, "*b max_outputs"]  # int32, into the input: the box that this one was
     valid: Bool[Array, "*b max_outputs"]
 
 
-def nothing(max_outputs: int, dtype: jnp.dtype) -> Rescored:
+def nothing(max_outputs: int) -> Rescored:
     """The result of no boxes.
 
-    >>> nothing(2, jnp.dtype("float32")).valid.tolist()
+    >>> nothing(2).valid.tolist()
     [False, False]
     """
-    boxes, indices = jnp.zeros((max_outputs, 4), dtype), jnp.zeros(max_outputs, jnp.int32)
+    boxes, indices = jnp.zeros((max_outputs, 4), jnp.float32), jnp.zeros(max_outputs, jnp.int32)
     return Rescored(boxes, boxes[:, 0], indices, indices.astype(jnp.bool_))
 
 
 def candidate_scores(
-    scores: Float[AnyArray, " n"], valid: Bool[AnyArray, " n"] | None, *, min_score: float
+    scores: Real[AnyArray, " n"], valid: Bool[AnyArray, " n"] | None, *, min_score: float
 ) -> Float[Array, " n"]:
-    """The scores of boxes that take part, and -inf for the others.
+    """The scores of boxes that take part in float32, and -inf for the others.
 
     Args:
       scores: `[n]`; a row with NaN takes no part.
@@ -42,6 +42,7 @@ def candidate_scores(
     >>> candidate_scores(jnp.array([0.5, jnp.nan, 0.1]), None, min_score=0.2).tolist()
     [0.5, -inf, -inf]
     """
+    scores = jnp.asarray(scores, jnp.float32)
     is_candidate = scores > min_score  # NaN compares as False.
     if valid is not None:
         is_candidate &= jnp.asarray(valid)
@@ -51,7 +52,7 @@ def candidate_scores(
 def take_best(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, " n"],
-    indices: Int[Array, " n"],
+    indices: Integer[Array, " n"],
     *,
     min_score: float,
     max_outputs: int,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from harmonic_jax.ops.boxes import AnyArray, box_area
 
@@ -22,7 +22,7 @@ _SCATTERED = 12544  # Taps scattered at a time: 16 RoIs of 7 x 7 bins with 4 x 4
 
 def roi_align(
     features: Float[AnyArray, "h w c"],
-    boxes: Float[AnyArray, "r 4"],
+    boxes: Real[AnyArray, "r 4"],
     *,
     output_size: int,
     spatial_scale: float,
@@ -75,7 +75,7 @@ def roi_align(
 
 def pyramid_roi_align(
     levels: Sequence[Float[AnyArray, "_ _ c"]],
-    boxes: Float[AnyArray, "r 4"],
+    boxes: Real[AnyArray, "r 4"],
     *,
     output_size: int,
     first_level: int,
@@ -134,7 +134,7 @@ def pyramid_roi_align(
 
 
 def assign_levels(
-    boxes: Float[AnyArray, "r 4"],
+    boxes: Real[AnyArray, "r 4"],
     *,
     levels: tuple[int, int],
     canonical_level: int = 4,

@@ -75,7 +75,7 @@ def sample_balanced(
     negatives, num_negative = _draw(priority, is_negative, num_samples, slots=num_samples)
     num_negative = jnp.minimum(num_negative, num_samples - num_positive)
 
-    slot = jnp.arange(num_samples)
+    slot = jnp.arange(num_samples, dtype=jnp.int32)
     from_positives = slot < num_positive
     valid = slot < num_positive + num_negative
     after_positives = negatives[jnp.maximum(slot - num_positive, 0)]

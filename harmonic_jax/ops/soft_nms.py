@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray, iou_of_coordinates
 from harmonic_jax.ops.nms import float32_below
@@ -15,9 +15,9 @@ MIN_SCORE = 0.001
 
 
 def soft_nms_linear(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
@@ -64,9 +64,9 @@ def soft_nms_linear(
 
 
 def soft_nms_gaussian(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     sigma: float,
     max_outputs: int,
@@ -121,10 +121,11 @@ def _soft_nms(
     max_outputs: int,
 ) -> Rescored:
     """A class's boxes never act on another's, so all classes share one loop, best box first."""
-    boxes, labels = jnp.asarray(boxes), jnp.asarray(labels)
-    empty = nothing(max_outputs, boxes.dtype)
+    boxes, labels = jnp.asarray(boxes, jnp.float32), jnp.asarray(labels)
+    empty = nothing(max_outputs)
     if boxes.shape[0] == 0:
         return empty
+    boxes = jnp.where(jnp.isfinite(scores)[:, None], boxes, 0.0)
     coordinates = tuple(boxes.T)
 
     def take_one(state: _Progress) -> _Progress:
@@ -145,7 +146,7 @@ def _soft_nms(
 
     start = _Progress(jnp.int32(0), scores, empty.scores, empty.indices)
     end = jax.lax.while_loop(is_unfinished, take_one, start)
-    valid = jnp.arange(max_outputs) < end.num_taken
+    valid = jnp.arange(max_outputs, dtype=jnp.int32) < end.num_taken
     return Rescored(
         jnp.where(valid[:, None], boxes[end.taken], 0.0), end.taken_scores, end.taken, valid
     )

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray, pairwise_iou
 from harmonic_jax.ops.nms import batched_nms, float32_below, is_real
@@ -10,9 +10,9 @@ from harmonic_jax.ops.rescored import Rescored, nothing
 
 
 def weighted_nms(
-    boxes: Float[AnyArray, "n 4"],
-    scores: Float[AnyArray, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
     iou_threshold: float,
     max_outputs: int,
@@ -24,9 +24,9 @@ def weighted_nms(
     IoU(k, j) > iou_threshold, and k itself. A box may vote for several. Scores stay.
 
     Args:
-      boxes: `[n 4]`, xyxy, coordinates >= 0.
+      boxes: `[n 4]`, xyxy. One that is not finite stays as it is and has no vote.
       scores: `[n]`, >= 0; of equals the lower index comes first.
-      labels: `[n]`, >= 0.
+      labels: `[n]`, any integers.
       iou_threshold: in [0, 1], of the suppression and of the vote.
       max_outputs: how many boxes of all classes together are kept at most.
       valid: `[n]`, False for rows that are padding (None: none is). A row with a NaN score is
@@ -45,8 +45,11 @@ def weighted_nms(
     Source: Gidaris and Komodakis, Object detection via a multi-region and semantic
     segmentation-aware CNN model, 2015, section 4 (bounding box voting).
     """
-    boxes, scores, labels = jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(labels)
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    labels = jnp.asarray(labels)
     is_candidate = is_real(scores, valid)
+    boxes = jnp.where(is_candidate[:, None], boxes, 0.0)
+    scores = jnp.where(is_candidate, scores, 0.0)
     kept = batched_nms(
         boxes,
         scores,
@@ -56,13 +59,14 @@ def weighted_nms(
         valid=is_candidate,
     )
     if boxes.shape[0] == 0:
-        return nothing(max_outputs, boxes.dtype)
-    boxes = jnp.where(is_candidate[:, None], boxes, 0.0)  # NaN times 0 is NaN.
+        return nothing(max_outputs)
     own = boxes[kept.indices]
+    is_voter = is_candidate & jnp.isfinite(boxes).all(axis=1)
+    boxes = jnp.where(is_voter[:, None], boxes, 0.0)  # NaN times 0 is NaN.
     votes = pairwise_iou(own, boxes) > float32_below(iou_threshold)
-    votes &= (labels[kept.indices, None] == labels[None, :]) & is_candidate[None, :]
-    votes |= kept.indices[:, None] == jnp.arange(boxes.shape[0])[None, :]
-    mean = _weighted_mean(jnp.where(votes & is_candidate[None, :], scores[None, :], 0.0), boxes)
+    votes &= labels[kept.indices, None] == labels[None, :]
+    votes |= kept.indices[:, None] == jnp.arange(boxes.shape[0], dtype=jnp.int32)[None, :]
+    mean = _weighted_mean(jnp.where(votes & is_voter[None, :], scores[None, :], 0.0), boxes)
     mean = jnp.where(jnp.isfinite(mean), mean, own)  # all scores 0
     return Rescored(
         jnp.where(kept.valid[:, None], mean, 0.0),

@@ -6,7 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
@@ -16,8 +16,8 @@ from harmonic_jax.structures import Detections, Predictions
 
 def postprocess_dense(
     predictions: Predictions,
-    anchors: Sequence[Float[AnyArray, "_ 4"]],
-    image_size: Float[AnyArray, "*b 2"],
+    anchors: Sequence[Real[AnyArray, "_ 4"]],
+    image_size: Real[AnyArray, "*b 2"],
     *,
     score_threshold: float,
     topk_per_level: int,

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Real
 
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
 from harmonic_jax.postprocess.selection import Suppression, select_detections
@@ -12,9 +12,9 @@ from harmonic_jax.structures import Detections
 
 
 def postprocess_multibox(
-    cls_logits: Float[AnyArray, "*b n c"],
-    boxes: Float[AnyArray, "*b n 4"],
-    image_size: Float[AnyArray, "*b 2"],
+    cls_logits: Real[AnyArray, "*b n c"],
+    boxes: Real[AnyArray, "*b n 4"],
+    image_size: Real[AnyArray, "*b 2"],
     *,
     score_threshold: float,
     topk_per_class: int,
@@ -91,8 +91,12 @@ def _postprocess_image(
     nms_sigma: float,
 ) -> Detections:
     num_boxes, num_classes = cls_logits.shape[0], cls_logits.shape[1] - 1
-    probs = jax.nn.softmax(cls_logits.astype(jnp.float32), axis=-1)[:, :-1]
     is_candidate &= jnp.isfinite(boxes).all(axis=-1)
+    boxes, cls_logits = (
+        jnp.where(is_candidate[:, None], jnp.asarray(array, jnp.float32), 0.0)
+        for array in (boxes, cls_logits)
+    )
+    probs = jax.nn.softmax(cls_logits, axis=-1)[:, :-1]
     # NaN compares as False.
     is_scored = is_candidate[:, None] & (probs > score_threshold)
     # A class at a time: [k t], best first. Scores of -1 spare the selection work.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
@@ -25,8 +25,8 @@ class Proposals(NamedTuple):
 
 def select_proposals(
     predictions: Predictions,
-    anchors: Sequence[Float[AnyArray, "_ 4"]],
-    image_size: Float[AnyArray, "*b 2"],
+    anchors: Sequence[Real[AnyArray, "_ 4"]],
+    image_size: Real[AnyArray, "*b 2"],
     *,
     pre_nms_topk: int,
     post_nms_topk: int,

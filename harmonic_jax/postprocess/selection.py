@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Integer, Real
 
 from harmonic_jax.ops.boxes import AnyArray
 from harmonic_jax.ops.matrix_nms import matrix_nms
@@ -17,17 +17,16 @@ Suppression = Literal["class", "agnostic", "soft_linear", "soft_gaussian", "matr
 
 
 def select_detections(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, " n"],
-    labels: Int[AnyArray, " n"],
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     *,
-    is_candidate: Bool[Array, " n"],
+    is_candidate: Bool[AnyArray, " n"],
     suppression: Suppression,
     nms_iou: float,
     sigma: float,
     min_score: float,
     max_detections: int,
-    first_label: int = 0,
 ) -> Detections:
     """The detections of an image.
 
@@ -44,8 +43,6 @@ def select_detections(
       min_score: the detector's score threshold. Of the methods that lower scores, what they
         lower is kept while it is above 0.001, or above this where it is less.
       max_detections: d, >= 1.
-      first_label: what classes are counted from where `class` tells them apart: torchvision's
-        two-stage detectors count from 1, which decides how it rounds.
 
     Returns:
       `Detections` `[d]`, best first; rows that are not valid hold zeros.
@@ -62,6 +59,8 @@ def select_detections(
 
     Source: the functions of `harmonic_jax.ops` that are called.
     """
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    labels = jnp.asarray(labels, jnp.int32)
     found: Kept | Rescored
     lowest = min(min_score, MIN_SCORE)
     by_overlap: dict[str, Any] = {
@@ -77,8 +76,7 @@ def select_detections(
     }
     match suppression:
         case "class":
-            counted = labels + first_label if first_label else labels
-            found = batched_nms(boxes, scores, counted, **by_overlap)
+            found = batched_nms(boxes, scores, labels, **by_overlap)
         case "agnostic":
             found = nms(boxes, scores, **by_overlap)
         case "soft_linear":
@@ -96,5 +94,5 @@ def select_detections(
         scores = jnp.where(found.valid, scores[found.indices], 0.0)
     else:
         boxes, scores = found.boxes, found.scores
-    labels = jnp.where(found.valid, jnp.asarray(labels)[found.indices], 0)
+    labels = jnp.where(found.valid, labels[found.indices], 0)
     return Detections(boxes, scores, labels, found.valid)

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
@@ -15,10 +15,10 @@ from harmonic_jax.structures import Detections
 
 
 def postprocess_rois(
-    cls_logits: Float[AnyArray, "*b p c"],
-    deltas: Float[AnyArray, "*b p c 4"],
+    cls_logits: Real[AnyArray, "*b p c"],
+    deltas: Real[AnyArray, "*b p c 4"],
     proposals: Proposals,
-    image_size: Float[AnyArray, "*b 2"],
+    image_size: Real[AnyArray, "*b 2"],
     *,
     score_threshold: float,
     nms_iou: float,
@@ -121,7 +121,6 @@ def _postprocess_image(
         sigma=nms_sigma,
         min_score=score_threshold,
         max_detections=max_detections,
-        first_label=1,
     )
 
 
@@ -145,7 +144,7 @@ def take_masks(logits: Float[Array, "*b d m m c"], detections: Detections) -> De
     Source: He et al., Mask R-CNN, 2017, section 3.
     """
     rows = detections.labels[..., None, None, None]
-    own = jnp.take_along_axis(logits, rows, axis=-1)[..., 0]
+    own = jnp.take_along_axis(logits, rows, axis=-1)[..., 0].astype(jnp.float32)
     masks = jnp.where(detections.valid[..., None, None], jax.nn.sigmoid(own), 0.0)
     return Detections(
         detections.boxes, detections.scores, detections.labels, detections.valid, masks

@@ -1,5 +1,7 @@
 """Suppression against torchvision and against a greedy loop in plain float32 numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,8 +89,35 @@ def indices(kept):
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
 def test_equals_the_greedy_definition(name, threshold):
     boxes, scores, labels = CASES[name]
-    kept = run(boxes, scores, labels, iou_threshold=threshold, max_outputs=K, offset_limit=0)
+    kept = run(boxes, scores, labels, iou_threshold=threshold, max_outputs=K)
     np.testing.assert_array_equal(indices(kept), greedy(boxes, scores, labels, threshold))
+
+
+@pytest.mark.parametrize("shift", [-1e3, -1e5, 1e5, -1e7])
+def test_classes_never_act_on_each_other_wherever_they_are(shift):
+    """Offsets would mix them: steps are negative, or rounded to nothing beside the coordinates."""
+    boxes, scores, labels = CASES["clustered"]
+    boxes = np.round(boxes) + np.float32(shift)
+    found = run(boxes, scores, labels * 90 - 7, iou_threshold=0.5, max_outputs=K)
+    np.testing.assert_array_equal(indices(found), greedy(boxes, scores, labels, 0.5))
+
+
+def test_labels_of_64_bits_are_compared_whole():
+    boxes, scores = np.tile(np.float32([0, 0, 8, 8]), (2, 1)), np.float32([0.9, 0.8])
+    with jax.enable_x64(True):
+        kept = nms_of_two(boxes, scores, np.array([1, 1 + 2**32]))
+    assert kept.valid.tolist() == [True, True]
+
+
+nms_of_two = functools.partial(batched_nms, iou_threshold=0.5, max_outputs=2)
+
+
+def test_areas_beyond_float32_and_boxes_of_nan():
+    boxes = np.float32(
+        [[0, 0, 1e20, 1e20], [0, 0, 1e20, 1e20], [-1e20, -1e20, 0, 0], [np.nan] * 4, [0, 0, 8, 8]]
+    )
+    kept = indices(nms(boxes, np.linspace(1, 0.5, 5), iou_threshold=0.5, max_outputs=5))
+    np.testing.assert_array_equal(kept, [0, 2, 3, 4])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,12 +126,13 @@ def test_equals_both_strategies_of_torchvision(name):
     boxes, scores, labels = CASES[name]
     tensors = [torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)]
     by_offsets = torchvision.ops.boxes._batched_nms_coordinate_trick(*tensors, 0.5).numpy()
-    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K))
+    kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, offset_limit=1000)
+    kept = indices(kept)
     np.testing.assert_array_equal(kept, by_offsets)
     np.testing.assert_array_equal(kept, torchvision.ops.batched_nms(*tensors, 0.5).numpy())
 
     by_class = torchvision.ops.boxes._batched_nms_vanilla(*tensors, 0.5).numpy()
-    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, offset_limit=0))
+    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K))
     assert set(kept) == set(by_class)
     if len(np.unique(scores)) == N:  # Its last sort is not stable: tied boxes come in any order.
         np.testing.assert_array_equal(kept, by_class)
@@ -124,6 +154,7 @@ def test_batched_nms_of_torchvision_on_either_side_of_its_limit(scene, n):
         iou_threshold=0.5,
         max_outputs=100,
         valid=np.arange(3000) < n,
+        offset_limit=1000,
     )
     np.testing.assert_array_equal(scores[indices(kept)], scores[expected])
     np.testing.assert_array_equal(np.sort(indices(kept)), np.sort(expected))
@@ -158,7 +189,7 @@ def test_padding_and_nan_change_nothing():
         )
         np.testing.assert_array_equal(indices(kept), expected)
     scores[~valid] = np.nan
-    kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K, offset_limit=0)
+    kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=K)
     np.testing.assert_array_equal(indices(kept), expected)
 
 

@@ -109,6 +109,25 @@ def test_vmap_equals_a_loop(name: str) -> None:
             np.testing.assert_allclose(a[i], b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_box_of_nan_changes_no_other(name: str) -> None:
+    boxes, scores, labels, valid = CASES["clustered"]
+    boxes, middle = boxes.copy(), np.argsort(scores)[N // 2]
+    boxes[middle] = np.nan
+    found = JITTED[name](boxes, scores, labels, valid=valid)
+    without = JITTED[name](boxes, scores, labels, valid=np.arange(N) != middle)
+
+    def by_box(result: Rescored) -> dict[int, list[float]]:
+        rows = np.column_stack([result.scores, result.boxes])[result.valid]
+        return dict(zip(result.indices[result.valid].tolist(), rows.tolist(), strict=True))
+
+    got, want = by_box(found), by_box(without)
+    both = got.keys() & want.keys()
+    assert len(both) >= len(want) - 1  # it takes a place
+    for i in both:
+        np.testing.assert_allclose(got[i], want[i], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"agnostic"}))
 def test_no_boxes(name: str) -> None:
     function, _, options = FUNCTIONS[name]
