@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import harmonic_jax
@@ -51,6 +52,25 @@ def test_the_readme_s_loops_learn(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     for start, end in zip(final_losses(1), final_losses(200), strict=True):
         assert end < 0.8 * start, (start, end)
+
+
+def test_the_recipe_with_negatives_sees_only_what_counts() -> None:
+    """NaN in the boxes of negatives and in all of a row that does not count."""
+    page: dict = {}
+    exec(python_blocks("docs/losses.md")[0], page)
+    rng = np.random.default_rng(0)
+    logits, boxes, target = (rng.uniform(1, 9, (8, n)).astype(np.float32) for n in (3, 4, 4))
+    labels = np.array([0, 2, -1, 1, -1, 0, 2, -1])
+    is_counted = np.arange(8) < 6
+    step = jax.value_and_grad(page["detection_loss"], argnums=(0, 1))
+    want, gradients = step(logits[:6], boxes[:6], labels[:6], target[:6], is_counted[:6])
+    logits[6:] = boxes[6:] = target[6:] = boxes[labels < 0] = target[labels < 0] = np.nan
+    got, spoilt = step(logits, boxes, labels, target, is_counted)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    for a, b in zip(spoilt, gradients, strict=True):
+        np.testing.assert_allclose(a[:6], b, rtol=1e-5)
+        assert not np.any(a[6:])
+    assert not np.any(spoilt[1][labels < 0])
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class LossConfig:
     smooth_l1_beta: float = 0.11
     """Where SmoothL1's parabola ends; balanced L1 has the same unit."""
     box_weight: float = 1.0
-    """Weight of the localization loss of the baseline; HarDet uses it on SmoothL1 too."""
+    """Weight of the localization loss; HarDet has it on SmoothL1, and not in its factors."""
     correlation: Literal["none", "concordance", "pearson"] = "none"
     """RetinaNet: adds 1 - the correlation of the positives' scores and IoUs (`hardet` off)."""
     correlation_weight: float = 0.2

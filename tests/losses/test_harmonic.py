@@ -1,5 +1,7 @@
 """HarDet: the numbers of the formulas, the traps of re-implementations, and the gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,6 +192,31 @@ def test_trap_4_score_and_iou_are_compared_elementwise():
         task_contrastive_loss(prob, iou[:, None], entropy)
     with pytest.raises(ValueError, match=r"^loc_loss has shape \(3, 1\)"):
         jax.jit(harmonic_loss)(prob, iou[:, None])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trap_2_a_weighted_box_loss_leaves_the_factor_alone(mode):
+    """Twice the weight adds (1 + beta_c) SmoothL1 once more, and its gradient: nothing else."""
+    x = samples()
+    cls_loss, smooth_l1, *others = (jnp.asarray(x[name], jnp.float32) for name in NAMES)
+
+    def loss(cls_loss, smooth_l1, **options):
+        return hardet_loss(cls_loss, smooth_l1, *others, factor_gradient=mode, **options)
+
+    def extra(cls_loss, smooth_l1):
+        factor = jax.lax.stop_gradient(cls_loss) if mode == "stop" else cls_loss
+        return (1 + jnp.exp(-factor)) * smooth_l1
+
+    def of(f):
+        value, pull = jax.vjp(f, cls_loss, smooth_l1)
+        return value, *pull(jnp.ones_like(value))
+
+    one, two, added = of(loss), of(functools.partial(loss, box_weight=2.0)), of(extra)
+    for a, b, c in zip(one, two, added, strict=True):
+        np.testing.assert_allclose(b, a + c, rtol=1e-5, atol=1e-6)
+    same = of(functools.partial(loss, box_weight=1.0))
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_trap_5_no_jump_at_the_margin():

@@ -95,6 +95,24 @@ def test_descends(trained, name):
     assert all(np.any(level) for level in first[name][1].cls_logits[:levels])
 
 
+@pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
+def test_what_is_not_counted_may_hold_anything(trained, fill):
+    """Scores and deltas of ignored anchors, and deltas of negatives."""
+
+    def spoil(values, gradient):
+        return jnp.where((gradient == 0).all(-1, keepdims=True), fill, values)
+
+    spoilt = {
+        name: jax.tree.map(spoil, PREDICTIONS, gradients)
+        for name, (_, gradients, _) in trained[0].items()
+    }
+    for name, (value, gradients, _) in step(spoilt, TRUTH, REAL).items():
+        want, want_gradients, _ = trained[0][name]
+        np.testing.assert_allclose(value, want, rtol=1e-6, err_msg=name)
+        for a, b in zip(*map(jax.tree.leaves, (gradients, want_gradients)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["pisa", "iou_balanced"])
 def test_weights_of_equal_sums_show_in_the_gradient(trained, name):
     """These weights leave the sum of the classification losses as it is: its value is blind."""
