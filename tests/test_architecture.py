@@ -14,7 +14,9 @@ ANY = {"*"}
 ALLOWED = {
     "losses": {"jax", "jaxtyping"},
     "structures": {"jax", "jaxtyping"},
-    "config": set(),
+    # What settings refuse, by name: every room's settings are checked the same way.
+    "checks": set(),
+    "config": {"checks"},
     # What every room that writes for people needs: whole files, and lines on a terminal.
     "files": set(),
     "terminal": {"rich"},
@@ -48,7 +50,7 @@ ALLOWED = {
     # What a user does with a trained detector; the commands are thin around it.
     "inference": {
         "jax", "jaxtyping", "numpy", "cv2", "PIL", "config", "data", "export", "masks", "metrics",
-        "ops", "structures", "training", "visualize", "files", "pretrained", "detectors",
+        "ops", "structures", "training", "visualize", "files", "pretrained", "detectors", "checks",
     },
     "cli": ANY,
     "visualize": {"numpy", "cv2", "matplotlib", "files", "terminal"},

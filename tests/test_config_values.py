@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from harmonic_jax import config as c
-from harmonic_jax.config.checks import MAX_ITEMS, MAX_TEXT, fields_of, options_of, shown
+from harmonic_jax.checks import MAX_ITEMS, MAX_TEXT, fields_of, options_of, shown
 from harmonic_jax.inference import TTA
 
 CLASSES = [

@@ -4,7 +4,7 @@ A file in `configs/` builds one `Config`; the command line replaces single field
 (`--optim.learning-rate 0.02`). Every check names the field, its value and what is legal.
 """
 
-from harmonic_jax.config.checks import ConfigError
+from harmonic_jax.checks import ConfigError
 from harmonic_jax.config.data import AugmentConfig, DataConfig
 from harmonic_jax.config.experiment import Config
 from harmonic_jax.config.loss import BoxLoss, ClsLoss, FactorGradient, FactorSource, LossConfig

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from harmonic_jax.config.checks import check_fields, require
+from harmonic_jax.checks import check_fields, require
 from harmonic_jax.config.data import DataConfig
 from harmonic_jax.config.loss import LossConfig
 from harmonic_jax.config.models import ModelConfig

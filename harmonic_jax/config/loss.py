@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_fields, require
+from harmonic_jax.checks import check_fields, require
 
 FactorGradient = Literal["through", "stop", "cls_only"]
 FactorSource = Literal["loss", "ce"]

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from harmonic_jax.config.checks import check_fields
+from harmonic_jax.checks import check_fields
 from harmonic_jax.config.ssd import MultiBoxMatchConfig, MultiBoxPostprocessConfig, VGGConfig
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from typing import Literal
 
-from harmonic_jax.config.checks import check_fields, require
+from harmonic_jax.checks import check_fields, require
 
 BATCH_SIZES = "[1, 65536]"
 
