@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from harmonic_jax.__main__ import run_script
+from harmonic_jax.checks import check_count
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, quoted, run_command
 from harmonic_jax.config import ConfigError
-from harmonic_jax.checks import check_count
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES

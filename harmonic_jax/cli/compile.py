@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonic_jax.__main__ import run_script
+from harmonic_jax.checks import check_count
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from harmonic_jax.checks import at_path, fields_of, legal_values, options_of, shown
 from harmonic_jax.cli.command import UsageError
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.checks import at_path, fields_of, legal_values, options_of, shown
 
 
 class _Option(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonic_jax.__main__ import run_script
+from harmonic_jax.checks import check_count
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.evaluate_run import evaluate_run
@@ -16,7 +17,6 @@ from harmonic_jax.cli.report_images import images_of_folder
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
 from harmonic_jax.config import ConfigError
-from harmonic_jax.checks import check_count
 from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES

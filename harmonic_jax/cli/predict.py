@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonic_jax.__main__ import run_script
+from harmonic_jax.checks import check_number
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import (
     EXIT_FAILED,
@@ -15,7 +16,6 @@ from harmonic_jax.cli.command import (
 )
 from harmonic_jax.cli.inference_options import add_inference_options, tta_of
 from harmonic_jax.cli.train import use_both_cores
-from harmonic_jax.checks import check_number
 from harmonic_jax.inference import load
 from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.checks import check_fields, require
+from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
 from harmonic_jax.ops.box_fusion import fuse_boxes
 from harmonic_jax.ops.nms import batched_nms
 from harmonic_jax.ops.soft_nms import soft_nms_gaussian

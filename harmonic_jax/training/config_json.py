@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.checks import at_path, fields_of, options_of, require, shown
+from harmonic_jax.config import Config, ConfigError
 
 # A run may be continued with other values of these: none of them changes the parameters.
 MAY_CHANGE = frozenset(

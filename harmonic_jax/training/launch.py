@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import jax
 from jax.experimental import multihost_utils
 
-from harmonic_jax.config import ConfigError
 from harmonic_jax.checks import check_count, require
+from harmonic_jax.config import ConfigError
 
 _PATIENCE_SECONDS = 10.0
 _heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
