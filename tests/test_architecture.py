@@ -20,13 +20,16 @@ ALLOWED = {
     # What every room that writes for people needs: whole files, and lines on a terminal.
     "files": set(),
     "terminal": {"rich"},
+    # What foreign files are called where images, annotations or weights were expected.
+    "file_kinds": set(),
     # The one parser of COCO's JSON: data and metrics both read it, and may not import each other.
-    "coco_format": {"numpy"},
+    "coco_format": {"numpy", "file_kinds"},
     "ops": {"jax", "jaxtyping", "numpy"},
     "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
     "pretrained": {
         "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config", "files",
+        "file_kinds",
     },
     "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
     "detectors": {
@@ -36,7 +39,7 @@ ALLOWED = {
     "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
-        "masks", "coco_format", "config", "structures", "files", "terminal",
+        "masks", "coco_format", "config", "structures", "files", "file_kinds", "terminal",
     },
     "masks": {"numpy", "pycocotools"},
     "metrics": {"numpy", "pycocotools", "masks", "coco_format", "files", "terminal"},

@@ -6,22 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.coco_format.values import shown
+from harmonic_jax.file_kinds import kind_of
 
-_OTHER_FORMATS = {
-    b"\x1f\x8b": "it is compressed by gzip: unpack it first",
-    b"PK\3\4": "it is a ZIP archive: unpack it first",
-    b"BZh": "it is compressed by bzip2: unpack it first",
-    b"\xfd7zXZ": "it is compressed by xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "it is compressed by zstd: unpack it first",
-    b"7z\xbc\xaf": "it is a 7z archive: unpack it first",
-    b"version https://git-lfs": "it is a Git LFS pointer: `git lfs pull` brings the file",
-    b"\x93NUMPY": "it is a NumPy array",
-    b"\x80\x02": "it is a pickle, which is not read: write it with json.dump",
-    b"\x80\x03": "it is a pickle, which is not read: write it with json.dump",
-    b"\x80\x04": "it is a pickle, which is not read: write it with json.dump",
-    b"\x80\x05": "it is a pickle, which is not read: write it with json.dump",
-    b"<": "it is a page or XML, a failed download perhaps",
-}
 _PYTHON = ("'", "None", "True", "False", "nan", "inf", "array(", "tensor(", "(")
 
 
@@ -57,9 +43,9 @@ def read_json(
 def _why(data: bytes, error: ValueError) -> str:
     if not data.strip():
         return "it holds white space alone" if data else "it is empty"
-    for start, what in _OTHER_FORMATS.items():
-        if data.startswith(start):
-            return what
+    kind = kind_of(data)
+    if kind is not None:
+        return f"it is {kind}"
     if isinstance(error, UnicodeDecodeError):
         what = f"byte {error.start} is no {error.encoding.upper()}"
         return f"{what}; JSON is UTF-8, UTF-16 or UTF-32 text"

@@ -21,6 +21,7 @@ from PIL import (
 )
 
 from harmonic_jax.data.orientation import DAMAGE, orientation_of, stored_tiff
+from harmonic_jax.file_kinds import kind_of
 
 MAX_FILE_BYTES = 2**30  # what is larger has more pixels than anyone trains on, or is no image
 FORMATS = "JPEG, PNG, BMP, GIF, WebP, TIFF and PPM"
@@ -42,22 +43,6 @@ _READERS = (
     ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
     (tuple(b"P%c" % c for c in b"123456fF"), PpmImagePlugin.PpmImageFile),
-)
-_FOREIGN = {
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"8BPS": "a Photoshop file",
-    b"%PDF": "PDF",
-    b"%!PS": "PostScript",
-    b"PK\3\4": "a ZIP archive",
-    b"\x1f\x8b": "gzip data",
-    b"\0\0\1\0": "an icon",
-    b"version https://git-lfs": "a Git LFS pointer (git lfs pull brings the image)",
-}
-_BRANDS = dict.fromkeys((b"avif", b"avis"), "AVIF") | dict.fromkeys(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
 )
 # In what Pillow says: the reason, and better words where its own tell a user nothing.
 _COMPLAINTS = (
@@ -185,18 +170,9 @@ def _reader(data: bytes) -> type[ImageFile.ImageFile]:
     for signatures, reader in _READERS:
         if data.startswith(signatures):
             return reader
-    raise ImageError("not_an_image", f"the file {_described(data)}; {FORMATS} are read")
-
-
-def _described(data: bytes) -> str:
-    """What a file is that is no image of ours, as far as its first bytes tell."""
-    if data[4:8] == b"ftyp":
-        return f"is {_BRANDS.get(data[8:12], 'a video (MP4, MOV)')}"
-    start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")):
-        return "is a text (HTML, XML or SVG)"
-    known = (name for signature, name in _FOREIGN.items() if data.startswith(signature))
-    return next((f"is {name}" for name in known), f"begins with {data[:8]!r}")
+    kind = kind_of(data)
+    what = f"is {kind}" if kind else f"begins with {data[:8]!r}"
+    raise ImageError("not_an_image", f"the file {what}; {FORMATS} are read")
 
 
 def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harmonic_jax import file_kinds
 from harmonic_jax.files import write_bytes
 from harmonic_jax.pretrained import safetensors_file, torch_file
 from harmonic_jax.pretrained.errors import WeightsError
@@ -14,21 +15,7 @@ from harmonic_jax.pretrained.errors import WeightsError
 # What wrappers of a model put in front of all its names, and a counter that one of them adds.
 PREFIXES = ("module.", "model.", "_orig_mod.", "ema_model.")
 _COUNTER = "n_averaged"
-_FOREIGN = (
-    (
-        rb"(\xef\xbb\xbf)?\s*<",
-        "a web page: not the file was downloaded, but a page about it, of a log-in or an error",
-    ),
-    (
-        rb"version https://git-lfs",
-        "a pointer of Git LFS: fetch the file that it stands for with `git lfs pull`",
-    ),
-    (rb"\x1f\x8b|BZh|7z\xbc|\xfd7zXZ|Rar!", "a packed archive: unpack it"),
-    (rb"\x89HDF", "an HDF5 file, as Keras writes them"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8", "a picture"),
-    (rb"\x93NUMPY", "a NumPy array"),
-    (rb"[\t\n\r -~]+\Z", "a text"),
-)
+_TEXT = re.compile(rb"[\t\n\r -~]+")
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -73,7 +60,7 @@ def kind_of(path: Path) -> str:
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise WeightsError(f"weights file {path} is {what}; it must be a file")
     with path.open("rb") as file:
-        start = file.read(512)
+        start = file.read(file_kinds.START_BYTES)
     if safetensors_file.header_length(start) is not None:
         return "safetensors"
     if start.startswith((b"PK\x03\x04", b"\x80")):
@@ -81,10 +68,10 @@ def kind_of(path: Path) -> str:
     legal = "legal are .safetensors and PyTorch's .pth"
     if not start:
         raise WeightsError(f"weights file {path} is empty; {legal}")
-    for pattern, words in _FOREIGN:
-        if re.match(pattern, start):
-            raise WeightsError(f"weights file {path} is {words}; {legal}")
-    raise WeightsError(f"weights file {path} is cut, damaged, or of another format; {legal}")
+    kind = file_kinds.kind_of(start) or ("a text" if _TEXT.fullmatch(start) else None)
+    raise WeightsError(
+        f"weights file {path} is {kind or 'cut, damaged, or of another format'}; {legal}"
+    )
 
 
 def _without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

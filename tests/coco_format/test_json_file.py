@@ -49,7 +49,7 @@ def _npy() -> bytes:
         (_npy(), "a NumPy array"),
         (pickle.dumps(VALUE), "a pickle, which is not read"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-        (b"<!DOCTYPE html><html></html>", "a page or XML"),
+        (b"<!DOCTYPE html><html></html>", "a web page, XML"),
         (TEXT.encode("latin-1", "replace"), r"byte 12 is no UTF-8; JSON is UTF-8"),
         (TEXT[:-9].encode(), "it ends early, a file that was cut"),
         (TEXT[:12].encode(), "it ends early, a file that was cut"),

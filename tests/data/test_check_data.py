@@ -78,7 +78,7 @@ def test_all_splits_of_real_coco_images(
 REFUSED = {
     "avif_as.jpg": "not_an_image: the file is AVIF",
     "heic_as.jpg": "not_an_image: the file is HEIC",
-    "html.jpg": "not_an_image: the file is a text",
+    "html.jpg": "not_an_image: the file is a web page",
     "jpeg2000.jp2": "not_an_image: the file is JPEG 2000",
     "cut.png": "truncated: ",
     "cut_progressive.jpg": "truncated: ",

@@ -101,7 +101,7 @@ def test_what_surrounds_the_pixels_of_a_png_costs_nothing(data: tuple[str, bytes
         (b"\0\0\0\x1cftypavif" + bytes(99), "not_an_image: the file is AVIF"),
         (b"\0\0\0\x18ftypmp42" + bytes(99), "not_an_image: the file is a video"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "not_an_image: the file is JPEG 2000"),
-        (b"\xef\xbb\xbf<!DOCTYPE html><p>", "not_an_image: the file is a text (HTML"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><p>", "not_an_image: the file is a web page, XML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image: the file is a Git LFS"),
         (bytes(4000), r"not_an_image: the file begins with b'\x00\x00"),
         (encode(np.ones((4, 4), np.float32), "TIFF"), "unsupported: no rule for"),
