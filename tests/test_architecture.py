@@ -16,7 +16,8 @@ ALLOWED = {
     "structures": {"jax", "jaxtyping"},
     # What settings refuse, by name: every room's settings are checked the same way.
     "checks": set(),
-    "config": {"checks"},
+    # An experiment is made of what the rooms' own settings are; of data it knows those alone.
+    "config": {"checks", "data"},
     # What every room that writes for people needs: whole files, and lines on a terminal.
     "files": set(),
     "terminal": {"rich"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
-        "masks", "coco_format", "config", "structures", "files", "file_kinds", "terminal",
+        "masks", "coco_format", "checks", "structures", "files", "file_kinds", "terminal",
     },
     "masks": {"numpy", "pycocotools"},
     "metrics": {"numpy", "pycocotools", "masks", "coco_format", "files", "terminal"},
@@ -105,6 +106,20 @@ def test_optax_and_orbax_stay_in_training() -> None:
     for path in PACKAGE.rglob("*.py"):
         if room_of(path) != "training":
             assert not imports_of(path) & {"optax", "orbax"}, path
+
+
+def test_configs_know_the_settings_of_data_alone() -> None:
+    """So that reading a config loads neither JAX nor TFDS."""
+    for path in (PACKAGE / "config").glob("*.py"):
+        tree = ast.walk(ast.parse(path.read_text()))
+        modules = {node.module for node in tree if isinstance(node, ast.ImportFrom)}
+        inside = {module for module in modules if module and module.startswith("harmonic_jax.data")}
+        assert inside <= {"harmonic_jax.data.settings"}, path
+    code = (
+        "import harmonic_jax.data.settings, sys\n"
+        "assert not {'jax', 'tensorflow_datasets', 'cv2'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 
 def test_losses_need_jax_alone() -> None:

@@ -5,7 +5,6 @@ A file in `configs/` builds one `Config`; the command line replaces single field
 """
 
 from harmonic_jax.checks import ConfigError
-from harmonic_jax.config.data import AugmentConfig, DataConfig
 from harmonic_jax.config.experiment import Config
 from harmonic_jax.config.loss import BoxLoss, ClsLoss, FactorGradient, FactorSource, LossConfig
 from harmonic_jax.config.models import ModelConfig
@@ -30,6 +29,7 @@ from harmonic_jax.config.two_stage import (
     RoIPostprocessConfig,
     RPNConfig,
 )
+from harmonic_jax.data.settings import AugmentConfig, DataConfig
 
 __all__ = [
     "RIVALS",

@@ -3,12 +3,12 @@
 import dataclasses
 
 from harmonic_jax.checks import check_fields, require
-from harmonic_jax.config.data import DataConfig
 from harmonic_jax.config.loss import LossConfig
 from harmonic_jax.config.models import ModelConfig
 from harmonic_jax.config.retinanet import RetinaNetConfig
 from harmonic_jax.config.ssd import SSDConfig
 from harmonic_jax.config.training import OptimConfig, TrainConfig
+from harmonic_jax.data.settings import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)

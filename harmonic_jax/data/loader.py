@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.config import DataConfig
 from harmonic_jax.data.collate import collate
 from harmonic_jax.data.geometry import FILL_COLOUR
 from harmonic_jax.data.plan import EvalPlan, TrainPlan, local_rows
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import Sample, load_sample
+from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.slots import Canvases, Slots
 from harmonic_jax.structures import Batch
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from harmonic_jax.config import DataConfig
 from harmonic_jax.data.records import DataError, Record
+from harmonic_jax.data.settings import DataConfig
 
 # Last word of a random seed. SeedSequence fills up with zeros: a sample's (seed, step, slot) is
 # (seed, step, slot, 0), so no purpose may use the tag 0.

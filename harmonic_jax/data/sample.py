@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, ImageError, decode_image
 from harmonic_jax.data.geometry import fill_around, fit_size, resize_image
 from harmonic_jax.data.mask_grids import mask_grids
@@ -13,6 +12,7 @@ from harmonic_jax.data.plan import is_trainable
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError, DetectionSource, Record
 from harmonic_jax.data.report import DataReport, Finding
+from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.transforms import Augmented, augment
 
 UNREADABLE_IMAGE = "unreadable_image"

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from harmonic_jax.config import DataConfig
 from harmonic_jax.data.coco_json import coco_splits, read_coco
 from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.tfds_source import read_tfds, tfds_splits
 from harmonic_jax.data.voc_xml import read_voc, voc_splits
 

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harmonic_jax.config import AugmentConfig
 from harmonic_jax.data.geometry import expand, horizontal_flip, random_crop, vertical_flip
 from harmonic_jax.data.photometric import photometric_distort
+from harmonic_jax.data.settings import AugmentConfig
 
 
 class Augmented(NamedTuple):
