@@ -54,12 +54,11 @@ ALLOWED = {
     # What a user does with a trained detector; the commands are thin around it.
     "inference": {
         "jax", "jaxtyping", "numpy", "cv2", "PIL", "config", "data", "export", "masks", "metrics",
-        "ops", "structures", "training", "visualize", "files", "pretrained", "detectors", "checks",
+        "ops", "structures", "training", "report", "files", "pretrained", "detectors", "checks",
     },
     "cli": ANY,
-    "visualize": {"numpy", "cv2", "matplotlib", "files", "terminal"},
-    # The consistency report for readers: HTML and PNGs of what metrics computed.
-    "report": {"numpy", "cv2", "matplotlib", "metrics", "visualize", "files", "terminal"},
+    # What readers look at: pictures with boxes, charts, and the page of what metrics computed.
+    "report": {"numpy", "cv2", "matplotlib", "metrics", "masks", "files", "terminal"},
     "__init__": {"inference"},  # `load`, imported when it is first named
     "__main__": {"cli"},
 }  # fmt: skip

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from harmonic_jax.inference.detections import ImageDetections
-from harmonic_jax.visualize.boxes import Color, LabelledBoxes, draw_labels, draw_outline
-from harmonic_jax.visualize.masks import draw_masks
+from harmonic_jax.report.boxes import Color, LabelledBoxes, draw_objects
 
 # Okabe and Ito's palette, which every kind of colour vision tells apart, without what is too dark
 # for the labels' ink.
@@ -42,38 +40,6 @@ def draw_detections(
     Returns:
       uint8 RGB, the image with its long side between 640 and 1600 pixels.
     """
-    height, width = picture_size(*image.shape[:2])
-    shrinks = height < image.shape[0]
-    picture = np.ascontiguousarray(image)
-    if (height, width) != image.shape[:2]:
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        picture = cv2.resize(picture, (width, height), interpolation=method)
-    else:
-        picture = picture.copy()
-    factors = np.array([width / image.shape[1], height / image.shape[0]] * 2)
-    boxes = found.boxes.reshape(-1, 4) * factors
-    present = np.unique(found.labels)
-    if found.masks is not None:
-        for label in present:
-            rows = np.flatnonzero(found.labels == label).tolist()
-            draw_masks(picture, [found.masks.decode(r) for r in rows], _color(label), filled=True)
-    # The best last: its lines lie on top.
-    for row in np.argsort(found.scores, kind="stable"):
-        draw_outline(picture, boxes[row], _color(found.labels[row]), False)
-    taken: list[tuple[int, int, int, int]] = []
-    for row in np.argsort(-found.scores, kind="stable"):
-        one = LabelledBoxes(boxes[[row]], found.labels[[row]], found.scores[[row]])
-        draw_labels(picture, one, class_names, _color(found.labels[row]), taken, below=False)
-    return picture
-
-
-def _color(label: int) -> Color:
-    return PALETTE[int(label) % len(PALETTE)]
-
-
-def encode_jpeg(picture: np.ndarray) -> bytes:
-    """A uint8 RGB picture as a JPEG file."""
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
-    )
-    return data.tobytes()
+    objects = LabelledBoxes(found.boxes, found.labels, found.scores, found.masks)
+    size = picture_size(*image.shape[:2])
+    return draw_objects(image, objects, class_names, size=size, colors=PALETTE)

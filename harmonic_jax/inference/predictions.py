@@ -19,10 +19,11 @@ from harmonic_jax.inference.detections import ImageDetections
 from harmonic_jax.inference.detector import LoadedDetector, NonFiniteOutputError
 from harmonic_jax.inference.inputs import is_video
 from harmonic_jax.inference.output import OutputFolder
-from harmonic_jax.inference.pictures import draw_detections, encode_jpeg
+from harmonic_jax.inference.pictures import draw_detections
 from harmonic_jax.inference.streams import batches_by, decoded_ahead
 from harmonic_jax.inference.video import VideoReader, VideoWriter, even_size
 from harmonic_jax.pretrained import WeightsError
+from harmonic_jax.report.boxes import encode_jpeg
 
 SAVE_EVERY = 300.0  # seconds; what a machine that dies costs at most
 _T = TypeVar("_T")

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
 from harmonic_jax.report.cases import Case, CaseGroup, Outline
-from harmonic_jax.visualize import LabelledBoxes, detection_grid, save_png
 
 LONG_SIDE = 400  # pixels of a picture at most
 MOST_BYTES = 5_500_000  # of all pictures of a page, as they stand in it

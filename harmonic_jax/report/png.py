@@ -11,10 +11,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from harmonic_jax.files import replacing
+from harmonic_jax.report.fonts import FONTS
 from harmonic_jax.report.palette import LIGHT, RAMP
 from harmonic_jax.report.panels import Cells, Figure, Line, Look, Mark, Notes, Panel, Rectangles
 from harmonic_jax.report.svg import RAMP_TITLE, clipped, ramp_place
-from harmonic_jax.visualize.fonts import FONTS
 
 _LINES: dict[Look, dict[str, Any]] = {
     "a": {"ls": "-", "marker": "o"},

@@ -9,13 +9,13 @@ from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
-from harmonic_jax.masks import RleTable
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.metrics.results_json import save_coco_results
+from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
+from harmonic_jax.report.plots import plot_loss_curves
 from harmonic_jax.terminal import printable
 from harmonic_jax.training.evaluation import Evaluation
 from harmonic_jax.training.writer import read_metrics
-from harmonic_jax.visualize import LabelledBoxes, detection_grid, plot_loss_curves, save_png
 
 NUM_PICTURES = 12
 SHOWN_SCORE = 0.3
@@ -79,7 +79,7 @@ def prediction_grid(
         except (ImageError, OSError):
             continue
         images.append(image)
-        truths.append(LabelledBoxes(record.boxes, record.labels, masks=_decoded(record.masks)))
+        truths.append(LabelledBoxes(record.boxes, record.labels, masks=record.masks))
         predictions.append(_predicted(evaluation, record.image_id))
     return detection_grid(images, truths, predictions, source.class_names)
 
@@ -87,9 +87,5 @@ def prediction_grid(
 def _predicted(evaluation: Evaluation, image_id: int) -> LabelledBoxes:
     table = evaluation.detections
     shown = (table.image_id == image_id) & (table.scores >= SHOWN_SCORE)
-    masks = None if table.masks is None else _decoded(table.masks.take(shown))
+    masks = None if table.masks is None else table.masks.take(shown)
     return LabelledBoxes(table.boxes[shown], table.labels[shown], table.scores[shown], masks)
-
-
-def _decoded(masks: RleTable | None) -> list[np.ndarray] | None:
-    return None if masks is None else [masks.decode(row) for row in range(len(masks))]

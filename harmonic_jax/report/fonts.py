@@ -11,9 +11,6 @@ import threading
 import unicodedata
 from collections.abc import Iterable
 
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
-
 from harmonic_jax.terminal import printable
 
 BASE = "DejaVu Sans"
@@ -57,6 +54,9 @@ class Fonts:
         return "" if _is_invisible(letter) else f"\\u{ord(letter):04x}"
 
     def _look_for(self, letters: set[str]) -> None:
+        from matplotlib import font_manager
+        from matplotlib.ft2font import FT2Font
+
         missing = letters - _letters_in(font_manager.findfont(BASE), letters)
         for path in _system_fonts() if any(not _is_invisible(c) for c in missing) else ():
             found = _letters_in(path, missing)
@@ -103,6 +103,8 @@ def _script_of(letter: str) -> str:
 @functools.cache
 def _system_fonts() -> tuple[str, ...]:
     """Files of fonts, plain ones first."""
+    from matplotlib import font_manager
+
     return tuple(sorted(font_manager.findSystemFonts(), key=_plainness))
 
 
@@ -114,6 +116,8 @@ def _plainness(path: str) -> tuple[int, str]:
 
 def _letters_in(path: str, letters: set[str]) -> set[str]:
     """Those letters that a font has an outline for; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         font = FT2Font(path)
         found = {letter for letter in letters if font.get_char_index(ord(letter))}

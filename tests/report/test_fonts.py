@@ -10,12 +10,11 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from harmonic_jax.report import png
+from harmonic_jax.report import boxes, fonts, png
+from harmonic_jax.report.boxes import LabelledBoxes, draw_objects, text_mask
+from harmonic_jax.report.fonts import BASE, Fonts
 from harmonic_jax.report.panels import Axis, Figure, Line, Notes, Panel
 from harmonic_jax.report.png import save_figure
-from harmonic_jax.visualize import boxes, fonts
-from harmonic_jax.visualize.boxes import draw_boxes, text_mask
-from harmonic_jax.visualize.fonts import BASE, Fonts
 
 CAT = "\u732b"  # a letter of Chinese and Japanese
 
@@ -78,9 +77,10 @@ def test_what_no_font_has_is_drawn_as_its_number(
     names = [f"{CAT}\u3068\u72ac", "\uac15", "\u0e41", "\u041a\u043e\u0448\u043a\u0430"]
     image = np.zeros((200, 400, 3), np.uint8)
     rows = np.array([[5.0, 40 * i + 30, 90, 40 * i + 50] for i in range(4)])
-    drawn = draw_boxes(image, rows, np.arange(4), names)
+    objects = LabelledBoxes(rows, np.arange(4))
+    drawn = draw_objects(image, objects, names)
     spelled = ["\\u732b\\u3068\\u72ac", "\\uac15", "\\u0e41", names[3]]
-    np.testing.assert_array_equal(drawn, draw_boxes(image, rows, np.arange(4), spelled))
+    np.testing.assert_array_equal(drawn, draw_objects(image, objects, spelled))
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2  # once a script; and DejaVu has Cyrillic letters
     assert "letters of Chinese, Japanese or Korean" in told[0]
@@ -125,5 +125,6 @@ def test_figures_use_the_same_letters(system: Path, tmp_path: Path) -> None:
 
 def test_a_name_wider_than_the_picture_is_cut_not_left_out() -> None:
     narrow = np.zeros((60, 50, 3), np.uint8)
-    drawn = draw_boxes(narrow, np.array([[5.0, 30, 45, 50]]), np.array([0]), ["a long name" * 9])
+    box = LabelledBoxes(np.array([[5.0, 30, 45, 50]]), np.array([0]))
+    drawn = draw_objects(narrow, box, ["a long name" * 9])
     assert (drawn[12:28, 2:48] != 0).any(axis=2).mean() > 0.9

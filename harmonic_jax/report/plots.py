@@ -1,0 +1,328 @@
+"""Charts, each drawn once by matplotlib: an SVG in the colours of the page around it, and a PNG."""
+
+import contextlib
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from xml.etree import ElementTree
+
+import numpy as np
+
+from harmonic_jax.report.boxes import save_png
+from harmonic_jax.report.fonts import FONTS
+
+if TYPE_CHECKING:  # it takes a second to import: what draws nothing goes without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The series are apart for every kind of colour vision: blue and orange are Okabe and Ito's; beside
+# their green, blue is hard to tell without its own cones. Series differ in line style, marker and
+# hatching as well. The ramp is one hue by lightness, faint to strong: away from the paper in both.
+LIGHT = {
+    "paper": "#ffffff", "card": "#f6f7f9", "ink": "#1b1f24", "muted": "#57606a", "grid": "#dde1e6",
+    "a": "#0072b2", "b": "#d55e00", "c": "#882255",
+}  # fmt: skip
+DARK = {
+    "paper": "#14171a", "card": "#1d2126", "ink": "#e8eaed", "muted": "#a6adb5", "grid": "#363d45",
+    "a": "#56b4e9", "b": "#e69f00", "c": "#f2d5e5",
+}  # fmt: skip
+RAMP = ("#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#1b69ad", "#0b4083", "#08224f")
+DARK_RAMP = ("#17324d", "#1f4b73", "#2c6a9c", "#4a8cc0", "#79b0da", "#aed1ec", "#e6f3ff")
+# Okabe and Ito's palette without yellow, which is faint on white, with dashes for many lines.
+CURVES = (
+    ("#000000", "-"), ("#0072b2", "--"), ("#e69f00", "-."), ("#009e73", ":"),
+    ("#cc79a7", (0, (5, 1))), ("#d55e00", (0, (3, 1, 1, 1))), ("#56b4e9", (0, (1, 1))),
+)  # fmt: skip
+LINES: dict[str, dict[str, Any]] = {
+    "a": {"color": LIGHT["a"], "linestyle": "-"},
+    "b": {"color": LIGHT["b"], "linestyle": "--"},
+    "c": {"color": LIGHT["c"], "linestyle": "-."},
+    "guide": {"color": LIGHT["muted"], "linestyle": ":"},
+}
+HATCHES = {"a": "", "b": "////", "c": "...."}
+LONGEST_NAME = 20  # letters beside an axis
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "harmonic_jax", "text.parse_math": False,
+    "font.size": 9.0, "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.labelsize": 9.0,
+    "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["muted"], "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"], "axes.edgecolor": LIGHT["muted"], "grid.color": LIGHT["grid"],
+    "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "hatch.color": "#ffffff",
+    "axes.spines.right": False, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+    "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.markersize": 4,
+    "figure.dpi": 150.0,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def chart_style(names: Iterable[str] = ()) -> Iterator[None]:
+    """The looks of everything that is drawn and saved inside; `names` are texts from outside."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE | {"font.family": list(FONTS.families(names))}):
+        yield
+
+
+def new_axes(title: str, *, height: float = 3.4, width: float = 4.0) -> "Axes":
+    """One panel: the only axes of a figure of so many inches, to draw on as matplotlib does."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(width, height), layout="constrained").subplots()
+    axes.set_title(title)
+    return axes
+
+
+def _figure_of(axes: "Axes") -> "Figure":
+    return cast("Figure", axes.figure)
+
+
+def set_fractions(axes: "Axes", *, x: str = "", y: str = "") -> None:
+    """Makes an axis with a label go from 0 to 1."""
+    places = np.arange(6) / 5
+    texts = ["0", ".2", ".4", ".6", ".8", "1"]
+    if x:
+        axes.set_xticks(places, labels=texts)
+        axes.set(xlabel=x, xlim=(0.0, 1.0))
+    if y:
+        axes.set_yticks(places, labels=texts)
+        axes.set(ylabel=y, ylim=(0.0, 1.0))
+
+
+def set_rows(axes: "Axes", names: Sequence[str]) -> None:
+    """A row for each name, the first on top; pages show long names whole under the pointer."""
+    shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
+    axes.set_yticks(range(len(names)), labels=shown)
+    for text, name in zip(axes.get_yticklabels(), names, strict=True):
+        text.set_gid(f"{_NAME}{name}")
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def add_legend(axes: "Axes", **options: Any) -> None:
+    """Under the axes: no place inside is free in every chart."""
+    options = {"handles": axes.get_legend_handles_labels()[0], **options}
+    _figure_of(axes).legend(loc="outside lower left", **options)
+
+
+def draw_bars(
+    axes: "Axes",
+    values: np.ndarray,
+    intervals: np.ndarray,
+    texts: Sequence[str],
+    *,
+    series: str = "a",
+    place: int = 0,
+    places: int = 1,
+    label: str | None = None,
+) -> None:
+    """Horizontal bars in the rows of the axes, with their intervals and texts to the right.
+
+    Args:
+      axes: with rows (`set_rows`).
+      values: [n], NaN: no bar.
+      intervals: [n, 2], low and high; NaN: none.
+      texts: n.
+      series: "a", "b" or "c".
+      place, places: of several bars in a row, which, and of how many.
+      label: for the legend.
+    """
+    thick = 0.8 / places
+    rows = np.arange(len(values)) - 0.4 + (place + 0.5) * thick
+    axes.barh(
+        rows, np.nan_to_num(values), thick * 0.94, color=LIGHT[series], hatch=HATCHES[series],
+        edgecolor="#ffffff", linewidth=0.0, label=label,
+    )  # fmt: skip
+    has_interval = np.isfinite(intervals).all(axis=1)
+    low, high = intervals[has_interval].T
+    axes.errorbar(
+        (low + high) / 2, rows[has_interval], xerr=(high - low) / 2, fmt="none",
+        ecolor=LIGHT["ink"], elinewidth=1.0, capsize=2.5,
+    )  # fmt: skip
+    for row, value, high, text in zip(rows, values, intervals[:, 1], texts, strict=True):
+        if np.isfinite(value):
+            axes.annotate(
+                text, (np.fmax(value, high), row), xytext=(4, 0), textcoords="offset points",
+                va="center", fontsize=8, annotation_clip=False,
+            )  # fmt: skip
+
+
+def draw_density(
+    axes: "Axes", counts: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray
+) -> None:
+    """Counts [ny, nx] in a grid of cells, in steps of the ramp that grow by a factor, with their
+    legend; cells of none stay blank."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Polygons
+
+    step, texts = count_steps(counts)
+    samples = []
+    for i, text in enumerate(texts):
+        color = RAMP[len(RAMP) - 1 if len(texts) < 2 else round(i * 6 / (len(texts) - 1))]
+        y, x = np.nonzero(step == i)
+        left, right, low, high = x_edges[x], x_edges[x + 1], y_edges[y], y_edges[y + 1]
+        corners = np.array([[left, low], [right, low], [right, high], [left, high], [left, low]])
+        codes = [Polygons.MOVETO, *[Polygons.LINETO] * 3, Polygons.CLOSEPOLY] * len(x)
+        cells = Polygons(corners.transpose(2, 0, 1).reshape(-1, 2), codes)
+        samples.append(axes.add_patch(PathPatch(cells, color=color, linewidth=0.0, label=text)))
+    axes.set(xlim=x_edges[[0, -1]], ylim=y_edges[[0, -1]])
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    if samples:
+        add_legend(axes, handles=[*samples, *lines], ncols=4, title="boxes in a cell")
+
+
+def count_steps(counts: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Counts as steps of a ramp that grow by a factor, and the least count of each as text.
+
+    Returns:
+      int [ny, nx], -1 for a count of 0; and the texts.
+
+    Example:
+      >>> step, texts = count_steps(np.array([[0, 1, 3, 99]]))
+      >>> step.tolist(), texts
+      ([[-1, 0, 1, 6]], ('1+', '2+', '4+', '8+', '14+', '27+', '52+'))
+    """
+    top = int(counts.max(initial=0))
+    if top == 0:
+        return np.full(counts.shape, -1), ()
+    edges = np.unique(np.ceil(np.geomspace(1, top + 1, min(top, len(RAMP)) + 1)).astype(int))
+    step = np.searchsorted(edges, counts, side="right") - 1
+    texts = tuple(f"{e / 1000:.3g}k+" if e >= 1000 else f"{e}+" for e in edges[:-1].tolist())
+    return np.where(counts > 0, np.minimum(step, len(texts) - 1), -1), texts
+
+
+def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a PNG of the losses over the steps, and of AP where the run was evaluated.
+
+    Args:
+      path: the file.
+      rows: rows of the run's log: "step", and numbers by name. Names that are "loss" or end in
+        "_loss" are drawn on the left, "AP", "AP50", "AP75" and "mask_AP" on the right. Of several
+        rows with the same step the last counts; numbers that are not finite are left out.
+    """
+    names = sorted({name for row in rows for name in row}, key=lambda name: (name != "loss", name))
+    losses = [name for name in names if name == "loss" or name.endswith("_loss")]
+    scores = [name for name in ("AP", "AP50", "AP75", "mask_AP") if name in names]
+    with chart_style(losses):
+        panels = [new_axes("loss", width=5.5, height=4.2)]
+        _draw_series(panels[0], rows, losses, marker="")
+        if any((np.asarray(line.get_ydata()) > 0).any() for line in panels[0].lines):
+            panels[0].set_yscale("log", nonpositive="mask")
+            panels[0].yaxis.set_major_formatter("{x:g}")
+        if scores:
+            panels.append(new_axes("average precision", width=5.5, height=4.2))
+            _draw_series(panels[1], rows, scores, marker="o")
+            panels[1].set_ylim(0, 1)
+        save_panels(path, panels)
+
+
+def _draw_series(
+    axes: "Axes", rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, marker: str
+) -> None:
+    for (color, _), name in zip(itertools.cycle(CURVES), names, strict=False):
+        points = {row["step"]: row[name] for row in rows if name in row}
+        steps, values = np.array(sorted(points.items()), float).reshape(-1, 2).T
+        steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
+        if not marker and len(values) > 40:  # noisy: faint, under its mean
+            axes.plot(steps, values, color=color, linewidth=1, alpha=0.25)
+            values = _smooth(values)
+        axes.plot(steps, values, color=color, marker=marker, label=name)
+    axes.set_xlabel("step")
+    if names:
+        axes.legend()
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a 20th of the curve; shorter at the ends."""
+    half = max(len(values) // 40, 1)
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    place = np.arange(len(values))
+    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def save_panels(path: str | Path, panels: Sequence["Axes"]) -> None:
+    """Writes panels beside each other as a PNG, in light colours; letters that no font of this
+    system has are their code points.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    pictures = []
+    for axes in panels:
+        figure = _figure_of(axes)
+        for text in figure.findobj(Text):
+            text.set_text(FONTS.drawable(text.get_text()))
+        names = [text.get_text() for text in axes.get_yticklabels()]
+        spelled = [FONTS.drawable(name) for name in names]
+        if spelled != names:
+            axes.set_yticks(axes.get_yticks(), labels=spelled)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[:, :, :3])
+    height = max(len(picture) for picture in pictures)
+    sheet = np.full((height, sum(picture.shape[1] for picture in pictures), 3), 255, np.uint8)
+    for picture, right in zip(pictures, np.cumsum([p.shape[1] for p in pictures]), strict=True):
+        sheet[: len(picture), right - picture.shape[1] : right] = picture
+    save_png(path, sheet)
+
+
+_NAME = "name:"
+_VARIABLES = {color: f"var(--{name})" for name, color in LIGHT.items()} | {
+    color: f"var(--d{i})" for i, color in enumerate(RAMP)
+}
+
+
+def svg_of(axes: "Axes", description: str, ids: str) -> str:
+    """A panel as an `<svg>` element to stand in a page.
+
+    Colours are variables of the page's style sheet (`--a`, `--ink`, ..), texts are in its font, and
+    there are no style attributes, which a page's policy would have to allow.
+
+    Args:
+      axes: the panel.
+      description: what a screen reader says in its place, after its title.
+      ids: what the ids inside start with; unique in the page.
+    """
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser may have the letter
+        _figure_of(axes).savefig(stream, format="svg", transparent=True)
+    root = ElementTree.fromstring(stream.getvalue())
+    for parent in root.iter():
+        parent.tag = parent.tag.rpartition("}")[2]
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)
+        given, parent.attrib = parent.attrib, {}
+        for key, value in given.items():
+            _set_attribute(parent, key.rpartition("}")[2], value, ids)
+    box = root.attrib["viewBox"]
+    label = f"{axes.get_title(loc='left')}. {description}"
+    root.attrib = {"class": "chart", "viewBox": box, "role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _set_attribute(element: ElementTree.Element, key: str, value: str, ids: str) -> None:
+    if key == "style":
+        for declaration in value.split("; "):
+            name, _, content = declaration.partition(": ")
+            if name != "font-family":
+                _set_attribute(element, name, content, ids)
+    elif key == "id" and element.tag == "g":  # nothing refers to groups
+        if value.startswith(_NAME):
+            title = ElementTree.Element("title")
+            title.text = value.removeprefix(_NAME)
+            element.insert(0, title)
+    elif key == "id":
+        element.set(key, f"{ids}{value}")
+    elif key == "href" or value.startswith("url(#"):
+        element.set(key, value.replace("#", f"#{ids}", 1))
+    else:
+        value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point will do
+        element.set(key, _VARIABLES.get(value, value))
