@@ -23,14 +23,16 @@ ALLOWED = {
     "terminal": {"rich"},
     # What foreign files are called where images, annotations or weights were expected.
     "file_kinds": set(),
+    # Every file of JSON is read by it, and refused in the same words.
+    "json_file": {"file_kinds"},
     # The one parser of COCO's JSON: data and metrics both read it, and may not import each other.
-    "coco_format": {"numpy", "file_kinds"},
+    "coco_format": {"numpy", "json_file"},
     "ops": {"jax", "jaxtyping", "numpy"},
     "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
     "pretrained": {
         "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config", "files",
-        "file_kinds",
+        "file_kinds", "json_file",
     },
     "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
     "detectors": {
@@ -40,10 +42,11 @@ ALLOWED = {
     "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
-        "masks", "coco_format", "checks", "structures", "files", "file_kinds", "terminal",
+        "masks", "coco_format", "checks", "structures", "files", "file_kinds", "json_file",
+        "terminal",
     },
     "masks": {"numpy", "pycocotools"},
-    "metrics": {"numpy", "pycocotools", "masks", "coco_format", "files", "terminal"},
+    "metrics": {"numpy", "pycocotools", "masks", "coco_format", "json_file", "files", "terminal"},
     "training": ANY,
     # Reads what the train step compiles to; training itself knows nothing of pods' figures.
     "pods": {"jax", "training", "structures", "config"},
@@ -55,6 +58,7 @@ ALLOWED = {
     "inference": {
         "jax", "jaxtyping", "numpy", "cv2", "PIL", "config", "data", "export", "masks", "metrics",
         "ops", "structures", "training", "report", "files", "pretrained", "detectors", "checks",
+        "json_file",
     },
     "cli": ANY,
     # What readers look at: pictures with boxes, charts, and the page of what metrics computed.

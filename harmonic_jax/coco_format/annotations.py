@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.coco_format.json_file import CocoFileError, read_json
 from harmonic_jax.coco_format.values import (
     class_id,
     class_name,
     problem,
-    shown,
 )
+from harmonic_jax.json_file import JsonFileError, read_json, shown
 
 _KEYS = ("images", "annotations", "categories")
 
@@ -46,23 +45,24 @@ def read_coco_file(path: str | Path, *, segmentations: bool) -> CocoFile:
 
     Raises:
       OSError: it cannot be read.
-      CocoFileError: it is no annotation file, or its categories are not what they should be.
+      JsonFileError: it is no annotation file, or its categories are not what they should be.
     """
     # Masks are nine tenths of the file: changed while parsing, they never pile up in memory.
     hook = _with_compact_mask if segmentations else _without_mask
-    return coco_file(read_json(path, hook=hook), name=str(path))
+    content = read_json(path, unique_keys=True, object_hook=hook)
+    return coco_file(content, name=str(path))
 
 
 def coco_file(content: Any, *, name: str) -> CocoFile:
     """An annotation file of what it holds; see `read_coco_file`."""
     if not isinstance(content, dict):
         hint = "; a list is a results file" if isinstance(content, list) else ""
-        raise CocoFileError(f"{name} must hold an object with the lists {', '.join(_KEYS)}{hint}")
+        raise JsonFileError(f"{name} must hold an object with the lists {', '.join(_KEYS)}{hint}")
     for key in _KEYS:
         if not isinstance(content.get(key), list):
             found = f"{key} is {shown(content[key])}" if key in content else f"there is no {key}"
             keys = ", ".join(map(shown, list(content)[:8])) or "none"
-            raise CocoFileError(f"{name} must hold a list of {key}; {found}, its keys are {keys}")
+            raise JsonFileError(f"{name} must hold a list of {key}; {found}, its keys are {keys}")
     names = _categories(content["categories"], name)
     shown_names, same = _told_apart(names, name)
     return CocoFile(
@@ -81,17 +81,17 @@ def _categories(entries: list[Any], name: str) -> dict[int, str]:
     for row, entry in enumerate(entries):
         where = f"{name}: categories[{row}]"
         if not isinstance(entry, dict):
-            raise CocoFileError(f"{where} is {shown(entry)}; it must be an object")
+            raise JsonFileError(f"{where} is {shown(entry)}; it must be an object")
         key, label = class_id(entry.get("id")), class_name(entry.get("name"))
         if key is None:
-            raise CocoFileError(f"{where}: {problem(entry, 'id', class_id)}")
+            raise JsonFileError(f"{where}: {problem(entry, 'id', class_id)}")
         if label is None:
-            raise CocoFileError(f"{where}: {problem(entry, 'name', class_name)}")
+            raise JsonFileError(f"{where}: {problem(entry, 'name', class_name)}")
         if key in names:
-            raise CocoFileError(f"{where}: id {key} is that of {shown(names[key])} too")
+            raise JsonFileError(f"{where}: id {key} is that of {shown(names[key])} too")
         names[key] = label
     if not names:
-        raise CocoFileError(f"{name}: the list of categories is empty")
+        raise JsonFileError(f"{name}: the list of categories is empty")
     return dict(sorted(names.items()))
 
 
@@ -106,7 +106,7 @@ def _told_apart(names: dict[int, str], file: str) -> tuple[tuple[str, ...], tupl
     )
     if len(set(apart)) < len(apart):
         twice = next(name for name in apart if apart.count(name) > 1)
-        raise CocoFileError(f"{file}: two categories are called {shown(twice)}; rename one")
+        raise JsonFileError(f"{file}: two categories are called {shown(twice)}; rename one")
     told = tuple(
         f"{len(keys)} categories are called {name!r}: here "
         + ", ".join(repr(new) for new, old in zip(apart, all_names, strict=True) if old == name)
@@ -116,31 +116,13 @@ def _told_apart(names: dict[int, str], file: str) -> tuple[tuple[str, ...], tupl
     return apart, told
 
 
-def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        for key, value in pairs:
-            if not _is_same(entry[key], value):
-                raise CocoFileError(
-                    f"{shown(key)} is there twice in one object, as {shown(value)} and as "
-                    f"{shown(entry[key])}"
-                )
-    return entry
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b or repr(a) == repr(b)
-
-
-def _without_mask(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = _entry(pairs)
+def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
     entry.pop("segmentation", None)
     return entry
 
 
-def _with_compact_mask(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_compact_mask(entry: dict[str, Any]) -> dict[str, Any]:
     """Lists of numbers as arrays: a quarter of the memory, until the image's size is known."""
-    entry = _entry(pairs)
     mask = entry.get("segmentation")
     if isinstance(mask, list):
         entry["segmentation"] = [_compact(part) for part in mask]

@@ -18,9 +18,9 @@ from harmonic_jax.coco_format.values import (
     identity,
     number,
     problem,
-    shown,
     unknown,
 )
+from harmonic_jax.json_file import shown
 
 
 class FaultKind(enum.Enum):

@@ -4,23 +4,16 @@ The docstring of each function is what messages call its legal values.
 """
 
 import hashlib
-import reprlib
 import unicodedata
 from collections.abc import Callable, Container
 from typing import Any
+
+from harmonic_jax.json_file import shown
 
 Id = int | str
 
 _FLAGS = {0: False, 1: True, "0": False, "1": True}
 _LARGEST = 1e300  # beyond it a product of two is infinite
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
-_short.maxlevel = 3
-
-
-def shown(value: Any) -> str:
-    """A value for messages, of whatever size and depth."""
-    return _short.repr(value)
 
 
 def identity(value: Any) -> Id | None:

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harmonic_jax.coco_format.values import shown
 from harmonic_jax.data.folders import Listing, files_in, list_folder
+from harmonic_jax.json_file import shown
 
 _DEPTH_OF_HINTS = 4
 _PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)

@@ -14,14 +14,12 @@ from harmonic_jax.coco_format.entries import (
     images_of,
     objects_of,
 )
-from harmonic_jax.coco_format.json_file import CocoFileError
 from harmonic_jax.coco_format.values import (
     Id,
     as_int64,
     flag,
     identity,
     problem,
-    shown,
     side,
     text,
 )
@@ -37,6 +35,7 @@ from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.json_file import JsonFileError, shown
 
 _ROBOFLOW = "_annotations.coco.json"
 _REASONS = {
@@ -99,7 +98,7 @@ def read_coco(root: Path, split: str, *, max_objects: int, masks: bool = False) 
         )
     try:
         file = read_coco_file(path, segmentations=masks)
-    except CocoFileError as error:
+    except JsonFileError as error:
         raise DataError(str(error)) from error
     report = DataReport()
     if file.same_names:

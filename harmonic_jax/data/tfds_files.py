@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.data.records import DataError
+from harmonic_jax.json_file import read_json
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 _MOST_BYTES = 2**26  # of either; those of COCO have 4 kB
@@ -156,12 +157,7 @@ def _told(error: Exception) -> str:
 def _json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError("it is absent")
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-    try:
-        content = json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    content = read_json(path, most_bytes=_MOST_BYTES)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content

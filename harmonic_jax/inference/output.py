@@ -18,6 +18,7 @@ from harmonic_jax.config import ConfigError
 from harmonic_jax.files import write_text
 from harmonic_jax.inference.detections import ImageDetections, detection_table
 from harmonic_jax.inference.inputs import is_video, unique_names
+from harmonic_jax.json_file import read_json
 from harmonic_jax.metrics.results_json import save_coco_results
 
 DETECTIONS, IMAGES, PICTURES = "detections.json", "images.json", "pictures"
@@ -113,9 +114,9 @@ def _earlier_pictures(folder: Path) -> list[str]:
     if not folder.exists() or not any(folder.iterdir()):
         return []
     try:
-        info = json.loads((folder / IMAGES).read_text(encoding="utf-8"))["info"]
+        info = read_json(folder / IMAGES)["info"]
         names = info.get(PICTURES, []) if info["made_by"] == _MADE_BY else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = None
     if not isinstance(names, list):
         raise ConfigError(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.coco_format.json_file import CocoFileError
-from harmonic_jax.coco_format.values import box, shown, side
+from harmonic_jax.coco_format.values import box, side
+from harmonic_jax.json_file import JsonFileError, shown
 from harmonic_jax.masks import RleTable, encode_segmentations
 from harmonic_jax.metrics.result_entries import wrong
 from harmonic_jax.metrics.tables import GroundTruthTable
@@ -14,7 +14,7 @@ from harmonic_jax.metrics.tables import GroundTruthTable
 _LOG = logging.getLogger(__name__)
 
 
-class MaskError(CocoFileError):
+class MaskError(JsonFileError):
     """A file whose boxes may be good, and whose masks are not."""
 
 
@@ -74,7 +74,7 @@ def boxes_and_masks(
     for row in boxless:
         # As in pycocotools' loadRes, [] is no box.
         if entries[row].get("bbox") not in (None, []) or not is_masked[row]:
-            raise CocoFileError(f"{name}[{row}]: {wrong(entries[row], 'bbox', box)}")
+            raise JsonFileError(f"{name}[{row}]: {wrong(entries[row], 'bbox', box)}")
     if not all(is_masked):
         row = is_masked.index(False)
         if masks:

@@ -5,8 +5,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from harmonic_jax.coco_format.json_file import CocoFileError
-from harmonic_jax.coco_format.values import Id, as_int64, problem, shown, unknown
+from harmonic_jax.coco_format.values import Id, as_int64, problem, unknown
+from harmonic_jax.json_file import JsonFileError, shown
 from harmonic_jax.metrics.tables import GroundTruthTable
 
 _T = TypeVar("_T")
@@ -27,12 +27,12 @@ def entries_of(content: Any, name: str) -> list[dict[str, Any]]:
     """
     legal = "it must be a list of objects with image_id, category_id, bbox and score"
     if isinstance(content, dict):
-        raise CocoFileError(f"{name} holds an object, {_described(content)}; {legal}")
+        raise JsonFileError(f"{name} holds an object, {_described(content)}; {legal}")
     if not isinstance(content, list):
-        raise CocoFileError(f"{name} holds {shown(content)}; {legal}")
+        raise JsonFileError(f"{name} holds {shown(content)}; {legal}")
     for i, entry in enumerate(content):
         if not isinstance(entry, dict):
-            raise CocoFileError(f"{name}[{i}] is {shown(entry)}; {legal}")
+            raise JsonFileError(f"{name}[{i}] is {shown(entry)}; {legal}")
     return content
 
 
@@ -58,7 +58,7 @@ def column(
     values = [legal(entry.get(field)) for entry in entries]
     if None in values:
         row = values.index(None)
-        raise CocoFileError(f"{name}[{row}]: {wrong(entries[row], field, legal)}")
+        raise JsonFileError(f"{name}[{row}]: {wrong(entries[row], field, legal)}")
     return cast(list[_T], values)
 
 
@@ -85,7 +85,7 @@ def known_images(written: Sequence[Id], truth: GroundTruthTable, name: str) -> n
         is_name = isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)
         hint = "; it is a file name, where the id of the image should be" if is_name else ""
         what = unknown(value, known, "the ground truth")
-        raise CocoFileError(f"{name}[{rows[0]}]: image_id {what}{_others(rows, ids)}{hint}")
+        raise JsonFileError(f"{name}[{rows[0]}]: image_id {what}{_others(rows, ids)}{hint}")
     return ids
 
 
@@ -103,7 +103,7 @@ def labels_of(
         legal = ", ".join(map(str, truth.category_ids[:10])) + (", .." if len(known) > 10 else "")
         is_label = 0 not in known and ids.min() == 0 and ids.max() < len(known)
         hint = "; is it a label, counted from 0, and no category id?" if is_label else ""
-        raise CocoFileError(
+        raise JsonFileError(
             f"{name}[{rows[0]}]: category_id {ids[rows[0]]} is not in the ground truth"
             f"{_others(rows, ids)}, whose ids are {legal}{hint}"
         )
@@ -126,6 +126,6 @@ def check_numbers(field: str, values: np.ndarray, name: str) -> None:
     if not good.all():
         row = int(np.argmin(good))
         found = shown(values[row].tolist())
-        raise CocoFileError(
+        raise JsonFileError(
             f"{name}[{row}]: {field} is {found}; numbers must be finite, up to 1e100"
         )

@@ -14,9 +14,9 @@ import numpy as np
 
 from harmonic_jax.coco_format.annotations import CocoFile, coco_file, read_coco_file
 from harmonic_jax.coco_format.entries import EntryFault, images_of, objects_of
-from harmonic_jax.coco_format.json_file import CocoFileError, read_json
-from harmonic_jax.coco_format.values import Id, as_int64, class_id, identity, number, shown, side
+from harmonic_jax.coco_format.values import Id, as_int64, class_id, identity, number, side
 from harmonic_jax.files import write_text
+from harmonic_jax.json_file import JsonFileError, read_json, shown
 from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.masks_json import (
     annotated_masks,
@@ -65,7 +65,7 @@ def ground_truth_from_coco(
         _LOG.warning("%s: %s", file.name, told)
 
     def refuse(fault: EntryFault) -> None:
-        raise CocoFileError(f"{file.name}: {fault}")
+        raise JsonFileError(f"{file.name}: {fault}")
 
     images = images_of(file, refuse)
     objects = list(objects_of(file, images, refuse))
@@ -73,7 +73,7 @@ def ground_truth_from_coco(
     check_numbers("bbox", xywh, f"{file.name}: annotations")
     if (xywh[:, 2:] < 0).any():
         row = int(np.argmax((xywh[:, 2:] < 0).any(axis=1)))
-        raise CocoFileError(
+        raise JsonFileError(
             f"{file.name}: annotations[{row}]: bbox is {shown(xywh[row].tolist())}; its width and "
             "height must be >= 0"
         )

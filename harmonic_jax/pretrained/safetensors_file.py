@@ -1,12 +1,12 @@
 """Files in safetensors' format: checked before anything is allocated."""
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harmonic_jax.json_file import parse_json
 from harmonic_jax.pretrained.errors import WeightsError
 
 MOST_HEADER_BYTES = 2**24  # a detector's has a hundredth of that; the format allows 100 MB
@@ -80,13 +80,13 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]
     if len(text) < length:
         raise WeightsError(f"weights file {path} is cut: {size} bytes do not hold its header")
     try:
-        tensors = json.loads(text, object_pairs_hook=_without_doubles)
+        tensors = parse_json(text, "its header", unique_keys=True)
         metadata = tensors.pop("__metadata__", None) or {}
         end = 8 + length + max((about["data_offsets"][1] for about in tensors.values()), default=0)
         is_told = _is_of_text(metadata) and all(
             isinstance(about["dtype"], str) for about in tensors.values()
         )
-    except (ValueError, KeyError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise WeightsError(f"weights file {path} has a damaged header: {error}") from error
     if not is_told:
         raise WeightsError(f"weights file {path} has a damaged header: what is no text in it")
@@ -97,12 +97,3 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]
 
 def _is_of_text(metadata: Any) -> bool:
     return isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name} is there twice")
-        found[name] = value
-    return found

@@ -1,13 +1,13 @@
 """Configs as JSON: what a run was started with, stored beside it and inside its checkpoints."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harmonic_jax.checks import at_path, fields_of, options_of, require, shown
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.json_file import JsonFileError, read_json
 
 # A run may be continued with other values of these: none of them changes the parameters.
 MAY_CHANGE = frozenset(
@@ -41,35 +41,17 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Config:
-    """Reads a config from a file of JSON, UTF-8.
+    """Reads a config from a file of JSON.
 
     Raises:
       OSError: there is no such file, or it cannot be read.
       ConfigError: names the file, and the place in it where it is no config.
     """
-    return config_from_json(_read_json(path), where=f"{path}: ")
-
-
-def _read_json(path: Path) -> Any:
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path} is no file")
-    raw = path.read_bytes()
     try:
-        require(len(raw) <= _MAX_BYTES, "its size", len(raw), f"at most {_MAX_BYTES} bytes")
-        return json.loads(
-            raw.decode("utf-8-sig"),
-            parse_int=_whole_number,
-            object_pairs_hook=_without_repetition,
-        )
-    except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8 text: {error.reason} at byte {error.start}"
-    except json.JSONDecodeError as error:
-        problem = f"it is not valid JSON: {error}"
-    except ConfigError as error:
-        problem = str(error)
-    except RecursionError:
-        problem = "it is nested too deeply to be a config"
-    raise ConfigError(f"{path}: {problem}")
+        values = read_json(path, most_bytes=_MAX_BYTES, unique_keys=True)
+    except JsonFileError as error:
+        raise ConfigError(str(error)) from None
+    return config_from_json(values, where=f"{path}: ")
 
 
 def config_from_json(values: Any, *, where: str = "") -> Config:
@@ -129,20 +111,6 @@ def _tuples(value: Any, depth: int = 2) -> Any:
     if not isinstance(value, list) or depth == 0:
         return value
     return tuple(_tuples(item, depth - 1) for item in value)
-
-
-def _whole_number(text: str) -> int | float:
-    """Python reads no more than 4300 digits; what has so many is too large for any field."""
-    return int(text) if len(text) < 400 else float("inf")
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ConfigError(f"it has the field {shown(name)} twice")
-        values[name] = value
-    return values
 
 
 def differences(

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from harmonic_jax.files import write_bytes
+from harmonic_jax.json_file import parse_json
 from harmonic_jax.pretrained import WeightsError, load_detector
 from harmonic_jax.pretrained.coco_classes import PLACEHOLDER
 from harmonic_jax.pretrained.files import kind_of
@@ -160,10 +161,8 @@ def _advice(path: Path, header: dict[str, str]) -> str:
 
 def _read_about(path: Path, text: str) -> dict[str, Any]:
     try:
-        about = json.loads(text)
+        about = parse_json(text, "the text")
         _check_about(about)
-    except RecursionError:
-        raise WeightsError(f"{path}: what it says of itself is nested too deeply") from None
     except ValueError as error:  # of JSON, and ours
         raise WeightsError(f"{path}: what it says of itself is damaged: {error}") from error
     return dict(about)

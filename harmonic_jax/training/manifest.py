@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harmonic_jax.files import flush_folder
+from harmonic_jax.json_file import JsonFileError, parse_json
 
 FILE_NAME = "manifest.json"
 _HEAD = b'{"sha256": "'
@@ -66,9 +67,9 @@ def read(folder: Path) -> dict[str, Any]:
     if raw[:start] != _HEAD + digest:
         raise DamagedError(f"{FILE_NAME} does not match its own SHA-256")
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{FILE_NAME} is not valid JSON: {error}") from error
+        document = parse_json(raw, FILE_NAME)
+    except JsonFileError as error:
+        raise DamagedError(str(error)) from None
     problem = next(_problems(document), None)
     if problem is not None:
         raise DamagedError(f"{FILE_NAME}: {problem}")

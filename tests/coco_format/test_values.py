@@ -11,9 +11,9 @@ from harmonic_jax.coco_format.values import (
     class_id,
     identity,
     number,
-    shown,
     unknown,
 )
+from harmonic_jax.json_file import shown
 
 NONE_OF_THEM = [None, True, False, 1.5, float("nan"), float("inf"), [], [1], {}, "", 1e17]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harmonic_jax.coco_format.json_file import CocoFileError
 from harmonic_jax.data.coco_json import coco_splits, read_coco
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.results_json import (
     load_coco_annotations,
@@ -330,7 +330,7 @@ def test_a_file_of_another_kind_is_refused_by_name(
         read(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(CocoFileError) as also:
+    with pytest.raises(JsonFileError) as also:
         load_coco_annotations(path)
     assert str(also.value) == str(caught.value)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harmonic_jax.coco_format.json_file import CocoFileError
+from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.results_json import (
     ground_truth_from_coco,
@@ -163,7 +163,7 @@ IN = "is not in the ground truth"
 def test_wrong_results_are_named(tmp_path: Path, entry: Any, message: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps([result(), entry]))
-    with pytest.raises(CocoFileError) as error:
+    with pytest.raises(JsonFileError) as error:
         load_coco_results(path, ground_truth_from_coco(annotations()))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -171,7 +171,7 @@ def test_wrong_results_are_named(tmp_path: Path, entry: Any, message: str) -> No
 
 def test_labels_counted_from_0_are_suspected(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps([result(category_id=1), result(category_id=0)]))
-    with pytest.raises(CocoFileError, match=r"\(2 of 2 entries .*; is it a label, counted from 0"):
+    with pytest.raises(JsonFileError, match=r"\(2 of 2 entries .*; is it a label, counted from 0"):
         load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
 
 
@@ -189,7 +189,7 @@ def test_labels_counted_from_0_are_suspected(tmp_path: Path) -> None:
 )
 def test_files_of_another_shape_are_told(tmp_path: Path, content: Any, message: str) -> None:
     (tmp_path / "r.json").write_text(json.dumps(content))
-    with pytest.raises(CocoFileError) as error:
+    with pytest.raises(JsonFileError) as error:
         load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
     assert message in str(error.value)
 
@@ -246,7 +246,7 @@ def test_wrong_annotations_are_named(tmp_path: Path, change: Any, message: str) 
     change(content)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(CocoFileError) as error:
+    with pytest.raises(JsonFileError) as error:
         load_coco_annotations(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -135,9 +135,11 @@ def test_a_message_is_a_line_whatever_names_hold(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
-    entry = json.dumps(F32)
-    header = f'{{"a": {entry}, "a": {entry}}}'.encode()
-    assert "a is there twice" in refusal(with_header(tmp_path / "w.safetensors", header, bytes(8)))
+    entry, other = json.dumps(F32), json.dumps(tensor("U32", [2], 0, 8))
+    header = f'{{"a": {entry}, "a": {other}}}'.encode()
+    assert "'a' is there twice" in refusal(
+        with_header(tmp_path / "w.safetensors", header, bytes(8))
+    )
 
 
 @pytest.mark.parametrize(

@@ -191,10 +191,10 @@ def without(part: str) -> Callable[[dict[str, Any]], None]:
 
 FILE = {"bytes": 3, "sha256": "0" * 64}
 FORGED = {
-    "no JSON": (lambda _: b"nonsense", "is not valid JSON"),
-    "not UTF-8": (lambda _: b'"x": "\xff"}', "is not valid JSON"),
-    "deep": (lambda _: b'"x": ' + b"[" * 100_000, "is not valid JSON"),
-    "a long number": (lambda _: b'"x": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+    "no JSON": (lambda _: b"nonsense", "manifest.json is not JSON: at 'nonsense"),
+    "not UTF-8": (lambda _: b'"x": "\xff"}', "is no UTF-8"),
+    "deep": (lambda _: b'"x": ' + b"[" * 100_000, "nested too deeply"),
+    "a long number": (lambda _: b'"x": ' + b"9" * 5000 + b"}", "thousands of digits"),
     "step is text": (put("step", value="2"), "step must be a whole number"),
     "step is true": (put("step", value=True), "step must be a whole number"),
     "another step": (put("step", value=7), "its manifest is of step 7"),

@@ -88,19 +88,18 @@ GOOD = json.dumps(config_to_json(Config("x"))).encode()
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "not valid JSON"),
-        (GOOD[:-5], "not valid JSON"),
-        (GOOD + b"}", "not valid JSON"),
-        (GOOD.decode().encode("utf-16"), "not UTF-8"),
-        (GOOD.replace(b'"x"', b'"\xff"'), "not UTF-8 text: invalid start byte at byte"),
+        (b"", "is not JSON: it is empty"),
+        (GOOD[:-5], "is not JSON: it ends early"),
+        (GOOD + b"}", "is not JSON: after the value comes '}'"),
+        (GOOD.replace(b'"x"', b'"\xff"'), "is no UTF-8; JSON is UTF-8"),
         (b"null", "config is None"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"type": "Config", "name": ' + b"[" * 900 + b"]" * 900 + b"}", "config.name is"),
-        (GOOD.replace(b'"name"', b'"name": "y", "name"', 1), "the field 'name' twice"),
+        (GOOD.replace(b'"name"', b'"name": "y", "name"', 1), "'name' is there twice in one object"),
         (GOOD.replace(b'"steps": 90000', b'"steps": NaN'), "train.steps is nan"),
         (GOOD.replace(b'"steps": 90000', b'"steps": -Infinity'), "train.steps is -inf"),
         (GOOD.replace(b'"steps": 90000', b'"steps": 1e999'), "train.steps is inf"),
-        (GOOD.replace(b'"steps": 90000', b'"steps": ' + b"9" * 5000), "train.steps is inf"),
+        (GOOD.replace(b'"steps": 90000', b'"steps": ' + b"9" * 5000), "thousands of digits"),
         (GOOD.replace(b'"steps": 90000', b'"steps": null'), "train.steps is None"),
         (GOOD + b" " * 2**24, "its size is"),
     ],
@@ -110,7 +109,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, raw: bytes, words: str) -> Non
     run_dir.config.write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
         run_dir.read_config()
-    assert str(caught.value).startswith(f"{run_dir.config}: ")
+    assert str(caught.value).startswith(str(run_dir.config))
     assert words in str(caught.value)
     assert len(str(caught.value)) < 600
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.coco_format.annotations import read_coco_file
-from harmonic_jax.coco_format.json_file import CocoFileError, read_json
+from harmonic_jax.json_file import JsonFileError, read_json
 
 VALUE = [{"name": "Tür", "id": 1}, {"name": "门", "id": 2}]
 TEXT = json.dumps(VALUE, ensure_ascii=False)
@@ -70,7 +70,7 @@ def _npy() -> bytes:
 def test_what_is_no_json_is_told_in_a_line(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(data)
-    with pytest.raises(CocoFileError, match=message) as caught:
+    with pytest.raises(JsonFileError, match=message) as caught:
         read_json(path)
     assert str(caught.value).startswith(f"{path}")
     assert "\n" not in str(caught.value)
@@ -84,8 +84,8 @@ def test_a_key_that_is_there_twice_is_refused_unless_both_say_the_same(tmp_path:
     assert read_coco_file(path, segmentations=True).class_names == ("a",)
     for segmentations in (True, False):
         path.write_text(f'{{{lists}, "annotations": [{{"id": 3}}]}}')
-        with pytest.raises(CocoFileError, match="'annotations' is there twice in one object, as"):
+        with pytest.raises(JsonFileError, match="'annotations' is there twice in one object, as"):
             read_coco_file(path, segmentations=segmentations)
         path.write_text(f'{{{lists}, "annotations": []}}'.replace("[]", '[{"id": 1, "id": 2}]', 1))
-        with pytest.raises(CocoFileError, match=r"a\.json: 'id' is there twice .* as 1 and as 2"):
+        with pytest.raises(JsonFileError, match=r"a\.json: 'id' is there twice .* as 1 and as 2"):
             read_coco_file(path, segmentations=segmentations)
