@@ -27,7 +27,7 @@ from benchmarks.ablation_measure import measure, training_curve
 from benchmarks.ablation_results import Row, read_results
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.training.config_json import config_to_json
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("harmonic_jax", "train.py", "eval.py")
@@ -187,7 +187,7 @@ class _Worker:
         row["seconds"] = None if was_started else round(time.monotonic() - start, 1)
         if status and DIVERGED not in text:
             raise GridError(f"{run.name} failed ({self._log(run.name)}): {text[-300:]}")
-        row["curve"] = training_curve(RunDir(folder).read_log())
+        row["curve"] = training_curve(RunFolder(folder).read_log())
         if status:
             return row | {"status": "diverged", "message": text.splitlines()[-1]}
         report = folder / "consistency"
@@ -226,11 +226,11 @@ class _Worker:
 
     def _show(self, task: TaskID, folder: Path | None) -> None:
         """How far the run is, by its own log."""
-        if folder is None or not RunDir(folder).log.exists():
+        if folder is None or not RunFolder(folder).log.exists():
             return
         try:
-            rows = RunDir(folder).read_log()
-            steps = RunDir(folder).read_config().train.steps
+            rows = RunFolder(folder).read_log()
+            steps = RunFolder(folder).read_config().train.steps
         except (ValueError, OSError):  # being written
             return
         if rows:

@@ -143,7 +143,11 @@ def _detector(name: str, sizes: Sizes, weights: str | None) -> tuple[Detector, V
     if weights is not None:
         with np.load(weights) as arrays:
             loaded = load_detector(
-                variables.params, variables.rest, dict(arrays), case.config.model, case.num_classes
+                variables.params,
+                variables.model_state,
+                dict(arrays),
+                case.config.model,
+                case.num_classes,
             )
         variables = jax.device_put(Variables(*loaded), replicated(mesh))
     batch = random_batch(sizes.batches[name], case.size, case.num_classes)

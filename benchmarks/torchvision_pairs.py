@@ -48,7 +48,7 @@ def make_pair(name: str, *, batch_size: int, size: int, hardet: bool = False) ->
     variables = init_variables(detector, seed=0, sharding=everywhere)
     state_dict = {key: tensor.numpy() for key, tensor in peer.state_dict().items()}
     loaded = load_detector(
-        variables.params, variables.rest, state_dict, case.config.model, case.num_classes
+        variables.params, variables.model_state, state_dict, case.config.model, case.num_classes
     )
     variables = jax.device_put(Variables(*loaded), everywhere)
     return Pair(peer, detector, variables, batch, images, targets, case.first_label)

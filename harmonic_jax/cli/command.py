@@ -15,9 +15,9 @@ from harmonic_jax.files import explained
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.terminal import OUTPUT, discard, flush_output, prepare_terminal, printable
 from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.distributed import label
-from harmonic_jax.training.interrupt import interrupting
-from harmonic_jax.training.train_log import NonFiniteLossError
+from harmonic_jax.training.log import NonFiniteLossError
+from harmonic_jax.training.processes import label
+from harmonic_jax.training.watchdog import interrupting
 
 FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 """What a user, a file or a disk can cause: told in one line, without a traceback."""

@@ -28,7 +28,7 @@ from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_r
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 
 DESCRIPTION = """\
 Compare two detectors on the same images. A and B are each
@@ -47,7 +47,7 @@ class _Side:
     detections: Path
     raw: Path | None
     annotations: Path | None
-    run: RunDir | None
+    run: RunFolder | None
 
 
 def main(args: Sequence[str]) -> int:
@@ -119,7 +119,7 @@ def _side(path: Path) -> _Side:
     """
     if path.is_file():
         return _Side(path, path, None, None, None)
-    run = RunDir(path)
+    run = RunFolder(path)
     if run.config.exists():
         folder = run.report
         if not (folder / "detections.json").exists():
@@ -163,7 +163,7 @@ def _truth(sides: list[_Side], args: argparse.Namespace) -> GroundTruthTable:
     return truth
 
 
-def _of_run(run: RunDir, root: str | None) -> GroundTruthTable:
+def _of_run(run: RunFolder, root: str | None) -> GroundTruthTable:
     data = run.read_config().data
     data = dataclasses.replace(data, root=root or data.root)
     source = open_source(data, data.eval_split)

@@ -25,7 +25,7 @@ from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.results_json import ground_truth_from_coco, load_coco_results, with_masks
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.distributed import is_primary
+from harmonic_jax.training.processes import is_primary
 
 _MASKS = {None: None, "bbox": False, "segm": True}
 _OF_RUNS = (

@@ -23,16 +23,20 @@ from harmonic_jax.files import make_folder
 from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.classes import MatchedPredictions, classes_found, match_classes
 from harmonic_jax.training.compilation import use_compilation_cache
-from harmonic_jax.training.departure import explained_loss
-from harmonic_jax.training.detector_file import open_detector
-from harmonic_jax.training.distributed import decide, is_primary, together
-from harmonic_jax.training.evaluation import Evaluation, evaluate
-from harmonic_jax.training.report import write_report
+from harmonic_jax.training.evaluation import (
+    Evaluation,
+    MatchedPredictions,
+    classes_found,
+    evaluate,
+    match_classes,
+    write_report,
+)
+from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
+from harmonic_jax.training.saved_run import open_detector
 from harmonic_jax.training.sharding import data_mesh, eval_batch_size, replicated
 from harmonic_jax.training.step import make_predict_step
-from harmonic_jax.training.watchdog import process_watchdog
+from harmonic_jax.training.watchdog import exit_on_lost_process, process_watchdog
 
 
 def evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
@@ -42,15 +46,15 @@ def evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
     mesh = data_mesh()
     run = open_detector(args.run, sharding=replicated(mesh), last=args.last)
     run = with_nms(run, args.nms, args.nms_sigma)
-    config = together(lambda: _with_options(run.config, args))
+    config = run_on_all(lambda: _with_options(run.config, args))
     eval_batch_size(config, mesh)  # refuses one that is too large, before the data are read
     split = args.split or config.data.eval_split
-    source = together(lambda: open_source(config.data, split), primary_first=True)
+    source = run_on_all(lambda: open_source(config.data, split), primary_first=True)
     labels = match_classes(run.class_names, source.class_names, found=classes_found(source))
     name = f"eval_{data_slug(source.name, config.data, split)}_step{run.step}"
     place = args.run if args.run.is_dir() else args.run.parent
     folder = args.out or place / f"{name}{inference_suffix(args)}"
-    decide(lambda: _check_outputs(args, folder))
+    run_on_primary(lambda: _check_outputs(args, folder))
     console.print(f"step {run.step} of {args.run} on {source.name}")
     if source.report.findings:  # what is dropped is not in the numbers
         console.print(source.report.format())
@@ -60,7 +64,7 @@ def evaluate_run(args: argparse.Namespace, console: Terminal) -> int:
         else AugmentedPredictions(run.detector, mesh, source, tta)
     )
     predict_step = MatchedPredictions(step, labels)
-    with process_watchdog(config.train.step_timeout) as watchdog, explained_loss():
+    with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():
         evaluation = evaluate(predict_step, run.variables, source, config, mesh, watchdog=watchdog)
         if is_primary():
             _tell(args, console, evaluation, source, predict_step)

@@ -24,9 +24,8 @@ from harmonic_jax.export import (
 from harmonic_jax.export.model_card import model_card
 from harmonic_jax.files import write_bytes, write_text
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.detector_file import open_detector
-from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import data_mesh, replicated
 
 _NAMES = {
@@ -114,7 +113,7 @@ def _export(args: argparse.Namespace, run: SavedRun, targets: Sequence[Path]) ->
     function = None if args.to == "safetensors" else _function(args, run)
     args.out.mkdir(parents=True, exist_ok=True)
     if function is None:
-        said = _export_weights(targets[0], targets[1], run, RunDir(args.run))
+        said = _export_weights(targets[0], targets[1], run, RunFolder(args.run))
     elif args.to == "onnx":
         said = _export_onnx(targets[0], run, function)
     else:
@@ -184,7 +183,7 @@ def _function(args: argparse.Namespace, run: SavedRun) -> InferenceFunction:
     return on_canvas(run.detector, run.variables, batch_size=args.batch_size, bucket=bucket)
 
 
-def _export_weights(path: Path, card: Path, run: SavedRun, run_dir: RunDir) -> list[str]:
+def _export_weights(path: Path, card: Path, run: SavedRun, run_dir: RunFolder) -> list[str]:
     evaluated = [
         row for row in run_dir.read_log() if row["kind"] == "eval" and row["step"] == run.step
     ]

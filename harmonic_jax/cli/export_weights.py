@@ -15,9 +15,8 @@ from harmonic_jax.pretrained.files import check_target
 from harmonic_jax.pretrained.layout import export_state
 from harmonic_jax.pretrained.safetensors_file import read_tensors
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.detector_file import header_of, open_detector
-from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, header_of, open_detector
 from harmonic_jax.training.sharding import data_mesh, replicated
 
 
@@ -52,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def export_run(run_dir: RunDir, *, last: bool = False) -> dict[str, np.ndarray]:
+def export_run(run_dir: RunFolder, *, last: bool = False) -> dict[str, np.ndarray]:
     """The state dict of a run in torchvision's layout; of an imported run, the one it came from.
 
     Raises:
@@ -68,7 +67,9 @@ def _state_dict(run: SavedRun, path: Path) -> dict[str, np.ndarray]:
     layout = detector_layout(run.config.model, len(run.class_names))
     kept = path / KEPT
     originals = read_tensors(kept) if kept.exists() else {}
-    state_dict = export_state(run.variables.params, run.variables.rest, layout, originals=originals)
+    state_dict = export_state(
+        run.variables.params, run.variables.model_state, layout, originals=originals
+    )
     old_names = run.metadata.get("torchvision_names", {})
     return {old_names.get(name, name): array for name, array in state_dict.items()}
 

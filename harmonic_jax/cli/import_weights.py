@@ -37,10 +37,9 @@ from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, TorchvisionDe
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
-from harmonic_jax.training.restore import abstract_variables
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.state import Variables, abstract_variables, build_detector
 
 KEPT = "not_in_model.safetensors"
 
@@ -110,7 +109,7 @@ def _import(args: argparse.Namespace) -> int:
     console, name = Terminal(), quoted(args.out)
     try:
         with _becoming(args.out) as folder:
-            line = import_run(state_dict, config, foreign, RunDir(folder))
+            line = import_run(state_dict, config, foreign, RunFolder(folder))
     except WeightsError as error:
         raise WeightsError(f"weights file {args.file}: {error}") from error
     console.print(f"{args.out}: {line}")
@@ -131,7 +130,10 @@ def _becoming(folder: Path) -> Iterator[Path]:
 
 
 def import_run(
-    state_dict: dict[str, np.ndarray], config: Config, foreign: TorchvisionDetector, run_dir: RunDir
+    state_dict: dict[str, np.ndarray],
+    config: Config,
+    foreign: TorchvisionDetector,
+    run_dir: RunFolder,
 ) -> str:
     """Writes a run whose best checkpoint, of step 0, holds the weights of a state dict.
 
@@ -148,7 +150,7 @@ def import_run(
     shapes = abstract_variables(
         build_detector(config, num_classes), sharding=replicated(data_mesh())
     )
-    fitted = load_detector(shapes.params, shapes.rest, state_dict, config.model, num_classes)
+    fitted = load_detector(shapes.params, shapes.model_state, state_dict, config.model, num_classes)
     layout = detector_layout(config.model, num_classes)
     kept = remainder(*fitted, state_dict, layout)
     run_dir.open(config)

@@ -23,7 +23,7 @@ from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFo
 from harmonic_jax.inference.predictions import Predictor, Summary
 from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.compilation import use_compilation_cache
-from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.watchdog import StopSignal
 
 _NAMED = 20
 

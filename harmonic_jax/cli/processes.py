@@ -9,10 +9,15 @@ from collections.abc import Callable, Sequence
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, FAILURES, complain
 from harmonic_jax.terminal import Terminal, log_lines
-from harmonic_jax.training.departure import explained_loss, last_words, leave
-from harmonic_jax.training.devices import check_devices, check_flags
-from harmonic_jax.training.distributed import TogetherError, is_primary, label
-from harmonic_jax.training.launch import ProcessOptions, start
+from harmonic_jax.training.processes import (
+    ProcessFailedError,
+    ProcessOptions,
+    is_primary,
+    join_processes,
+    label,
+)
+from harmonic_jax.training.sharding import check_devices, check_flags
+from harmonic_jax.training.watchdog import exit_on_lost_process, exit_process, report_sudden_end
 
 _DEFAULTS = ProcessOptions()
 
@@ -92,20 +97,20 @@ def run_as_process(
     """
     is_shared = False
     try:
-        with explained_loss():
+        with exit_on_lost_process():
             if needs_devices:
                 check_flags()
-            start(options)
+            join_processes(options)
             if needs_devices:
                 check_devices()
             if not is_primary():
                 log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")
-            with last_words():
+            with report_sudden_end():
                 console = Terminal(quiet=not is_primary(), lossy=True)
                 status = body(console)
                 return EXIT_FAILED if needs_output and console.is_lost else status
-    except TogetherError as error:
+    except ProcessFailedError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):
             traceback.print_exception(error.__cause__)
@@ -118,7 +123,7 @@ def run_as_process(
         if not label():
             raise
         complain(f"stopped by {str(stop) or 'SIGINT'}")
-        leave(EXIT_STOPPED)
+        exit_process(EXIT_STOPPED)
     except BaseException as error:
         if not label():
             raise
@@ -126,5 +131,5 @@ def run_as_process(
         traceback.print_exc()
     if label() and not is_shared:
         # A normal exit waits for all others, and they wait for this process in a collective.
-        leave(1)
+        exit_process(1)
     return 1

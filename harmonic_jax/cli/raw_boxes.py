@@ -14,8 +14,8 @@ from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.metrics.tables import DetectionTable, concatenate_detections
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.distributed import is_primary
-from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.processes import is_primary
+from harmonic_jax.training.saved_run import SavedRun
 from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables, build_detector
 from harmonic_jax.training.step import PredictStep, make_predict_step

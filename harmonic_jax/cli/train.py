@@ -25,10 +25,10 @@ from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
-from harmonic_jax.training.distributed import is_primary, together
+from harmonic_jax.training.evaluation import write_report
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.report import write_report
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.processes import is_primary, run_on_all
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh
 
 DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "configs" / "retinanet_r18_scenes.py"
@@ -59,9 +59,9 @@ def _run(config: Config, console: Terminal) -> int:
     use_compilation_cache()
     # Before the data are read or prepared, which may take an hour.
     check_batch_sizes(config, data_mesh())
-    run_dir = RunDir.of(config)
+    run_dir = RunFolder.of(config)
     # Process 0 first: it prepares the data where that has not been done.
-    train_source, eval_source = together(
+    train_source, eval_source = run_on_all(
         lambda: (
             open_source(config.data, config.data.train_split),
             open_source(config.data, config.data.eval_split),
@@ -76,7 +76,7 @@ def _run(config: Config, console: Terminal) -> int:
 
 def _train_and_report(
     config: Config,
-    run_dir: RunDir,
+    run_dir: RunFolder,
     train_source: DetectionSource,
     eval_source: DetectionSource,
     console: Terminal,

@@ -2,7 +2,7 @@
 
 from harmonic_jax.export.inference import InferenceFunction, on_canvas, on_frames
 from harmonic_jax.export.stablehlo import PLATFORMS, export_stablehlo
-from harmonic_jax.training.detector_file import read_weights, write_weights
+from harmonic_jax.training.saved_run import read_weights, write_weights
 
 __all__ = [
     "PLATFORMS",

@@ -1,7 +1,7 @@
 """A card for people, beside a detector's weights."""
 
 from harmonic_jax import __version__
-from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.saved_run import SavedRun
 
 
 def model_card(run: SavedRun, *, name: str, metrics: dict[str, float]) -> str:

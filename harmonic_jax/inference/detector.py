@@ -19,8 +19,7 @@ from harmonic_jax.inference.detections import ImageDetections, detections_of
 from harmonic_jax.inference.images import ImageLike, read_image
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.detector_file import open_detector
-from harmonic_jax.training.restore import SavedRun
+from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import check_memory, put_batch, replicated, single_mesh
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step

@@ -11,7 +11,7 @@ from harmonic_jax.pretrained.vgg import load_vgg
 
 
 def load_backbone(
-    params: nnx.State, rest: nnx.State, path: str | Path, config: ModelConfig
+    params: nnx.State, model_state: nnx.State, path: str | Path, config: ModelConfig
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from a classifier of torchvision's layout.
 
@@ -20,13 +20,13 @@ def load_backbone(
     """
     match config.backbone:
         case BackboneConfig():
-            return load_resnet(params, rest, path, config.backbone)
+            return load_resnet(params, model_state, path, config.backbone)
         case VGGConfig():
-            return load_vgg(params, rest, path, config.backbone)
+            return load_vgg(params, model_state, path, config.backbone)
 
 
 def check_classifier(path: str | Path, config: ModelConfig) -> None:
     """Whether a classifier's file fits the backbone of a detector; see `load_backbone`."""
     model = nnx.eval_shape(lambda: build_model(config, 1, rngs=nnx.Rngs(0)))
-    params, rest = nnx.state(model, nnx.Param, ...)
-    load_backbone(params, rest, path, config)
+    params, model_state = nnx.state(model, nnx.Param, ...)
+    load_backbone(params, model_state, path, config)

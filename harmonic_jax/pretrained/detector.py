@@ -37,7 +37,7 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
 
 def load_detector(
     params: nnx.State,
-    rest: nnx.State,
+    model_state: nnx.State,
     weights: str | Path | Mapping[str, np.ndarray],
     config: ModelConfig,
     num_classes: int,
@@ -46,14 +46,14 @@ def load_detector(
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
-        rest: the other part.
+        model_state: the other part.
         weights: the state dict or its file, float32: .safetensors, or .pth (needs PyTorch to be
             installed; read with `weights_only=True`).
         config: the detector; `pretrained.models` has those of torchvision's published weights.
         num_classes: without background; torchvision's RetinaNet has none among its outputs.
 
     Returns:
-        New `params` and `rest`, of the same structure.
+        New `params` and `model_state`, of the same structure.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,10 +62,10 @@ def load_detector(
     if isinstance(weights, Mapping):
         layout = detector_layout(config, num_classes)
         _check_classes(weights, layout, config, num_classes)
-        return fit_state(params, rest, weights, layout)
+        return fit_state(params, model_state, weights, layout)
     state_dict = read_state_dict(weights)
     try:
-        return load_detector(params, rest, state_dict, config, num_classes)
+        return load_detector(params, model_state, state_dict, config, num_classes)
     except WeightsError as error:
         raise WeightsError(f"weights file {weights}: {error}") from error
 

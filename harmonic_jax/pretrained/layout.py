@@ -73,7 +73,7 @@ class Layout:
 
 
 def fit_state(
-    params: nnx.State, rest: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
+    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
 ) -> tuple[nnx.State, nnx.State]:
     """Replace leaves of a model's state by arrays of a PyTorch state dict.
 
@@ -81,12 +81,12 @@ def fit_state(
 
     Args:
         params: the trained part of the state.
-        rest: the other part; both keep their structure.
+        model_state: the other part; both keep their structure.
         state_dict: PyTorch's names, layouts and values.
         layout: names and transforms.
 
     Returns:
-        New `params` and `rest`.
+        New `params` and `model_state`.
 
     Raises:
         WeightsError: names that are missing, left over, or of another shape or dtype; numbers
@@ -118,7 +118,10 @@ def fit_state(
             return variable
         return variable.replace(_place_like(transform.to_ours(array), old))
 
-    new_params, new_rest = nnx.map_state(replace, params), nnx.map_state(replace, rest)
+    new_params, new_model_state = (
+        nnx.map_state(replace, params),
+        nnx.map_state(replace, model_state),
+    )
     names = _names_that_differ(wanted, todays, layout)
     if names or unfit:
         shown = names[:SHOWN] + unfit[:SHOWN]
@@ -127,7 +130,7 @@ def fit_state(
         there, here = recognise(todays), recognise(wanted)
         hint = f". The file looks like {there}, the model is {here}" if there != here else ""
         raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}{hint}")
-    return new_params, new_rest
+    return new_params, new_model_state
 
 
 def fault_of(array: np.ndarray) -> str | None:
@@ -168,7 +171,7 @@ def _names_that_differ(
 
 def export_state(
     params: nnx.State,
-    rest: nnx.State,
+    model_state: nnx.State,
     layout: Layout,
     *,
     originals: Mapping[str, np.ndarray] | None = None,
@@ -177,7 +180,7 @@ def export_state(
 
     Args:
         params: the trained part of the state.
-        rest: the other part.
+        model_state: the other part.
         layout: names and transforms.
         originals: what `remainder` kept of the file that was read, under today's names. One that
             has no leaf is written as it is; one that a leaf holds in part is written where the
@@ -188,7 +191,7 @@ def export_state(
     """
     originals = dict(originals or {})
     state_dict: dict[str, np.ndarray] = {}
-    for part in (params, rest):
+    for part in (params, model_state):
         for key, variable in nnx.to_flat_state(part):
             path = cast(Path, key)
             name = layout.name(path)
@@ -208,13 +211,13 @@ def export_state(
 
 
 def remainder(
-    params: nnx.State, rest: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
+    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
 ) -> dict[str, np.ndarray]:
     """What the state that was read from a file cannot give back, under today's names.
 
     Counters of batch norms, ignored tensors, and whole tensors of which our model holds a part.
     """
-    exported = export_state(params, rest, layout)
+    exported = export_state(params, model_state, layout)
     todays = _todays_names(state_dict, layout)
     return {
         name: array

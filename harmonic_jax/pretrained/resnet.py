@@ -11,7 +11,7 @@ from harmonic_jax.pretrained.files import read_state_dict
 
 
 def load_resnet(
-    params: nnx.State, rest: nnx.State, path: str | Path, config: BackboneConfig
+    params: nnx.State, model_state: nnx.State, path: str | Path, config: BackboneConfig
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from a ResNet classifier.
 
@@ -20,13 +20,13 @@ def load_resnet(
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
-        rest: the other part.
+        model_state: the other part.
         path: a torchvision-layout state dict, float32: .safetensors, or .pth (needs PyTorch
             to be installed; read with `weights_only=True`).
         config: the backbone; named in error messages.
 
     Returns:
-        New `params` and `rest`, of the same structure, with the backbone replaced.
+        New `params` and `model_state`, of the same structure, with the backbone replaced.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,7 +42,7 @@ def load_resnet(
 
     try:
         return layout.fit_state(
-            params, rest, state_dict, layout.Layout(torch_name, ignored=("fc.",))
+            params, model_state, state_dict, layout.Layout(torch_name, ignored=("fc.",))
         )
     except WeightsError as error:
         groups = f" and {config.groups} groups" if config.groups > 1 else ""

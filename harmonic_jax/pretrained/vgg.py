@@ -19,7 +19,7 @@ REDUCED = {"fc6": "features.31", "fc7": "features.33"}
 
 
 def load_vgg(
-    params: nnx.State, rest: nnx.State, path: str | Path, config: VGGConfig
+    params: nnx.State, model_state: nnx.State, path: str | Path, config: VGGConfig
 ) -> tuple[nnx.State, nnx.State]:
     """Initialise a detector's backbone from VGG-16.
 
@@ -30,13 +30,13 @@ def load_vgg(
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
-        rest: the other part.
+        model_state: the other part.
         path: the state dict, float32: .safetensors, or .pth (needs PyTorch to be installed; read
             with `weights_only=True`).
         config: the backbone; named in error messages.
 
     Returns:
-        New `params` and `rest`, of the same structure, with the backbone replaced.
+        New `params` and `model_state`, of the same structure, with the backbone replaced.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,7 +51,7 @@ def load_vgg(
             f"weights file {path} is for backbone.norm = none; backbone.norm is {config.norm!r}"
         )
     try:
-        return layout.fit_state(params, rest, state_dict, _layout_of(state_dict))
+        return layout.fit_state(params, model_state, state_dict, _layout_of(state_dict))
     except WeightsError as error:
         raise WeightsError(
             f"weights file {path} for VGG-16 of width {config.width}: {error}"

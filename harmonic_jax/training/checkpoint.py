@@ -19,7 +19,7 @@ import jax
 
 from harmonic_jax.training import arrays, manifest
 from harmonic_jax.training.checkpoint_error import CheckpointError, one_line
-from harmonic_jax.training.distributed import decide, together
+from harmonic_jax.training.processes import run_on_all, run_on_primary
 from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class CheckpointStore:
         Raises:
           CheckpointError: this state cannot be stored, or holds NaN or infinity, or the save
             before this one failed.
-          TogetherError: the same, of several processes: they all fail where one does.
+          ProcessFailedError: the same, of several processes: they all fail where one does.
         """
         self.wait()
         try:
@@ -128,7 +128,7 @@ class CheckpointStore:
             }
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"cannot store step {step}: {one_line(error)}") from error
-        together(lambda: self._begin(step, leaves))
+        run_on_all(lambda: self._begin(step, leaves))
         try:
             written = arrays.write(self._folders.temporary(step) / _ARRAYS, leaves)
         except Exception as error:
@@ -162,7 +162,7 @@ class CheckpointStore:
         step: int | None,
         held: contextlib.ExitStack,
     ) -> Restored:
-        choice = decide(lambda: self._folders.choose(step, manifest.verify, held))
+        choice = run_on_primary(lambda: self._folders.choose(step, manifest.verify, held))
         for skipped_step, reason in choice["skipped"] if self._is_primary else ():
             _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
         folder = self.directory / self._usable(choice, step)
@@ -170,7 +170,7 @@ class CheckpointStore:
         difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
         if difference is not None:
             raise CheckpointError(f"{folder} does not fit: {difference}")
-        stored = together(lambda: _read(folder, document["leaves"], leaves))
+        stored = run_on_all(lambda: _read(folder, document["leaves"], leaves))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(stored.values()))
         skipped = tuple((int(number), str(reason)) for number, reason in choice["skipped"])
         return Restored(document["step"], state, document["metadata"], skipped)
@@ -191,11 +191,11 @@ class CheckpointStore:
         """Returns when the save in progress is complete for all processes.
 
         Raises:
-          CheckpointError: it failed; TogetherError where there are several processes.
+          CheckpointError: it failed; ProcessFailedError where there are several processes.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            together(pending.result)
+            run_on_all(pending.result)
 
     def close(self) -> None:
         """Waits for the save in progress and gives up the right to write."""

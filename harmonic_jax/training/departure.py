@@ -15,12 +15,12 @@ from typing import NoReturn
 
 import jax
 
-from harmonic_jax.training.distributed import is_alone, is_primary, label
+from harmonic_jax.training.processes import is_alone, is_primary, label
 
 EXIT_LOST = 4
 """Exit status of a process that ends because another one is lost or hangs."""
 _PRIMARY_WAITS_SECONDS = 5.0
-_farewell: int | None = None  # the pipe to the shell of `last_words`
+_farewell: int | None = None  # the pipe to the shell of `report_sudden_end`
 # A status of gRPC and Abseil, then what gloo, NCCL, or JAX's coordination service say.
 _LOSS = re.compile(
     r"^[A-Z_]+: .*(gloo|nccl|connection|socket closed|heartbeat|barrier|coordination|preempted)",
@@ -30,7 +30,7 @@ _SAME_COMMAND = "start the same command again on every host to go on from the ne
 
 
 @contextlib.contextmanager
-def last_words() -> Iterator[None]:
+def report_sudden_end() -> Iterator[None]:
     """Has a line written where this process ends in the middle: JAX ends it with a page of text
     when another one is lost, and leaves no moment for a line of ours.
 
@@ -56,7 +56,7 @@ def last_words() -> Iterator[None]:
 
 
 def _say_farewell() -> None:
-    """Tells the shell of `last_words` that this end is a proper one."""
+    """Tells the shell of `report_sudden_end` that this end is a proper one."""
     global _farewell
     if _farewell is not None:
         with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def _say_farewell() -> None:
 
 
 @contextlib.contextmanager
-def explained_loss() -> Iterator[None]:
+def exit_on_lost_process() -> Iterator[None]:
     """Ends this process, with a line that says why, where a collective fails for want of a peer.
 
     At once: what would be tidied up on the way out waits for the others, and JAX's own end of the
@@ -82,7 +82,7 @@ def explained_loss() -> Iterator[None]:
             f"host was lost; its own output says more. {_SAME_COMMAND.capitalize()}. ({reason})",
             file=sys.stderr,
         )
-        leave(EXIT_LOST)
+        exit_process(EXIT_LOST)
 
 
 def lost_peer(error: BaseException | None) -> str | None:
@@ -101,7 +101,7 @@ def lost_peer(error: BaseException | None) -> str | None:
     return None
 
 
-def leave(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoReturn:
+def exit_process(status: int, *, wait_seconds: float = _PRIMARY_WAITS_SECONDS) -> NoReturn:
     """Ends this process without waiting for the others, as a normal exit would.
 
     Process 0 waits a little: JAX ends the others the moment it is gone, and they may have

@@ -24,9 +24,9 @@ from harmonic_jax.pretrained.recognise import recognise
 from harmonic_jax.pretrained.safetensors_file import read_metadata, read_names, read_tensors
 from harmonic_jax.training import arrays
 from harmonic_jax.training.config_json import config_from_json, config_to_json
-from harmonic_jax.training.restore import SavedRun, abstract_variables, read_run
-from harmonic_jax.training.run_dir import RunDir
-from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, read_run
+from harmonic_jax.training.state import Variables, abstract_variables, build_detector
 
 FORMAT = "harmonic_jax detector 1"
 _FOREIGN_FORMAT = "pt"  # torchvision's layout, as `write_state_dict` calls it
@@ -52,7 +52,7 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
     if path.is_file() or path.suffix in _SUFFIXES:
         run = read_weights(path, sharding=sharding)
     else:
-        run = read_run(RunDir(path), sharding=sharding, last=last)
+        run = read_run(RunFolder(path), sharding=sharding, last=last)
     check_finite(run, path)
     return run
 
@@ -129,7 +129,9 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
     if written_as == FORMAT:
         variables = _read_variables(path, wanted, sharding)
     else:
-        loaded = load_detector(wanted.params, wanted.rest, path, config.model, len(class_names))
+        loaded = load_detector(
+            wanted.params, wanted.model_state, path, config.model, len(class_names)
+        )
         variables = Variables(*loaded)
     return SavedRun(config, class_names, detector, variables, about["step"], about["metadata"])
 

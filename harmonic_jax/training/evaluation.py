@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Detections of a whole data set split, and their metrics."""
 
 import dataclasses
@@ -21,7 +22,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.distributed import gather, is_primary
+from harmonic_jax.training.processes import gather, is_primary
 from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
@@ -224,3 +225,17 @@ def _collect(found: list[_Found], source: DetectionSource) -> DetectionTable:
         labels=column("labels")[order],
         masks=join_tables(masks).take(order) if masks else None,
     )
+
+
+from harmonic_jax.training.classes import (
+    MatchedPredictions as MatchedPredictions,
+)
+from harmonic_jax.training.classes import (
+    classes_found as classes_found,
+)
+from harmonic_jax.training.classes import (
+    match_classes as match_classes,
+)
+from harmonic_jax.training.report import (
+    write_report as write_report,
+)

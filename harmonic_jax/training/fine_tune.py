@@ -10,8 +10,8 @@ from flax import nnx
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.config_json import differences
-from harmonic_jax.training.restore import SavedRun, abstract_variables
-from harmonic_jax.training.state import Detector, Variables, build_detector
+from harmonic_jax.training.saved_run import SavedRun
+from harmonic_jax.training.state import Detector, Variables, abstract_variables, build_detector
 
 Path = tuple[Any, ...]
 SHOWN = 5  # leaves in an error message
@@ -86,7 +86,7 @@ def start_from(
             notes.append(f"  {'/'.join(map(str, path))}: {list(shape)} -> {list(value.shape)}")
         return variable.replace(jax.device_put(value, leaf.sharding))
 
-    params, rest = nnx.map_state(place, fresh.params), nnx.map_state(place, fresh.rest)
+    params, rest = nnx.map_state(place, fresh.params), nnx.map_state(place, fresh.model_state)
     return Variables(params, rest), notes
 
 
@@ -185,7 +185,7 @@ def _leaves(variables: Variables) -> dict[Path, Any]:
     """Path -> array, trained or not: a layer may have been frozen in one of two runs only."""
     return {
         path: variable.get_value()
-        for part in (variables.params, variables.rest)
+        for part in (variables.params, variables.model_state)
         for path, variable in nnx.to_flat_state(part)
     }
 

@@ -17,7 +17,7 @@ from harmonic_jax.checks import check_count, require
 from harmonic_jax.config import ConfigError
 
 _PATIENCE_SECONDS = 10.0
-_heartbeat_timeout = 100  # JAX's own default, until `start` says otherwise
+_heartbeat_timeout = 100  # JAX's own default, until `join_processes` says otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def launcher(environ: Mapping[str, str]) -> str | None:
     return "JAX_COORDINATOR_ADDRESS" if "JAX_COORDINATOR_ADDRESS" in environ else None
 
 
-def start(options: ProcessOptions) -> None:
+def join_processes(options: ProcessOptions) -> None:
     """Connects this process with the others, if there are any; before the first array is made.
 
     Raises:

@@ -10,14 +10,14 @@ from harmonic_jax.data.loader import BatchIterator, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sample import num_blank
 from harmonic_jax.training.compilation import compile_programs, run_programs
-from harmonic_jax.training.departure import explained_loss
-from harmonic_jax.training.distributed import is_primary, together
+from harmonic_jax.training.departure import exit_on_lost_process
 from harmonic_jax.training.evaluation import Evaluation, report_of_all
+from harmonic_jax.training.initialise import check_masks, match_sources, start_or_resume
 from harmonic_jax.training.optimizer import make_optimizer
+from harmonic_jax.training.processes import is_primary, run_on_all
 from harmonic_jax.training.run import Run, open_run
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
-from harmonic_jax.training.start import check_masks, match_sources, start_or_resume
 from harmonic_jax.training.state import TrainState, build_detector
 from harmonic_jax.training.step import make_train_step
 from harmonic_jax.training.trace import StepTrace
@@ -35,7 +35,7 @@ class TrainResult:
 
 
 def train(
-    config: Config, run_dir: RunDir, train_source: DetectionSource, eval_source: DetectionSource
+    config: Config, run_dir: RunFolder, train_source: DetectionSource, eval_source: DetectionSource
 ) -> TrainResult:
     """Trains, or goes on training, the configured detector until its last step.
 
@@ -54,7 +54,7 @@ def train(
       ConfigError: the run found was made with another config or other data, or the evaluation
         data has a class that the training data lack.
       NonFiniteLossError: names the step and the terms.
-      TogetherError: of several processes, one failed.
+      ProcessFailedError: of several processes, one failed.
     """
     settings = config.train
     mesh = data_mesh()
@@ -88,7 +88,7 @@ def train(
             )
             start = int(state.step)
             batches = stack.enter_context(_batches(config, train_source, start))
-            together(lambda: run.start_logs(run_dir, start, stack))
+            run_on_all(lambda: run.start_logs(run_dir, start, stack))
             for note in class_notes + notes:
                 run.progress.message(note)
             programs = run_programs(
@@ -100,8 +100,10 @@ def train(
                 train_source=train_source,
                 eval_source=eval_source,
             )
-            together(lambda: compile_programs(programs, run.progress, stops=run.stops_alone))
-        stack.enter_context(explained_loss())  # last: it ends the process before all others close
+            run_on_all(lambda: compile_programs(programs, run.progress, stops=run.stops_alone))
+        stack.enter_context(
+            exit_on_lost_process()
+        )  # last: it ends the process before all others close
 
         if run.is_stopping(start):
             return _stopped(run, start, state)

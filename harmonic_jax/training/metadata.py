@@ -12,7 +12,7 @@ from harmonic_jax.training.config_json import (
     differences,
     listed,
 )
-from harmonic_jax.training.distributed import decide, together
+from harmonic_jax.training.processes import run_on_all, run_on_primary
 
 
 def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def check_same_everywhere(metadata: Mapping[str, Any]) -> None:
     """Refuses processes that were started with different configs, or that see different data.
 
     Raises:
-      TogetherError: names the process and what differs.
+      ProcessFailedError: names the process and what differs.
     """
-    first = decide(lambda: dict(metadata))
-    together(lambda: _check_same(first, metadata))
+    first = run_on_primary(lambda: dict(metadata))
+    run_on_all(lambda: _check_same(first, metadata))
 
 
 def _check_same(first: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
 from harmonic_jax.report.plots import plot_loss_curves
 from harmonic_jax.terminal import printable
 from harmonic_jax.training.evaluation import Evaluation
-from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.training.log import read_metrics
 
 NUM_PICTURES = 12
 SHOWN_SCORE = 0.3

@@ -17,18 +17,18 @@ from harmonic_jax.data.sample import is_blank, num_blank
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.classes import MatchedPredictions
 from harmonic_jax.training.config_json import differences, listed
-from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.evaluation import Evaluation, EvaluationStopped, evaluate
 from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.log import MetricsWriter, open_writer
 from harmonic_jax.training.metadata import check_same_everywhere, config_of, run_metadata
+from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.report import prediction_grid
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.state import Detector, TrainState
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.train_log import TrainLog
 from harmonic_jax.training.watchdog import Watchdog
-from harmonic_jax.training.writer import MetricsWriter, open_writer
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ class Run:
     is_ap_missing: bool = False
     is_skip_told: bool = False
 
-    def start_logs(self, run_dir: RunDir, start: int, stack: contextlib.ExitStack) -> None:
+    def start_logs(self, run_dir: RunFolder, start: int, stack: contextlib.ExitStack) -> None:
         """Opens log and display behind step `start`, once the state says where that is."""
         settings = self.config.train
         self.writer = stack.enter_context(
@@ -143,7 +143,7 @@ class Run:
         self.best.wait()  # the one that is being written counts too
         # -1 is that of no objects; NaN would compare with nothing.
         ap = metrics["AP"] if metrics["AP"] >= 0 else -1.0
-        if decide(lambda: self._is_best(step, ap)):
+        if run_on_primary(lambda: self._is_best(step, ap)):
             self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")
         return evaluation
@@ -174,7 +174,7 @@ def _score(value: float) -> str:
 
 def open_run(
     config: Config,
-    run_dir: RunDir,
+    run_dir: RunFolder,
     detector: Detector,
     mesh: Mesh,
     train_source: DetectionSource,
@@ -188,15 +188,15 @@ def open_run(
     Raises:
       ConfigError: the processes were started with different configs or data, or the best
         variables are another run's.
-      TogetherError: of several processes, one failed.
+      ProcessFailedError: of several processes, one failed.
     """
     settings = config.train
     checkpoints = CheckpointStore(run_dir.checkpoints, keep=settings.keep_checkpoints)
     best = CheckpointStore(run_dir.best, keep=1)
     for store in (checkpoints, best):
         stack.enter_context(store)
-        together(store.claim)  # a folder that cannot be written shows now, not after an hour
-    decide(lambda: _check_best(best, config))
+        run_on_all(store.claim)  # a folder that cannot be written shows now, not after an hour
+    run_on_primary(lambda: _check_best(best, config))
     fingerprint = order_fingerprint(
         train_source, config.data, batch_size=settings.batch_size, seed=settings.seed
     )

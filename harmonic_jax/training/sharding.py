@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """One mesh, one axis: batches are split over `data`, everything else is on every device."""
 
 import os
@@ -98,3 +99,8 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
     )
+
+
+from harmonic_jax.training.devices import (
+    check_flags as check_flags,
+)

@@ -16,10 +16,10 @@ from harmonic_jax.models import build_model
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Variables:
-    """All arrays of a model, as pure state: `params` are trained, `rest` is not (statistics)."""
+    """All arrays of a model: `params` are trained, `model_state` (statistics, constants) is not."""
 
     params: nnx.State
-    rest: nnx.State
+    model_state: nnx.State
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +47,7 @@ class Detector:
 
     def merge(self, variables: Variables, *, train: bool) -> nnx.Module:
         """The module with these arrays; a copy, so that a transform may update its statistics."""
-        model = nnx.merge(self.graphdef, variables.params, variables.rest, copy=True)
+        model = nnx.merge(self.graphdef, variables.params, variables.model_state, copy=True)
         if train:
             model.train()
         else:
@@ -66,10 +66,16 @@ def init_variables(detector: Detector, *, seed: int, sharding: Sharding) -> Vari
 
     def init(key: jax.Array) -> Variables:
         model = _build(detector.config, detector.num_classes, key)
-        params, rest = nnx.state(model, nnx.Param, ...)
-        return Variables(params, rest)
+        params, model_state = nnx.state(model, nnx.Param, ...)
+        return Variables(params, model_state)
 
     return jax.jit(init, out_shardings=sharding)(jax.random.key(seed, impl="rbg"))
+
+
+def abstract_variables(detector: Detector, *, sharding: Sharding) -> Variables:
+    """A detector's variables without their arrays: shapes, dtypes, sharding."""
+    shapes = jax.eval_shape(lambda: init_variables(detector, seed=0, sharding=sharding))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
 
 
 def init_state(

@@ -50,11 +50,11 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, rest, sums, num_images = gradients(state.variables, state.step, batch)
+        grads, model_state, sums, num_images = gradients(state.variables, state.step, batch)
         grads = jax.tree.map(lambda g: g * sums.scale(), grads)
         params = state.variables.params
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        variables = Variables(optax.apply_updates(params, updates), rest)
+        variables = Variables(optax.apply_updates(params, updates), model_state)
         metrics = sums.normalized() | {
             "num_positive": sums.num_positive / jnp.maximum(num_images, 1),
             "grad_norm": optax.global_norm(grads),
@@ -129,18 +129,18 @@ def _gradients(
     those of the whole batch, on every device.
     """
     key = jax.random.fold_in(jax.random.key(detector.config.train.seed), step)
-    own_grads, rest, own_sums = _accumulated_gradients(detector, variables, batch, key)
+    own_grads, model_state, own_sums = _accumulated_gradients(detector, variables, batch, key)
     sent = jax.tree.map(lambda g: g.astype(detector.config.optim.gradient_dtype), own_grads)
     own = (sent, own_sums, batch.is_real.sum())
     total, sums, num_images = jax.lax.psum(own, DATA_AXIS)
     grads = jax.tree.map(lambda g, own: g.astype(own.dtype), total, own_grads)
-    return grads, rest, sums, num_images
+    return grads, model_state, sums, num_images
 
 
 def _loss_sums(
-    params: nnx.State, rest: nnx.State, batch: Batch, key: Array, *, detector: Detector
+    params: nnx.State, model_state: nnx.State, batch: Batch, key: Array, *, detector: Detector
 ) -> tuple[Float[Array, ""], tuple[nnx.State, LossSums]]:
-    model = detector.merge(Variables(params, rest), train=True)
+    model = detector.merge(Variables(params, model_state), train=True)
     model.set_attributes(batch_axis=DATA_AXIS, raise_if_not_found=False)
     sums = loss_sums(model, batch, detector.config, key, batch_axis=DATA_AXIS)
     return sums.total, (nnx.state(model, nnx.Not(nnx.Param)), sums)
@@ -157,8 +157,8 @@ def _accumulated_gradients(
     gradient = jax.grad(lambda p, r, b: _loss_sums(p, r, b, key, detector=detector), has_aux=True)
     num_parts = detector.config.optim.accumulate
     if num_parts == 1:
-        grads, (rest, sums) = gradient(variables.params, variables.rest, batch)
-        return grads, rest, sums
+        grads, (model_state, sums) = gradient(variables.params, variables.model_state, batch)
+        return grads, model_state, sums
 
     def take_part(rows: Array) -> Array:
         # Every num_parts-th row: the parts are the same on any number of devices.
@@ -167,16 +167,18 @@ def _accumulated_gradients(
     def body(
         carry: tuple[nnx.State, nnx.State, LossSums], part: Batch
     ) -> tuple[tuple[nnx.State, nnx.State, LossSums], None]:
-        total, rest, sums = carry
-        grads, (rest, part_sums) = gradient(variables.params, rest, part)
-        return (jax.tree.map(jnp.add, total, grads), rest, sums.add(part_sums)), None
+        total, model_state, sums = carry
+        grads, (model_state, part_sums) = gradient(variables.params, model_state, part)
+        return (jax.tree.map(jnp.add, total, grads), model_state, sums.add(part_sums)), None
 
     parts = jax.tree.map(take_part, batch)
     first = jax.tree.map(lambda rows: rows[0], parts)
-    shapes = jax.eval_shape(gradient, variables.params, variables.rest, first)
+    shapes = jax.eval_shape(gradient, variables.params, variables.model_state, first)
     zero_grads, (_, zero_sums) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (grads, rest, sums), _ = jax.lax.scan(body, (zero_grads, variables.rest, zero_sums), parts)
-    return grads, rest, sums
+    (grads, model_state, sums), _ = jax.lax.scan(
+        body, (zero_grads, variables.model_state, zero_sums), parts
+    )
+    return grads, model_state, sums
 
 
 def _moving_average(

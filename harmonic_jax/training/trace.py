@@ -35,7 +35,7 @@ class StepTrace:
             self._is_on = False
             self._try(jax.profiler.stop_trace)
 
-    def _try(self, action: Callable[[], None]) -> bool:
+    def _try(self, action: Callable[[], object]) -> bool:
         try:
             action()
         except Exception as error:  # whatever the profiler raises: of XLA, of the file system

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from harmonic_jax.training.log import MetricsWriter
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.step import Metrics
-from harmonic_jax.training.writer import MetricsWriter
 
 
 class NonFiniteLossError(RuntimeError):

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """A process that makes no progress says where it stands, and ends.
 
 A lost process is noticed by JAX's heartbeats. One that hangs (a file system that does not answer, a
@@ -16,8 +17,8 @@ from typing import Self, TextIO
 import jax
 
 from harmonic_jax.training.departure import EXIT_LOST, end_now
-from harmonic_jax.training.distributed import is_primary, label
 from harmonic_jax.training.launch import heartbeat_timeout
+from harmonic_jax.training.processes import is_primary, label
 
 _LINGER_SECONDS = 5.0
 _LOOKS = 10  # before it warns
@@ -161,3 +162,23 @@ class Watchdog:
 
     def _say(self, text: str) -> None:
         print(f"{self._label}{text}", file=self._file, flush=True)
+
+
+from harmonic_jax.training.departure import (
+    exit_on_lost_process as exit_on_lost_process,
+)
+from harmonic_jax.training.departure import (
+    exit_process as exit_process,
+)
+from harmonic_jax.training.departure import (
+    lost_peer as lost_peer,
+)
+from harmonic_jax.training.departure import (
+    report_sudden_end as report_sudden_end,
+)
+from harmonic_jax.training.interrupt import (
+    StopSignal as StopSignal,
+)
+from harmonic_jax.training.interrupt import (
+    interrupting as interrupting,
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.training.log import read_metrics
 from tests.cli.coco import write_coco
 
 NASTY = ("[/red]", "\x1b[31mtwo words", "\N{SNOWMAN} & <b>")

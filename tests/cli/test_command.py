@@ -17,7 +17,7 @@ import pytest
 import harmonic_jax.__main__
 from harmonic_jax.cli.command import run_command
 from harmonic_jax.terminal import Terminal, log_lines, prepare_terminal
-from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.log import TrainProgress
 from tests.cli.conftest import ROOT
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

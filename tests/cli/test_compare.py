@@ -120,7 +120,7 @@ def test_compare_reads_runs_as_they_lie_on_the_disk(
 ) -> None:
     """A run's own detections and data, without a network."""
     from harmonic_jax.config import DataConfig
-    from harmonic_jax.training.run_dir import RunDir
+    from harmonic_jax.training.run_folder import RunFolder
     from tests.inference.tiny_run import run_config
 
     for name, score in (("a", 0.9), ("b", 0.4)):
@@ -130,7 +130,7 @@ def test_compare_reads_runs_as_they_lie_on_the_disk(
                 format="coco", root=str(coco_folder), train_split="pictures", eval_split="pictures"
             ),
         )
-        run = RunDir(tmp_path / name)
+        run = RunFolder(tmp_path / name)
         run.open(config)
         run.report.mkdir()
         entry = {"image_id": 10, "category_id": 3, "bbox": [2, 2, 30, 30], "score": score}
@@ -194,14 +194,14 @@ def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path: Path) -> None:
 def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path: Path) -> None:
     """Greedy suppression of them, done here, gives the detector's own detections."""
     from harmonic_jax.training.evaluation import evaluate as run_evaluation
-    from harmonic_jax.training.restore import read_run
-    from harmonic_jax.training.run_dir import RunDir
+    from harmonic_jax.training.run_folder import RunFolder
+    from harmonic_jax.training.saved_run import read_run
     from harmonic_jax.training.sharding import data_mesh, replicated
     from harmonic_jax.training.step import make_predict_step
     from tests.inference.tiny_run import images_of_shapes, run_config, write_run
 
     config, mesh = run_config(), data_mesh(jax.devices()[:1])
-    folder = RunDir(write_run(tmp_path / "run", config))
+    folder = RunFolder(write_run(tmp_path / "run", config))
     run = read_run(folder, sharding=replicated(mesh))
     source = images_of_shapes(1, number=2)
     step = make_predict_step(run.detector, mesh)

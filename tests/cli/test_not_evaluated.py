@@ -11,10 +11,10 @@ import harmonic_jax
 from harmonic_jax.__main__ import main
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.restore import read_run
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.initialise import _open_origin
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import read_run
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.start import _open_origin
 from tests.inference.tiny_run import run_config, write_run
 
 COMMANDS = {
@@ -67,7 +67,7 @@ def test_load_and_init_too(run: Path) -> None:
     with pytest.raises(CheckpointError, match=f"--init {run}/checkpoints"):
         _open_origin(run, sharding)
     started = _open_origin(run / "checkpoints", sharding)
-    known = read_run(RunDir(run), sharding=sharding, last=True)
+    known = read_run(RunFolder(run), sharding=sharding, last=True)
     assert started.step == 4
     jax.tree.map(np.testing.assert_array_equal, started.variables, known.variables)
     with pytest.raises(ConfigError, match="holds no run"):
@@ -92,7 +92,7 @@ def test_compare_says_how_to_evaluate(
 
 def test_a_run_without_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "begun"
-    RunDir(folder).open(run_config())
+    RunFolder(folder).open(run_config())
     assert json.loads((folder / "config.json").read_text())
     assert main(["eval", str(folder)]) == 1
     error = capsys.readouterr().err

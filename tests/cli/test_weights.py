@@ -19,7 +19,7 @@ from harmonic_jax.cli.import_weights import import_run
 from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, DefaultBoxConfig, SSDConfig, VGGConfig
 from harmonic_jax.pretrained.models import DETECTORS, TorchvisionDetector
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from tests.pretrained.torch_layout import random_state_dict, with_old_names
 
 MODEL = (
@@ -59,7 +59,7 @@ def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     assert "head.regression_head.conv.2.weight" in state
     assert "backbone.fpn.inner_blocks.1.bias" in state
     foreign = TorchvisionDetector(config.model, KNOWN, tuple(range(len(KNOWN))), config.data)
-    line = import_run(state, config, foreign, RunDir(run_dir))
+    line = import_run(state, config, foreign, RunFolder(run_dir))
     counters = sum(name.endswith("num_batches_tracked") for name in state)
     assert f"{len(state)} tensors" in line
     assert f"5 classes; {counters} tensors kept" in line
@@ -117,7 +117,7 @@ def test_fine_tune_and_export(command, imported, coco_folder: Path, tmp_path: Pa
     shapes = f"cls_head/output/bias: [{5 * anchors}] -> [{2 * anchors}]"
     assert shapes in result.stdout
 
-    tuned = export_run(RunDir(tmp_path / "tuned"))
+    tuned = export_run(RunFolder(tmp_path / "tuned"))
     bias = tuned["head.classification_head.cls_logits.bias"].reshape(anchors, 2)
     old = state["head.classification_head.cls_logits.bias"].reshape(anchors, 5)[:, [3, 1]]
     assert 0 < np.abs(bias - old).max() < 0.1  # it learned for two steps
@@ -202,16 +202,16 @@ def test_what_is_imported_is_whole_or_not_there(
     assert import_small(monkeypatch, file, state, "--out", str(out)) == 0
     assert f"{out}: {len(state)} tensors" in capsys.readouterr().out
     assert list((tmp_path / "runs").iterdir()) == [out]
-    assert_same_bits(export_run(RunDir(out)), state)
+    assert_same_bits(export_run(RunFolder(out)), state)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_halves_come_back_as_they_were(tmp_path: Path, dtype: str) -> None:
     state, config, foreign = random_detector(tmp_path / "run")
     halves = {name: array.astype(dtype) for name, array in state.items()}
-    line = import_run(halves, config, foreign, RunDir(tmp_path / "run"))
+    line = import_run(halves, config, foreign, RunFolder(tmp_path / "run"))
     assert f"{len(state)} tensors of 16 bits are float32 here" in line
-    assert_same_bits(export_run(RunDir(tmp_path / "run")), halves)
+    assert_same_bits(export_run(RunFolder(tmp_path / "run")), halves)
 
 
 @pytest.mark.parametrize(

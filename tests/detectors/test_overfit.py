@@ -18,7 +18,7 @@ from harmonic_jax.config import (
 )
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 NUM_IMAGES = 8
@@ -101,7 +101,7 @@ def _config(name: str, folder: Path) -> Config:
 def test_overfits_eight_photos(name: str, eight_photos: Path, tmp_path: Path) -> None:
     config = _config(name, eight_photos)
     source = open_source(config.data, config.data.train_split)
-    result = train(config, RunDir(tmp_path / "run"), source, source)
+    result = train(config, RunFolder(tmp_path / "run"), source, source)
     assert result.evaluation is not None
     metrics = result.evaluation.metrics
     assert metrics["AP"] >= 0.9, metrics

@@ -16,7 +16,7 @@ from harmonic_jax.export import on_canvas, on_frames
 from harmonic_jax.export.inference import resample, resampling_weights
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import Detector, Variables, build_detector, init_variables
 from harmonic_jax.training.step import make_predict_step
@@ -47,7 +47,7 @@ def untrained(config: Config) -> tuple[Detector, Variables]:
 def test_a_program_for_frames_and_three_platforms(make, tmp_path: Path, capsys) -> None:
     """It finds in a frame what the predict step finds in the frame resized before."""
     detector, variables = untrained(sensitive(make()))
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.config.write_text(json.dumps(config_to_json(detector.config)))
     with CheckpointStore(run.best, keep=1) as store:

@@ -17,9 +17,9 @@ from harmonic_jax.cli import export as command
 from harmonic_jax.config import Config
 from harmonic_jax.export import InferenceFunction, on_canvas, on_frames
 from harmonic_jax.export.onnx import UnsupportedError, write_onnx
-from harmonic_jax.training.restore import SavedRun, abstract_variables
+from harmonic_jax.training.saved_run import SavedRun
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import build_detector
+from harmonic_jax.training.state import abstract_variables, build_detector
 from tests.detectors.test_multibox_detectors import CONFIGS
 from tests.detectors.test_two_stage import MODEL as MASK_RCNN
 from tests.export.test_inference import faster_rcnn

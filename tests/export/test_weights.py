@@ -15,8 +15,8 @@ from harmonic_jax.cli import export as command
 from harmonic_jax.export import write_weights
 from harmonic_jax.export.model_card import model_card
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun
 from harmonic_jax.training.state import build_detector
 from tests.training.tiny import random_variables, tiny_config
 
@@ -46,7 +46,7 @@ def test_the_card_says_what_it_is(run: SavedRun) -> None:
 @pytest.fixture(scope="module")
 def folder(run: SavedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run."""
-    folder = RunDir(tmp_path_factory.mktemp("exported") / "run")
+    folder = RunFolder(tmp_path_factory.mktemp("exported") / "run")
     folder.open(run.config)
     with CheckpointStore(folder.best, keep=1) as store:
         store.save(40, run.variables, {"class_names": list(CLASSES), "AP": 0.25})

@@ -23,8 +23,8 @@ from harmonic_jax.metrics.tables import DetectionTable
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.restore import SavedRun, read_run
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, read_run
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Variables
 from tests.data.fake_source import FakeSource
@@ -44,7 +44,7 @@ def detector(run: Path) -> LoadedDetector:
 
 
 def opened(run: Path) -> SavedRun:
-    return read_run(RunDir(run), sharding=replicated(data_mesh(jax.devices()[:1])))
+    return read_run(RunFolder(run), sharding=replicated(data_mesh(jax.devices()[:1])))
 
 
 def evaluated(run: Path, detector: LoadedDetector, source: FakeSource, tta: bool) -> DetectionTable:

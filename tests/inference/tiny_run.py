@@ -11,10 +11,15 @@ from harmonic_jax.config import Config, DataConfig, TrainConfig
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.optimizer import make_optimizer
-from harmonic_jax.training.restore import abstract_variables
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import TrainState, Variables, abstract_state, build_detector
+from harmonic_jax.training.state import (
+    TrainState,
+    Variables,
+    abstract_state,
+    abstract_variables,
+    build_detector,
+)
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.tiny import tiny_config
 
@@ -46,9 +51,9 @@ def write_run(folder: Path, config: Config, *, is_evaluated: bool = True) -> Pat
         shapes.params,
     )
     rest = jax.tree.map(
-        lambda a: jax.device_put(np.ones(a.shape, a.dtype), a.sharding), shapes.rest
+        lambda a: jax.device_put(np.ones(a.shape, a.dtype), a.sharding), shapes.model_state
     )
-    run_dir = RunDir(folder)
+    run_dir = RunFolder(folder)
     run_dir.open(config)
     metadata = {
         "config": config_to_json(config),

@@ -18,7 +18,7 @@ from harmonic_jax.training import loop
 from harmonic_jax.training import run as run_module
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.loop import TrainResult
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.state import TrainState, Variables
 from tests.training.run_tiny import tiny_source
 from tests.training.tiny import tiny_config
@@ -43,7 +43,7 @@ class QuickRun:
       loss: of a step.
     """
 
-    run_dir: RunDir
+    run_dir: RunFolder
     train: TrainConfig
     update: Callable[[TrainState], TrainState] = lambda state: state
     evaluate: Callable[[int], float] = lambda step: step / 100
@@ -104,4 +104,4 @@ def start_or_resume(
 def quick_run(folder: Path, **settings: Any) -> QuickRun:
     """Six steps, evaluated, and so saved, at every second one; or as the settings say."""
     values = {"steps": 6, "eval_every": 2, "checkpoint_every": 100, "log_every": 1, **settings}
-    return QuickRun(RunDir(folder / "run"), TrainConfig(batch_size=2, **values))
+    return QuickRun(RunFolder(folder / "run"), TrainConfig(batch_size=2, **values))

@@ -15,7 +15,7 @@ import numpy as np
 
 from harmonic_jax.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.tiny import tiny_config
 
@@ -67,7 +67,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains, or goes on; the step it reached, what stopped it, and a hash of the final state."""
     config = tiny_run_config(run_dir, steps=steps, seed=seed, batch_size=batch_size, rate=rate)
-    folder = RunDir.of(config)
+    folder = RunFolder.of(config)
     folder.open(config)
     source = tiny_source(num_images)
     result = train(config, folder, source, source)

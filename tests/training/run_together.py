@@ -25,9 +25,9 @@ from harmonic_jax.config import AnchorConfig, Config, OptimConfig
 from harmonic_jax.data import loader
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
-from harmonic_jax.training.distributed import is_primary, together
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.processes import is_primary, run_on_all
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
@@ -162,7 +162,7 @@ def evaluations(config: Config) -> list[dict]:
 def train_and_print(args: argparse.Namespace, console: Console) -> int:
     seen = record_batches()
     config = config_of(args)
-    run_dir = RunDir.of(config)
+    run_dir = RunFolder.of(config)
     source = mixed_images(NUM_IMAGES)
     eval_source = wide_images(source)
     train_source = source if args.full else eval_source
@@ -204,7 +204,7 @@ def fail(how: str) -> int:
 
     if how == "alone":
         action()
-    together(action)
+    run_on_all(action)
     return 0
 
 

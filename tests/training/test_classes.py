@@ -10,7 +10,7 @@ from harmonic_jax.config import ConfigError
 from harmonic_jax.data.voc_xml import VOC_CLASSES
 from harmonic_jax.structures import Detections
 from harmonic_jax.training.classes import MatchedPredictions, classes_found, match_classes
-from harmonic_jax.training.start import match_sources
+from harmonic_jax.training.initialise import match_sources
 from tests.data.voc_folder import SIZE, read, thing, write
 
 KNOWN = ("background", "cat", "N/A", "dog", "N/A")

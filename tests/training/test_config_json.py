@@ -8,7 +8,7 @@ import pytest
 
 from harmonic_jax.config import Config, ConfigError, FasterRCNNConfig, MaskRCNNConfig
 from harmonic_jax.training.config_json import config_from_json, config_to_json, read_config
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ GOOD = json.dumps(config_to_json(Config("x"))).encode()
     ],
 )
 def test_a_file_that_is_no_config(tmp_path: Path, raw: bytes, words: str) -> None:
-    run_dir = RunDir(tmp_path)
+    run_dir = RunFolder(tmp_path)
     run_dir.config.write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
         run_dir.read_config()
@@ -122,4 +122,4 @@ def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
 def test_a_config_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ConfigError, match="is no file"):
-        RunDir(tmp_path).read_config()
+        RunFolder(tmp_path).read_config()

@@ -17,13 +17,13 @@ from harmonic_jax.pretrained import WeightsError, detector_layout, write_state_d
 from harmonic_jax.pretrained.layout import export_state
 from harmonic_jax.pretrained.safetensors_file import read_metadata
 from harmonic_jax.training import detector_file
-from harmonic_jax.training.detector_file import (
+from harmonic_jax.training.saved_run import (
+    SavedRun,
     header_of,
     open_detector,
     read_weights,
     write_weights,
 )
-from harmonic_jax.training.restore import SavedRun
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import build_detector
 from tests.training.tiny import random_variables, tiny_config
@@ -61,7 +61,7 @@ def test_what_is_written_is_read(run: SavedRun, written: Path) -> None:
 def test_torchvision_s_layout_is_read_too(run: SavedRun, tmp_path: Path) -> None:
     path = tmp_path / "weights"  # whatever it is called
     layout = detector_layout(run.config.model, len(CLASSES))
-    state_dict = export_state(run.variables.params, run.variables.rest, layout)
+    state_dict = export_state(run.variables.params, run.variables.model_state, layout)
     write_state_dict(tmp_path / "w.safetensors", state_dict, metadata=header_of(run))
     (tmp_path / "w.safetensors").rename(path)
     again = open_detector(path, sharding=replicated(data_mesh()))

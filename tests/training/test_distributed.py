@@ -10,8 +10,8 @@ from harmonic_jax.config import ConfigError
 from harmonic_jax.data.loader import LoaderError
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.departure import lost_peer
-from harmonic_jax.training.distributed import decide, gather, together
 from harmonic_jax.training.launch import ProcessOptions, launcher
+from harmonic_jax.training.processes import gather, run_on_all, run_on_primary
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
 
@@ -94,9 +94,9 @@ def test_alone_everything_is_a_plain_call() -> None:
         raise OSError("full")
 
     assert gather({"a": 1}) == [{"a": 1}]
-    assert together(lambda: 3, primary_first=True) == 3
-    assert decide(lambda: json.loads("[1]")) == [1]
+    assert run_on_all(lambda: 3, primary_first=True) == 3
+    assert run_on_primary(lambda: json.loads("[1]")) == [1]
     with pytest.raises(OSError, match="full"):
-        together(fail)
+        run_on_all(fail)
     with pytest.raises(OSError, match="full"):
-        decide(fail)
+        run_on_primary(fail)

@@ -26,12 +26,12 @@ from harmonic_jax.config import (
     SSDConfig,
     VGGConfig,
 )
-from harmonic_jax.training import start
+from harmonic_jax.training import initialise as start
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Detector, Variables, build_detector
 from tests.training.tiny import random_variables, tiny_config
@@ -78,7 +78,7 @@ def fine_tuned(
 def flat(variables: Variables) -> dict[tuple, np.ndarray]:
     return {
         path: np.asarray(leaf[...])
-        for part in (variables.params, variables.rest)
+        for part in (variables.params, variables.model_state)
         for path, leaf in nnx.to_flat_state(part)
     }
 
@@ -211,7 +211,7 @@ def test_mask_rcnn_is_not_trained_without_masks(tmp_path: Path) -> None:
     config = Config(name="blind", model=SMALL_MASK_RCNN)
     source: Any = types.SimpleNamespace(name="source", class_names=("a",))
     with pytest.raises(ConfigError, match=r"data\.masks is False"):
-        train(config, RunDir(tmp_path), source, source)
+        train(config, RunFolder(tmp_path), source, source)
 
 
 @pytest.mark.parametrize(

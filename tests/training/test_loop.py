@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from harmonic_jax.config import ConfigError
-from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.training.log import read_metrics
 from tests.training.run_tiny import NUM_STEPS, run
 
 ROOT = Path(__file__).parent.parent.parent

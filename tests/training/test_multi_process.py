@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.training.log import read_metrics
 from tests.training import processes
 from tests.training.processes import Started, reserved_port, wait_until
 from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images

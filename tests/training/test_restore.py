@@ -12,8 +12,8 @@ import pytest
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.config_json import config_to_json
-from harmonic_jax.training.restore import SavedRun, read_run
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, read_run
 from harmonic_jax.training.sharding import data_mesh, replicated
 from tests.inference.tiny_run import CLASSES, run_config, write_run
 from tests.training.test_checkpoint_folders import forge, put
@@ -25,24 +25,24 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_dir(written: Path, tmp_path: Path) -> RunDir:
-    return RunDir(Path(shutil.copytree(written, tmp_path / "run")))
+def run_dir(written: Path, tmp_path: Path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(written, tmp_path / "run")))
 
 
-def step_of(run_dir: RunDir) -> Path:
+def step_of(run_dir: RunFolder) -> Path:
     return next(run_dir.best.glob("step_*"))
 
 
-def opened(run_dir: RunDir) -> SavedRun:
+def opened(run_dir: RunFolder) -> SavedRun:
     return read_run(run_dir, sharding=replicated(data_mesh(jax.devices()[:1])))
 
 
-def test_a_run_is_opened(run_dir: RunDir) -> None:
+def test_a_run_is_opened(run_dir: RunFolder) -> None:
     run = opened(run_dir)
     assert (run.step, run.class_names, run.config) == (4, CLASSES, run_config())
 
 
-def test_another_config_than_that_of_the_checkpoint_is_refused(run_dir: RunDir) -> None:
+def test_another_config_than_that_of_the_checkpoint_is_refused(run_dir: RunFolder) -> None:
     """As a second run left it that was started in the same folder."""
     config = run_dir.read_config()
     train = dataclasses.replace(config.train, seed=7, log_every=3)
@@ -54,7 +54,7 @@ def test_another_config_than_that_of_the_checkpoint_is_refused(run_dir: RunDir) 
     assert "(train.seed: 7 in config.json, 0 in the checkpoint)" in message
 
 
-def test_what_may_differ_may(run_dir: RunDir) -> None:
+def test_what_may_differ_may(run_dir: RunFolder) -> None:
     config = run_dir.read_config()
     moved = dataclasses.replace(
         config, run_dir="elsewhere", data=dataclasses.replace(config.data, root="/moved")
@@ -66,7 +66,7 @@ def test_what_may_differ_may(run_dir: RunDir) -> None:
 @pytest.mark.parametrize("damage", ["manifest", "arrays", "gone"])
 @pytest.mark.parametrize("has_checkpoints", [True, False])
 def test_a_damaged_best_is_named_and_the_newest_checkpoint_offered(
-    run_dir: RunDir, damage: str, has_checkpoints: bool
+    run_dir: RunFolder, damage: str, has_checkpoints: bool
 ) -> None:
     if has_checkpoints:
         shutil.copytree(run_dir.best, run_dir.checkpoints)
@@ -105,7 +105,7 @@ def test_a_damaged_best_is_named_and_the_newest_checkpoint_offered(
         ("class_names", ["a"], "category_ids must be a number a class"),
     ],
 )
-def test_metadata_made_by_hand(run_dir: RunDir, key: str, value: Any, words: str) -> None:
+def test_metadata_made_by_hand(run_dir: RunFolder, key: str, value: Any, words: str) -> None:
     forge(step_of(run_dir), put("metadata", key, value=value))
     with pytest.raises((ConfigError, CheckpointError), match=words) as error:
         opened(run_dir)

@@ -12,9 +12,9 @@ import pytest
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.log import read_metrics
 from harmonic_jax.training.state import TrainState, Variables
 from harmonic_jax.training.train_log import NonFiniteLossError
-from harmonic_jax.training.writer import read_metrics
 from tests.training.quick_run import QuickRun, quick_run
 
 
@@ -97,7 +97,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, loss: float, st
     assert run.steps == ((2, 4) if step == 6 else (2,))
 
 
-@pytest.mark.parametrize("part", ["params", "rest", "opt_state", "ema"])
+@pytest.mark.parametrize("part", ["params", "model_state", "opt_state", "ema"])
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, part: str) -> None:
     """The loss is that of the parameters before the update, and finite still."""
     run = quick_run(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.run_folder import RunFolder
 from tests.training.tiny import tiny_config
 
 OURS = tiny_config()
@@ -27,19 +27,19 @@ def save(folder: Path, config: Config, step: int = 5) -> None:
         store.save(step, {"leaf": np.ones(1)}, {"config": config_to_json(config)})
 
 
-def write_log(run_dir: RunDir, *rows: dict[str, Any]) -> None:
+def write_log(run_dir: RunFolder, *rows: dict[str, Any]) -> None:
     run_dir.log.write_text("".join(json.dumps({"kind": "train", **row}) + "\n" for row in rows))
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path: Path) -> RunFolder:
     """A run that was started, and holds nothing yet."""
-    run_dir = RunDir(tmp_path / "run")
+    run_dir = RunFolder(tmp_path / "run")
     assert not run_dir.open(OURS)
     return run_dir
 
 
-def test_a_run_that_was_refused_at_its_start_can_be_corrected(run_dir: RunDir) -> None:
+def test_a_run_that_was_refused_at_its_start_can_be_corrected(run_dir: RunFolder) -> None:
     for folder in (run_dir.checkpoints, run_dir.best):
         folder.mkdir()
         (folder / ".lock").touch()
@@ -47,14 +47,14 @@ def test_a_run_that_was_refused_at_its_start_can_be_corrected(run_dir: RunDir) -
     assert run_dir.read_config() == OTHER
 
 
-def test_a_run_with_checkpoints_is_continued_or_refused(run_dir: RunDir) -> None:
+def test_a_run_with_checkpoints_is_continued_or_refused(run_dir: RunFolder) -> None:
     save(run_dir.checkpoints, OURS)
     assert run_dir.open(OURS)
     with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
         run_dir.open(OTHER)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunDir) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunFolder) -> None:
     run_dir.checkpoints.mkdir()
     write_log(run_dir, {"step": 1}, {"step": 2 * OURS.train.checkpoint_every - 1})
     with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
@@ -65,21 +65,21 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunDir) 
 # The checkpoints are gone, and what came after them is there.
 
 
-def a_log(run: RunDir) -> None:
+def a_log(run: RunFolder) -> None:
     write_log(run, {"step": 1})
 
 
-def a_tensorboard_file(run: RunDir) -> None:
+def a_tensorboard_file(run: RunFolder) -> None:
     run.tensorboard.mkdir()
     (run.tensorboard / "events.out").touch()
 
 
-def a_report(run: RunDir) -> None:
+def a_report(run: RunFolder) -> None:
     run.report.mkdir()
     (run.report / "metrics.json").touch()
 
 
-def a_best_step(run: RunDir) -> None:
+def a_best_step(run: RunFolder) -> None:
     save(run.best, OURS)
 
 
@@ -93,7 +93,7 @@ def a_best_step(run: RunDir) -> None:
     ],
 )
 def test_without_the_folder_of_checkpoints_nothing_is_overwritten(
-    run_dir: RunDir, name: str, leave: Callable[[RunDir], None]
+    run_dir: RunFolder, name: str, leave: Callable[[RunFolder], None]
 ) -> None:
     leave(run_dir)
     before = sorted(run_dir.path.rglob("*"))
@@ -116,7 +116,7 @@ def test_without_the_folder_of_checkpoints_nothing_is_overwritten(
     ],
 )
 def test_neither_where_the_folder_was_emptied(
-    run_dir: RunDir, leave: Callable[[RunDir], None]
+    run_dir: RunFolder, leave: Callable[[RunFolder], None]
 ) -> None:
     run_dir.checkpoints.mkdir()
     leave(run_dir)
@@ -129,7 +129,7 @@ def test_neither_where_the_folder_was_emptied(
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="not a run of ours"), RunDir(tmp_path).opened(OURS):
+    with pytest.raises(ConfigError, match="not a run of ours"), RunFolder(tmp_path).opened(OURS):
         pass
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
@@ -142,12 +142,12 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, is_link: bool) -> None:
     else:
         path.write_text("a file")
     with pytest.raises(ConfigError, match="run is no folder; choose another"):
-        RunDir(path).open(OURS)
+        RunFolder(path).open(OURS)
 
 
 def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
-    link = RunDir(tmp_path / "run")
+    link = RunFolder(tmp_path / "run")
     link.path.symlink_to(tmp_path / "disk")
     with link.opened(OURS):
         save(link.checkpoints, OURS)
@@ -159,12 +159,12 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
 def test_a_url_is_no_folder(name: str) -> None:
     with pytest.raises(ConfigError, match="must be a local or mounted folder"):
-        RunDir.of(dataclasses.replace(OURS, run_dir=name))
+        RunFolder.of(dataclasses.replace(OURS, run_dir=name))
 
 
 def test_a_name_that_checkpoints_cannot_have_is_refused_before_it_is_made(tmp_path: Path) -> None:
     refused = pytest.raises(CheckpointError, match=r"has \\ in its name")
-    with refused, RunDir(tmp_path / "back\\slash").opened(OURS):
+    with refused, RunFolder(tmp_path / "back\\slash").opened(OURS):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -174,7 +174,7 @@ def test_a_name_that_checkpoints_cannot_have_is_refused_before_it_is_made(tmp_pa
 
 @pytest.mark.parametrize("damage", ["other", "cut", "gone"])
 def test_the_config_of_the_checkpoints_decides(
-    run_dir: RunDir, damage: str, caplog: pytest.LogCaptureFixture
+    run_dir: RunFolder, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """config.json of a run that another one overwrote, or that was lost, is written anew."""
     save(run_dir.checkpoints, OURS)
@@ -202,7 +202,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_run_in_the_folder_changes_nothing(run_dir: RunDir) -> None:
+def test_a_second_run_in_the_folder_changes_nothing(run_dir: RunFolder) -> None:
     """It is refused whatever its config is, before it writes its config.json."""
     command = [sys.executable, "-c", ANOTHER_PROCESS, str(run_dir.path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
@@ -226,7 +226,7 @@ def test_a_second_run_in_the_folder_changes_nothing(run_dir: RunDir) -> None:
 def test_what_a_link_points_to_is_not_touched(tmp_path: Path, name: str) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    run_dir = RunDir(tmp_path / "run")
+    run_dir = RunFolder(tmp_path / "run")
     run_dir.open(OURS)
     (run_dir.path / name).unlink(missing_ok=True)
     (run_dir.path / name).symlink_to(precious)
@@ -241,7 +241,7 @@ def test_what_a_link_points_to_is_not_touched(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("target", ["a folder", "nothing"])
 def test_a_report_behind_a_link_is_not_replaced(
-    run_dir: RunDir, tmp_path: Path, target: str, caplog: pytest.LogCaptureFixture
+    run_dir: RunFolder, tmp_path: Path, target: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     precious = tmp_path / "precious"
     if target == "a folder":
@@ -256,7 +256,7 @@ def test_a_report_behind_a_link_is_not_replaced(
         assert (precious / "metrics.json").read_text() == "precious"
 
 
-def test_a_report_that_is_a_file_is_refused_before_the_training(run_dir: RunDir) -> None:
+def test_a_report_that_is_a_file_is_refused_before_the_training(run_dir: RunFolder) -> None:
     run_dir.report.touch()
     with pytest.raises(ConfigError, match="report is no folder"), run_dir.opened(OURS):
         pass

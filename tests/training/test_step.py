@@ -68,7 +68,7 @@ def test_the_loss_falls_and_the_average_follows_its_rule(averaged: Callable[[], 
     assert state.for_evaluation is state.ema
     assert losses[-1] < 0.7 * losses[0]
     assert int(state.step) == 30
-    assert not np.array_equal(flat(before.variables.rest), flat(state.variables.rest))
+    assert not np.array_equal(flat(before.variables.model_state), flat(state.variables.model_state))
     detections, index = make_predict_step(detector, mesh)(state.for_evaluation, batch)
     assert detections.boxes.shape == (8, 100, 4)
     np.testing.assert_array_equal(index, np.arange(8))

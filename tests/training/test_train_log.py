@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from harmonic_jax.training.log import RunWriter, read_metrics
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.train_log import NonFiniteLossError, TrainLog
-from harmonic_jax.training.writer import RunWriter, read_metrics
 from tests.training.test_progress import Clock
 
 

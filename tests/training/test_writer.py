@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from harmonic_jax.training.writer import NullWriter, RunWriter, open_writer, read_metrics
+from harmonic_jax.training.log import NullWriter, RunWriter, open_writer, read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -110,7 +110,7 @@ def test_a_torn_last_line_is_repaired(
 def test_every_line_is_there_after_a_kill(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from harmonic_jax.training.writer import RunWriter\n"
+        "from harmonic_jax.training.log import RunWriter\n"
         "writer = RunWriter(sys.argv[1])\n"
         "for step in range(5): writer.write(step, 'train', {'loss': step})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

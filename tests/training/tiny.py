@@ -13,7 +13,7 @@ from harmonic_jax.config import (
     TrainConfig,
 )
 from harmonic_jax.structures import Batch, GroundTruth
-from harmonic_jax.training.restore import abstract_variables
+from harmonic_jax.training.saved_run import abstract_variables
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Detector, Variables
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Several processes as one program: what each knows of the others, and how they agree.
 
 JAX's collectives carry the data; a program needs besides to fail everywhere where one has failed.
@@ -15,7 +16,7 @@ from jax.experimental import multihost_utils
 _T = TypeVar("_T")
 
 
-class TogetherError(Exception):
+class ProcessFailedError(Exception):
     """An action failed on some process, and so on all of them; its cause where it is ours."""
 
 
@@ -47,18 +48,18 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def decide(action: Callable[[], Any]) -> Any:
+def run_on_primary(action: Callable[[], Any]) -> Any:
     """What process 0 returns from `action`, on every process; JSON. All call it.
 
     Raises:
-      TogetherError: it failed there.
+      ProcessFailedError: it failed there.
     """
     if jax.process_count() == 1:
         return action()
-    return gather(together(lambda: action() if is_primary() else None))[0]
+    return gather(run_on_all(lambda: action() if is_primary() else None))[0]
 
 
-def together(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
+def run_on_all(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
     """Runs an action on every process, and fails on all of them where it fails on one.
 
     Without this, the others would wait for the failed one in their next collective.
@@ -68,7 +69,7 @@ def together(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
       primary_first: the others begin when process 0 is done, and find what it made.
 
     Raises:
-      TogetherError: names the process and its error. The only process of a program raises the
+      ProcessFailedError: names the process and its error. The only process of a program raises the
         error itself.
     """
     if jax.process_count() == 1:
@@ -88,7 +89,18 @@ def together(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
 def _raise_everywhere(error: Exception | None) -> None:
     messages = gather(None if error is None else str(error) or type(error).__name__)
     if error is not None:
-        raise TogetherError(messages[jax.process_index()]) from error
+        raise ProcessFailedError(messages[jax.process_index()]) from error
     for process, message in enumerate(messages):
         if message is not None:
-            raise TogetherError(f"process {process} failed: {message}")
+            raise ProcessFailedError(f"process {process} failed: {message}")
+
+
+from harmonic_jax.training.launch import (
+    ProcessOptions as ProcessOptions,
+)
+from harmonic_jax.training.launch import (
+    join_processes as join_processes,
+)
+from harmonic_jax.training.launch import (
+    launcher as launcher,
+)

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """What a run tells: `metrics.jsonl`, one JSON object a line, and TensorBoard events.
 
 A line is `{"step": 120, "kind": "train", "loss": 0.73, ...}`. Numbers JSON cannot say are written
@@ -197,3 +198,11 @@ def _cut(path: Path, last_step: int) -> None:
         if (row := _parse(line)) is not None and row["step"] <= last_step
     ]
     write_bytes(path, b"".join(line + b"\n" for line in lines))
+
+
+from harmonic_jax.training.progress import (
+    TrainProgress as TrainProgress,
+)
+from harmonic_jax.training.train_log import (
+    NonFiniteLossError as NonFiniteLossError,
+)

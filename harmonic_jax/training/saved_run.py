@@ -1,25 +1,25 @@
+# ruff: noqa: E402
 """A finished, running or imported run, opened to be used: evaluated, exported, fine-tuned."""
 
 import dataclasses
 import shlex
 from typing import Any
 
-import jax
 from jax.sharding import Sharding
 
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import differences, listed
-from harmonic_jax.training.distributed import TogetherError, decide
 from harmonic_jax.training.metadata import class_names_of, config_of
 from harmonic_jax.training.optimizer import make_optimizer
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.processes import ProcessFailedError, run_on_primary
+from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.state import (
     Detector,
     Variables,
     abstract_state,
+    abstract_variables,
     build_detector,
-    init_variables,
 )
 
 
@@ -35,7 +35,7 @@ class SavedRun:
     metadata: dict[str, Any]
 
 
-def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> SavedRun:
+def read_run(run_dir: RunFolder, *, sharding: Sharding, last: bool = False) -> SavedRun:
     """Reads the best variables of a run, or those of its newest checkpoint.
 
     Args:
@@ -50,14 +50,14 @@ def read_run(run_dir: RunDir, *, sharding: Sharding, last: bool = False) -> Save
     store = CheckpointStore(run_dir.checkpoints if last else run_dir.best)
     try:
         return _read(run_dir, store, sharding, last)
-    except (CheckpointError, TogetherError) as error:
-        hint = decide(lambda: _hint(run_dir, last))
+    except (CheckpointError, ProcessFailedError) as error:
+        hint = run_on_primary(lambda: _hint(run_dir, last))
         if not hint:
             raise
         raise CheckpointError(f"{error}. {hint}") from error
 
 
-def _hint(run_dir: RunDir, last: bool) -> str:
+def _hint(run_dir: RunFolder, last: bool) -> str:
     """What else there is of a run without the checkpoint that was wanted."""
     is_evaluated = bool(CheckpointStore(run_dir.best).steps())
     is_saved = bool(CheckpointStore(run_dir.checkpoints).steps())
@@ -71,9 +71,9 @@ def _hint(run_dir: RunDir, last: bool) -> str:
     return "" if is_evaluated or is_saved else "The run ended before its first: start it again"
 
 
-def _read(run_dir: RunDir, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
+def _read(run_dir: RunFolder, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
     config = run_dir.read_config()
-    metadata = decide(store.read_metadata)
+    metadata = run_on_primary(store.read_metadata)
     class_names = class_names_of(metadata, where=store.directory)
     if "config" in metadata:
         _check_same_config(config, config_of(metadata, where=store.directory), run_dir, store)
@@ -92,7 +92,9 @@ def _read(run_dir: RunDir, store: CheckpointStore, sharding: Sharding, last: boo
     )
 
 
-def _check_same_config(old: Config, made: Config, run_dir: RunDir, store: CheckpointStore) -> None:
+def _check_same_config(
+    old: Config, made: Config, run_dir: RunFolder, store: CheckpointStore
+) -> None:
     changed = differences(old, made)
     if changed:
         raise ConfigError(
@@ -102,7 +104,15 @@ def _check_same_config(old: Config, made: Config, run_dir: RunDir, store: Checkp
         )
 
 
-def abstract_variables(detector: Detector, *, sharding: Sharding) -> Variables:
-    """A detector's variables without their arrays: shapes, dtypes, sharding."""
-    shapes = jax.eval_shape(lambda: init_variables(detector, seed=0, sharding=sharding))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
+from harmonic_jax.training.detector_file import (
+    header_of as header_of,
+)
+from harmonic_jax.training.detector_file import (
+    open_detector as open_detector,
+)
+from harmonic_jax.training.detector_file import (
+    read_weights as read_weights,
+)
+from harmonic_jax.training.detector_file import (
+    write_weights as write_weights,
+)

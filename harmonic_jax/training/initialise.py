@@ -16,13 +16,12 @@ from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.classes import classes_found, listing, match_classes
-from harmonic_jax.training.detector_file import open_detector
-from harmonic_jax.training.distributed import decide, together
 from harmonic_jax.training.fine_tune import start_from
 from harmonic_jax.training.metadata import check_resumable
 from harmonic_jax.training.optimizer import warmup_notes
-from harmonic_jax.training.restore import SavedRun
-from harmonic_jax.training.run_dir import RunDir
+from harmonic_jax.training.processes import run_on_all, run_on_primary
+from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import replicated, single_mesh
 from harmonic_jax.training.state import (
     Detector,
@@ -63,8 +62,8 @@ def start_or_resume(
       WeightsError: a file of weights cannot be read, does not fit, or holds NaN.
     """
     config = detector.config
-    if decide(lambda: checkpoints.latest_step() is not None):
-        decide(lambda: check_resumable(checkpoints.read_metadata(), metadata))
+    if run_on_primary(lambda: checkpoints.latest_step() is not None):
+        run_on_primary(lambda: check_resumable(checkpoints.read_metadata(), metadata))
         abstract = abstract_state(detector, optimizer, sharding=sharding)
         return checkpoints.restore(abstract).state, []
     settings = config.train
@@ -73,15 +72,15 @@ def start_or_resume(
     # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
     origin = None if config.init is None else _open_origin(Path(config.init), sharding)
     if backbone.weights is not None:
-        together(lambda: kind_of(Path(str(backbone.weights))))
+        run_on_all(lambda: kind_of(Path(str(backbone.weights))))
     variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
     if origin is not None:
         variables, changes = start_from(origin, detector, variables, class_names)
         notes += changes
     elif backbone.weights is not None:
         weights = Path(backbone.weights)
-        params, rest = together(
-            lambda: load_backbone(variables.params, variables.rest, weights, config.model)
+        params, rest = run_on_all(
+            lambda: load_backbone(variables.params, variables.model_state, weights, config.model)
         )
         variables = jax.device_put(Variables(params, rest), sharding)
     elif backbone.norm != "batch":
@@ -99,8 +98,8 @@ def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
     which each process reads for itself."""
     if path.is_file():
         alone = replicated(single_mesh())
-        return together(lambda: open_detector(path, sharding=alone))
-    is_last = path.name == "checkpoints" and not RunDir(path).config.exists()
+        return run_on_all(lambda: open_detector(path, sharding=alone))
+    is_last = path.name == "checkpoints" and not RunFolder(path).config.exists()
     return open_detector(path.parent if is_last else path, sharding=sharding, last=is_last)
 
 

@@ -15,18 +15,18 @@ from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.files import write_text
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_to_json, differences, listed, read_config
-from harmonic_jax.training.distributed import decide, is_primary, together
 from harmonic_jax.training.lock import FILE_NAME as LOCK
 from harmonic_jax.training.lock import take_lock
+from harmonic_jax.training.log import read_metrics
 from harmonic_jax.training.metadata import config_of
-from harmonic_jax.training.writer import read_metrics
+from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
 
 _LOG = logging.getLogger(__name__)
 _SHARED_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDir:
+class RunFolder:
     """Names of everything a run writes."""
 
     path: Path
@@ -60,7 +60,7 @@ class RunDir:
         return read_metrics(self.log) if self.log.is_file() else []
 
     @classmethod
-    def of(cls, config: Config) -> "RunDir":
+    def of(cls, config: Config) -> "RunFolder":
         """
         Raises:
           ConfigError: no folder can have this name.
@@ -89,7 +89,7 @@ class RunDir:
         same folder. All call it.
 
         Raises:
-          TogetherError: another run lies here, or is going on, or the folder is not shared.
+          ProcessFailedError: another run lies here, or is going on, or the folder is not shared.
           ConfigError, OSError: the same, in the only process.
         """
         with contextlib.ExitStack() as stack:
@@ -101,9 +101,9 @@ class RunDir:
                 self._own_report()
                 return self.open(config)
 
-            found = decide(open_locked)
-            written = decide(lambda: self.config.read_text(encoding="utf-8"))
-            together(lambda: None if is_primary() else self._wait_for(written))
+            found = run_on_primary(open_locked)
+            written = run_on_primary(lambda: self.config.read_text(encoding="utf-8"))
+            run_on_all(lambda: None if is_primary() else self._wait_for(written))
             yield found
 
     def open(self, config: Config) -> bool:
