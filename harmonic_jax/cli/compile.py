@@ -1,12 +1,15 @@
-"""`python -m harmonic_jax compile CONFIG.py --topology v5e:16x16`."""
+"""`harmonic-jax compile CONFIG.py --topology v5e:16x16`."""
 
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harmonic_jax.__main__ import run_script
 from harmonic_jax.checks import check_count
@@ -17,27 +20,28 @@ from harmonic_jax.cli.train import DEFAULT_CONFIG
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.config.training import BATCH_SIZES
 from harmonic_jax.files import check_writable, write_text
-from harmonic_jax.pods.chips import Slice, TopologyError, parse_slice
-from harmonic_jax.pods.measure import Measurement, TooBig
-from harmonic_jax.pods.report import Report, format_report
-from harmonic_jax.pods.report_json import report_to_json
-from harmonic_jax.pods.worker import CompileError, compile_remotely
+from harmonic_jax.pods.collectives import Collective, ring_all_reduce_bytes
+from harmonic_jax.pods.compilation import (
+    CHIPS,
+    Compiled,
+    CompileError,
+    Slice,
+    TooBig,
+    compile_for_slice,
+    parse_slice,
+)
 
 PROG = "python -m harmonic_jax compile"
 # The release that was tried with JAX 0.10 and 0.12.
 LIBTPU = "libtpu==0.0.50.*"
 # Classes of the data sets that a TFDS name stands for; a folder's are not known from its config.
 NUM_CLASSES = {"coco": 80, "voc": 20, "fashion_scenes": 10}
-
-
-class MissingCompilerError(RuntimeError):
-    """libtpu is not installed."""
+SCALING_CHIPS = (4, 16, 64, 256, 1024)
 
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 it fits, 1 failed or does not fit, with a message."""
-    failures = (*FAILURES, TopologyError, CompileError, MissingCompilerError)
-    return run_command(lambda: _main(args), failures=failures)
+    return run_command(lambda: _main(args), failures=(*FAILURES, CompileError))
 
 
 def _main(args: Sequence[str]) -> int:
@@ -51,21 +55,28 @@ def _main(args: Sequence[str]) -> int:
     ):
         if value is not None:
             check_count(option, value, BATCH_SIZES)
-    pod = dataclasses.replace(parse_slice(options.topology), num_slices=options.num_slices)
+    pod = parse_slice(options.topology, num_slices=options.num_slices)
     config = config_from_args(
         rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
     )
-    config = _with_batch_size(config, pod, options.batch_size)
+    config = _with_batch_size(config, pod, options.batch_size or config.train.batch_size)
     num_classes = options.num_classes or _num_classes(config)
-    check_compiler()
-    report = compile_report(
-        config, pod, num_classes=num_classes, fast=options.fast, scaling=options.scaling
-    )
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            "libtpu, which holds the TPU compiler, is not installed; install it with: "
+            f"pip install '{LIBTPU}' (it needs no TPU)"
+        )
+    buckets = []
+    for bucket in config.data.buckets:
+        print(f"compiling for {pod.name}: {bucket[0]} x {bucket[1]}", file=sys.stderr, flush=True)
+        found = compile_for_slice(config, pod, bucket, num_classes=num_classes, fast=options.fast)
+        buckets.append(found)
+    report = Report(config, pod, num_classes, options.fast, tuple(buckets))
     try:
         if options.json is not None:
-            write_text(options.json, json.dumps(report_to_json(report), indent=2) + "\n")
+            write_text(options.json, json.dumps(report.to_json(), indent=2) + "\n")
     finally:
-        print(format_report(report))
+        print("\n\n".join(report.blocks()))
     if options.json is not None:
         print(f"\nwritten: {options.json}")
     return 0 if report.fits else 1
@@ -76,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROG,
         usage=f"{PROG} CONFIG.py --topology CHIP:AxB [options] [--field.name VALUE ..]",
         description="Compile a config's train step for a TPU slice, without one, and print what "
-        "it needs there and how fast it can be at most. Takes minutes and needs libtpu.",
+        "it needs there. Takes minutes and needs libtpu.",
         epilog="Fields of the config are replaced as in train.py, which lists them.",
         allow_abbrev=False,
     )
@@ -89,63 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, help="images a step, instead of the config's")
     parser.add_argument("--num-classes", type=int, help="default: those of the config's data")
     parser.add_argument(
-        "--fast",
-        action="store_true",
-        help="compile without optimisations: several times faster; traffic is far overestimated",
-    )
-    parser.add_argument(
-        "--no-scaling",
-        dest="scaling",
-        action="store_false",
-        help="compile no second number of images a chip for the scaling tables",
+        "--fast", action="store_true", help="compile without optimisations: several times faster"
     )
     parser.add_argument("--json", type=Path, help="file to write the same to")
     return parser
 
 
-def check_compiler() -> None:
-    """
-    Raises:
-      MissingCompilerError: says what to install.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise MissingCompilerError(
-            "libtpu, which holds the TPU compiler, is not installed; install it with: "
-            f"pip install '{LIBTPU}' (it needs no TPU)"
-        )
-
-
-def compile_report(
-    config: Config, pod: Slice, *, num_classes: int, fast: bool, scaling: bool
-) -> Report:
-    """Compiles every bucket, and the first with another number of images a chip."""
-
-    def compiled(config: Config, bucket: tuple[int, int]) -> Measurement | TooBig:
-        images = config.train.batch_size // pod.num_chips
-        print(
-            f"compiling for {pod.name}: {bucket[0]} x {bucket[1]}, {images} images a chip",
-            file=sys.stderr,
-            flush=True,
-        )
-        return compile_remotely(config, pod, bucket, num_classes=num_classes, fast=fast)
-
-    buckets = tuple(compiled(config, bucket) for bucket in config.data.buckets)
-    other = None
-    if scaling and isinstance(buckets[0], Measurement):
-        other = compiled(_with_other_share(config, pod), config.data.buckets[0])
-    return Report(config, pod, num_classes, fast, buckets, other)
-
-
-def _with_other_share(config: Config, pod: Slice) -> Config:
-    """Half as many images a chip, or twice as many where half is not possible."""
-    whole = pod.num_chips * config.optim.accumulate
-    images = config.train.batch_size // whole
-    size = whole * (images // 2 if images > 1 else 2)
-    return _with_batch_size(config, pod, size)
-
-
-def _with_batch_size(config: Config, pod: Slice, batch_size: int | None) -> Config:
-    size = batch_size if batch_size is not None else config.train.batch_size
+def _with_batch_size(config: Config, pod: Slice, size: int) -> Config:
     needed = pod.num_chips * config.optim.accumulate
     if size % needed:
         raise ConfigError(
@@ -153,8 +114,7 @@ def _with_batch_size(config: Config, pod: Slice, batch_size: int | None) -> Conf
             f"{pod.num_chips} chips x {config.optim.accumulate} accumulation parts "
             "(--batch-size N)"
         )
-    train = dataclasses.replace(config.train, batch_size=size)
-    return dataclasses.replace(config, train=train)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
 
 
 def _num_classes(config: Config) -> int:
@@ -165,6 +125,167 @@ def _num_classes(config: Config) -> int:
             "reading it; give their number with --num-classes"
         )
     return NUM_CLASSES[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that one run of the command found out."""
+
+    config: Config
+    pod: Slice
+    num_classes: int
+    fast: bool
+    buckets: tuple[Compiled | TooBig, ...]
+
+    @property
+    def fits(self) -> bool:
+        return not any(isinstance(found, TooBig) for found in self.buckets)
+
+    def blocks(self) -> Iterator[str]:
+        """What the command prints: Markdown tables, which a terminal shows as well."""
+        config, pod, batch_size = self.config, self.pod, self.config.train.batch_size
+        parts = f" in {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
+        kind = "without optimisations" if self.fast else "with the optimisations of a run"
+        yield (
+            f"{config.name} on {pod.name}: {pod.num_chips} chips, {batch_size} images a step, "
+            f"{batch_size // pod.num_chips} a chip{parts}; {config.train.precision}, "
+            f"{config.optim.optimizer}, {self.num_classes} classes; compiled {kind}"
+        )
+        for found in self.buckets:
+            if isinstance(found, TooBig):
+                excess = _gib(found.needed - found.available)
+                yield (
+                    f"bucket {found.bucket[0]} x {found.bucket[1]}: DOES NOT FIT. A chip would "
+                    f"need {_gib(found.needed)} and has {_gib(found.available)} for programs: "
+                    f"{excess} too much. The state takes {_gib(found.state)} of it.\n"
+                    + "\n  ".join(["what helps (estimates):", *advice(found, config, pod)])
+                )
+            else:
+                yield _needs(found, pod)
+                yield _collectives(found.collectives)
+        if rows := self.scaling():
+            yield "Scaling with as many images a chip, by the ring formula: memory and FLOPs stay."
+            yield _table(
+                ("chips", "images a step", "sent a chip"),
+                [
+                    (row["num_chips"], f"{row['batch_size']:,}", f"{_giga(row['sent_bytes'])} GB")
+                    for row in rows
+                ],
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `blocks` say and the whole config, in plain values."""
+        facts = {"num_chips": self.pod.num_chips, "fits": self.fits, "scaling": self.scaling()}
+        refused = [found for found in self.buckets if isinstance(found, TooBig)]
+        facts["advice"] = [advice(found, self.config, self.pod) for found in refused]
+        return dataclasses.asdict(self) | facts
+
+    def scaling(self) -> list[dict[str, Any]]:
+        """What a chip sends in slices of 4 to 1024 chips with as many images each, derived.
+
+        What all-reduces combine are gradients and sums, whose size is the same on any number of
+        chips; a ring of n sends 2 (n - 1) / n of it. None where the first bucket does not fit.
+        """
+        found = self.buckets[0]
+        if not isinstance(found, Compiled):
+            return []
+        summed = [c for c in found.collectives if c.kind == "all-reduce"]
+        reduced = sum(c.num_bytes * c.num_runs for c in summed)
+        if not found.collectives:  # compiled for one chip; several would sum the gradient
+            reduced = found.gradient_bytes
+        others = sum(c.sent_bytes * c.num_runs for c in found.collectives if c not in summed)
+        return [
+            {
+                "num_chips": chips,
+                "batch_size": chips * found.images,
+                "sent_bytes": ring_all_reduce_bytes(reduced, chips) + others,
+            }
+            for chips in SCALING_CHIPS
+        ]
+
+
+def advice(refused: TooBig, config: Config, pod: Slice) -> list[str]:
+    """One line a knob that would make the step fit, best first.
+
+    Estimates: activations, which are all but the state, are taken to grow with the images that a
+    chip works on at once, and with their pixels. The way to know is to compile again.
+    """
+    images, data = refused.images, config.data
+    at_once = images // config.optim.accumulate
+    room = refused.available - refused.state
+    fitting = room * at_once / (refused.needed - refused.state)
+    lines = []
+    if fitting >= 1:
+        parts = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= fitting)
+        share = images // parts
+        lines += [
+            f"--optim.accumulate {parts}: {share} images a chip at once; the update stays that of "
+            f"{config.train.batch_size} images",
+            f"--batch-size {share * pod.num_chips}: {share} images a chip",
+            f"{pod.num_chips * parts} chips for the same batch: {share} images a chip",
+        ]
+    if config.train.precision == "float32":
+        lines.append("--train.precision bfloat16: activations take half of the bytes")
+    if room > 0:
+        shrink = math.sqrt(min(1.0, fitting / (1 if fitting < 1 else at_once)))
+        side = int(data.short_sides[-1] * shrink) // data.stride * data.stride
+        longest = int(data.max_side * side / data.short_sides[-1])
+        single = " (with one image a chip)" if fitting < 1 else ""
+        lines.append(f"--data.short-sides {side} --data.max-side {longest}: smaller images{single}")
+    if bigger := [name for name in CHIPS if memory_of(name) > refused.needed]:
+        lines.append(f"a chip with more memory: {', '.join(bigger)}")
+    return lines
+
+
+def _needs(found: Compiled, pod: Slice) -> str:
+    per_image = _giga(found.flops / found.images)
+    rows = [
+        ("memory a chip", f"{_gib(found.total)} of {_gib(memory_of(pod.chip))}"),
+        ("- state and batch", _gib(found.arguments)),
+        ("- temporaries", _gib(found.temporaries)),
+        ("- program", _gib(found.code)),
+        ("FLOPs a chip", f"{_giga(found.flops)} G ({per_image} G an image)"),
+        ("gradient", f"{_giga(found.gradient_bytes)} GB in float32"),
+        ("compile time", f"{found.seconds:.0f} s"),
+    ]
+    return _table((f"bucket {found.bucket[0]} x {found.bucket[1]}", "a step"), rows)
+
+
+def _collectives(collectives: Sequence[Collective]) -> str:
+    """Equal ones on one line."""
+    if not collectives:
+        return "no collectives"
+    rows: list[tuple[object, ...]] = []
+    for one, same in itertools.groupby(sorted(collectives, key=dataclasses.astuple, reverse=True)):
+        times = sum(c.num_runs for c in same)
+        # The last parts of a JAX operation's path, without what every path begins with.
+        parts = [p for p in one.source.split("/") if p not in ("jit(train_step)", "shard_map")]
+        kind = f"{one.kind} ({', '.join(one.dtypes)})"
+        sizes = (f"{one.num_bytes:,}", f"{one.sent_bytes:,.0f}")
+        rows.append((kind, times, one.num_arrays, *sizes, "/".join(parts[-2:])))
+    total = sum(c.num_bytes * c.num_runs for c in collectives)
+    sent = sum(c.sent_bytes * c.num_runs for c in collectives)
+    times = sum(c.num_runs for c in collectives)
+    rows.append(("all", times, "", f"{total:,}", f"{sent:,.0f}", ""))
+    return _table(("collective", "times a step", "arrays", "bytes", "sent a chip", "of"), rows)
+
+
+def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def memory_of(chip: str) -> int:
+    """Bytes of HBM."""
+    return CHIPS[chip][0] * 2**30
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _giga(value: float) -> str:
+    return f"{value / 1e9:,.1f}" if value >= 1e10 else f"{value / 1e9:.3g}"
 
 
 if __name__ == "__main__":

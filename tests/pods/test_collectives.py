@@ -2,7 +2,7 @@
 
 import pytest
 
-from harmonic_jax.pods.hlo import Collective, HloError, find_collectives
+from harmonic_jax.pods.collectives import Collective, HloError, find_collectives
 
 SYNCHRONOUS = """\
 HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]{1,0}}, num_partitions=8
@@ -51,13 +51,13 @@ def test_other_notations_of_groups(notation: str, size: int) -> None:
     assert find_collectives(hlo)[0].group_size == size
 
 
-def test_bytes_on_the_wire_of_the_rings() -> None:
+def test_bytes_sent_in_rings() -> None:
     both, parts, whole, shifted, mixed, _ = find_collectives(SYNCHRONOUS)
-    assert both.wire_bytes == pytest.approx(2 * 7 / 8 * 134)
-    assert parts.wire_bytes == 7 * 16  # each passes on a part seven times
-    assert whole.wire_bytes == 3 * 32
-    assert shifted.wire_bytes == 128
-    assert mixed.wire_bytes == 32
+    assert both.sent_bytes == pytest.approx(2 * 7 / 8 * 134)
+    assert parts.sent_bytes == 7 * 16  # each passes on a part seven times
+    assert whole.sent_bytes == 3 * 32
+    assert shifted.sent_bytes == 128
+    assert mixed.sent_bytes == 32
 
 
 ASYNCHRONOUS = """\
@@ -90,8 +90,8 @@ ENTRY %main (p0: f32[16]) -> f32[16] {
 def test_the_two_halves_of_an_asynchronous_one_count_once() -> None:
     found = {c.kind: c for c in find_collectives(ASYNCHRONOUS)}
     assert len(find_collectives(ASYNCHRONOUS)) == len(found) == 4
-    assert found["all-reduce"].wire_bytes == 2 * 3 * 16
-    assert found["all-gather"].wire_bytes == 3 * 16
+    assert found["all-reduce"].sent_bytes == 2 * 3 * 16
+    assert found["all-gather"].sent_bytes == 3 * 16
     assert found["collective-permute"].num_bytes == 64
     assert found["reduce-scatter"].num_bytes == 64
     assert {c.num_runs for c in found.values()} == {1}
