@@ -59,7 +59,6 @@ def test_the_1x_recipe_of_the_paper() -> None:
         (lambda: c.LossConfig(box_loss="carl"), "box_loss is 'carl'; .* single samples"),
         (lambda: c.LossConfig(correlation="pearson"), "correlation is 'pearson'; .* none with"),
         (lambda: c.LossConfig(correlation_weight=-1.0), "loss.correlation_weight is -1.0"),
-        (lambda: c.LossConfig(box_loss="balanced_l1", smooth_l1_beta=0.0), "smooth_l1_beta is 0.0"),
         (lambda: c.Config("x", model=c.SSDConfig(), loss=c.RIVALS["vfl"]), "focal with any detect"),
         (lambda: c.LossConfig(factor_gradient="both"), "through or stop or cls_only"),  # type: ignore[arg-type]
         (lambda: c.OptimConfig(milestones=(0.9, 0.5)), "optim.milestones"),

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harmonic_jax import losses
-from harmonic_jax.losses import quality
+from harmonic_jax.losses import rivals
 
 DOCS = Path(__file__).parent.parent
 MODES: tuple[losses.FactorGradient, ...] = ("through", "stop", "cls_only")
@@ -32,7 +32,7 @@ def main() -> None:
     for name, draw in {
         "losses_coupling": coupling,
         "losses_hardet_terms": hardet_terms,
-        "losses_rivals": rivals,
+        "losses_rivals": losses_compared,
     }.items():
         figure = draw()
         figure.savefig(DOCS / f"{name}.png", dpi=100)
@@ -124,7 +124,7 @@ def hardet_terms() -> Figure:
     return figure
 
 
-def rivals() -> Figure:
+def losses_compared() -> Figure:
     """Classification of a positive whose box has IoU 0.7, and a box that slides away."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     prob = jnp.linspace(0.01, 0.99, 197)
@@ -133,8 +133,8 @@ def rivals() -> Figure:
     of_scores: dict[str, Callable[[jax.Array], jax.Array]] = {
         "focal": lambda x: losses.sigmoid_focal_loss(x, labels),
         "cross entropy": lambda x: losses.sigmoid_cross_entropy(x, labels),
-        "quality focal": lambda x: quality.quality_focal_loss(x, labels, target),
-        "varifocal": lambda x: quality.varifocal_loss(x, labels, target),
+        "quality focal": lambda x: rivals.quality_focal_loss(x, labels, target),
+        "varifocal": lambda x: rivals.varifocal_loss(x, labels, target),
     }
     for (name, loss), line in zip(of_scores.items(), LINES, strict=False):
         _line(grid[0, 0], prob, loss(logits)[:, 0], line, name)
@@ -153,9 +153,7 @@ def rivals() -> Figure:
         "1 - IoU": losses.iou_loss,
         "GIoU": losses.giou_loss,
         "DIoU (CIoU is equal here)": losses.diou_loss,
-        "EIoU": quality.eiou_loss,
-        "SIoU": quality.siou_loss,
-        "alpha-IoU, 3": quality.alpha_iou_loss,
+        "EIoU": losses.eiou_loss,
         "Harmonic IoU, 0.8": lambda a, b: losses.harmonic_iou_loss(losses.aligned_iou(a, b)),
     }
 
@@ -163,7 +161,7 @@ def rivals() -> Figure:
         larger = box * 1.2 - 0.1  # around the same centre
         return larger[None] + shift[:, None] * jnp.array([[1.0, 0.0, 1.0, 0.0]])
 
-    for (name, of_pairs), line in zip(of_boxes.items(), LINES, strict=True):
+    for (name, of_pairs), line in zip(of_boxes.items(), LINES, strict=False):
 
         def of_shift(s: jax.Array, loss: Callable[..., jax.Array] = of_pairs) -> jax.Array:
             return loss(moved(s), jnp.broadcast_to(box, (len(s), 4)))

@@ -7,16 +7,13 @@ from harmonic_jax.checks import check_fields, require
 
 FactorGradient = Literal["through", "stop", "cls_only"]
 FactorSource = Literal["loss", "ce"]
-ClsLoss = Literal[
-    "focal", "quality_focal", "varifocal", "task_aligned", "iou_balanced", "isr", "ghm"
-]
+ClsLoss = Literal["focal", "quality_focal", "varifocal", "task_aligned", "iou_balanced", "isr"]
 BoxLoss = Literal[
-    "smooth_l1", "balanced_l1", "giou", "diou", "ciou", "eiou", "alpha_iou", "siou",
-    "task_aligned", "iou_balanced", "carl", "ghm",
-]  # fmt: skip
+    "smooth_l1", "giou", "diou", "ciou", "eiou", "task_aligned", "iou_balanced", "carl"
+]
 
 # These weigh a sample by what the others of its batch or object do.
-_WEIGHTED = ("task_aligned", "iou_balanced", "isr", "carl", "ghm")
+_WEIGHTED = ("task_aligned", "iou_balanced", "isr", "carl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,7 @@ class LossConfig:
     """RetinaNet's localization loss; torchvision's v2 has `giou`, its first version SmoothL1 with
     beta 0, which is L1. `iou_balanced` and `carl` weigh SmoothL1, `task_aligned` GIoU."""
     smooth_l1_beta: float = 0.11
-    """Where SmoothL1's parabola ends; balanced L1 has the same unit."""
+    """Where SmoothL1's parabola ends."""
     box_weight: float = 1.0
     """Weight of the localization loss; HarDet has it on SmoothL1, and not in its factors."""
     correlation: Literal["none", "concordance", "pearson"] = "none"
@@ -63,12 +60,6 @@ class LossConfig:
             smooth_l1_beta="[0, 1000]",
             box_weight="[0, 1000]",
             correlation_weight="[0, 1000]",
-        )
-        require(
-            self.box_loss != "balanced_l1" or self.smooth_l1_beta > 0.0,
-            "loss.smooth_l1_beta",
-            self.smooth_l1_beta,
-            "> 0 with box_loss = balanced_l1",
         )
         if self.hardet:
             self._check_hardet()

@@ -11,15 +11,11 @@ RIVALS: dict[str, LossConfig] = {
     ),
     "iou_balanced": LossConfig(hardet=False, cls_loss="iou_balanced", box_loss="iou_balanced"),
     "pisa": LossConfig(hardet=False, cls_loss="isr", box_loss="carl"),
-    "ghm": LossConfig(hardet=False, cls_loss="ghm", box_loss="ghm", box_weight=10.0),
     "correlation": LossConfig(hardet=False, correlation="concordance"),
-    "balanced_l1": LossConfig(hardet=False, box_loss="balanced_l1"),
     "giou": LossConfig(hardet=False, box_loss="giou", box_weight=2.0),
     "diou": LossConfig(hardet=False, box_loss="diou", box_weight=2.0),
     "ciou": LossConfig(hardet=False, box_loss="ciou", box_weight=2.0),
     "eiou": LossConfig(hardet=False, box_loss="eiou", box_weight=2.0),
-    "alpha_iou": LossConfig(hardet=False, box_loss="alpha_iou", box_weight=2.0),
-    "siou": LossConfig(hardet=False, box_loss="siou", box_weight=2.0),
 }
 """For a config file: `loss=RIVALS["gfl"]`. Of each method the losses only: its own assignment of
 anchors, heads and schedules are left out, so that the losses alone are compared. The weights of

@@ -6,6 +6,7 @@ exactly 0 where it is False, whatever stands there. Shapes must be equal: nothin
 """
 
 from harmonic_jax.losses.classification import (
+    mask_loss,
     sigmoid_cross_entropy,
     sigmoid_entropy,
     sigmoid_focal_loss,
@@ -24,11 +25,11 @@ from harmonic_jax.losses.localization import (
     aligned_iou,
     ciou_loss,
     diou_loss,
+    eiou_loss,
     giou_loss,
     iou_loss,
     smooth_l1_loss,
 )
-from harmonic_jax.losses.mask import mask_loss
 
 __all__ = [
     "FactorGradient",
@@ -36,6 +37,7 @@ __all__ = [
     "aligned_iou",
     "ciou_loss",
     "diou_loss",
+    "eiou_loss",
     "giou_loss",
     "hardet_loss",
     "harmonic_iou_loss",

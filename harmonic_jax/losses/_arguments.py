@@ -6,6 +6,7 @@ All of it is known while tracing, so a wrong call fails under jit as it does out
 import math
 import numbers
 from collections.abc import Callable
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,42 @@ from jax import lax
 from jax.typing import ArrayLike
 
 
-def as_array(name: str, value: object) -> jax.Array:
-    if isinstance(value, jax.Array):  # left as it is: a conversion would look at its NaN
-        return value
-    try:
-        return jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be an array") from None
+def as_array(name: str, value: object, kind: Any, words: str) -> jax.Array:
+    """An array of a kind of dtype, such as `jnp.floating`."""
+    if not isinstance(value, jax.Array):  # one stays as it is: a conversion would look at its NaN
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} is a {type(value).__name__}; it must be an array") from None
+    if not jnp.issubdtype(value.dtype, kind):
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be {words}")
+    return value
 
 
 def as_float(name: str, value: object) -> jax.Array:
-    array = as_array(name, value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} has dtype {array.dtype}; it must be a floating point type")
-    return array
+    return as_array(name, value, jnp.floating, "a floating point type")
+
+
+def as_labels(name: str, value: object, shape: tuple[int, ...]) -> jax.Array:
+    """Integer labels, one a sample, wide enough to compare with any class index."""
+    labels = as_array(name, value, jnp.integer, "an integer type")
+    check_shape(name, labels, shape)
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+
+
+def as_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
+    if where is None:
+        return None
+    mask = as_array("where", where, jnp.bool_, "bool")
+    check_shape("where", mask, shape)
+    return mask
+
+
+def check_shape(
+    name: str, array: jax.Array, shape: tuple[int, ...], words: str = "one a sample"
+) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}, {words}")
 
 
 def as_floats(**values: object) -> list[jax.Array]:
@@ -34,11 +57,21 @@ def as_floats(**values: object) -> list[jax.Array]:
     arrays = [as_float(name, value) for name, value in values.items()]
     names = list(values)
     for name, array in zip(names, arrays, strict=True):
-        if array.shape != arrays[0].shape:
-            raise ValueError(
-                f"{name} has shape {array.shape}; it must be that of {names[0]}, {arrays[0].shape}"
-            )
+        check_shape(name, array, arrays[0].shape, f"that of {names[0]}")
     return arrays
+
+
+def keep(mask: jax.Array | None, array: jax.Array) -> jax.Array:
+    """`array` with zeros where the mask is False.
+
+    Applied to the inputs (`admit`) it keeps NaN out of the computation, and so out of the gradient:
+    a `where` on the result alone would multiply that NaN by zero. Applied to the result it drops
+    what was computed from the zeros.
+    """
+    if mask is None:
+        return array
+    expanded = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+    return jnp.where(expanded, array, jnp.zeros((), array.dtype))
 
 
 def admit(mask: jax.Array | None, *arrays: jax.Array) -> list[jax.Array]:
@@ -84,45 +117,26 @@ def as_pairs(
     return pred, target, finish
 
 
-def as_logits(name: str, value: object) -> jax.Array:
-    logits = as_float(name, value)
+def as_logits(value: object) -> jax.Array:
+    logits = as_float("logits", value)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"{name} has shape {logits.shape}; its last axis must hold the classes")
+        raise ValueError(f"logits has shape {logits.shape}; its last axis must hold the classes")
     return logits
 
 
-def as_labels(name: str, value: object, shape: tuple[int, ...]) -> jax.Array:
-    """Integer labels, one a sample, wide enough to compare with any class index."""
-    labels = as_array(name, value)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{name} has dtype {labels.dtype}; it must be an integer type")
-    if labels.shape != shape:
-        raise ValueError(f"{name} has shape {labels.shape}; it must be {shape}, one a sample")
-    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-
-
-def as_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
-    if where is None:
-        return None
-    mask = as_array("where", where)
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"where has dtype {mask.dtype}; it must be bool")
-    if mask.shape != shape:
-        raise ValueError(f"where has shape {mask.shape}; it must be {shape}, one a sample")
-    return mask
-
-
-def keep(mask: jax.Array | None, array: jax.Array) -> jax.Array:
-    """`array` with zeros where the mask is False.
-
-    Applied to the inputs (`admit`) it keeps NaN out of the computation, and so out of the gradient:
-    a `where` on the result alone would multiply that NaN by zero. Applied to the result it drops
-    what was computed from the zeros.
-    """
-    if mask is None:
-        return array
-    expanded = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
-    return jnp.where(expanded, array, jnp.zeros((), array.dtype))
+def as_classes(
+    where: ArrayLike | None, logits: object, labels: object, **per_sample: object
+) -> tuple[list[jax.Array], jax.Array, jax.Array | None]:
+    """Logits [*b k] and quantities [*b] to compute with, where the labels are [*b k], the mask."""
+    logits = as_logits(logits)
+    labels = as_labels("labels", labels, logits.shape[:-1])
+    others = [as_float(name, value) for name, value in per_sample.items()]
+    for name, array in zip(per_sample, others, strict=True):
+        check_shape(name, array, labels.shape)
+    mask = as_mask(where, labels.shape)
+    # A one-hot array that fuses away: it is compared anew wherever it is needed.
+    classes = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    return admit(mask, logits, *others), classes == labels[..., None], mask
 
 
 def as_number(name: str, value: object, low: float, high: float = math.inf) -> float:
@@ -136,8 +150,11 @@ def as_number(name: str, value: object, low: float, high: float = math.inf) -> f
     return number
 
 
-def check_choice(name: str, value: object, legal: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, literal: Any) -> None:
+    """A member of a `Literal` type."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be one of {legal}")
-    if value not in legal:
-        raise ValueError(f"{name} is {value!r}; it must be one of {legal}")
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; it must be one of {get_args(literal)}"
+        )
+    if value not in get_args(literal):
+        raise ValueError(f"{name} is {value!r}; it must be one of {get_args(literal)}")

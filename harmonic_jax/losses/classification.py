@@ -1,16 +1,17 @@
-"""Cross entropy, focal loss and entropy, from logits and integer labels."""
+"""Cross entropy, focal loss and entropy, from logits and integer labels, and the loss of masks."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import (
     admit,
+    as_classes,
     as_float,
-    as_labels,
+    as_floats,
     as_logits,
     as_mask,
     as_number,
@@ -43,7 +44,7 @@ def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
 
     Source: Shannon (1948); as the uncertainty of a sample: arXiv:2108.10809.
     """
-    logits = as_logits("logits", logits)
+    logits = as_logits(logits)
     mask = as_mask(where, logits.shape[:-1])
     (logits,) = admit(mask, logits)
     log_p = jax.nn.log_softmax(logits, axis=-1)
@@ -120,15 +121,11 @@ def softmax_cross_entropy(
 
     Source: the negative log-likelihood of a categorical distribution.
     """
-    logits = as_logits("logits", logits)
-    labels = as_labels("labels", labels, logits.shape[:-1])
-    mask = as_mask(where, labels.shape)
-    (logits,) = admit(mask, logits)
+    (logits,), is_label, mask = as_classes(where, logits, labels)
     log_p = jax.nn.log_softmax(logits, axis=-1)
     # A comparison and a sum fuse into one pass; a gather's gradient would be a scatter.
-    loss = -jnp.sum(jnp.where(_is_label(logits, labels), log_p, 0.0), axis=-1)
-    is_class = (labels >= 0) & (labels < logits.shape[-1])
-    return keep(mask, jnp.where(is_class, loss, jnp.inf))
+    loss = -jnp.sum(jnp.where(is_label, log_p, 0.0), axis=-1)
+    return keep(mask, jnp.where(is_label.any(axis=-1), loss, jnp.inf))
 
 
 def sigmoid_cross_entropy(
@@ -159,11 +156,8 @@ def sigmoid_cross_entropy(
 
     Source: the negative log-likelihood of Bernoulli distributions.
     """
-    logits = as_logits("logits", logits)
-    labels = as_labels("labels", labels, logits.shape[:-1])
-    mask = as_mask(where, labels.shape)
-    (logits,) = admit(mask, logits)
-    return keep(mask, jax.nn.softplus(jnp.where(_is_label(logits, labels), -logits, logits)))
+    (logits,), is_label, mask = as_classes(where, logits, labels)
+    return keep(mask, jax.nn.softplus(jnp.where(is_label, -logits, logits)))
 
 
 def sigmoid_focal_loss(
@@ -207,23 +201,20 @@ def sigmoid_focal_loss(
 
     Source: Lin et al., "Focal loss for dense object detection", ICCV 2017.
     """
-    logits = as_logits("logits", logits)
-    labels = as_labels("labels", labels, logits.shape[:-1])
     gamma = as_number("gamma", gamma, 0.0)
     weights = (1.0, 1.0)
     if alpha is not None:
         alpha = as_number("alpha (None: no weights)", alpha, 0.0, 1.0)
         weights = (alpha, 1.0 - alpha)
-    mask = as_mask(where, labels.shape)
-    (logits,) = admit(mask, logits)
-    return keep(mask, _focal(logits, labels, weights, gamma))
+    (logits,), is_label, mask = as_classes(where, logits, labels)
+    return keep(mask, _focal(logits, is_label, weights, gamma))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _focal(
-    logits: jax.Array, labels: jax.Array, weights: tuple[float, float], gamma: float
+    logits: jax.Array, is_label: jax.Array, weights: tuple[float, float], gamma: float
 ) -> jax.Array:
-    return _focal_and_slope(logits, labels, weights, gamma)[0]
+    return _focal_and_slope(logits, is_label, weights, gamma)[0]
 
 
 @_focal.defjvp
@@ -239,7 +230,7 @@ def _focal_jvp(
 
 
 def _focal_and_slope(
-    logits: jax.Array, labels: jax.Array, weights: tuple[float, float], gamma: float
+    logits: jax.Array, is_label: jax.Array, weights: tuple[float, float], gamma: float
 ) -> tuple[jax.Array, jax.Array]:
     """Value and derivative of w * q**gamma * ce, where q = 1 - p_t and ce = -log p_t.
 
@@ -247,7 +238,6 @@ def _focal_and_slope(
     ce = softplus(s); dq/ds = q (1 - q) and dce/ds = q, so the slope in s has q**gamma as a
     factor and never q**(gamma - 1).
     """
-    is_label = _is_label(logits, labels)
     s = jnp.where(is_label, -logits, logits)
     # One exponential for all. Each branch is the whole analytic function on its side, so the
     # derivatives of this code are exact at s = 0 too.
@@ -264,7 +254,38 @@ def _focal_and_slope(
     return scale * ce, jnp.where(is_label, -slope, slope)
 
 
-def _is_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """[*b, k] bool, True at the label: a one-hot array that fuses away instead of being stored."""
-    classes = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    return classes == labels[..., None]
+def mask_loss(
+    logits: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
+) -> jax.Array:
+    """Binary cross entropy of each cell of a mask, averaged over the cells.
+
+    `mean_ij(softplus(z_ij) - t_ij z_ij)`
+
+    Args:
+      logits: [*b, m, m] of the mask of the sample's class.
+      targets: [*b, m, m] in [0, 1].
+      where: [*b] bool; value and gradient are exactly 0 where it is False.
+
+    Returns:
+      [*b] loss of each sample, >= 0, float32 (float64 for float64 inputs). The gradient flows to
+      the logits only.
+
+    Raises:
+      TypeError: an array is not floating point, or `where` not bool.
+      ValueError: the shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import mask_loss
+      >>> loss = mask_loss(jnp.array([[[2.0, 0.0]]]), jnp.array([[[1.0, 0.0]]]))
+      >>> [round(float(value), 4) for value in loss]
+      [0.41]
+
+    Source: He et al., "Mask R-CNN", ICCV 2017, section 3.
+    """
+    logits, targets = as_floats(logits=logits, targets=targets)
+    if logits.ndim < 2:
+        raise ValueError(f"logits has shape {logits.shape}; its last two axes must hold the mask")
+    mask = as_mask(where, logits.shape[:-2])
+    logits, targets = admit(mask, logits, stop_gradient(targets))
+    return keep(mask, jnp.mean(jax.nn.softplus(logits) - targets * logits, axis=(-2, -1)))

@@ -4,7 +4,7 @@ All of them are functions of per-sample quantities of positives, so that every f
 one sample: a batch mean never enters an exponential.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def harmonic_loss(
     Source: arXiv:2108.10809, harmonic loss.
     """
     (cls_loss, loc_loss), mask = as_samples(where, cls_loss=cls_loss, loc_loss=loc_loss)
-    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    check_choice("factor_gradient", factor_gradient, FactorGradient)
     return keep(mask, _harmonic(cls_loss, loc_loss, cls_loss, loc_loss, factor_gradient))
 
 
@@ -126,7 +126,7 @@ def task_contrastive_loss(
     """
     (prob, iou, entropy), mask = as_samples(where, prob=prob, iou=iou, entropy=entropy)
     margin = as_number("margin", margin, 0.0, 1.0)
-    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    check_choice("factor_gradient", factor_gradient, FactorGradient)
     return keep(mask, _task_contrastive(prob, iou, entropy, margin, factor_gradient))
 
 
@@ -255,7 +255,7 @@ def hardet_loss(
         as_number("margin", margin, 0.0, 1.0),
         as_number("box_weight", box_weight, 0.0),
     )
-    check_choice("factor_gradient", factor_gradient, get_args(FactorGradient))
+    check_choice("factor_gradient", factor_gradient, FactorGradient)
     _check_source(factor_source, cross_entropy)
     (cls_loss, smooth_l1, prob, iou, entropy, cls_factor), mask = as_samples(
         where,
@@ -273,7 +273,7 @@ def hardet_loss(
 
 
 def _check_source(factor_source: FactorSource, cross_entropy: ArrayLike | None) -> None:
-    check_choice("factor_source", factor_source, get_args(FactorSource))
+    check_choice("factor_source", factor_source, FactorSource)
     if (factor_source == "ce") != (cross_entropy is not None):
         state = "missing" if cross_entropy is None else "given"
         raise ValueError(

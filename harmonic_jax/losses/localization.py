@@ -1,8 +1,11 @@
-"""Losses of boxes: regression (SmoothL1) and overlap (IoU, GIoU, DIoU, CIoU).
+"""Losses of boxes: regression (SmoothL1) and overlap (IoU, GIoU, DIoU, CIoU, EIoU).
 
 Boxes are xyxy, x2 = x1 + width. A box that is empty or inverted (x2 <= x1 or y2 <= y1) has area
 0 and overlaps nothing; every value and gradient stays finite on it.
 """
+
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +13,13 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import as_number, as_pairs
-from harmonic_jax.losses._boxes import (
-    TINY,
-    area,
-    as_boxes,
-    aspect_difference,
-    centre_distance,
-    hull_size,
-    overlap,
-    ratio,
-)
+
+# Areas and squared lengths up to this count as 0: a ratio of them has no meaning, and its
+# derivative, which divides by their square, would overflow float32.
+_TINY = 1e-12
+
+# Pairs that reach further are scaled down to this: products of two areas must fit float32.
+_LARGEST = 1e9
 
 
 def smooth_l1_loss(
@@ -65,10 +65,11 @@ def smooth_l1_loss(
 def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
     """IoU of each predicted box with its own target.
 
-    `area(pred & target) / area(pred | target)`, and 0 where the union is empty.
+    `_area(pred & target) / _area(pred | target)`, and 0 where the union is empty.
 
     Args:
-      pred: [*b, 4] boxes, xyxy, in any unit (pixels; areas up to 1e-12 count as 0).
+      pred: [*b, 4] boxes, xyxy, in any unit (pixels; areas and squared lengths up to
+        1e-12 count as 0).
       target: [*b, 4] boxes, xyxy; differentiable too.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
@@ -90,8 +91,8 @@ def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
 
     Source: Jaccard (1912).
     """
-    pred, target, finish = as_boxes(where, pred, target)
-    return finish(overlap(pred, target)[0], of_nan=0.0)
+    pred, target, finish = _as_boxes(where, pred, target)
+    return finish(_overlap(pred, target)[0], of_nan=0.0)
 
 
 def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -114,8 +115,8 @@ def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
 
     Source: Yu et al., "UnitBox", ACM MM 2016; linear as in Rezatofighi et al., CVPR 2019.
     """
-    pred, target, finish = as_boxes(where, pred, target)
-    return finish(1 - overlap(pred, target)[0])
+    pred, target, finish = _as_boxes(where, pred, target)
+    return finish(1 - _overlap(pred, target)[0])
 
 
 def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -137,10 +138,10 @@ def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Rezatofighi et al., "Generalized intersection over union", CVPR 2019.
     """
-    pred, target, finish = as_boxes(where, pred, target)
-    iou, union = overlap(pred, target)
-    hull = area(hull_size(pred, target))
-    return finish(1 - iou + ratio(hull - union, hull))
+    pred, target, finish = _as_boxes(where, pred, target)
+    iou, union = _overlap(pred, target)
+    hull = _area(_hull_size(pred, target))
+    return finish(1 - iou + _ratio(hull - union, hull))
 
 
 def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -163,8 +164,8 @@ def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, finish = as_boxes(where, pred, target)
-    return finish(1 - overlap(pred, target)[0] + centre_distance(pred, target))
+    pred, target, finish = _as_boxes(where, pred, target)
+    return finish(1 - _overlap(pred, target)[0] + _centre_distance(pred, target))
 
 
 def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -188,8 +189,110 @@ def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
 
     Source: Zheng et al., "Distance-IoU loss", AAAI 2020.
     """
-    pred, target, finish = as_boxes(where, pred, target)
-    iou, _ = overlap(pred, target)
-    v = aspect_difference(pred, target)
-    a = stop_gradient(v / jnp.maximum(1 - iou + v, TINY))
-    return finish(1 - iou + centre_distance(pred, target) + a * v)
+    pred, target, finish = _as_boxes(where, pred, target)
+    iou, _ = _overlap(pred, target)
+    v = _aspect_difference(pred, target)
+    a = stop_gradient(v / jnp.maximum(1 - iou + v, _TINY))
+    return finish(1 - iou + _centre_distance(pred, target) + a * v)
+
+
+def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+    """Efficient IoU loss: the distances of centres, of widths and of heights.
+
+    `1 - IoU + |centre - centre|**2 / diagonal**2 + (w - w_t)**2 / W**2 + (h - h_t)**2 / H**2`; W, H
+    and the diagonal are those of the smallest box around all corners.
+
+    Args, Raises: as `aligned_iou`.
+
+    Returns:
+      [*b] loss in [0, 4], float32 (float64 for float64 inputs).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from harmonic_jax.losses import eiou_loss
+      >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
+      >>> [float(loss) for loss in eiou_loss(pred, target)]  # 0.5 + 0.25 / 8 + 0 + 1 / 4
+      [0.78125]
+
+    Source: Zhang et al., "Focal and efficient IOU loss", Neurocomputing 2022, arXiv:2101.08158;
+      without its focal weight IoU**0.5, whose gradient is infinite where boxes only just touch.
+    """
+    pred, target, finish = _as_boxes(where, pred, target)
+    difference = _sides(pred) - _sides(target)
+    shape = _ratio(difference**2, _hull_size(pred, target) ** 2)
+    loss = 1 - _overlap(pred, target)[0] + _centre_distance(pred, target)
+    return finish(loss + jnp.sum(shape, axis=-1))
+
+
+def _as_boxes(
+    where: ArrayLike | None, pred: ArrayLike, target: ArrayLike
+) -> tuple[jax.Array, jax.Array, Callable[..., jax.Array]]:
+    """`as_pairs`, in a unit in which nothing overflows: all that follows are ratios."""
+    pred, target, finish = as_pairs(where, pred, target)
+    if pred.shape[-1] != 4:
+        raise ValueError(f"pred has shape {pred.shape}; its last axis must hold x1, y1, x2, y2")
+    reach = jnp.max(jnp.maximum(jnp.abs(pred), jnp.abs(target)), axis=-1, keepdims=True)
+    unit = stop_gradient(jnp.maximum(reach / _LARGEST, 1.0))
+    return pred / unit, target / unit, finish
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient; 0, with gradient 0, where the denominator is as good as 0."""
+    is_safe = denominator > _TINY
+    return jnp.where(is_safe, numerator, 0.0) / jnp.where(is_safe, denominator, 1.0)
+
+
+def _sides(boxes: jax.Array) -> jax.Array:
+    return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)  # *b 2: width, height
+
+
+def _area(lengths: jax.Array) -> jax.Array:
+    return lengths[..., 0] * lengths[..., 1]
+
+
+def _overlap(pred: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """IoU and the area of the union."""
+    low = jnp.maximum(pred[..., :2], target[..., :2])
+    high = jnp.minimum(pred[..., 2:], target[..., 2:])
+    intersection = _area(jnp.maximum(high - low, 0.0))
+    union = _area(_sides(pred)) + _area(_sides(target)) - intersection
+    return _ratio(intersection, union), union
+
+
+def _hull_size(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Width and height of the smallest box around all corners.
+
+    For boxes the right way round this is the box from the smaller (x1, y1) to the larger
+    (x2, y2). Taking every corner keeps an inverted box inside it too, so that the terms divided
+    by the hull stay bounded.
+    """
+    low = jnp.minimum(
+        jnp.minimum(pred[..., :2], pred[..., 2:]), jnp.minimum(target[..., :2], target[..., 2:])
+    )
+    high = jnp.maximum(
+        jnp.maximum(pred[..., :2], pred[..., 2:]), jnp.maximum(target[..., :2], target[..., 2:])
+    )
+    return high - low
+
+
+def _centre_distance(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Squared distance of the centres over the squared diagonal of the hull, in [0, 1]."""
+    offset = (pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2
+    diagonal = jnp.sum(_hull_size(pred, target) ** 2, axis=-1)
+    return _ratio(jnp.sum(offset**2, axis=-1), diagonal)
+
+
+def _aspect_difference(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """CIoU's v, in [0, 1]."""
+    pred_sides, target_sides = _sides(pred), _sides(target)
+    has_aspect = (jnp.sum(pred_sides**2, axis=-1) > _TINY) & (
+        jnp.sum(target_sides**2, axis=-1) > _TINY
+    )
+    # arctan2 takes a height of 0, but not both sides: those boxes become squares first.
+    angles = [
+        jnp.arctan2(
+            jnp.where(has_aspect, both[..., 0], 1.0), jnp.where(has_aspect, both[..., 1], 1.0)
+        )
+        for both in (target_sides, pred_sides)
+    ]
+    return 4 / math.pi**2 * (angles[0] - angles[1]) ** 2

@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harmonic_jax import losses
 from harmonic_jax.config import LossConfig
-from harmonic_jax.losses import quality
+from harmonic_jax.losses import rivals
 from harmonic_jax.ops.box_coder import encode_boxes
 
 
@@ -28,16 +28,16 @@ def cls_losses(
     """
     match loss.cls_loss:
         case "quality_focal":
-            return quality.quality_focal_loss(
+            return rivals.quality_focal_loss(
                 cls_logits, labels, target, beta=loss.focal_gamma, where=where
             )
         case "varifocal":
             alpha, gamma = 1 - loss.focal_alpha, loss.focal_gamma
-            return quality.varifocal_loss(
+            return rivals.varifocal_loss(
                 cls_logits, labels, target, alpha=alpha, gamma=gamma, where=where
             )
         case "task_aligned":
-            return quality.task_aligned_loss(
+            return rivals.task_aligned_loss(
                 cls_logits, labels, target, gamma=loss.focal_gamma, where=where
             )
         case _:
@@ -73,16 +73,9 @@ def box_losses(
         case "ciou":
             return losses.ciou_loss(boxes, target_boxes, where=where)
         case "eiou":
-            return quality.eiou_loss(boxes, target_boxes, where=where)
-        case "alpha_iou":
-            return quality.alpha_iou_loss(boxes, target_boxes, penalty="ciou", where=where)
-        case "siou":
-            return quality.siou_loss(boxes, target_boxes, where=where)
+            return losses.eiou_loss(boxes, target_boxes, where=where)
     target_deltas = encode_boxes(target_boxes, jnp.broadcast_to(anchors, target_boxes.shape))
-    beta = loss.smooth_l1_beta
-    if loss.box_loss == "balanced_l1":
-        return quality.balanced_l1_loss(deltas, target_deltas, beta=beta, where=where)
-    return losses.smooth_l1_loss(deltas, target_deltas, beta=beta, where=where)
+    return losses.smooth_l1_loss(deltas, target_deltas, beta=loss.smooth_l1_beta, where=where)
 
 
 def true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[Array, "b n"]:

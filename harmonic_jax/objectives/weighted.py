@@ -9,14 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harmonic_jax import losses
 from harmonic_jax.config import LossConfig
-from harmonic_jax.losses import quality
+from harmonic_jax.losses import rivals
 from harmonic_jax.objectives.choices import (
     box_losses,
     cls_losses,
     true_class_logit,
 )
 from harmonic_jax.objectives.sums import LossSums, join_groups, masked
-from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.ops.box_coder import decode_boxes
 from harmonic_jax.structures import GroundTruth, Predictions, Targets
 
 
@@ -52,10 +52,10 @@ def weighted_objective(
 
     loss = classification / N_c + box_weight * boxes / N_b + correlation_weight * correlation
 
-    N is the number of positives; for `task_aligned` the sum of the alignments, for `ghm` the
-    number of elements. Weights are those of the whole batch, on every device along `batch_axis`,
-    except for the ranks of `isr`, which each device gives to its own images. Of a batch that is
-    processed in parts, each part has weights of its own.
+    N is the number of positives; for `task_aligned` the sum of the alignments. Weights are those
+    of the whole batch, on every device along `batch_axis`, except for the ranks of `isr`, which
+    each device gives to its own images. Of a batch that is processed in parts, each part has
+    weights of its own.
 
     Args:
       assign: gives an image's targets, one entry a level.
@@ -70,7 +70,7 @@ def weighted_objective(
     targets = jax.vmap(assign)(dataclasses.replace(ground_truth, labels=index))
     every = _join(predictions, anchors, targets, ground_truth, is_real)
     alignment = jax.vmap(
-        lambda *arrays, where: quality.task_alignment(*arrays, num_objects=num_objects, where=where)
+        lambda *arrays, where: rivals.task_alignment(*arrays, num_objects=num_objects, where=where)
     )(every.prob, every.iou, every.objects, where=every.is_positive)
 
     cls_group = _classification(predictions, every, alignment, loss, batch_axis)
@@ -131,44 +131,34 @@ def _classification(
     positive, counted = every.is_positive, every.is_counted
     num_positive = positive.sum(dtype=jnp.float32)
     normalizer = num_positive
-    if loss.cls_loss == "ghm":
-        # Its density is that of all levels: this is the one loss that joins their logits.
-        logits = jnp.concatenate(predictions.cls_logits, axis=1)
-        cls_loss = quality.ghm_cls_loss(
-            logits, every.labels, where=counted, axis_name=batch_axis
-        ).sum(-1)
-        normalizer = counted.sum(dtype=jnp.float32) * logits.shape[-1]
-    else:
-        target = alignment if loss.cls_loss == "task_aligned" else every.iou
-        sizes = [level.shape[1] for level in predictions.cls_logits]
-        parts = (_split(values, sizes) for values in (every.labels, target, counted))
-        cls_loss = jnp.concatenate(
-            [
-                cls_losses(logits, labels, aim, where=is_counted, loss=loss).sum(-1)
-                for logits, labels, aim, is_counted in zip(
-                    predictions.cls_logits, *parts, strict=True
-                )
-            ],
-            axis=1,
+    target = alignment if loss.cls_loss == "task_aligned" else every.iou
+    sizes = [level.shape[1] for level in predictions.cls_logits]
+    parts = (_split(values, sizes) for values in (every.labels, target, counted))
+    cls_loss = jnp.concatenate(
+        [
+            cls_losses(logits, labels, aim, where=is_counted, loss=loss).sum(-1)
+            for logits, labels, aim, is_counted in zip(predictions.cls_logits, *parts, strict=True)
+        ],
+        axis=1,
+    )
+    if loss.cls_loss == "task_aligned":
+        normalizer = masked(alignment, positive).sum()
+    elif loss.cls_loss == "isr":
+        weighted = rivals.isr_loss(
+            cls_loss,
+            every.iou,
+            every.labels,
+            _distinct(every.objects),
+            where=positive,
+            axis_name=batch_axis,
         )
-        if loss.cls_loss == "task_aligned":
-            normalizer = masked(alignment, positive).sum()
-        elif loss.cls_loss == "isr":
-            weighted = quality.isr_loss(
-                cls_loss,
-                every.iou,
-                every.labels,
-                _distinct(every.objects),
-                where=positive,
-                axis_name=batch_axis,
-            )
-            cls_loss = jnp.where(positive, weighted, cls_loss)
-        elif loss.cls_loss == "iou_balanced":
-            own = _of_true_class(every.true_logit, loss)
-            weighted = quality.iou_balanced_cls_loss(
-                own, every.iou, where=positive, axis_name=batch_axis
-            )
-            cls_loss = jnp.where(positive, cls_loss - own + weighted, cls_loss)
+        cls_loss = jnp.where(positive, weighted, cls_loss)
+    elif loss.cls_loss == "iou_balanced":
+        own = _of_true_class(every.true_logit, loss)
+        weighted = rivals.iou_balanced_cls_loss(
+            own, every.iou, where=positive, axis_name=batch_axis
+        )
+        cls_loss = jnp.where(positive, cls_loss - own + weighted, cls_loss)
     total = cls_loss.sum()
     return LossSums(total, {"cls_loss": total}, normalizer, num_positive)
 
@@ -182,27 +172,16 @@ def _localization(
     positive = every.is_positive
     num_positive = positive.sum(dtype=jnp.float32)
     normalizer = num_positive
-    if loss.box_loss == "ghm":
-        target_deltas = encode_boxes(
-            every.target_boxes, jnp.broadcast_to(every.anchors, every.target_boxes.shape)
-        )
-        box_loss = quality.ghm_loc_loss(
-            every.deltas, target_deltas, where=positive, axis_name=batch_axis
-        )
-        normalizer = 4 * num_positive
-    else:
-        box_loss = box_losses(
-            every.deltas, every.boxes, every.anchors, every.target_boxes, where=positive, loss=loss
-        )
-        if loss.box_loss == "task_aligned":
-            box_loss = alignment * box_loss
-            normalizer = masked(alignment, positive).sum()
-        elif loss.box_loss == "iou_balanced":
-            box_loss = quality.iou_balanced_loc_loss(box_loss, every.iou, where=positive)
-        elif loss.box_loss == "carl":  # a third loss, beside the plain one
-            box_loss += quality.carl_loss(
-                every.prob, box_loss, where=positive, axis_name=batch_axis
-            )
+    box_loss = box_losses(
+        every.deltas, every.boxes, every.anchors, every.target_boxes, where=positive, loss=loss
+    )
+    if loss.box_loss == "task_aligned":
+        box_loss = alignment * box_loss
+        normalizer = masked(alignment, positive).sum()
+    elif loss.box_loss == "iou_balanced":
+        box_loss = rivals.iou_balanced_loc_loss(box_loss, every.iou, where=positive)
+    elif loss.box_loss == "carl":  # a third loss, beside the plain one
+        box_loss += rivals.carl_loss(every.prob, box_loss, where=positive, axis_name=batch_axis)
     total = loss.box_weight * box_loss.sum()
     return LossSums(total, {"box_loss": total}, normalizer, num_positive)
 
@@ -216,7 +195,7 @@ def _correlation_and_log(every: _Anchors, loss: LossConfig, batch_axis: str | No
         "positive_iou": every.iou.sum(),
     }
     if loss.correlation != "none":
-        value = quality.correlation_loss(
+        value = rivals.correlation_loss(
             every.prob, every.iou, kind=loss.correlation, where=positive, axis_name=batch_axis
         )
         # The batch's number, known to every device: each adds its positives' share of it.

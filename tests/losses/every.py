@@ -1,4 +1,4 @@
-"""Every public function of `harmonic_jax.losses` and of `losses.quality`, called alike.
+"""Every public function of `harmonic_jax.losses` and of `losses.rivals`, called alike.
 
 A new function has to be added here: tests/losses/test_every_function.py refuses to run without it.
 """
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harmonic_jax import losses
-from harmonic_jax.losses import quality
-from tests.losses.quality.cases import CASES, IOU, OBJECTS, with_integers
-from tests.losses.quality.cases import CLASSES as GROUPS
+from harmonic_jax.losses import rivals
+from tests.losses.rivals.cases import CASES, IOU, OBJECTS, with_integers
+from tests.losses.rivals.cases import CLASSES as GROUPS
 
 N = 12
 _RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ MASK_LOGITS, MASKS = _RNG.normal(0, 2, (N, 3, 3)), _RNG.uniform(0, 1, (N, 3, 3))
 
 
 class Function(NamedTuple):
-    call: Callable[..., Any]  # as that of `tests.losses.quality.cases.Case`
+    call: Callable[..., Any]  # as that of `tests.losses.rivals.cases.Case`
     floats: list[np.ndarray]  # [n, ...] each
     is_loss: bool = True  # there is a gradient
 
@@ -40,7 +40,9 @@ def _every() -> dict[str, Function]:
         "mask_loss": [MASK_LOGITS, MASKS],
         "softmax_entropy": [LOGITS],
         "sigmoid_entropy": [LOGITS[:, 0]],
-        **dict.fromkeys(("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss"), boxes),
+        **dict.fromkeys(
+            ("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss", "eiou_loss"), boxes
+        ),
     }
     every = {
         name: Function(with_integers(getattr(losses, name), at=0), arrays)
@@ -50,7 +52,7 @@ def _every() -> dict[str, Function]:
         every[name] = Function(with_integers(getattr(losses, name), LABELS, at=1), [LOGITS])
     for name, case in CASES.items():
         every[name] = Function(case.call, case.floats)
-    rank = with_integers(quality.iou_hierarchical_rank, GROUPS, OBJECTS, at=1)
+    rank = with_integers(rivals.iou_hierarchical_rank, GROUPS, OBJECTS, at=1)
     return every | {"iou_hierarchical_rank": Function(rank, [IOU], is_loss=False)}
 
 

@@ -110,3 +110,9 @@ def ciou_loss(a, b, weight=None):
     """CIoU; `weight` stands for its alpha, which the gradient takes as a constant."""
     weight = ciou_weight(a, b) if weight is None else weight
     return diou_loss(a, b) + weight * _aspect(a, b)
+
+
+def eiou_loss(a, b):
+    width, height = max(a[2], b[2]) - min(a[0], b[0]), max(a[3], b[3]) - min(a[1], b[1])
+    dw, dh = (a[2] - a[0]) - (b[2] - b[0]), (a[3] - a[1]) - (b[3] - b[1])
+    return diou_loss(a, b) + dw**2 / width**2 + dh**2 / height**2

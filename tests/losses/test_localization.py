@@ -11,19 +11,21 @@ from harmonic_jax.losses import (
     aligned_iou,
     ciou_loss,
     diou_loss,
+    eiou_loss,
     giou_loss,
     iou_loss,
     smooth_l1_loss,
 )
 from tests.losses import reference
 
-BOX_FUNCTIONS = [aligned_iou, iou_loss, giou_loss, diou_loss, ciou_loss]
+BOX_FUNCTIONS = [aligned_iou, iou_loss, giou_loss, diou_loss, ciou_loss, eiou_loss]
 REFERENCES = {
     aligned_iou: reference.iou,
     iou_loss: lambda a, b: 1 - reference.iou(a, b),
     giou_loss: reference.giou_loss,
     diou_loss: reference.diou_loss,
     ciou_loss: reference.ciou_loss,
+    eiou_loss: reference.eiou_loss,
 }
 
 
@@ -99,8 +101,8 @@ def test_boxes_finite_on_anything(function, dtype):
     for gradient in gradients:
         assert gradient.dtype == dtype
         assert jnp.isfinite(gradient).all()
-    low, high = {aligned_iou: (0, 1), iou_loss: (0, 1), ciou_loss: (0, 3)}.get(function, (0, 2))
-    assert value.min() >= low - 1e-6
+    high = {aligned_iou: 1, iou_loss: 1, ciou_loss: 3, eiou_loss: 4}.get(function, 2)
+    assert value.min() >= -1e-6
     assert value.max() <= high + 1e-6
 
 

@@ -7,11 +7,9 @@ from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import (
     admit,
-    as_array,
-    as_float,
+    as_classes,
     as_floats,
     as_labels,
-    as_logits,
     as_mask,
     as_number,
     keep,
@@ -50,7 +48,7 @@ def quality_focal_loss(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from harmonic_jax.losses.quality import quality_focal_loss
+      >>> from harmonic_jax.losses.rivals import quality_focal_loss
       >>> loss = quality_focal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.9]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.4**2 log 2 and 0.5**2 log 2
       [0.1109, 0.1733]
@@ -58,8 +56,8 @@ def quality_focal_loss(
     Source: Li et al., "Generalized focal loss", NeurIPS 2020, arXiv:2006.04388.
     """
     beta = as_number("beta", beta, 0.0)
-    x, y, mask = _soft_target("quality", logits, labels, quality, where)
-    return keep(mask, _quality_focal(x, y, beta))
+    (x, y), is_label, mask = as_classes(where, logits, labels, quality=quality)
+    return keep(mask, _quality_focal(x, _target(y, is_label), beta))
 
 
 def task_aligned_loss(
@@ -93,7 +91,7 @@ def task_aligned_loss(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from harmonic_jax.losses.quality import task_aligned_loss
+      >>> from harmonic_jax.losses.rivals import task_aligned_loss
       >>> loss = task_aligned_loss(jnp.zeros((1, 1)), jnp.array([0]), jnp.array([1.0]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.5**2 log 2
       [0.1733]
@@ -102,8 +100,8 @@ def task_aligned_loss(
       arXiv:2108.07755, task-aligned loss.
     """
     gamma = as_number("gamma", gamma, 0.0)
-    x, y, mask = _soft_target("alignment", logits, labels, alignment, where)
-    return keep(mask, _quality_focal(x, y, gamma))
+    (x, y), is_label, mask = as_classes(where, logits, labels, alignment=alignment)
+    return keep(mask, _quality_focal(x, _target(y, is_label), gamma))
 
 
 def task_alignment(
@@ -143,7 +141,7 @@ def task_alignment(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from harmonic_jax.losses.quality import task_alignment
+      >>> from harmonic_jax.losses.rivals import task_alignment
       >>> prob, iou = jnp.array([0.5, 0.5, 0.1]), jnp.array([0.8, 0.4, 0.6])
       >>> t = task_alignment(prob, iou, jnp.array([0, 0, 1]), num_objects=2)
       >>> [round(float(value), 4) for value in t]  # 0.8 * (0.4 / 0.8)**6 in the middle
@@ -205,7 +203,7 @@ def varifocal_loss(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from harmonic_jax.losses.quality import varifocal_loss
+      >>> from harmonic_jax.losses.rivals import varifocal_loss
       >>> loss = varifocal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.8]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.8 log 2 and 0.75 * 0.5**2 log 2
       [0.5545, 0.13]
@@ -213,32 +211,16 @@ def varifocal_loss(
     Source: Zhang et al., "VarifocalNet", CVPR 2021, arXiv:2008.13367.
     """
     alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
-    x, q, mask = _soft_target("quality", logits, labels, quality, where)
+    (x, q), is_label, mask = as_classes(where, logits, labels, quality=quality)
+    q = _target(q, is_label)
     # p**gamma = exp(gamma log p): exact for small p, and its slope has p**gamma as a factor.
     negative = alpha * jnp.exp(-gamma * jax.nn.softplus(-x)) * jax.nn.softplus(x)
     return keep(mask, jnp.where(q > 0, q * _cross_entropy(x, q), negative))
 
 
-def _soft_target(
-    name: str,
-    logits: ArrayLike,
-    labels: ArrayLike,
-    quality: ArrayLike,
-    where: ArrayLike | None,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Logits and targets [*b, k], and the mask."""
-    x = as_logits("logits", logits)
-    labels = as_labels("labels", labels, x.shape[:-1])
-    if as_array(name, quality).shape != labels.shape:
-        raise ValueError(
-            f"{name} has shape {as_array(name, quality).shape}; it must be {labels.shape}, "
-            "one a sample"
-        )
-    mask = as_mask(where, labels.shape)
-    x, quality = admit(mask, x, lax.stop_gradient(as_float(name, quality)))
-    classes = lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
-    is_label = classes == labels[..., None]
-    return x, jnp.where(is_label, quality[..., None], 0.0), mask
+def _target(quality: jax.Array, is_label: jax.Array) -> jax.Array:
+    """[*b, k]: the quality for the class of the label, 0 for all others; a constant."""
+    return jnp.where(is_label, lax.stop_gradient(quality)[..., None], 0.0)
 
 
 def _cross_entropy(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.losses import quality
-from tests.losses.quality.cases import CASES, IOU, LOSS, OBJECTS, N
-from tests.losses.test_localization import degenerate_pairs
+from harmonic_jax.losses import rivals
+from tests.losses.rivals.cases import CASES, IOU, LOSS, OBJECTS, N
 
 
 def floats_of(name, dtype=jnp.float32):
@@ -57,34 +56,10 @@ def test_no_samples(name):
     assert shape == ((0, *full[1:]) if full else ())
 
 
-def test_finite_on_any_boxes():
-    pred, target = (jnp.asarray(boxes, jnp.float32) for boxes in degenerate_pairs())
-    functions = {
-        "eiou": (quality.eiou_loss, 4),
-        "siou": (quality.siou_loss, 3),
-        "alpha giou": (functools.partial(quality.alpha_iou_loss, penalty="giou"), 2),
-        "alpha ciou": (functools.partial(quality.alpha_iou_loss, penalty="ciou"), 3),
-    }
-
-    @jax.jit
-    def every(pred, target):
-        out = {}
-        for name, (function, _) in functions.items():
-            value, pull = jax.vjp(function, pred, target)
-            out[name] = value, pull(jnp.ones_like(value))
-        return out
-
-    for name, (value, grads) in every(pred, target).items():
-        assert jnp.isfinite(value).all(), name
-        assert value.min() >= -1e-6, name
-        assert value.max() <= functions[name][1] + 1e-6, name
-        assert all(jnp.isfinite(g).all() for g in grads), name
-
-
 def test_halves_of_a_batch_share_its_statistics():
     """With `axis_name`, the rows of two devices have the values and gradients of one batch."""
     names = [name for name, case in CASES.items() if case.has_axis]
-    assert len(names) == 5
+    assert len(names) == 3
 
     def total(floats, rows, axis_name):
         out = [CASES[n].call(*floats[n], rows=rows, axis_name=axis_name) for n in names]
@@ -110,7 +85,7 @@ def test_isr_ranks_on_its_device_and_scales_with_all():
 
     def run(rows, axis_name=None):
         args = (LOSS, IOU, labels, objects)
-        return quality.isr_loss(*(jnp.asarray(a)[rows] for a in args), axis_name=axis_name)
+        return rivals.isr_loss(*(jnp.asarray(a)[rows] for a in args), axis_name=axis_name)
 
     halves = jnp.arange(N).reshape(2, 6)
     parts = jax.jit(jax.vmap(lambda rows: run(rows, "data"), axis_name="data"))(halves)
@@ -126,23 +101,12 @@ WRONG = [
     ("varifocal_loss", (X, Y, V), {"where": V}, TypeError, "where has dtype float32"),
     ("task_aligned_loss", (X, Y, X), {}, ValueError, r"alignment has shape \(3, 4\)"),
     ("task_alignment", (X, X, Y), {"num_objects": 2}, ValueError, r"prob has shape \(3, 4\)"),
-    ("distribution_focal_loss", (X, X), {}, ValueError, r"target has shape \(3, 4\)"),
     ("iou_balanced_cls_loss", (V, X), {}, ValueError, r"iou has shape \(3, 4\)"),
     ("iou_balanced_loc_loss", (V, V), {"exponent": "1"}, TypeError, "exponent is a str"),
     ("iou_hierarchical_rank", (V, V, Y), {}, TypeError, "labels has dtype float32"),
     ("isr_loss", (V, V, Y, Y), {"bias": 2}, ValueError, "bias is 2"),
     ("carl_loss", (V, Y), {}, TypeError, "loc_loss has dtype int32"),
-    ("ghm_cls_loss", (X, Y), {"bins": 0}, ValueError, "bins is 0"),
-    ("ghm_cls_loss", (X, Y), {"bins": 3.0}, TypeError, "bins is a float"),
-    ("ghm_loc_loss", (X, X), {"mu": 0.0}, ValueError, "mu is 0.0"),
-    ("ghm_loc_loss", (V.sum(), V.sum()), {}, ValueError, r"pred has shape \(\)"),
     ("correlation_loss", (V, V), {"kind": "spearman"}, ValueError, "kind is 'spearman'"),
-    ("balanced_l1_loss", (X, X), {"alpha": 0.0}, ValueError, "alpha is 0.0"),
-    ("balanced_l1_loss", (X, X), {"alpha": 0.01}, ValueError, r"gamma \(at most 20 alpha\) is 1.5"),
-    ("eiou_loss", (X[:, :3], X[:, :3]), {}, ValueError, r"pred has shape \(3, 3\)"),
-    ("alpha_iou_loss", (X, X), {"alpha": 0.5}, ValueError, "alpha is 0.5"),
-    ("alpha_iou_loss", (X, X), {"penalty": "eiou"}, ValueError, "penalty is 'eiou'"),
-    ("siou_loss", (X, X), {"theta": 0.5}, ValueError, "theta is 0.5"),
 ]  # fmt: skip
 
 
@@ -151,4 +115,4 @@ WRONG = [
 )
 def test_wrong_arguments_are_named(name, arrays, options, error, message):
     with pytest.raises(error, match=f"^{message}"):
-        jax.eval_shape(lambda *a: getattr(quality, name)(*a, **options), *arrays)
+        jax.eval_shape(lambda *a: getattr(rivals, name)(*a, **options), *arrays)
