@@ -60,7 +60,7 @@ def test_the_losses_train_in_foreign_loops(tmp_path: Path) -> None:
 
 def test_two_results_files_are_compared(tmp_path: Path) -> None:
     out = run("compare_two_results", tmp_path, NUM_IMAGES="20")
-    numbers = re.search(r"concordance correlation +(\S+) +(\S+)", out)
+    numbers = re.search(r"Pearson correlation +(\S+) +(\S+)", out)
     assert numbers is not None, out
     assert float(numbers[1]) < 0.3 < 0.8 < float(numbers[2])  # the scores of A know nothing
 

@@ -26,7 +26,6 @@ _OF_CLASSES: tuple[tuple[str, str, str, Look], ...] = (
     ("AP", "AP, more is better", "AP", "a"),
     ("Mean gap of score and IoU", "mean |score - IoU|, less is better", "mean_gap", "b"),
 )
-_TOTALS = ("false_positive", "false_negative")
 
 
 def classes_figure(report: Mapping[str, Any]) -> Figure | None:
@@ -65,10 +64,9 @@ def errors_figure(report: Mapping[str, Any]) -> Figure | None:
     costs = {kind: value_of(overall, f"dAP_{kind}") for kind in _KINDS}
     if not np.isfinite(list(costs.values())).any():
         return None
-    panels = tuple(
-        _costs_panel(title, kinds, overall)
-        for title, kinds in (("Kinds of error", _KINDS), ("All of one side", _TOTALS))
-    )
+    names = [METRICS[f"dAP_{kind}"].title for kind in _KINDS]
+    rows = [{"cost": overall.get(f"dAP_{kind}", {})} for kind in _KINDS]
+    panel = bars_panel("Kinds of error", "AP50 gained", names, rows, "cost", "a")
     worst = max(costs, key=lambda kind: np.nan_to_num(costs[kind], nan=-1.0))
     finding = (
         f"The most costly kind is “{METRICS[f'dAP_{worst}'].title}”: without it AP50 would be "
@@ -80,18 +78,7 @@ def errors_figure(report: Mapping[str, Any]) -> Figure | None:
         "of its class. Duplicate: of an object already found. Background: IoU under .1 with "
         "everything. Lines: 95 % intervals."
     )
-    return Figure("errors", "Errors", reading, finding, panels)
-
-
-def _costs_panel(title: str, kinds: Sequence[str], overall: Mapping[str, Entry]) -> Panel:
-    names = [METRICS[f"dAP_{kind}"].title for kind in kinds]
-    rows = [{"cost": overall.get(f"dAP_{kind}", {})} for kind in kinds]
-    counts = []
-    for kind in kinds:
-        count = value_of(overall, f"num_{kind}")
-        counts.append(f" ({count:,.0f})" if np.isfinite(count) else "")
-    label = "AP50 gained (how many there are)" if any(counts) else "AP50 gained"
-    return bars_panel(title, label, names, rows, "cost", "a", counts)
+    return Figure("errors", "Errors", reading, finding, (panel,))
 
 
 def bars_panel(
@@ -101,7 +88,6 @@ def bars_panel(
     rows: Sequence[Mapping[str, Entry]],
     metric: str,
     look: Look,
-    suffixes: Sequence[str] | None = None,
 ) -> Panel:
     """Horizontal bars with their intervals and values, first name on top."""
     value = np.array([value_of(row, metric) for row in rows])
@@ -109,12 +95,7 @@ def bars_panel(
     end = np.fmax(value, high)
     y = np.arange(len(names), dtype=float)
     known = np.isfinite(value)
-    suffixes = suffixes or [""] * len(names)
-    texts = tuple(
-        show_number(v) + suffix
-        for v, suffix in zip(value.tolist(), suffixes, strict=True)
-        if np.isfinite(v)
-    )
+    texts = tuple(map(show_number, value[known].tolist()))
     lengths = np.array([len(text) for text in texts])
     x = axis_to(label, float(np.nanmax(end, initial=0.0)), most_steps=3)
     # Room for the texts to the right of their bars.

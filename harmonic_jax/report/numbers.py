@@ -19,19 +19,19 @@ def interval_of(metrics: Mapping[str, Entry], name: str) -> tuple[float, float]:
     return (float("nan"), float("nan")) if interval is None else (interval[0], interval[1])
 
 
-def show_number(value: float | None, *, is_count: bool = False) -> str:
-    """Three decimals, or a whole number; a dash for None and NaN.
+def show_number(value: float | None) -> str:
+    """Three decimals; a dash for None and NaN.
 
     Example:
-      >>> show_number(0.12345), show_number(1234.0, is_count=True), show_number(None)
-      ('0.123', '1,234', '–')
+      >>> show_number(0.12345), show_number(None)
+      ('0.123', '–')
     """
     if value is None or value != value:
         return NO_VALUE
-    return f"{value:,.0f}" if is_count else f"{value:.3f}"
+    return f"{value:.3f}"
 
 
-def show_interval(entry: Entry, *, is_count: bool = False) -> str:
+def show_interval(entry: Entry) -> str:
     """The interval alone, or nothing.
 
     Example:
@@ -40,11 +40,11 @@ def show_interval(entry: Entry, *, is_count: bool = False) -> str:
     """
     if entry.get("interval") is None:
         return ""
-    low, high = (show_number(end, is_count=is_count) for end in entry["interval"])
+    low, high = (show_number(end) for end in entry["interval"])
     return f"{low} to {high}"
 
 
-def in_words(metrics: Mapping[str, Entry], name: str, *, is_count: bool = False) -> str:
+def in_words(metrics: Mapping[str, Entry], name: str) -> str:
     """A number with its interval, for a sentence.
 
     Example:
@@ -52,8 +52,8 @@ def in_words(metrics: Mapping[str, Entry], name: str, *, is_count: bool = False)
       '0.500 (0.400 to 0.600)'
     """
     entry = metrics.get(name, {})
-    text = show_number(entry.get("value"), is_count=is_count)
-    interval = show_interval(entry, is_count=is_count)
+    text = show_number(entry.get("value"))
+    interval = show_interval(entry)
     return f"{text} ({interval})" if interval and text != NO_VALUE else text
 
 

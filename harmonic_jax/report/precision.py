@@ -90,7 +90,7 @@ _RANKINGS: tuple[tuple[Look, str, str], ...] = (
 def headroom_figure(report: Mapping[str, Any]) -> Figure:
     """AP as it is, and with scores that tell every IoU."""
     overall = report["overall"]
-    rows = ("AP", "AP50", "AP75")
+    rows = ("AP",)
     rankings = [r for r in _RANKINGS if np.isfinite(value_of(overall, f"AP{r[1]}"))]
     marks: list[Mark] = []
     thick = 0.8 / max(len(rankings), 1)
@@ -102,7 +102,7 @@ def headroom_figure(report: Mapping[str, Any]) -> Figure:
         end = np.where(np.isfinite(high), high, value)
         known = np.isfinite(value)
         marks += [
-            Rectangles(np.zeros(3), value, top + 0.02, top + thick - 0.02, look, name),
+            Rectangles(np.zeros(len(rows)), value, top + 0.02, top + thick - 0.02, look, name),
             Whiskers(low, high, middle),
             Notes(end[known], middle[known], tuple(show_number(v) for v in value[known].tolist())),
         ]
@@ -116,7 +116,7 @@ def headroom_figure(report: Mapping[str, Any]) -> Figure:
             " With the best box of each object before NMS it would be "
             f"{in_words(overall, 'AP_best_raw')}: the rest is for better boxes."
         )
-    panel = Panel("Average precision", axis_to("AP", 1.15), name_axis(rows), tuple(marks), 0.75)
+    panel = Panel("Average precision", axis_to("AP", 1.15), name_axis(rows), tuple(marks), 0.35)
     return Figure(
         "head_room",
         "What consistent scores would give",

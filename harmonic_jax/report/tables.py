@@ -4,20 +4,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from harmonic_jax.metrics.consistency.names import METRICS, Metric
+from harmonic_jax.metrics.consistency.names import METRICS, Metric, spoken
 from harmonic_jax.report.numbers import Entry, show_interval, show_number
 
 _ARROWS = {"higher": ("↑", "more is better"), "lower": ("↓", "less is better"), "neither": ("", "")}
-_TILES = ("AP", "spearman", "mean_gap", "over_margin", "LaECE", "AP_headroom", "nms_mean_loss")
+_TILES = ("AP", "spearman", "mean_gap", "LaECE", "AP_headroom", "nms_mean_loss")
 _OF_CLASSES = (
-    "AP", "AP50", "AP75", "spearman", "concordance", "mean_gap", "over_margin",
-    "high_score_low_iou", "low_score_high_iou", "LaECE", "oLRP", "AP_headroom", "num_missed",
+    "AP", "AP50", "AP75", "spearman", "mean_gap", "high_score_low_iou", "LaECE", "oLRP",
+    "AP_headroom", "dAP_missed",
 )  # fmt: skip
-
-
-def is_count(metric: str) -> bool:
-    """Whether a metric is a number of things and not a fraction."""
-    return metric.startswith("num_")
 
 
 def tiles(overall: Mapping[str, Entry]) -> str:
@@ -46,7 +41,7 @@ def metric_table(report: Mapping[str, Any]) -> str:
                 f'<tr><th class="group" colspan="{len(columns) + 1}" scope="rowgroup">'
                 f"{escape(group)}</th></tr>"
             )
-        cells = "".join(_cell(entry, name) for entry in entries)
+        cells = "".join(_cell(entry) for entry in entries)
         rows.append(f'<tr><th scope="row">{escape(metric.title)} {_arrow(metric)}</th>{cells}</tr>')
     table = _table("All numbers, by size of the objects", ("", *columns), rows)
     return table + _reasons(entry for column in columns.values() for entry in column.values())
@@ -58,13 +53,11 @@ def class_table(report: Mapping[str, Any]) -> str:
     names = [name for name in _OF_CLASSES if any(name in row for row in classes.values())]
     counts: Mapping[str, Mapping[str, int]] = report["counts"]["classes"]
     heads = ["class", "objects", "boxes"]
-    for name in names:
-        title = METRICS[name].title + (", count" if is_count(name) else "")
-        heads.append(title)
+    heads += [spoken(name) for name in names]
     rows = [
         f'<tr><th scope="row">{escape(name)}</th><td>{counts[name]["objects"]:,}</td>'
         f"<td>{counts[name]['detections']:,}</td>"
-        + "".join(_cell(row.get(metric, {}), metric) for metric in names)
+        + "".join(_cell(row.get(metric, {})) for metric in names)
         + "</tr>"
         for name, row in classes.items()
     ]
@@ -79,11 +72,10 @@ def _table(name: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     )
 
 
-def _cell(entry: Entry, name: str) -> str:
-    count = is_count(name)
-    interval = show_interval(entry, is_count=count)
+def _cell(entry: Entry) -> str:
+    interval = show_interval(entry)
     small = f"<small>{escape(interval)}</small>" if interval else ""
-    return f"<td>{show_number(entry.get('value'), is_count=count)}{small}</td>"
+    return f"<td>{show_number(entry.get('value'))}{small}</td>"
 
 
 def _arrow(metric: Metric) -> str:

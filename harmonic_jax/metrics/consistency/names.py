@@ -25,9 +25,7 @@ def spoken(name: str) -> str:
     title = METRICS[name].title
     if name in _SPOKEN:
         return _SPOKEN[name]
-    if name.startswith("dAP_"):
-        return f"AP50 lost to: {title}"
-    return f"number of errors: {title}" if name.startswith("num_") else title
+    return f"AP50 lost to: {title}" if name.startswith("dAP_") else title
 
 
 _AGREEMENT = "agreement of score and IoU"
@@ -36,7 +34,6 @@ _LRP = "localization recall precision"
 _AP = "average precision"
 _HEADROOM = "head room"
 _ERRORS = "errors: AP50 gained if they were gone"
-_COUNTS = "errors: number of boxes (missed: of objects)"
 _NMS = "lost in NMS"
 
 METRICS: dict[str, Metric] = {
@@ -45,46 +42,24 @@ METRICS: dict[str, Metric] = {
     "AP75": Metric(_AP, "AP at IoU .75", "higher"),
     "pearson": Metric(_AGREEMENT, "Pearson correlation", "higher"),
     "spearman": Metric(_AGREEMENT, "Spearman rank correlation", "higher"),
-    "concordance": Metric(_AGREEMENT, "concordance correlation", "higher"),
     "mean_gap": Metric(_AGREEMENT, "mean |score - IoU|", "lower"),
-    "over_margin": Metric(_AGREEMENT, "share with |score - IoU| > .2", "lower"),
     "high_score_low_iou": Metric(_AGREEMENT, "IoU < .5 among scores >= .5", "lower"),
-    "low_score_high_iou": Metric(_AGREEMENT, "score < .5 among IoUs >= .5", "lower"),
     "LaECE": Metric(_CALIBRATION, "LaECE, 25 bins", "lower"),
-    "LaACE": Metric(_CALIBRATION, "LaACE", "lower"),
     "D_ECE": Metric(_CALIBRATION, "D-ECE, 10 bins, IoU .5", "lower"),
     "oLRP": Metric(_LRP, "optimal LRP", "lower"),
     "oLRP_loc": Metric(_LRP, "its localization part", "lower"),
     "oLRP_FP": Metric(_LRP, "its false positive part", "lower"),
     "oLRP_FN": Metric(_LRP, "its false negative part", "lower"),
-    "LRP": Metric(_LRP, "LRP of all detections", "lower"),
     "AP_ranked_by_iou": Metric(_HEADROOM, "AP if ranked by true IoU", "higher"),
-    "AP50_ranked_by_iou": Metric(_HEADROOM, "AP50 if ranked by true IoU", "higher"),
-    "AP75_ranked_by_iou": Metric(_HEADROOM, "AP75 if ranked by true IoU", "higher"),
     "AP_headroom": Metric(_HEADROOM, "AP that perfect ranking would add", "neither"),
     "AP_best_raw": Metric(_HEADROOM, "AP of each object's best box before NMS", "higher"),
-    "AP50_best_raw": Metric(_HEADROOM, "AP50 of each object's best box before NMS", "higher"),
-    "AP75_best_raw": Metric(_HEADROOM, "AP75 of each object's best box before NMS", "higher"),
     "dAP_class": Metric(_ERRORS, "wrong class", "lower"),
     "dAP_location": Metric(_ERRORS, "badly placed", "lower"),
     "dAP_both": Metric(_ERRORS, "both", "lower"),
     "dAP_duplicate": Metric(_ERRORS, "duplicate", "lower"),
     "dAP_background": Metric(_ERRORS, "background", "lower"),
     "dAP_missed": Metric(_ERRORS, "missed object", "lower"),
-    "dAP_false_positive": Metric(_ERRORS, "all false positives", "lower"),
-    "dAP_false_negative": Metric(_ERRORS, "all false negatives", "lower"),
-    "num_class": Metric(_COUNTS, "wrong class", "lower"),
-    "num_location": Metric(_COUNTS, "badly placed", "lower"),
-    "num_both": Metric(_COUNTS, "both", "lower"),
-    "num_duplicate": Metric(_COUNTS, "duplicate", "lower"),
-    "num_background": Metric(_COUNTS, "background", "lower"),
-    "num_missed": Metric(_COUNTS, "missed object", "lower"),
     "nms_mean_loss": Metric(_NMS, "mean IoU an object loses", "lower"),
-    "nms_share_over_05": Metric(_NMS, "share of objects that lose > .05", "lower"),
-    "nms_found_before": Metric(_NMS, "share of objects with a box of IoU >= .5 before", "neither"),
-    "nms_found_after": Metric(_NMS, "and after", "higher"),
-    "nms_mean_best_before": Metric(_NMS, "mean best IoU before", "neither"),
-    "nms_mean_best_after": Metric(_NMS, "and after", "higher"),
 }
 
 _SPOKEN = {
@@ -92,7 +67,4 @@ _SPOKEN = {
     "oLRP_FP": "optimal LRP's false positive part",
     "oLRP_FN": "optimal LRP's false negative part",
     "nms_mean_loss": "mean IoU an object loses in NMS",
-    "nms_share_over_05": "share of objects that lose > .05 in NMS",
-    "nms_found_after": "share of objects with a box of IoU >= .5 after NMS",
-    "nms_mean_best_after": "mean best IoU after NMS",
 }

@@ -108,7 +108,7 @@ def test_a_class_called_all_does_not_replace_all_classes() -> None:
         (
             make_truth([[0, 0, 9, 9]]),
             make_found([[0, 0, 9, 9], [0, 0, 9, 5]], [4.0, -2.0]),
-            {"mean_gap": "not all in [0, 1]", "LaACE": "not all in [0, 1]"},
+            {"mean_gap": "not all in [0, 1]", "LaECE": "not all in [0, 1]"},
         ),
     ],
 )
@@ -133,7 +133,6 @@ def test_nothing_found_costs_everything() -> None:
     values = consistency_report(make_truth([[0, 0, 9, 9]]), NONE, resamples=0)["overall"]
     assert values["AP"]["value"] == 0.0
     assert values["oLRP"]["value"] == values["oLRP_FN"]["value"] == 1.0
-    assert values["num_missed"]["value"] == 1.0
 
 
 def test_the_text_shows_every_metric_and_class() -> None:
@@ -161,7 +160,7 @@ def test_a_detector_equals_itself() -> None:
     assert all(row["difference"] in (0.0, None) for row in result["overall"].values())
     assert result["summary"]["significant"] == 0
     assert "0 differ significantly" in sentence(result)
-    assert result["summary"]["compared"] > 30
+    assert result["summary"]["compared"] > 15
 
 
 def test_better_scores_win_and_pairing_pays() -> None:
