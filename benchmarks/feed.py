@@ -23,10 +23,10 @@ import numpy as np
 from benchmarks.feed_torch import Item, TorchFeed
 from harmonic_jax.config import AugmentConfig, DataConfig
 from harmonic_jax.data.decode import decode_image
-from harmonic_jax.data.geometry import fit_size, pad_into, resize_image
 from harmonic_jax.data.loader import train_batches
 from harmonic_jax.data.plan import TrainPlan
 from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.resize import fill_around, fit_size, resize_image
 from harmonic_jax.data.sources import open_source
 
 MOST_APART = 1.0  # mean difference of pixels in 0..255 between OpenCV's and Pillow's bilinear
@@ -122,7 +122,8 @@ def _grain(items: list[list[Item]], threads: int) -> Iterable:
     def collate(samples: list[tuple[np.ndarray, tuple[int, int]]]) -> np.ndarray:
         batch = np.empty((len(samples), *samples[0][1], 3), np.uint8)
         for canvas, (image, _) in zip(batch, samples, strict=True):
-            pad_into(canvas, image)
+            canvas[: image.shape[0], : image.shape[1]] = image
+            fill_around(canvas, (image.shape[0], image.shape[1]))
         return batch
 
     flat = [item for batch in items for item in batch]

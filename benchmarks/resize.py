@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from harmonic_jax.data.geometry import fit_size, resize_image
+from harmonic_jax.data.resize import fit_size, resize_image
 
 UNBOUNDED = (10**6, 10**6)
 

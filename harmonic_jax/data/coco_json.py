@@ -31,9 +31,8 @@ from harmonic_jax.data.folders import (
     is_hidden,
     list_folder,
 )
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
-from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 from harmonic_jax.json_file import JsonFileError, shown
 

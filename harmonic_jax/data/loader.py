@@ -1,8 +1,8 @@
 """Records -> batches, in threads, in an order that a seed and a step number determine.
 
-`plan` says which images a step sees, `sample` loads one of them, Grain runs that in threads with
-a bounded look-ahead and keeps the order. Every random draw of a sample comes from its seed, step
-and slot, so threads, processes and interruptions change nothing: to resume at step n, start at n.
+`plan` says which images a step sees, `sample` loads one of them, Grain keeps a few steps ahead and
+in order. Every random draw of a sample comes from its seed, step and row, so threads, processes
+and interruptions change nothing: to resume at step n, start at n.
 """
 
 import dataclasses
@@ -10,18 +10,17 @@ import hashlib
 import json
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.collate import collate
-from harmonic_jax.data.geometry import FILL_COLOUR
-from harmonic_jax.data.plan import EvalPlan, TrainPlan, local_rows
+from harmonic_jax.data.plan import StepPlan, TrainPlan, local_rows, plan_evaluation
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.sample import Sample, load_sample
+from harmonic_jax.data.resize import FILL_COLOUR
+from harmonic_jax.data.sample import empty_batch, load_sample
 from harmonic_jax.data.settings import DataConfig
-from harmonic_jax.data.slots import Canvases, Slots
 from harmonic_jax.structures import Batch
 
 # Part of the fingerprint: raise it when a change here or below alters the batches.
@@ -41,12 +40,12 @@ class BatchIterator(Iterator[Batch]):
     `report` counts what was remarkable in the batches handed out so far, bad images above all.
     """
 
-    def __init__(self, batches: Any, *, length: int):
+    def __init__(self, batches: Any, pool: ThreadPoolExecutor, *, length: int):
         self.report = DataReport()
         self._length = length
         self._running = [batches]  # empty once closed
         # Threads hold no reference to this object: forgetting it stops them as well.
-        self._finalizer = weakref.finalize(self, _stop, self._running)
+        self._finalizer = weakref.finalize(self, _stop, self._running, pool)
 
     def __len__(self) -> int:
         """Batches from the first to the last, however many were taken."""
@@ -61,7 +60,7 @@ class BatchIterator(Iterator[Batch]):
             self.close()
             raise
         for report in reports:
-            _merge(self.report, report)
+            self.report.merge(report)
         return batch
 
     def close(self) -> None:
@@ -75,7 +74,8 @@ class BatchIterator(Iterator[Batch]):
         self.close()
 
 
-def _stop(running: list[Any]) -> None:
+def _stop(running: list[Any], pool: ThreadPoolExecutor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
     # Let go of it too: Grain closes again when it is deleted, and fails if that is at exit.
     running.pop().close()
 
@@ -108,11 +108,11 @@ def train_batches(
     Raises:
       DataError: at once where there is nothing to train on.
       LoaderError: while iterating, with the file's name, on an unforeseen failure. Bad images
-        are not one: they leave a blank slot and a line in the report.
+        are not one: they leave a blank row and a line in the report.
     """
     plan = TrainPlan(source.records, config, batch_size=batch_size, seed=seed)
     rows = local_rows(batch_size, process_index=process_index, process_count=process_count)
-    return _iterate(source, config, plan, rows, start_step, num_steps, seed)
+    return _iterate(source, config, plan, rows, range(start_step, num_steps), seed)
 
 
 def eval_batches(
@@ -125,13 +125,13 @@ def eval_batches(
 ) -> BatchIterator:
     """Iterates over every image once, without augmentation; every process gets as many batches.
 
-    Slots that only fill up the last batch of a bucket have `is_real` False and record index -1.
+    Rows that only fill up the last batch of a bucket have `is_real` False and record index -1.
     Ground truth has no masks: they are scored in original pixels, from the records.
     Arguments and errors are those of `train_batches`.
     """
-    plan = EvalPlan(source.records, config, batch_size=batch_size)
+    plan = plan_evaluation(source.records, config, batch_size=batch_size)
     rows = local_rows(batch_size, process_index=process_index, process_count=process_count)
-    return _iterate(source, config, plan, rows, 0, len(plan), None)
+    return _iterate(source, config, plan, rows, range(len(plan)), None)
 
 
 def train_shapes(
@@ -146,8 +146,8 @@ def eval_shapes(
     source: DetectionSource, config: DataConfig, *, batch_size: int
 ) -> list[tuple[int, int]]:
     """The (height, width) in which evaluation batches come."""
-    plan = EvalPlan(source.records, config, batch_size=batch_size)
-    return [config.buckets[bucket] for bucket in plan.buckets_used]
+    plan = plan_evaluation(source.records, config, batch_size=batch_size)
+    return [config.buckets[bucket] for bucket in sorted({step.bucket for step in plan})]
 
 
 def order_fingerprint(
@@ -173,70 +173,37 @@ def order_fingerprint(
 def _iterate(
     source: DetectionSource,
     config: DataConfig,
-    plan: TrainPlan | EvalPlan,
-    rows: slice,
-    start: int,
-    stop: int,
+    plan: TrainPlan | list[StepPlan],
+    rows: range,
+    steps: range,
     seed: int | None,
 ) -> BatchIterator:
     import grain  # half a second to import: not for those who only read records
 
-    num_rows = rows.stop - rows.start
-    canvases = Canvases(rows, lambda step: config.buckets[plan[step].bucket], stop)
+    pool = ThreadPoolExecutor(config.num_threads, thread_name_prefix="grain-samples")
 
-    def load(place: tuple[int, int]) -> tuple[int, Sample]:
-        step, slot = place
-        canvas = canvases.row(step, slot)
-        return step, _load_slot(source, config, plan, step, slot, seed, canvas)
+    def load_batch(step: int) -> tuple[Batch, list[DataReport]]:
+        bucket, short_side, indices = plan[step]
+        masks = config.masks and seed is not None
+        batch = empty_batch(len(rows), config.buckets[bucket], config, masks=masks)
 
-    def join(loaded: list[tuple[int, Sample]]) -> tuple[Batch, list[DataReport]]:
-        images = canvases.pop(loaded[0][0])
-        return collate([sample for _, sample in loaded], config.max_objects, canvas=images)
+        def load(row: int) -> DataReport:
+            index = int(indices[row])
+            rng = None if seed is None else np.random.default_rng((seed, step, row))
+            try:
+                return load_sample(
+                    source, index, config, batch, row - rows.start, short_side=short_side, rng=rng
+                )
+            except Exception as error:
+                name = source.records[index].file_name
+                raise LoaderError(f"{name}: {type(error).__name__}: {error}") from error
 
-    samples = grain.MapDataset.source(Slots(start, stop, rows)).map(load)
-    options = grain.ReadOptions(
-        num_threads=config.num_threads,
-        prefetch_buffer_size=max(num_rows, 2 * config.num_threads),
-    )
-    batches = samples.to_iter_dataset(options).batch(num_rows, batch_fn=join)
-    # Joining runs in a thread of its own, not in the caller's.
-    ahead = grain.experimental.ThreadPrefetchIterDataset(
-        batches, prefetch_buffer_size=_BATCHES_AHEAD
-    )
-    running = iter(ahead)
+        return batch, list(pool.map(load, rows))
+
+    # All batches ahead are loaded at once, so that small ones keep all threads busy too.
+    ahead = _BATCHES_AHEAD + config.num_threads // len(rows)
+    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+    batches = grain.MapDataset.source(steps).map(load_batch).to_iter_dataset(options)
+    running = iter(batches)
     running.start_prefetch()  # now, not at the first batch: the caller compiles meanwhile
-    return BatchIterator(running, length=max(0, stop - start))
-
-
-def _load_slot(
-    source: DetectionSource,
-    config: DataConfig,
-    plan: TrainPlan | EvalPlan,
-    step: int,
-    slot: int,
-    seed: int | None,
-    canvas: np.ndarray,
-) -> Sample:
-    step_plan = plan[step]
-    index = int(step_plan.indices[slot])
-    try:
-        return load_sample(
-            source,
-            index,
-            config,
-            bucket=config.buckets[step_plan.bucket],
-            short_side=step_plan.short_side,
-            rng=None if seed is None else np.random.default_rng((seed, step, slot)),
-            canvas=canvas,
-        )
-    except Exception as error:
-        name = source.records[index].file_name
-        raise LoaderError(f"{name}: {type(error).__name__}: {error}") from error
-
-
-def _merge(total: DataReport, report: DataReport) -> None:
-    """Adds a sample's report; an image met again, epochs later, is counted but not named again."""
-    for rule, finding in report.findings.items():
-        known = total.examples(rule)
-        new = [example for example in finding.examples if example not in known]
-        total.add(rule, new, count=finding.count, outcome=finding.outcome)
+    return BatchIterator(running, pool, length=len(steps))

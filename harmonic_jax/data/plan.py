@@ -10,28 +10,27 @@ bucket is known from j alone, so is any step, and a resumed run needs nothing bu
 The number of processes plays no part: a process takes its rows of the global batch.
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from harmonic_jax.data.records import DataError, Record
 from harmonic_jax.data.settings import DataConfig
 
-# Last word of a random seed. SeedSequence fills up with zeros: a sample's (seed, step, slot) is
-# (seed, step, slot, 0), so no purpose may use the tag 0.
+# Last word of a random seed. SeedSequence fills up with zeros: a sample's (seed, step, row) is
+# (seed, step, row, 0), so no purpose may use the tag 0.
 _TAG_PERMUTATION, _TAG_BATCH_ORDER, _TAG_SHORT_SIDE = 1, 2, 3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StepPlan:
+class StepPlan(NamedTuple):
     """One global batch before any image is read.
 
     Attributes:
       bucket: position in `DataConfig.buckets`.
       short_side: the size to which its images are resized.
-      indices: int64 [batch_size], positions in the records; -1 is a slot without an image.
+      indices: int64 [batch_size], positions in the records; -1 is a row without an image.
     """
 
     bucket: int
@@ -39,19 +38,14 @@ class StepPlan:
     indices: np.ndarray
 
 
-def is_trainable(record: Record, *, use_difficult: bool) -> np.ndarray:
-    """Which objects are trained on, bool [n]: no crowds, difficult ones only where asked."""
-    return ~record.is_crowd if use_difficult else ~(record.is_crowd | record.is_difficult)
-
-
-def local_rows(batch_size: int, *, process_index: int, process_count: int) -> slice:
+def local_rows(batch_size: int, *, process_index: int, process_count: int) -> range:
     """The rows of the global batch that a process loads: a contiguous piece, in process order.
 
     Raises:
       ValueError: where the batch cannot be divided equally.
 
     >>> local_rows(8, process_index=1, process_count=4)
-    slice(2, 4, None)
+    range(2, 4)
     """
     if batch_size % process_count:
         raise ValueError(
@@ -60,8 +54,8 @@ def local_rows(batch_size: int, *, process_index: int, process_count: int) -> sl
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index is {process_index}; it must be in [0, {process_count})")
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
+    number = batch_size // process_count
+    return range(process_index * number, (process_index + 1) * number)
 
 
 class TrainPlan:
@@ -83,38 +77,38 @@ class TrainPlan:
     def __init__(
         self, records: Sequence[Record], config: DataConfig, *, batch_size: int, seed: int
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
-        self._members = _group_by_bucket(
-            (
-                (index, record)
-                for index, record in enumerate(records)
-                if config.keep_empty
-                or is_trainable(record, use_difficult=config.use_difficult).any()
-            ),
-            config,
+        _check_batch_size(batch_size)
+        trained = (
+            (index, record)
+            for index, record in enumerate(records)
+            if config.keep_empty or record.is_trainable(config).any()
         )
+        self._members = _group_by_bucket(trained, config)
+        self.num_images = sum(map(len, self._members))
         if not self.num_images:
             raise DataError(
                 f"none of the {len(records)} training images has an object to train on "
                 "(data.keep_empty = True trains on images without objects)"
             )
-        self._short_sides = config.short_sides
-        self._batch_size = batch_size
-        self._seed = seed
-        self._step = functools.lru_cache(maxsize=256)(self._plan_step)
+        self._config, self._batch_size, self._seed = config, batch_size, seed
         self._batch_order = functools.lru_cache(maxsize=2)(self._draw_batch_order)
         self._permutation = functools.lru_cache(maxsize=8)(self._draw_permutation)
-
-    @property
-    def num_images(self) -> int:
-        """Images that are trained on."""
-        return sum(map(len, self._members))
 
     def __getitem__(self, step: int) -> StepPlan:
         if step < 0:
             raise IndexError(f"step is {step}; it must be >= 0")
-        return self._step(step)
+        epoch = self.epoch(step)
+        bucket, batch = self._batch_order(epoch)[step - self.first_step(epoch)]
+        short_side = self._rng(step, 0, _TAG_SHORT_SIDE).choice(self._config.short_sides)
+        return StepPlan(int(bucket), int(short_side), self._batch(int(bucket), int(batch)))
+
+    def epoch(self, step: int) -> int:
+        """The epoch to which a step belongs, counted from 0."""
+        # At most one batch a bucket is open at any time: the estimate is only ever too low.
+        epoch = step * self._batch_size // self.num_images
+        while self.first_step(epoch + 1) <= step:
+            epoch += 1
+        return epoch
 
     def first_step(self, epoch: int) -> int:
         """The first step whose batch belongs to `epoch`: all batches that became full before."""
@@ -125,23 +119,9 @@ class TrainPlan:
         epochs = self.epoch(num_steps - 1) + 1
         return tuple(b for b in range(len(self._members)) if self._num_batches(b, epochs))
 
-    def epoch(self, step: int) -> int:
-        """The epoch to which a step belongs, counted from 0."""
-        # At most one batch a bucket is open at any time: the estimate is only ever too low.
-        epoch = step * self._batch_size // self.num_images
-        while self.first_step(epoch + 1) <= step:
-            epoch += 1
-        return epoch
-
     def _num_batches(self, bucket: int, epochs: int) -> int:
         """Batches of a bucket that are full after `epochs` epochs."""
         return epochs * len(self._members[bucket]) // self._batch_size
-
-    def _plan_step(self, step: int) -> StepPlan:
-        epoch = self.epoch(step)
-        bucket, batch = self._batch_order(epoch)[step - self.first_step(epoch)]
-        short_side = self._rng(step, 0, _TAG_SHORT_SIDE).choice(self._short_sides)
-        return StepPlan(int(bucket), int(short_side), self._batch(int(bucket), int(batch)))
 
     def _draw_batch_order(self, epoch: int) -> np.ndarray:
         """(bucket, number of the batch in the bucket's stream) of each step of an epoch."""
@@ -155,15 +135,9 @@ class TrainPlan:
         return self._rng(epoch, 0, _TAG_BATCH_ORDER).permutation(np.array(batches))
 
     def _batch(self, bucket: int, batch: int) -> np.ndarray:
-        size = len(self._members[bucket])
         positions = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
-        epochs, places = np.divmod(positions, size)
-        indices = np.empty(self._batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            indices[rows] = self._permutation(bucket, int(epoch))[places[rows]]
-        indices.setflags(write=False)
-        return indices
+        places = [divmod(int(position), len(self._members[bucket])) for position in positions]
+        return np.array([self._permutation(bucket, epoch)[place] for epoch, place in places])
 
     def _draw_permutation(self, bucket: int, epoch: int) -> np.ndarray:
         return self._rng(epoch, bucket, _TAG_PERMUTATION).permutation(self._members[bucket])
@@ -172,34 +146,29 @@ class TrainPlan:
         return np.random.default_rng((self._seed, first, second, tag))
 
 
-class EvalPlan:
+def plan_evaluation(
+    records: Sequence[Record], config: DataConfig, *, batch_size: int
+) -> list[StepPlan]:
     """The evaluation order: every image once, bucket after bucket, each in the records' order.
 
     The last batch of a bucket is filled up with -1. All processes see the same number of
     batches, and the same bucket at the same step. The short side is the last of
     `config.short_sides`.
     """
+    _check_batch_size(batch_size)
+    steps = []
+    for bucket, members in enumerate(_group_by_bucket(enumerate(records), config)):
+        for start in range(0, len(members), batch_size):
+            indices = np.full(batch_size, -1, np.int64)
+            part = members[start : start + batch_size]
+            indices[: len(part)] = part
+            steps.append(StepPlan(bucket, config.short_sides[-1], indices))
+    return steps
 
-    def __init__(self, records: Sequence[Record], config: DataConfig, *, batch_size: int):
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
-        groups = _group_by_bucket(enumerate(records), config)
-        self._steps = tuple(
-            StepPlan(bucket, config.short_sides[-1], indices)
-            for bucket, members in enumerate(groups)
-            for indices in _filled_batches(members, batch_size)
-        )
 
-    @property
-    def buckets_used(self) -> tuple[int, ...]:
-        """The buckets that have images."""
-        return tuple(sorted({step.bucket for step in self._steps}))
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, step: int) -> StepPlan:
-        return self._steps[step]
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
 
 
 def _group_by_bucket(
@@ -210,11 +179,3 @@ def _group_by_bucket(
     for index, record in records:
         groups[config.bucket_of(record.height, record.width)].append(index)
     return tuple(np.array(group, np.int64) for group in groups.values())
-
-
-def _filled_batches(members: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(members), batch_size):
-        indices = np.full(batch_size, -1, np.int64)
-        part = members[start : start + batch_size]
-        indices[: len(part)] = part
-        yield indices

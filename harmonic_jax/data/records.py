@@ -8,6 +8,7 @@ from typing import Protocol, overload
 import numpy as np
 
 from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable
 
 
@@ -45,6 +46,11 @@ class Record:
     area: np.ndarray
     masks: RleTable | None = None
     original_id: int | str | None = None
+
+    def is_trainable(self, config: DataConfig) -> np.ndarray:
+        """Which objects are trained on, bool [n]: no crowds, difficult ones only where asked."""
+        left_out = self.is_crowd if config.use_difficult else self.is_crowd | self.is_difficult
+        return ~left_out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.mask_rules import usable_masks
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import RecordTable
-from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.report import DataReport, Reason
+from harmonic_jax.masks import RleTable, encode_segmentations
 
 # Coordinates this close to the border, in pixels, are on it: COCO rounds to 0.01, TFDS to float32.
 ROUNDING = 0.01
+_MASK_FAULTS = {
+    "missing": Reason.NO_MASK,
+    "malformed": Reason.MALFORMED_MASK,
+    "size": Reason.MASK_OF_OTHER_SIZE,
+    "part": Reason.MALFORMED_POLYGON,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,12 +86,9 @@ def apply_rules(
     _count_per_image(raw, kept, max_objects, report)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     has_area = np.isfinite(raw.area) & (raw.area >= 0)
-    masks, rows = None, np.flatnonzero(kept)
-    if raw.masks is not None:
-        segmentations = (raw.masks[row] for row in rows.tolist())
-        masks, faults = usable_masks(segmentations, raw.sizes[raw.owners[rows]])
-        for reason, found in faults.items():
-            count_rows(reason, rows[found])
+    masks, faults = _encode_masks(raw, np.flatnonzero(kept))
+    for reason, rows in faults.items():
+        count_rows(reason, np.array(rows))
     ends = np.cumsum(np.bincount(raw.owners[kept], minlength=len(raw.file_names)))
     return RecordTable(
         image_ids=raw.image_ids.astype(np.int64),
@@ -135,6 +137,28 @@ def _check_boxes(
         kept = kept & ~found
     count(Reason.CLIPPED, kept & (np.abs(inside - boxes) > ROUNDING).any(axis=1))
     return inside, kept
+
+
+def _encode_masks(
+    raw: RawAnnotations, rows: np.ndarray
+) -> tuple[RleTable | None, dict[Reason, list[int]]]:
+    """The masks of some objects, compressed; and the objects of each fault, each in one.
+
+    An object keeps its box whatever its mask is. A mask that cannot be used is stored empty. Empty
+    means unknown: training takes no mask loss from the object, the evaluation of masks ignores it.
+    """
+    if raw.masks is None:
+        return None, {}
+    segmentations = (raw.masks[row] for row in rows.tolist())
+    masks, faults = encode_segmentations(segmentations, raw.sizes[raw.owners[rows]])
+    reasons = {fault.row: _MASK_FAULTS[fault.kind] for fault in faults}
+    for row in np.flatnonzero(masks.areas() == 0).tolist():
+        if reasons.get(row, Reason.MALFORMED_POLYGON) is Reason.MALFORMED_POLYGON:
+            reasons[row] = Reason.EMPTY_MASK
+    found: dict[Reason, list[int]] = {}
+    for row in sorted(reasons):
+        found.setdefault(reasons[row], []).append(int(rows[row]))
+    return masks, found
 
 
 def _repeats(raw: RawAnnotations) -> np.ndarray:

@@ -1,169 +1,152 @@
-"""One slot of a batch: read, decode, augment, resize; bad images become blank slots."""
+"""One row of a batch: read, decode, augment, resize; the row of a bad image stays blank."""
 
-import dataclasses
-import math
+from typing import Any
 
 import numpy as np
 
+from harmonic_jax.data.augment import Augmented, augment
 from harmonic_jax.data.decode import NOTES, ImageError, decode_image
-from harmonic_jax.data.geometry import fill_around, fit_size, resize_image
-from harmonic_jax.data.mask_grids import mask_grids
-from harmonic_jax.data.plan import is_trainable
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError, DetectionSource, Record
-from harmonic_jax.data.report import DataReport, Finding
+from harmonic_jax.data.report import DataReport, Finding, Reason
+from harmonic_jax.data.resize import fill_around, network_size, resize_image
 from harmonic_jax.data.settings import DataConfig
-from harmonic_jax.data.transforms import Augmented, augment
+from harmonic_jax.masks import RleTable
+from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
-UNREADABLE_IMAGE = "unreadable_image"
 LEFT_BLANK = "slot left blank: not trained on, nothing detected"
-CROPPED_AWAY = "cropped_away"
-OBJECT_RULES = {
-    CROPPED_AWAY: "not in the crop, this time",
-    Reason.TOO_MANY_OBJECTS: Reason.TOO_MANY_OBJECTS.outcome,
-}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """An image at network size, not yet padded, with the objects that are trained on.
+def empty_batch(
+    size: int, bucket: tuple[int, int], config: DataConfig, *, masks: bool = False
+) -> Batch:
+    """A batch without images and objects, numpy arrays, to be written row by row.
 
-    Attributes:
-      image: uint8 [h, w, 3], a part of the canvas where there is one; None in a blank slot.
-      bucket: the padded (height, width) it will get.
-      boxes: float32 [n, 4], xyxy in its pixels, n <= max_objects.
-      labels: int32 [n].
-      masks: uint8 [n, m, m], the coverage of a grid over each frame; None where masks are off.
-      frames: float32 [n, 4], xyxy: the objects' whole boxes, what a crop cut off included.
-      scale: float32 [2], network size over original size, y and x.
-      index: position of its record; -1 where there is none.
-      report: what was remarkable about it.
+    Args:
+      size: rows.
+      bucket: the padded (height, width) of the images, whose pixels are not set here.
+      config: says how many objects a row may have, and the size of their masks' grids.
+      masks: whether the ground truth has masks.
     """
 
-    image: np.ndarray | None
-    bucket: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None
-    frames: np.ndarray
-    scale: np.ndarray
-    index: int
-    report: DataReport
+    # Any: the structures' fields are annotated as device arrays; on the host they hold numpy's.
+    def full(value: float, *shape: int, dtype: type = np.float32) -> Any:
+        return np.full((size, *shape), value, dtype)
 
-
-def blank_sample(
-    bucket: tuple[int, int], index: int, report: DataReport, *, mask_size: int | None
-) -> Sample:
-    """A slot that only fills the batch; with grids of masks of no objects where they are loaded."""
-    return Sample(
-        image=None,
-        bucket=bucket,
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int32),
-        masks=None if mask_size is None else np.zeros((0, mask_size, mask_size), np.uint8),
-        frames=np.zeros((0, 4), np.float32),
-        scale=np.ones(2, np.float32),
-        index=index,
-        report=report,
+    pixels: Any = np.empty((size, *bucket, 3), np.uint8)
+    objects, side, grids = config.max_objects, config.mask_size, None
+    if masks:
+        grids = ObjectMasks(full(0, objects, side, side, dtype=np.uint8), full(0, objects, 4))
+    return Batch(
+        images=pixels,
+        image_size=full(1, 2) * np.array(bucket, np.float32),
+        scale=full(1, 2),
+        record_index=full(-1, dtype=np.int32),
+        is_real=full(False, dtype=bool),
+        ground_truth=GroundTruth(
+            boxes=full(0, objects, 4),
+            labels=full(0, objects, dtype=np.int32),
+            valid=full(False, objects, dtype=bool),
+            masks=grids,
+        ),
     )
 
 
-def is_blank(finding: Finding) -> bool:
-    """Whether a rule left slots blank: images that could not be read or decoded."""
-    return finding.outcome == LEFT_BLANK
+def write_image(
+    batch: Any, row: int, image: np.ndarray | None, config: DataConfig, *, short_side: int
+) -> None:
+    """Resizes an image into a row of a batch and pads it with the mean colour.
 
-
-def num_blank(report: DataReport) -> int:
-    """Slots that were left blank."""
-    return sum(finding.count for finding in report.findings.values() if is_blank(finding))
+    Args:
+      batch: from `empty_batch`.
+      row: of the batch.
+      image: uint8 RGB [h, w, 3] of any size; None leaves the row blank.
+      config: how images are resized.
+      short_side: the size to resize to.
+    """
+    canvas = batch.images[row]
+    if image is None:
+        fill_around(canvas, (0, 0))
+        return
+    height, width = image.shape[:2]
+    bucket = (canvas.shape[0], canvas.shape[1])
+    size = network_size(height, width, config, bucket=bucket, short_side=short_side)
+    fill_around(canvas, size)
+    averages_areas = config.resizing != "torchvision"
+    place = canvas[: size[0], : size[1]]
+    resize_image(image, size, averages_areas=averages_areas, out=place)
+    batch.image_size[row] = size
+    batch.scale[row] = size[0] / height, size[1] / width
+    batch.is_real[row] = True
 
 
 def load_sample(
     source: DetectionSource,
     index: int,
     config: DataConfig,
+    batch: Any,
+    row: int,
     *,
-    bucket: tuple[int, int],
     short_side: int,
     rng: np.random.Generator | None,
-    canvas: np.ndarray | None = None,
-) -> Sample:
-    """Loads records[index] for the network.
+) -> DataReport:
+    """Loads records[index] into a row of a batch.
 
     Args:
       source: where the image and its record come from.
-      index: position in the records; -1 gives a blank slot.
+      index: position in the records; -1 gives a blank row.
       config: how images are decoded, changed and resized.
-      bucket: the padded (height, width) of the batch.
+      batch: from `empty_batch`; its ground truth gets masks where it has a place for them.
+      row: of the batch.
       short_side: the size to resize to.
-      rng: for the augmentations; None: none of them, and no masks (evaluation).
-      canvas: uint8 [*bucket, 3], this slot's place in its batch: the image is resized into it and
-        padded. None: the image gets an array of its own.
+      rng: for the augmentations; None: none of them (evaluation).
 
     Returns:
-      The sample; a blank one, with the reason in its report, where the image is unusable.
+      What was remarkable; the reason where the image is unusable and the row left blank.
     """
     report = DataReport()
-    mask_size = config.mask_size if config.masks and rng is not None else None
+    batch.record_index[row] = index
     image = None if index < 0 else _decode(source, index, config, report)
     if image is None:
-        if canvas is not None:
-            fill_around(canvas, (0, 0))
-        return blank_sample(bucket, index, report, mask_size=mask_size)
+        write_image(batch, row, None, config, short_side=short_side)
+        return report
 
     record = source.records[index]
-    rows = np.flatnonzero(is_trainable(record, use_difficult=config.use_difficult))
-    changed = _augment(image, record.boxes[rows], config, rng)
-    _count_lost(report, CROPPED_AWAY, record, len(rows) - len(changed.kept))
+    rows = np.flatnonzero(record.is_trainable(config))
+    boxes = record.boxes[rows]
+    changed = Augmented(image, boxes, np.arange(len(boxes)), boxes, ())
+    if rng is not None:
+        changed = augment(image, boxes, rng, config)
+    _count_lost(report, "cropped_away", record, len(rows) - len(changed.kept))
     rows = rows[changed.kept]
     largest = largest_boxes(changed.boxes, config.max_objects)
     if rng is not None:  # an evaluation counts all of them
         _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
 
-    height, width = changed.image.shape[:2]
-    size = network_size(height, width, config, bucket=bucket, short_side=short_side)
-    scale = np.array([size[0] / height, size[1] / width], np.float32)
-    scale_xyxy = scale[[1, 0, 1, 0]]
-    return Sample(
-        image=_resize(changed.image, size, config, canvas),
-        bucket=bucket,
-        boxes=changed.boxes[largest] * scale_xyxy,
-        labels=record.labels[rows[largest]],
-        masks=None if mask_size is None else _masks(record, rows[largest], changed, mask_size),
-        frames=changed.frames[largest] * scale_xyxy,
-        scale=scale,
-        index=index,
-        report=report,
-    )
+    write_image(batch, row, changed.image, config, short_side=short_side)
+    rows, scale_xyxy = rows[largest], batch.scale[row][[1, 0, 1, 0]]
+    truth, number = batch.ground_truth, len(largest)
+    truth.boxes[row, :number] = changed.boxes[largest] * scale_xyxy
+    truth.labels[row, :number] = record.labels[rows]
+    truth.valid[row, :number] = True
+    if truth.masks is not None:
+        if record.masks is None:
+            raise DataError("data.masks is True, but the source was opened without masks")
+        grids = mask_grids(record.masks.take(rows), record.boxes[rows], size=config.mask_size)
+        truth.masks.values[row, :number] = np.flip(
+            grids, tuple(1 + axis for axis in changed.flipped_axes)
+        )
+        truth.masks.frames[row, :number] = changed.frames[largest] * scale_xyxy
+    return report
 
 
-def _resize(
-    image: np.ndarray, size: tuple[int, int], config: DataConfig, canvas: np.ndarray | None
-) -> np.ndarray:
-    """The resized image; on a canvas at its top left, with the mean colour around it."""
-    place = None if canvas is None else canvas[: size[0], : size[1]]
-    if canvas is not None:
-        fill_around(canvas, size)
-    averages_areas = config.resizing != "torchvision"
-    return resize_image(image, size, averages_areas=averages_areas, out=place)
+def is_blank(finding: Finding) -> bool:
+    """Whether a rule left rows blank: images that could not be read or decoded."""
+    return finding.outcome == LEFT_BLANK
 
 
-def _augment(
-    image: np.ndarray, boxes: np.ndarray, config: DataConfig, rng: np.random.Generator | None
-) -> Augmented:
-    if rng is None:
-        return Augmented(image, boxes, np.arange(len(boxes)), boxes, False, False)
-    return augment(image, boxes, rng, config=config.augment, max_pixels=config.max_pixels)
-
-
-def _masks(record: Record, rows: np.ndarray, changed: Augmented, size: int) -> np.ndarray:
-    """The grids of some objects, uint8 [n, size, size], flipped as the image was."""
-    if record.masks is None:
-        raise DataError("data.masks is True, but the source was opened without masks")
-    grids = mask_grids(record.masks.take(rows), record.boxes[rows], size=size)
-    if changed.is_mirrored:
-        grids = grids[:, :, ::-1]
-    return grids[:, ::-1] if changed.is_upside_down else grids
+def num_blank(report: DataReport) -> int:
+    """Rows that were left blank."""
+    return sum(finding.count for finding in report.findings.values() if is_blank(finding))
 
 
 def largest_boxes(boxes: np.ndarray, number: int) -> np.ndarray:
@@ -178,20 +161,54 @@ def largest_boxes(boxes: np.ndarray, number: int) -> np.ndarray:
     return np.sort(np.argsort(-areas, kind="stable")[:number])
 
 
-def network_size(
-    height: int, width: int, config: DataConfig, *, bucket: tuple[int, int], short_side: int
-) -> tuple[int, int]:
-    """(height, width) that an image is resized to, before it is padded to its bucket."""
-    if config.resize == "warp":
-        return short_side, short_side
-    return fit_size(
-        height,
-        width,
-        short_side=short_side,
-        max_side=config.max_side,
-        bounds=bucket,
-        whole=math.floor if config.resizing == "torchvision" else round,
-    )
+def mask_grids(masks: RleTable, boxes: np.ndarray, *, size: int) -> np.ndarray:
+    """How much of each cell of a size x size grid over each object's box its mask covers.
+
+    The number of mask pixels before a place, counted column after column as run lengths are, is
+    piecewise linear within a column. Its values at the cells' borders give exact averages over
+    cells of any size and place, so no mask is ever drawn.
+
+    Args:
+      masks: n masks of one image.
+      boxes: float [n, 4], xyxy in pixels of that image, inside of it, of positive size.
+      size: cells along a side.
+
+    Returns:
+      uint8 [n, size, size]: 0 where no pixel of the cell is the object's, 255 where all are.
+
+    Example:
+      >>> from harmonic_jax.masks import encode_masks
+      >>> corner = encode_masks(np.array([[[1, 0, 0, 0], [0, 0, 0, 0]]]))
+      >>> mask_grids(corner, np.array([[0.0, 0.0, 4.0, 2.0]]), size=2).tolist()
+      [[[128, 0], [0, 0]]]
+    """
+    grids = np.zeros((len(masks), size, size), np.uint8)
+    runs, bounds = masks.runs()
+    for row, box in enumerate(boxes.astype(np.float64).tolist()):
+        own = runs[bounds[row] : bounds[row + 1]]
+        if len(own) > 1:  # else no pixel is set
+            grids[row] = _coverage(own, int(masks.sizes[row, 0]), box, size)
+    return grids
+
+
+def _coverage(runs: np.ndarray, height: int, box: list[float], size: int) -> np.ndarray:
+    x1, y1, x2, y2 = box
+    ends = np.cumsum(runs)
+    pixels = runs.copy()
+    pixels[::2] = 0  # runs of background
+    first = int(x1)
+    columns = np.arange(first, int(np.ceil(x2)))
+    borders = (columns * height)[:, None] + np.linspace(y1, y2, size + 1)
+    before = np.interp(borders, np.append(0, ends), np.append(0, np.cumsum(pixels)))
+    in_columns = np.diff(before, axis=1)  # [columns, size]
+    # The same along the other axis: pixels left of each border, linear within a column.
+    total = np.concatenate([np.zeros((1, size)), np.cumsum(in_columns, axis=0)])
+    place = np.linspace(x1, x2, size + 1) - first
+    column = np.minimum(place.astype(np.int64), len(columns) - 1)
+    left = total[column] + (place - column)[:, None] * in_columns[column]
+    cell = (x2 - x1) * (y2 - y1) / size**2
+    coverage = np.diff(left, axis=0).T * (255.0 / cell)
+    return np.clip(np.rint(coverage), 0, 255).astype(np.uint8)
 
 
 def _decode(
@@ -216,10 +233,10 @@ def _decode(
 def _rule(error: ImageError | OSError) -> str:
     if isinstance(error, ImageError):
         return error.reason
-    return str(Reason.MISSING_IMAGE) if isinstance(error, FileNotFoundError) else UNREADABLE_IMAGE
+    return "missing_image" if isinstance(error, FileNotFoundError) else "unreadable_image"
 
 
-def _count_lost(report: DataReport, rule: str, record: Record, number: int) -> None:
+def _count_lost(report: DataReport, rule: Reason | str, record: Record, number: int) -> None:
     if number:
         example = f"{record.file_name}: {number} objects"
-        report.add(rule, [example], count=number, outcome=OBJECT_RULES[rule])
+        report.add(rule, [example], count=number, outcome="not in the crop, this time")

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError, RecordTable
-from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 from harmonic_jax.data.tfds_builders import not_random_access, open_builders
 from harmonic_jax.data.tfds_files import FEATURES, label_names, named_damage, open_split

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from harmonic_jax.config import ConfigError, DataConfig
-from harmonic_jax.data.geometry import FILL_COLOUR, resize_method
-from harmonic_jax.data.sample import network_size
+from harmonic_jax.data.resize import FILL_COLOUR, network_size, resize_method
 from harmonic_jax.structures import Batch, Detections, GroundTruth
 from harmonic_jax.training.state import Detector, Variables
 from harmonic_jax.training.step import predict

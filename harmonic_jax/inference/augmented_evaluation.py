@@ -6,11 +6,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from harmonic_jax.data.collate import collate
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.data.sample import Sample, load_sample
+from harmonic_jax.data.sample import empty_batch, load_sample
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
-from harmonic_jax.inference.batches import Shapes, shapes_at
+from harmonic_jax.inference.batches import shapes_at
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.sharding import put_batch
 from harmonic_jax.training.state import Detector, Variables
@@ -52,20 +51,23 @@ class AugmentedPredictions:
         """The same images at another size."""
         _, height, width, _ = batch.images.shape
         shapes = shapes_at(self._data, (height, width), scale)
-        rows = _local_rows(batch.record_index)
-        with ThreadPoolExecutor(self._data.num_threads) as pool:
-            samples = list(pool.map(lambda index: self._sample(int(index), shapes), rows))
-        return put_batch(collate(samples, self._data.max_objects)[0], self._mesh)
+        indices = _local_rows(batch.record_index)
+        loaded = empty_batch(len(indices), shapes.bucket, self._data)
 
-    def _sample(self, index: int, shapes: Shapes) -> Sample:
-        return load_sample(
-            self._source,
-            index,
-            shapes.data,
-            bucket=shapes.bucket,
-            short_side=shapes.data.short_sides[-1],
-            rng=None,
-        )
+        def load(row: int) -> None:
+            load_sample(
+                self._source,
+                int(indices[row]),
+                shapes.data,
+                loaded,
+                row,
+                short_side=shapes.data.short_sides[-1],
+                rng=None,
+            )
+
+        with ThreadPoolExecutor(self._data.num_threads) as pool:
+            list(pool.map(load, range(len(indices))))
+        return put_batch(loaded, self._mesh)
 
 
 def _local_rows(record_index: jax.Array) -> np.ndarray:

@@ -3,14 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from harmonic_jax.config import ConfigError, DataConfig
-from harmonic_jax.data.collate import collate
-from harmonic_jax.data.geometry import fill_around, resize_image
-from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.sample import blank_sample, network_size
+from harmonic_jax.data.sample import empty_batch, write_image
 from harmonic_jax.structures import Batch
 
 
@@ -51,7 +49,7 @@ def shapes_at(data: DataConfig, bucket: tuple[int, int], scale: float) -> Shapes
 
 
 def make_batch(images: Sequence[np.ndarray], shapes: Shapes, *, batch_size: int) -> Batch:
-    """Resizes and pads images; slots without an image are blank.
+    """Resizes and pads images; rows without an image are blank.
 
     Args:
       images: at most `batch_size`, uint8 RGB [h, w, 3] of any size.
@@ -59,35 +57,12 @@ def make_batch(images: Sequence[np.ndarray], shapes: Shapes, *, batch_size: int)
       batch_size: rows of the batch.
 
     Returns:
-      numpy arrays; `record_index` is the row, -1 in blank slots.
+      numpy arrays; `record_index` is the row, -1 in blank rows.
     """
-    canvas = np.empty((batch_size, *shapes.bucket, 3), np.uint8)
-    samples = []
+    data = shapes.data
+    batch: Any = empty_batch(batch_size, shapes.bucket, data)
+    batch.record_index[: len(images)] = np.arange(len(images))
     for row in range(batch_size):
-        is_there = row < len(images)
-        sample = blank_sample(shapes.bucket, row if is_there else -1, DataReport(), mask_size=None)
-        if is_there:
-            resized = _place(images[row], canvas[row], shapes)
-            scale = np.array(
-                [r / o for r, o in zip(resized.shape[:2], images[row].shape[:2], strict=True)],
-                np.float32,
-            )
-            sample = dataclasses.replace(sample, image=resized, scale=scale)
-        else:
-            fill_around(canvas[row], (0, 0))
-        samples.append(sample)
-    return collate(samples, shapes.data.max_objects, canvas=canvas)[0]
-
-
-def _place(image: np.ndarray, canvas: np.ndarray, shapes: Shapes) -> np.ndarray:
-    """The image at network size, at the top left of its canvas."""
-    data, (height, width) = shapes.data, image.shape[:2]
-    side = data.short_sides[-1]
-    size = network_size(height, width, data, bucket=shapes.bucket, short_side=side)
-    fill_around(canvas, size)
-    return resize_image(
-        image,
-        size,
-        averages_areas=data.resizing != "torchvision",
-        out=canvas[: size[0], : size[1]],
-    )
+        image = images[row] if row < len(images) else None
+        write_image(batch, row, image, data, short_side=data.short_sides[-1])
+    return cast(Batch, batch)

@@ -17,11 +17,9 @@ import jax
 from jax.sharding import Mesh
 
 from harmonic_jax.config import Config, DataConfig
-from harmonic_jax.data.collate import collate
 from harmonic_jax.data.loader import eval_shapes, train_shapes
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.sample import blank_sample
+from harmonic_jax.data.sample import empty_batch
 from harmonic_jax.files import cache_folder, make_folder
 from harmonic_jax.structures import Batch
 from harmonic_jax.training.sharding import eval_batch_size, split_batch
@@ -118,13 +116,11 @@ def abstract_batch(
       masks: whether the ground truth has masks: in training, where `config.masks` is True.
       mesh: all devices.
     """
-    size = config.mask_size if masks else None
-    batch, _ = collate([blank_sample(shape, -1, DataReport(), mask_size=size)], config.max_objects)
     return jax.tree.map(
         lambda rows: jax.ShapeDtypeStruct(
             (batch_size, *rows.shape[1:]), rows.dtype, sharding=split_batch(mesh)
         ),
-        batch,
+        empty_batch(1, shape, config, masks=masks),
     )
 
 

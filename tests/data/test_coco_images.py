@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harmonic_jax.data.coco_json import read_coco
-from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.report import Reason
 from tests.data.test_coco_json import image, write
 
 NFC, NFD = (unicodedata.normalize(form, "Übung é.png") for form in ("NFC", "NFD"))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from harmonic_jax.data.coco_json import coco_splits, read_coco
 from harmonic_jax.data.folders import FolderSource
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.data.report import Reason
 from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.results_json import (

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from harmonic_jax.config import AugmentConfig, DataConfig
-from harmonic_jax.data.geometry import FILL_COLOUR
 from harmonic_jax.data.loader import LoaderError, eval_batches, order_fingerprint, train_batches
 from harmonic_jax.data.plan import TrainPlan
 from harmonic_jax.data.records import DataError
-from harmonic_jax.data.sample import largest_boxes, load_sample
+from harmonic_jax.data.resize import FILL_COLOUR
+from harmonic_jax.data.sample import largest_boxes
 from harmonic_jax.structures import Batch
 from tests.data.fake_source import FakeSource, encode, make_record, mixed_source, noise
 
@@ -416,5 +416,3 @@ def test_real_images(coco_tiny: Path) -> None:
     for batch in train(source, config, batch_size=2, num_steps=3):
         assert batch.is_real.all()
         assert batch.images.std() > 20
-    sample = load_sample(source, 0, config, bucket=(128, 224), short_side=128, rng=None)
-    assert min(sample.image.shape[:2]) <= 128

@@ -15,9 +15,9 @@ from harmonic_jax.config import AugmentConfig, DataConfig
 from harmonic_jax.data.coco_json import read_coco
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.loader import LoaderError, eval_batches, train_batches
-from harmonic_jax.data.mask_grids import mask_grids
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.data.report import Reason
+from harmonic_jax.data.sample import mask_grids
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.masks import encode_masks
 from harmonic_jax.structures import Batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.config import DataConfig
-from harmonic_jax.data.plan import EvalPlan, TrainPlan, local_rows
+from harmonic_jax.data.plan import TrainPlan, local_rows, plan_evaluation
 from harmonic_jax.data.records import DataError, Record
 from tests.data.fake_source import make_record
 
@@ -183,26 +183,25 @@ def test_nothing_to_train_on_is_an_error() -> None:
 @pytest.mark.parametrize(("landscape", "portrait"), [(9, 5), (8, 0), (0, 3), (1, 1)])
 def test_evaluation_sees_every_image_once(landscape: int, portrait: int) -> None:
     records = make_records(landscape, portrait)
-    plan = EvalPlan(records, CONFIG, batch_size=4)
-    batches = [plan[step] for step in range(len(plan))]
+    plan = plan_evaluation(records, CONFIG, batch_size=4)
     assert len(plan) == -(-landscape // 4) + -(-portrait // 4)
-    indices = np.concatenate([batch.indices for batch in batches])
+    indices = np.concatenate([batch.indices for batch in plan])
     assert sorted(indices[indices >= 0].tolist()) == list(range(len(records)))
     assert (indices < 0).sum() == len(plan) * 4 - len(records)
-    assert all(batch.short_side == 96 for batch in batches)
-    for batch in batches:
+    assert all(batch.short_side == 96 for batch in plan)
+    for batch in plan:
         real = batch.indices[batch.indices >= 0]
         assert {records[i].height > records[i].width for i in real} == {batch.bucket == 1}
         assert sorted(real.tolist()) == real.tolist()
 
 
 def test_evaluation_includes_images_without_objects() -> None:
-    assert len(EvalPlan([make_record(0, boxes=[])], CONFIG, batch_size=1)) == 1
-    assert len(EvalPlan([], CONFIG, batch_size=1)) == 0
+    assert len(plan_evaluation([make_record(0, boxes=[])], CONFIG, batch_size=1)) == 1
+    assert len(plan_evaluation([], CONFIG, batch_size=1)) == 0
 
 
 def test_local_rows_cut_the_batch() -> None:
-    pieces = [range(12)[local_rows(12, process_index=p, process_count=4)] for p in range(4)]
+    pieces = [local_rows(12, process_index=p, process_count=4) for p in range(4)]
     assert [row for piece in pieces for row in piece] == list(range(12))
     with pytest.raises(ValueError, match="batch_size is 6; it must be a multiple"):
         local_rows(6, process_index=0, process_count=4)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from harmonic_jax.data.decode import NOTES, REFUSALS
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import Record, RecordTable
-from harmonic_jax.data.report import MAX_EXAMPLES, DataReport
+from harmonic_jax.data.report import MAX_EXAMPLES, DataReport, Reason
 from harmonic_jax.data.rules import RawAnnotations, apply_rules
 
 CLASSES = ("cat", "dog")

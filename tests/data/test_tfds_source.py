@@ -18,8 +18,8 @@ from PIL import Image
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data import tfds_scan
 from harmonic_jax.data.coco_json import read_coco
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.data.report import Reason
 from harmonic_jax.data.sources import list_splits, open_source, parse_spec, read_source
 from harmonic_jax.data.tfds_source import COCO_CATEGORY_IDS, read_tfds, tfds_splits
 from harmonic_jax.data.voc_xml import VOC_CLASSES

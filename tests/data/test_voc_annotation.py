@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harmonic_jax.__main__ import main
-from harmonic_jax.data.reasons import Reason
+from harmonic_jax.data.report import Reason
 from harmonic_jax.data.voc_annotation import MAX_BYTES, AnnotationError, read_annotation
 from tests.data.voc_folder import SIZE, counts, read, thing, write
 

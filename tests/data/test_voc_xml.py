@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harmonic_jax.data.reasons import Reason
 from harmonic_jax.data.records import DataError
+from harmonic_jax.data.report import Reason
 from harmonic_jax.data.voc_xml import VOC_CLASSES, voc_splits
 from tests.data.voc_folder import SIZE, counts, read, thing, write
 

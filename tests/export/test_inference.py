@@ -11,7 +11,7 @@ import pytest
 
 from harmonic_jax.cli import export as command
 from harmonic_jax.config import Config, ConfigError, DataConfig, FasterRCNNConfig
-from harmonic_jax.data.geometry import resize_image
+from harmonic_jax.data.resize import resize_image
 from harmonic_jax.export import on_canvas, on_frames
 from harmonic_jax.export.inference import resample, resampling_weights
 from harmonic_jax.training.checkpoint import CheckpointStore

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.config import ConfigError, DataConfig, MaskRCNNConfig
-from harmonic_jax.data.collate import collate
-from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.sample import blank_sample
+from harmonic_jax.data.sample import empty_batch
 from harmonic_jax.inference.augmentation import (
     TTA,
     look,
@@ -36,7 +34,7 @@ def white_boxes_on(images: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def batch_of_two() -> Batch:
-    blank, _ = collate([blank_sample((48, 64), -1, DataReport(), mask_size=None)] * 2, 1)
+    blank = empty_batch(2, (48, 64), DataConfig(max_objects=1))
     images = np.full((2, 48, 64, 3), 9, np.uint8)  # padding, unlike any content
     for canvas, (height, width) in zip(images, SIZES, strict=True):
         canvas[:height, :width] = 0
