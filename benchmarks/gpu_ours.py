@@ -27,7 +27,7 @@ from harmonic_jax.assign.matcher import match_anchors
 from harmonic_jax.losses import sigmoid_focal_loss
 from harmonic_jax.ops.nms import batched_nms
 from harmonic_jax.postprocess.dense import _best_pairs
-from harmonic_jax.pretrained.detector import load_detector
+from harmonic_jax.pretrained import load_detector
 from harmonic_jax.structures import Batch
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated

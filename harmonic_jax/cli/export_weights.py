@@ -11,9 +11,8 @@ from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.import_weights import KEPT
 from harmonic_jax.pretrained import detector_layout, write_state_dict
-from harmonic_jax.pretrained.files import check_target
-from harmonic_jax.pretrained.layout import export_state
-from harmonic_jax.pretrained.safetensors_file import read_tensors
+from harmonic_jax.pretrained.convert import export_state
+from harmonic_jax.pretrained.files import check_target, read_tensors
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import SavedRun, header_of, open_detector

@@ -30,10 +30,9 @@ from harmonic_jax.pretrained import (
     read_state_dict,
     write_state_dict,
 )
-from harmonic_jax.pretrained.backbone import check_classifier
-from harmonic_jax.pretrained.coco_classes import PLACEHOLDER
-from harmonic_jax.pretrained.layout import Layout, remainder
-from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, TorchvisionDetector
+from harmonic_jax.pretrained.convert import check_classifier, remainder
+from harmonic_jax.pretrained.layout import Layout
+from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, PLACEHOLDER, TorchvisionDetector
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json

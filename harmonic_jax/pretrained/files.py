@@ -1,21 +1,48 @@
 """State dicts from files, whatever they are called, without running anything that is in them."""
 
+import argparse
+import contextlib
 import re
 import stat
-from collections.abc import Mapping
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harmonic_jax import file_kinds
 from harmonic_jax.files import write_bytes
-from harmonic_jax.pretrained import safetensors_file, torch_file
-from harmonic_jax.pretrained.errors import WeightsError
+from harmonic_jax.json_file import parse_json
 
 # What wrappers of a model put in front of all its names, and a counter that one of them adds.
 PREFIXES = ("module.", "model.", "_orig_mod.", "ema_model.")
 _COUNTER = "n_averaged"
+# Under which of these names training scripts save the weights; the average comes last.
+WRAPPERS = (
+    *("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network"),
+    *("weights", "params", "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema"),
+)
+_DEEPEST = 3
+_MOST_LETTERS = 2000
+_MOST_HEADER_BYTES = 2**24  # a detector's has a hundredth of that; the format allows 100 MB
+# What an array here can hold; the types of 8 and fewer bits a float has none.
+_TYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64")
+_FOREIGN_CLASS = re.compile(r"GLOBAL ((?:\w+\.)+\w+)|[Uu]nsupported class ((?:\w+\.)+\w+)")
 _TEXT = re.compile(rb"[\t\n\r -~]+")
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be read, or does not fit the model.
+
+    Its message is a line, whatever the names in a file hold.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = message.replace("\n", "\\n")
+        super().__init__(line if len(line) <= _MOST_LETTERS else f"{line[:_MOST_LETTERS]} ..")
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -24,7 +51,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     What a file is, is told from its bytes. `.safetensors` is read as it is. PyTorch's pickles
     (`.pth`, `.pt`, `.bin`, ..) are read only by PyTorch, which must be installed, with
     `weights_only=True`, which refuses any object but tensors and plain containers. A state dict
-    that a training script wrapped (`torch_file.WRAPPERS`), or whose names all have a prefix
+    that a training script wrapped (`WRAPPERS`), or whose names all have a prefix
     (`PREFIXES`), is taken out of that.
 
     Args:
@@ -39,8 +66,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if kind_of(path) == "safetensors":
-        return _without_prefix(safetensors_file.read_tensors(path))
-    return _without_prefix(torch_file.read_tensors(path))
+        return _without_prefix(read_tensors(path))
+    return _without_prefix(_read_torch(path))
 
 
 def kind_of(path: Path) -> str:
@@ -61,7 +88,7 @@ def kind_of(path: Path) -> str:
         raise WeightsError(f"weights file {path} is {what}; it must be a file")
     with path.open("rb") as file:
         start = file.read(file_kinds.START_BYTES)
-    if safetensors_file.header_length(start) is not None:
+    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MOST_HEADER_BYTES:
         return "safetensors"
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "torch"
@@ -85,6 +112,170 @@ def _without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if names and all(name.startswith(prefix) and name != prefix for name in names):
             return _without_prefix({n.removeprefix(prefix): state_dict[n] for n in names})
     return state_dict
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file says about itself.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of a safetensors file's arrays.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file, by name.
+
+    Raises:
+        WeightsError: the file is damaged, or holds numbers of a type that NumPy has not; the
+            message names the tensor.
+    """
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 - it is no dict
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _TYPES:
+                raise WeightsError(
+                    f"weights file {path}: {name} is {dtype}, which is not read here; legal are "
+                    f"{', '.join(_TYPES)}. Save it as float32"
+                )
+        arrays: dict[str, np.ndarray] = file.get_tensors()
+    return arrays
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            with path.open("rb") as raw:  # of a name that is there twice the library takes one
+                header = raw.read(struct.unpack("<Q", raw.read(8))[0])
+            parse_json(header, "its header", unique_keys=True)
+            yield file
+    except WeightsError:
+        raise
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise WeightsError(f"weights file {path} is cut or damaged: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """By `weights_only`: nothing but tensors and plain containers.
+
+    What a training script saved around it (`{"model": .., "epoch": ..}`) is left aside; of a model
+    and its moving average the model is taken.
+    """
+    _check_archive(path)
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise WeightsError(
+            f"weights file {path} needs PyTorch to be read: pip install torch, or convert the "
+            "file to .safetensors where PyTorch is"
+        ) from error
+    found = _state_dict(_load(path), torch.Tensor)
+    if isinstance(found, str):
+        raise WeightsError(f"weights file {path} holds no state dict: {found}")
+    return {name: _as_array(path, name, tensor) for name, tensor in found.items()}
+
+
+def _check_archive(path: Path) -> None:
+    """Whether the zip that PyTorch writes is whole, and claims no more than it has."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return  # a bare pickle, as before PyTorch 1.6
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise WeightsError(
+            f"weights file {path} is cut or damaged: the end of PyTorch's archive is missing. "
+            "Download or copy it again"
+        ) from error
+    names = [member.filename.partition("/")[2] for member in members]
+    if "data.pkl" not in names:
+        what = "NumPy's (.npz)" if any(m.filename.endswith(".npy") for m in members) else "another"
+        raise WeightsError(f"weights file {path} is a zip archive, but {what}, not PyTorch's")
+    if "constants.pkl" in names:
+        raise WeightsError(
+            f"weights file {path} is a TorchScript program, not a state dict. Save "
+            "model.state_dict() instead, best as .safetensors"
+        )
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise WeightsError(f"weights file {path} is damaged: it claims more bytes than it has")
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    # What torchvision's own training script saves beside the weights: no more than attributes.
+    harmless = torch.serialization.safe_globals([argparse.Namespace])
+    try:
+        # An open file: of a path PyTorch looks at the suffix.
+        with warnings.catch_warnings(), harmless, path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # pickle, zip and torch errors of a damaged or hostile file
+        raise WeightsError(f"weights file {path} was refused: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Without PyTorch's own advice, which is to read the file in a way that runs what is in it."""
+    text = str(error)
+    foreign = _FOREIGN_CLASS.search(text)
+    if foreign is not None:
+        return (
+            f"it holds {foreign[1] or foreign[2]}, which is no tensor, and to read it would run "
+            "code. Ask for a file of model.state_dict() alone, best as .safetensors"
+        )
+    if "weights_only" in text or not isinstance(error, RuntimeError):
+        return "it is cut or damaged, or no file of PyTorch's"
+    return f"it is cut or damaged ({text.splitlines()[0][:200]})"
+
+
+def _state_dict(content: Any, tensor: type) -> dict[str, Any] | str:
+    """The tensors by name, or what is there in place of them."""
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            return f"it is a {type(content).__name__}"
+        is_flat = all(isinstance(k, str) and isinstance(v, tensor) for k, v in content.items())
+        if content and is_flat:
+            return dict(content)
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
+    shown = ", ".join(repr(key) for key in list(content)[:5]) if content else "nothing"
+    return f"it is a dict of {shown}, and none of {', '.join(WRAPPERS)} is a dict of tensors"
+
+
+def _as_array(path: Path, name: str, tensor: Any) -> np.ndarray:
+    import torch
+
+    try:
+        if tensor.nbytes > path.stat().st_size:  # one number, said to be many
+            raise WeightsError(f"weights file {path} is damaged: {name} claims more than it has")
+        tensor = tensor.detach()
+        if tensor.dtype == torch.bfloat16:  # which NumPy has of JAX, PyTorch does not know that
+            return np.asarray(tensor.view(torch.int16).numpy()).view(np.dtype("bfloat16"))
+        return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, of fewer than 8 bits
+        raise WeightsError(
+            f"weights file {path}: {name} is no plain array ({tensor.dtype}, {tensor.layout}). "
+            "Save it as float32"
+        ) from error
 
 
 def write_state_dict(

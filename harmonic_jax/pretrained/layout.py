@@ -1,54 +1,230 @@
-"""Fitting a foreign state dict to a model's state and back, every leaf checked.
+"""How PyTorch writes a model: one table of rules, from which import and export both follow.
 
-A family of models is described by one `Layout`: the name of each of our leaves in PyTorch's state
-dict, and the `Transform` between the two arrays. A file of this room provides
-
-    def ssd_layout(config: SSDConfig, num_classes: int) -> Layout: ...
-
-made of a name function and, where `standard_transform` is not enough, a transform function, both
-of a leaf's path. The import and the export follow from it.
+A rule says where PyTorch keeps the arrays of one of our modules, and how they are laid out there.
+`pretrained.torchvision` has the tables.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+import functools
+import re
+from collections.abc import Callable
 
-import jax
 import numpy as np
-from flax import nnx
 
-from harmonic_jax.pretrained.errors import WeightsError
-from harmonic_jax.pretrained.recognise import recognise, side_by_side
-from harmonic_jax.pretrained.transform import SAME, Transform, conv_kernel, linear_kernel
+from harmonic_jax.pretrained.files import WeightsError
 
 Path = tuple[str | int, ...]
 
-# Our leaf -> PyTorch's, for a convolution, a linear layer, GroupNorm and batch norm.
-LEAF_NAMES = {
+# Our array -> PyTorch's, of a convolution, a linear layer, GroupNorm and batch norm.
+ARRAY_NAMES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
-# A counter of PyTorch's batch norms that nothing reads.
-COUNTER = ".num_batches_tracked"
-SHOWN = 5  # names in an error message, and as many shapes
-_HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
+_ARRAYS = "|".join(ARRAY_NAMES)
+_PLACEHOLDER = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
 
 
-def standard_transform(leaf: Path, ndim: int) -> Transform:
-    """Kernels by their rank: `[h w i o]` is OIHW there (groups included), `[i o]` is OI.
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """An array of PyTorch's <-> ours. No value is ever computed.
 
-    Everything else is the same on both sides.
+    Attributes:
+        to_ours: PyTorch's array -> ours; a permutation of its elements (or a part of them).
+        to_torch: ours -> PyTorch's; zeros where ours has no such element.
+    """
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+    def then(self, other: "Transform") -> "Transform":
+        """First this, then another, on the way from PyTorch to us."""
+        return Transform(
+            lambda a: other.to_ours(self.to_ours(a)), lambda a: self.to_torch(other.to_torch(a))
+        )
+
+    def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape there of an array that has this shape here."""
+        return self.to_torch(np.broadcast_to(np.int8(0), shape)).shape
+
+
+SAME = Transform(lambda a: a, lambda a: a)
+
+
+def permuted(*axes: int) -> Transform:
+    """`to_ours(a) = a.transpose(axes)`."""
+    back = tuple(int(i) for i in np.argsort(axes))
+    return Transform(lambda a: a.transpose(axes), lambda a: a.transpose(back))
+
+
+# A convolution (grouped ones too): OIHW <-> HWIO.
+CONV_KERNEL = permuted(2, 3, 1, 0)
+# A linear layer: `[o i]` <-> `[i o]`.
+LINEAR_KERNEL = permuted(1, 0)
+# A transposed convolution: `[i o h w]` <-> `[h w i o]`, not flipped. Tap (y, x) of an input cell
+# (r, c) adds to the output cell (stride r + y, stride c + x) on both sides.
+TRANSPOSED_CONV_KERNEL = permuted(2, 3, 0, 1)
+
+
+def flattened_linear_kernel(height: int, width: int) -> Transform:
+    """A linear layer on a flattened map: `[o (c h w)]` <-> `[(h w c) o]`.
+
+    Example:
+        >>> flattened_linear_kernel(7, 7).to_ours(np.zeros((1024, 256 * 49))).shape
+        (12544, 1024)
+    """
+    return Transform(
+        lambda a: (
+            a.reshape(a.shape[0], -1, height, width).transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+        ),
+        lambda a: (
+            a.reshape(height, width, -1, a.shape[-1]).transpose(3, 2, 0, 1).reshape(a.shape[-1], -1)
+        ),
+    )
+
+
+def subsampled_linear_kernel(*, side: int, every_cell: int, every_input: int) -> Transform:
+    """A linear layer on a `side` x `side` map -> a convolution that keeps a part of its inputs.
+
+    `[o (c h w)]` <-> `[h' w' c' o]`: the inputs that the layer below keeps, and rows and columns
+    from the first to the last; the convolution's holes keep what it sees. The way back writes
+    zeros in the gaps.
 
     Args:
-        leaf: path of our leaf.
-        ndim: its rank.
+        side: of the map.
+        every_cell: distance of the rows and columns that are kept.
+        every_input: distance of the inputs that are kept.
+
+    Example:
+        >>> fc6 = subsampled_linear_kernel(side=7, every_cell=3, every_input=1)
+        >>> fc6.to_ours(np.zeros((4096, 512 * 49))).shape
+        (3, 3, 512, 4096)
+
+    Source:
+        ParseNet (Liu et al. 2015), for VGG-16's fc6 and fc7.
     """
-    if leaf[-1] != "kernel":
-        return SAME
-    return {4: conv_kernel(), 2: linear_kernel()}.get(ndim, SAME)
+    cells = slice(None, None, every_cell)
+    kept = (slice(None), slice(None, None, every_input), cells, cells)
+
+    def to_ours(array: np.ndarray) -> np.ndarray:
+        kernel = array.reshape(array.shape[0], -1, side, side)
+        return kernel[kept].transpose(2, 3, 1, 0)
+
+    def to_torch(array: np.ndarray) -> np.ndarray:
+        num_in, num_out = array.shape[2:]
+        kernel = np.zeros((num_out, every_input * num_in, side, side), array.dtype)
+        kernel[kept] = array.transpose(3, 2, 0, 1)
+        return kernel.reshape(num_out, -1)
+
+    return Transform(to_ours, to_torch)
+
+
+def every_output(distance: int) -> Transform:
+    """Of PyTorch's outputs every second, third, .. on our last axis; zeros on the way back.
+
+    Example:
+        >>> every_output(4).to_ours(np.arange(8)).tolist()
+        [0, 4]
+        >>> every_output(4).to_torch(np.array([5, 7])).tolist()
+        [5, 0, 0, 0, 7, 0, 0, 0]
+    """
+
+    def to_torch(array: np.ndarray) -> np.ndarray:
+        spread = np.zeros((*array.shape[:-1], distance * array.shape[-1]), array.dtype)
+        spread[..., ::distance] = array
+        return spread
+
+    return Transform(lambda a: a[..., ::distance], to_torch)
+
+
+def background_last(num_classes: int, *, per_class: int = 1) -> Transform:
+    """Background from the first place among the classes (PyTorch) to the last (ours).
+
+    It orders our last axis, the outputs', which is `[a * (k + 1) * per_class]`: an SSD head has a
+    group of classes for each anchor, and class-wise box deltas have 4 numbers a class.
+
+    Args:
+        num_classes: k, without background.
+        per_class: numbers of a class.
+
+    Example:
+        >>> background_last(3).to_ours(np.arange(8)).tolist()  # two anchors
+        [1, 2, 3, 0, 5, 6, 7, 4]
+        >>> background_last(1, per_class=4).to_torch(np.array([4, 5, 6, 7, 0, 1, 2, 3])).tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+
+    def rolled(array: np.ndarray, by: int) -> np.ndarray:
+        groups = array.reshape(*array.shape[:-1], -1, num_classes + 1, per_class)
+        return np.roll(groups, by, axis=-2).reshape(array.shape)
+
+    return Transform(lambda a: rolled(a, -1), lambda a: rolled(a, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where PyTorch keeps the arrays of a module of ours, and how they are laid out there.
+
+    Attributes:
+        ours: path of the module, in which `{i}` stands for a number. One that ends in the name of
+            an array (`l2_norm/scale`) stands for that array alone.
+        theirs: its name there, of the same numbers: `{i}`, `{i+1}`, `{2i}`, `{2i+5}`.
+        kernel: layout of the kernel; None: by its rank.
+        outputs: how our last axis is ordered there, of kernel and bias.
+
+    Example:
+        >>> rule = Rule("stages/{i}/{j}/norms/{k}", "layer{i+1}.{j}.bn{k+1}")
+        >>> rule.name_of("stages/3/0/norms/1/var")
+        'layer4.0.bn2.running_var'
+    """
+
+    ours: str
+    theirs: str
+    kernel: Transform | None = None
+    outputs: Transform = SAME
+
+    def name_of(self, path: str) -> str | None:
+        """PyTorch's name of an array of ours; None: the rule is not of that array."""
+        found = _pattern(self.ours).fullmatch(path)
+        if found is None:
+            return None
+        values = found.groupdict()
+
+        def filled(placeholder: re.Match[str]) -> str:
+            factor, letter, offset = placeholder.groups()
+            return str(int(factor or 1) * int(values[letter]) + int(offset or 0))
+
+        name = _PLACEHOLDER.sub(filled, self.theirs)
+        return f"{name}.{ARRAY_NAMES[values['array']]}" if "array" in values else name
+
+    def transform(self, array: str, ndim: int) -> Transform:
+        """The layout of an array by its name here and its rank."""
+        if array != "kernel":
+            return self.outputs
+        by_rank = {4: CONV_KERNEL, 2: LINEAR_KERNEL}
+        return (self.kernel or by_rank.get(ndim, SAME)).then(self.outputs)
+
+
+@functools.cache
+def _pattern(ours: str) -> re.Pattern[str]:
+    numbers = re.sub(r"\{([a-z])\}", r"(?P<\1>\\d+)", ours)
+    is_array = ours.rpartition("/")[2] in ARRAY_NAMES
+    return re.compile(numbers if is_array else f"{numbers}/(?P<array>{_ARRAYS})")
+
+
+def prefixed(rules: tuple[Rule, ...], ours: str, theirs: str) -> tuple[Rule, ...]:
+    """The rules of a part of a model, as rules of the model.
+
+    Example:
+        >>> prefixed((Rule("conv", "conv1"),), "backbone/", "backbone.body.")[0].theirs
+        'backbone.body.conv1'
+    """
+    return tuple(
+        dataclasses.replace(rule, ours=ours + rule.ours, theirs=theirs + rule.theirs)
+        for rule in rules
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,185 +232,33 @@ class Layout:
     """How a model is written in PyTorch's state dict.
 
     Attributes:
-        name: path of our leaf -> its name there; None: the file has nothing for this leaf, which
-            stays as it is.
-        transform: path and rank of our leaf -> how its array is laid out there. A family's own
-            function answers for its special leaves and leaves the others to
-            `standard_transform`.
-        ignored: prefixes of names there that the model has no use for.
+        rules: of each array the first that is of it counts.
+        is_partial: arrays without a rule stay as they are; otherwise PyTorch has no such model.
+        ignored: prefixes of names there that our model has no use for.
         renamed: a name in a file of an older version -> today's name. Names it does not know it
             returns as they are.
     """
 
-    name: Callable[[Path], str | None]
-    transform: Callable[[Path, int], Transform] = standard_transform
+    rules: tuple[Rule, ...]
+    is_partial: bool = False
     ignored: tuple[str, ...] = ()
     renamed: Callable[[str], str] = str
 
+    def entry(self, path: Path, ndim: int) -> tuple[str, Transform] | None:
+        """Name and layout there of an array of ours; None: the file has nothing for it.
 
-def fit_state(
-    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
-) -> tuple[nnx.State, nnx.State]:
-    """Replace leaves of a model's state by arrays of a PyTorch state dict.
+        Args:
+            path: of the array in the model's state.
+            ndim: its rank.
 
-    float16 and bfloat16 become float32, which has all their numbers.
-
-    Args:
-        params: the trained part of the state.
-        model_state: the other part; both keep their structure.
-        state_dict: PyTorch's names, layouts and values.
-        layout: names and transforms.
-
-    Returns:
-        New `params` and `model_state`.
-
-    Raises:
-        WeightsError: names that are missing, left over, or of another shape or dtype; numbers
-            that are NaN or infinite.
-    """
-    todays = _todays_names(state_dict, layout)
-    wanted: list[str] = []
-    unfit: list[str] = []
-
-    def replace(path: Path, variable: nnx.Variable) -> nnx.Variable:
-        name = layout.name(path)
-        if name is None:
-            return variable
-        wanted.append(name)
-        if name not in todays:
-            return variable
-        array, old = _widened(todays[name]), variable.get_value()
-        transform = layout.transform(path, old.ndim)
-        shape = transform.torch_shape(old.shape)
-        if array.shape != shape or array.dtype != old.dtype:
-            unfit.append(
-                f"{name} is {array.dtype}{list(array.shape)}, "
-                f"the model needs {old.dtype}{list(shape)}"
-            )
-            return variable
-        fault = fault_of(array)
-        if fault is not None:
-            unfit.append(f"{name} {fault}")
-            return variable
-        return variable.replace(_place_like(transform.to_ours(array), old))
-
-    new_params, new_model_state = (
-        nnx.map_state(replace, params),
-        nnx.map_state(replace, model_state),
-    )
-    names = _names_that_differ(wanted, todays, layout)
-    if names or unfit:
-        shown = names[:SHOWN] + unfit[:SHOWN]
-        num_more = len(names) + len(unfit) - len(shown)
-        more = f" and {num_more} more" if num_more else ""
-        there, here = recognise(todays), recognise(wanted)
-        hint = f". The file looks like {there}, the model is {here}" if there != here else ""
-        raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}{hint}")
-    return new_params, new_model_state
-
-
-def fault_of(array: np.ndarray) -> str | None:
-    """Why an array is no weights; None: it may be.
-
-    >>> fault_of(np.array([1.0, np.nan]))
-    'holds NaN or inf (1 of 2 numbers)'
-    """
-    if not jax.dtypes.issubdtype(array.dtype, np.floating):
-        return None
-    finite = int(np.isfinite(array).sum())
-    if finite < array.size:
-        return f"holds NaN or inf ({array.size - finite} of {array.size} numbers)"
-    return None
-
-
-def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    todays: dict[str, np.ndarray] = {}
-    for name, array in state_dict.items():
-        today = layout.renamed(name)
-        if today in todays:
-            raise WeightsError(f"the weights hold {today} twice, under a newer and an older name")
-        todays[today] = array
-    return todays
-
-
-def _names_that_differ(
-    wanted: Sequence[str], todays: Mapping[str, np.ndarray], layout: Layout
-) -> list[str]:
-    known = set(wanted)
-    surplus = [
-        name
-        for name in todays
-        if name not in known and not name.startswith(layout.ignored) and not name.endswith(COUNTER)
-    ]
-    return side_by_side([name for name in wanted if name not in todays], surplus, SHOWN)
-
-
-def export_state(
-    params: nnx.State,
-    model_state: nnx.State,
-    layout: Layout,
-    *,
-    originals: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """The inverse of `fit_state`: PyTorch's names and layouts of every leaf that has a name.
-
-    Args:
-        params: the trained part of the state.
-        model_state: the other part.
-        layout: names and transforms.
-        originals: what `remainder` kept of the file that was read, under today's names. One that
-            has no leaf is written as it is; one that a leaf holds in part is written where the
-            leaf has not changed since.
-
-    Returns:
-        name -> contiguous array. With the originals: bit for bit what `fit_state` read.
-    """
-    originals = dict(originals or {})
-    state_dict: dict[str, np.ndarray] = {}
-    for part in (params, model_state):
-        for key, variable in nnx.to_flat_state(part):
-            path = cast(Path, key)
-            name = layout.name(path)
-            if name is None:
-                continue
-            array = np.asarray(variable.get_value())
-            transform = layout.transform(path, array.ndim)
-            original = originals.pop(name, None)
-            theirs = np.asarray(transform.to_torch(array), order="C")
-            is_unchanged = (
-                original is not None
-                and original.shape == theirs.shape
-                and _same_bits(transform.to_ours(_widened(original)), array)
-            )
-            state_dict[name] = cast(np.ndarray, original) if is_unchanged else theirs
-    return state_dict | originals
-
-
-def remainder(
-    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
-) -> dict[str, np.ndarray]:
-    """What the state that was read from a file cannot give back, under today's names.
-
-    Counters of batch norms, ignored tensors, and whole tensors of which our model holds a part.
-    """
-    exported = export_state(params, model_state, layout)
-    todays = _todays_names(state_dict, layout)
-    return {
-        name: array
-        for name, array in todays.items()
-        if name not in exported or not _same_bits(exported[name], array)
-    }
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    """float16 and bfloat16 as float32, which has all their numbers; others as they are."""
-    return array.astype(np.float32) if array.dtype in _HALVES else array
-
-
-def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def _place_like(array: np.ndarray, old: jax.Array) -> jax.Array:
-    """The array on the devices, and with the sharding, of the one it replaces."""
-    return jax.device_put(np.asarray(array, order="C"), old.sharding)
+        Raises:
+            WeightsError: there is no rule for it.
+        """
+        joined = "/".join(map(str, path))
+        for rule in self.rules:
+            name = rule.name_of(joined)
+            if name is not None:
+                return name, rule.transform(str(path[-1]), ndim)
+        if self.is_partial:
+            return None
+        raise WeightsError(f"PyTorch's model has no place for {joined}")

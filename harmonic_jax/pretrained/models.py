@@ -9,6 +9,7 @@ from harmonic_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
     DataConfig,
+    DefaultBoxConfig,
     FasterRCNNConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
@@ -19,8 +20,24 @@ from harmonic_jax.config import (
     RPNConfig,
     SSDConfig,
 )
-from harmonic_jax.pretrained.coco_classes import COCO_91
-from harmonic_jax.pretrained.ssd import SSD300_VGG16
+
+PLACEHOLDER = "N/A"  # the name of every gap
+# The class list of its COCO weights: the position is COCO's category number.
+# These numbers have gaps, and 0 is torchvision's background: outputs that are never trained.
+COCO_91 = (
+    "__background__",
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "N/A", "stop sign", "parking meter", "bench", "bird"),
+    *("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "N/A"),
+    *("backpack", "umbrella", "N/A", "N/A", "handbag", "tie", "suitcase", "frisbee", "skis"),
+    *("snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard"),
+    *("surfboard", "tennis racket", "bottle", "N/A", "wine glass", "cup", "fork", "knife"),
+    *("spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog"),
+    *("pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "N/A", "dining table"),
+    *("N/A", "N/A", "toilet", "N/A", "tv", "laptop", "mouse", "remote", "keyboard"),
+    *("cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "N/A", "book"),
+    *("clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +75,15 @@ _V1_BACKBONE = BackboneConfig(depth=50, norm="frozen", norm_eps=0.0, frozen_stag
 _V2_BACKBONE = BackboneConfig(depth=50, norm="batch", frozen_stages=2)
 
 
-_RETINANET_POSTPROCESS = PostprocessConfig(max_detections=300)
-
-
-def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
-    # Every name is a class here: its sigmoids have no background, but an output for class 0.
-    return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
-
-
+_RETINANET = RetinaNetConfig(
+    backbone=_V1_BACKBONE,
+    extra_levels_from="p5",
+    anchors=AnchorConfig(rounding="torchvision"),
+    postprocess=PostprocessConfig(max_detections=300),
+)
+_RETINANET_V2 = dataclasses.replace(
+    _RETINANET, backbone=_V2_BACKBONE, extra_levels_from="c5", head_norm="group"
+)
 _RPN = RPNConfig(
     anchors=AnchorConfig(size_factor=8.0, scales=(1.0,), rounding="torchvision"),
     num_proposals_train=2000,
@@ -88,38 +106,31 @@ def _two_stage(model: FasterRCNNConfig) -> TorchvisionDetector:
     return TorchvisionDetector(model, COCO_91[1:], tuple(range(1, 91)), data)
 
 
-def _with_masks(model: FasterRCNNConfig, mask_head: MaskHeadConfig) -> MaskRCNNConfig:
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    return MaskRCNNConfig(**fields, mask_head=mask_head)
+# The boxes of the Caffe original's COCO config, sides clipped.
+SSD300_VGG16 = SSDConfig(
+    default_boxes=DefaultBoxConfig(
+        sizes=tuple(3.0 * percent for percent in (7, 15, 33, 51, 69, 87, 105)), clip_sides=True
+    )
+)
+
+
+def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
+    # Every name is a class here: its sigmoids have no background, but an output for class 0.
+    return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
 
 
 DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
     {
-        "retinanet_resnet50_fpn": _retinanet(
-            RetinaNetConfig(
-                backbone=_V1_BACKBONE,
-                extra_levels_from="p5",
-                anchors=AnchorConfig(rounding="torchvision"),
-                postprocess=_RETINANET_POSTPROCESS,
-            )
-        ),
-        "retinanet_resnet50_fpn_v2": _retinanet(
-            RetinaNetConfig(
-                backbone=_V2_BACKBONE,
-                extra_levels_from="c5",
-                head_norm="group",
-                anchors=AnchorConfig(rounding="torchvision"),
-                postprocess=_RETINANET_POSTPROCESS,
-            )
-        ),
+        "retinanet_resnet50_fpn": _retinanet(_RETINANET),
+        "retinanet_resnet50_fpn_v2": _retinanet(_RETINANET_V2),
         "ssd300_vgg16": TorchvisionDetector(
             SSD300_VGG16, COCO_91[1:], tuple(range(1, 91)), _COCO_300
         ),
         "fasterrcnn_resnet50_fpn": _two_stage(_FASTER_RCNN),
         "fasterrcnn_resnet50_fpn_v2": _two_stage(_FASTER_RCNN_V2),
-        "maskrcnn_resnet50_fpn": _two_stage(_with_masks(_FASTER_RCNN, MaskHeadConfig())),
+        "maskrcnn_resnet50_fpn": _two_stage(MaskRCNNConfig(**vars(_FASTER_RCNN))),
         "maskrcnn_resnet50_fpn_v2": _two_stage(
-            _with_masks(_FASTER_RCNN_V2, MaskHeadConfig(norm="batch"))
+            MaskRCNNConfig(**vars(_FASTER_RCNN_V2), mask_head=MaskHeadConfig(norm="batch"))
         ),
     }
 )

@@ -17,11 +17,10 @@ from jax.sharding import Sharding
 from harmonic_jax.files import write_bytes
 from harmonic_jax.json_file import parse_json
 from harmonic_jax.pretrained import WeightsError, load_detector
-from harmonic_jax.pretrained.coco_classes import PLACEHOLDER
-from harmonic_jax.pretrained.files import kind_of
-from harmonic_jax.pretrained.layout import fault_of
+from harmonic_jax.pretrained.convert import fault_of
+from harmonic_jax.pretrained.files import kind_of, read_metadata, read_names, read_tensors
+from harmonic_jax.pretrained.models import PLACEHOLDER
 from harmonic_jax.pretrained.recognise import recognise
-from harmonic_jax.pretrained.safetensors_file import read_metadata, read_names, read_tensors
 from harmonic_jax.training import arrays
 from harmonic_jax.training.config_json import config_from_json, config_to_json
 from harmonic_jax.training.run_folder import RunFolder

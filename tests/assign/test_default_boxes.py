@@ -112,7 +112,7 @@ def test_torchvisions_choices() -> None:
         from torchvision.models.detection.image_list import ImageList
     except Exception as error:  # without its libraries it raises OSError or RuntimeError
         pytest.skip(f"torchvision cannot be imported: {error}")
-    from harmonic_jax.pretrained.ssd import SSD300_VGG16
+    from harmonic_jax.pretrained.models import SSD300_VGG16
 
     generator = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],

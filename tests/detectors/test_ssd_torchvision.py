@@ -14,9 +14,9 @@ from flax import nnx
 from harmonic_jax import detectors
 from harmonic_jax.config import Config, LossConfig
 from harmonic_jax.models import build_model
-from harmonic_jax.pretrained import load_detector
-from harmonic_jax.pretrained.layout import export_state
-from harmonic_jax.pretrained.ssd import SSD300_VGG16, ssd_layout
+from harmonic_jax.pretrained import detector_layout, load_detector
+from harmonic_jax.pretrained.convert import export_state
+from harmonic_jax.pretrained.models import SSD300_VGG16
 from harmonic_jax.structures import Batch, GroundTruth, Predictions
 
 NUM_CLASSES = 7
@@ -189,7 +189,7 @@ def test_loss(theirs: Any, answers: tuple, batch: Batch) -> None:
 
 
 def test_the_weights_return(theirs: Any, ours: tuple[Any, nnx.State, nnx.State]) -> None:
-    back = export_state(*ours[1:], ssd_layout(NUM_CLASSES))
+    back = export_state(*ours[1:], detector_layout(SSD300_VGG16, NUM_CLASSES))
     state_dict = theirs.state_dict()
     assert back.keys() == state_dict.keys()
     for name, tensor in state_dict.items():

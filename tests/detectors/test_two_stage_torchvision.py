@@ -14,8 +14,8 @@ from harmonic_jax import detectors
 from harmonic_jax.config import Config, FasterRCNNConfig
 from harmonic_jax.masks import RleTable, paste_masks
 from harmonic_jax.models import build_model
-from harmonic_jax.pretrained.detector import detector_layout
-from harmonic_jax.pretrained.layout import export_state
+from harmonic_jax.pretrained import detector_layout
+from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.models import DETECTORS
 from harmonic_jax.structures import Batch, Detections
 from tests.detectors.two_stage_peer import (

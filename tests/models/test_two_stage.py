@@ -25,8 +25,9 @@ from harmonic_jax.models.norm import BatchNorm
 from harmonic_jax.models.resnet import ResNet
 from harmonic_jax.models.roi_heads import BoxHead, MaskHead, Upsample
 from harmonic_jax.models.rpn import RPNHead
-from harmonic_jax.pretrained.layout import Layout, fit_state
-from harmonic_jax.pretrained.resnet import resnet_name
+from harmonic_jax.pretrained.convert import fit_state
+from harmonic_jax.pretrained.layout import Layout
+from harmonic_jax.pretrained.torchvision import RESNET
 from tests.detectors.two_stage_peer import import_torchvision
 
 K = 3
@@ -215,7 +216,7 @@ def test_resnext_equals_torchvision() -> None:
     graphdef, params, rest = nnx.split(ours, nnx.Param, ...)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, rest))
     state_dict = {k: v.numpy() for k, v in theirs.state_dict().items()}
-    loaded = fit_state(*zeros, state_dict, Layout(resnet_name, ignored=("fc.",)))
+    loaded = fit_state(*zeros, state_dict, Layout(RESNET, ignored=("fc.",)))
 
     @jax.jit
     def run(params: nnx.State, rest: nnx.State, x: jax.Array) -> tuple:

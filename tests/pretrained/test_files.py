@@ -46,17 +46,13 @@ def with_header(path: Path, header: Any, data: bytes = b"", *, length: int | Non
     return path
 
 
-def tensor(dtype: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights"])
 def test_safetensors_whatever_it_is_called(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     safetensors.numpy.save_file(STATE, path)
     assert_is_state(read_state_dict(path))
     path.write_bytes(path.read_bytes()[:-20])
-    assert "is cut: it has 244 of 264 bytes" in refusal(path)
+    assert "is cut or damaged: " in refusal(path)
 
 
 FOREIGN = {
@@ -86,73 +82,66 @@ def test_other_files_are_called_what_they_are(tmp_path: Path, name: str) -> None
     assert "legal are .safetensors and PyTorch's .pth" in text
 
 
-DAMAGED = {
-    "header cut": (b'{"a":', 20, "cut: 13 bytes do not hold its header"),
-    "no json": (b"{oh}", None, "damaged header"),
-    "no utf-8": (b'{"\xff": 1}', None, "damaged header"),
-    "deep": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, None, "damaged header"),
-    "a list": (b'{"a": [1, 2]}', None, "damaged header"),
-    "no offsets": (b'{"a": {"dtype": "F32", "shape": [1]}}', None, "damaged header"),
-    "null": (b'{"a": null}', None, "damaged header"),
-    "metadata of a number": (b'{"__metadata__": {"step": 1}}', None, "no text in it"),
-    "metadata of a list": (b'{"__metadata__": ["step"]}', None, "no text in it"),
-    "a large number": (b'{"a": ' + b"9" * 5000 + b"}", None, "damaged header"),
+def tensor_header(dtype: Any, shape: list[int], start: Any, end: Any) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+F32 = tensor_header("F32", [2], 0, 8)
+DAMAGED: dict[str, tuple[Any, int]] = {  # the header, and how many bytes follow
+    "header cut": (b'{"a":', 0),
+    "no json": (b"{oh}", 0),
+    "no utf-8": (b'{"\xff": 1}', 0),
+    "deep": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 0),
+    "a list": (b'{"a": [1, 2]}', 0),
+    "no offsets": (b'{"a": {"dtype": "F32", "shape": [1]}}', 0),
+    "null": (b'{"a": null}', 0),
+    "metadata of a number": (b'{"__metadata__": {"step": 1}}', 0),
+    "metadata of a list": (b'{"__metadata__": ["step"]}', 0),
+    "a large number": (b'{"a": ' + b"9" * 5000 + b"}", 0),
+    "cut": ({"a": F32}, 7),
+    "overlap": ({"a": F32, "b": tensor_header("F32", [1], 4, 8)}, 8),
+    "hole": ({"a": tensor_header("F32", [1], 4, 8)}, 8),
+    "negative": ({"a": tensor_header("F32", [-1], 0, 4)}, 4),
+    "vast": ({"a": tensor_header("F32", [2**40, 2**40], 0, 4)}, 4),
+    "vast and empty": ({"a": tensor_header("F32", [0, 2**62], 0, 0)}, 0),
+    "other size": ({"a": tensor_header("F32", [3], 0, 4)}, 4),
+    "backwards": ({"a": tensor_header("F32", [1], 4, 0)}, 4),
+    "text": ({"a": tensor_header("F32", [1], "0", "4")}, 4),
+    "no such type": ({"a": tensor_header("Q9", [8], 0, 8)}, 8),
+    "no type": ({"a": tensor_header(None, [8], 0, 8)}, 8),
+    "one name twice": (
+        b'{"a": %b, "a": %b}'
+        % tuple(json.dumps(tensor_header(dtype, [2], 0, 8)).encode() for dtype in ("F32", "U32")),
+        8,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_headers_that_are_damaged(tmp_path: Path, name: str) -> None:
-    header, length, words = DAMAGED[name]
-    assert words in refusal(with_header(tmp_path / "w.safetensors", header, length=length))
-
-
-F32 = tensor("F32", [2], 0, 8)
-OFFSETS = {
-    "cut": ({"a": tensor("F32", [2], 0, 8)}, "is cut"),
-    "overlap": ({"a": F32, "b": tensor("F32", [1], 4, 8)}, "invalid offset"),
-    "hole": ({"a": tensor("F32", [1], 4, 8)}, "invalid offset"),
-    "negative": ({"a": tensor("F32", [-1], 0, 4)}, "damaged"),
-    "vast": ({"a": tensor("F32", [2**40, 2**40], 0, 4)}, "overflow"),
-    "vast and empty": ({"a": tensor("F32", [0, 2**62], 0, 0)}, "too big"),
-    "other size": ({"a": tensor("F32", [3], 0, 4)}, "damaged"),
-    "backwards": ({"a": tensor("F32", [1], 4, 0)}, "damaged"),
-    "text": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}, "damaged header"),
-}
-
-
-@pytest.mark.parametrize("name", OFFSETS)
-def test_offsets_that_cannot_be(tmp_path: Path, name: str) -> None:
-    header, words = OFFSETS[name]
-    size = {"cut": 7, "overlap": 8, "hole": 8, "vast and empty": 0}.get(name, 4)
-    assert words in refusal(with_header(tmp_path / "w.safetensors", header, bytes(size)))
+def test_damaged_safetensors_are_refused(tmp_path: Path, name: str) -> None:
+    header, size = DAMAGED[name]
+    length = 20 if name == "header cut" else None
+    path = with_header(tmp_path / "w.safetensors", header, bytes(size), length=length)
+    assert "is cut or damaged: " in refusal(path)
 
 
 def test_a_message_is_a_line_whatever_names_hold(tmp_path: Path) -> None:
-    header = {"a\nb" + "c" * 10_000: tensor("F4", [2], 0, 1)}
+    header = {"a\nb" + "c" * 10_000: tensor_header("F4", [2], 0, 1)}
     text = refusal(with_header(tmp_path / "w.safetensors", header, b"0"))
     assert "a\\nbccc" in text
     assert len(text) < 2010
 
 
-def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
-    entry, other = json.dumps(F32), json.dumps(tensor("U32", [2], 0, 8))
-    header = f'{{"a": {entry}, "a": {other}}}'.encode()
-    assert "'a' is there twice" in refusal(
-        with_header(tmp_path / "w.safetensors", header, bytes(8))
-    )
-
-
 @pytest.mark.parametrize(
     ("dtype", "num_bytes"),
-    [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("F4", 4), ("F6_E2M3", 6), ("C64", 64),
-     ("Q9", 8), (None, 8)],
+    [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("F4", 4), ("F6_E2M3", 6), ("C64", 64)],
 )  # fmt: skip
 def test_types_that_are_not_read_are_named_with_their_tensor(
-    tmp_path: Path, dtype: Any, num_bytes: int
+    tmp_path: Path, dtype: str, num_bytes: int
 ) -> None:
-    header = {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, num_bytes]}}
+    header = {"a": tensor_header(dtype, [8], 0, num_bytes)}
     text = refusal(with_header(tmp_path / "w.safetensors", header, bytes(num_bytes)))
-    assert "damaged header" in text if dtype is None else f"a is {dtype}, which is not read" in text
+    assert f"a is {dtype}, which is not read" in text
 
 
 @pytest.mark.parametrize(
@@ -164,7 +153,7 @@ def test_types_that_arrays_have_are_read(
     tmp_path: Path, dtype: str, num_bytes: int, name: str
 ) -> None:
     path = tmp_path / "w.safetensors"
-    with_header(path, {"a": tensor(dtype, [3], 0, 3 * num_bytes)}, bytes(3 * num_bytes))
+    with_header(path, {"a": tensor_header(dtype, [3], 0, 3 * num_bytes)}, bytes(3 * num_bytes))
     array = read_state_dict(path)["a"]
     assert (array.dtype.name, array.shape) == (name, (3,))
 

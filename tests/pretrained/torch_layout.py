@@ -17,8 +17,9 @@ def random_state_dict(config: ModelConfig, num_classes: int) -> dict[str, np.nda
     rng = np.random.default_rng(0)
     state: dict[str, np.ndarray] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
-        name, shape = layout.name(path), leaf.get_value().shape
-        shape = layout.transform(path, len(shape)).torch_shape(shape)
+        shape = leaf.get_value().shape
+        name, transform = layout.entry(path, len(shape))
+        shape = transform.torch_shape(shape)
         spread = 1 / np.sqrt(max(np.prod(shape[1:]), 1.0))
         state[name] = rng.uniform(-spread, spread, shape).astype(np.float32)
         if name.endswith("running_var"):

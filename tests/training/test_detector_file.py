@@ -14,8 +14,8 @@ import safetensors.numpy
 import harmonic_jax
 from harmonic_jax.config import ConfigError
 from harmonic_jax.pretrained import WeightsError, detector_layout, write_state_dict
-from harmonic_jax.pretrained.layout import export_state
-from harmonic_jax.pretrained.safetensors_file import read_metadata
+from harmonic_jax.pretrained.convert import export_state
+from harmonic_jax.pretrained.files import read_metadata
 from harmonic_jax.training import detector_file
 from harmonic_jax.training.saved_run import (
     SavedRun,

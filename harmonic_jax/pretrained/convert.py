@@ -1,0 +1,284 @@
+"""Weights of torchvision's models <-> the state of ours, every array checked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import jax
+import numpy as np
+from flax import nnx
+
+from harmonic_jax.config import BackboneConfig, ModelConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.models import build_model
+from harmonic_jax.pretrained import layout as layouts
+from harmonic_jax.pretrained.files import WeightsError, read_state_dict
+from harmonic_jax.pretrained.layout import Layout
+from harmonic_jax.pretrained.recognise import recognise, side_by_side
+from harmonic_jax.pretrained.torchvision import backbone_layout, detector_layout
+
+# A counter of PyTorch's batch norms that nothing reads.
+COUNTER = ".num_batches_tracked"
+_SHOWN = 5  # names in an error message, and as many shapes
+_HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
+
+
+def load_detector(
+    params: nnx.State,
+    model_state: nnx.State,
+    weights: str | Path | Mapping[str, np.ndarray],
+    config: ModelConfig,
+    num_classes: int,
+) -> tuple[nnx.State, nnx.State]:
+    """Initialise a whole detector from a state dict of torchvision's.
+
+    Args:
+        params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
+        model_state: the other part.
+        weights: the state dict or its file, float32: .safetensors, or .pth (needs PyTorch to be
+            installed; read with `weights_only=True`).
+        config: the detector; `pretrained.models` has those of torchvision's published weights.
+        num_classes: without background; torchvision's RetinaNet has none among its outputs.
+
+    Returns:
+        New `params` and `model_state`, of the same structure.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: the weights cannot be read or do not fit; the message names the tensors.
+    """
+    if isinstance(weights, Mapping):
+        layout = detector_layout(config, num_classes)
+        _check_classes(weights, layout, config, num_classes)
+        return fit_state(params, model_state, weights, layout)
+    state_dict = read_state_dict(weights)
+    try:
+        return load_detector(params, model_state, state_dict, config, num_classes)
+    except WeightsError as error:
+        raise WeightsError(f"weights file {weights}: {error}") from error
+
+
+def load_backbone(
+    params: nnx.State, model_state: nnx.State, path: str | Path, config: ModelConfig
+) -> tuple[nnx.State, nnx.State]:
+    """Initialise a detector's backbone from a classifier of torchvision's layout.
+
+    A ResNet's `fc` is ignored; of VGG-16, see `torchvision.backbone_layout`. Every other tensor
+    must be there, with the shape of the configured depth, width and groups, and nothing may be
+    left over.
+
+    Args:
+        params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
+        model_state: the other part.
+        path: the state dict, float32: .safetensors, or .pth (needs PyTorch to be installed; read
+            with `weights_only=True`).
+        config: the detector; its backbone is named in error messages.
+
+    Returns:
+        New `params` and `model_state`, of the same structure, with the backbone replaced.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: the file cannot be read or does not fit; the message names the tensors.
+    """
+    state_dict, backbone = read_state_dict(path), config.backbone
+    if isinstance(backbone, BackboneConfig):
+        groups = f" and {backbone.groups} groups" if backbone.groups > 1 else ""
+        what = f"ResNet-{backbone.depth} of width {backbone.width}{groups}"
+    else:
+        what = f"VGG-16 of width {backbone.width}"
+        if backbone.norm != "none":
+            raise WeightsError(
+                f"weights file {path} is for backbone.norm = none; backbone.norm is "
+                f"{backbone.norm!r}"
+            )
+    try:
+        return fit_state(params, model_state, state_dict, backbone_layout(backbone, state_dict))
+    except WeightsError as error:
+        raise WeightsError(f"weights file {path} for {what}: {error}") from error
+
+
+def check_classifier(path: str | Path, config: ModelConfig) -> None:
+    """Whether a classifier's file fits the backbone of a detector; see `load_backbone`."""
+    model = nnx.eval_shape(lambda: build_model(config, 1, rngs=nnx.Rngs(0)))
+    params, model_state = nnx.state(model, nnx.Param, ...)
+    load_backbone(params, model_state, path, config)
+
+
+def _check_classes(
+    state_dict: Mapping[str, np.ndarray], layout: Layout, config: ModelConfig, num_classes: int
+) -> None:
+    """Whether the head is of so many classes: of a detector that fits otherwise, one line in place
+    of many shapes."""
+    match config:
+        case RetinaNetConfig():
+            name, rows = "head.classification_head.cls_logits.bias", config.anchors.per_location
+        case SSDConfig():
+            name = "head.classification_head.module_list.0.bias"
+            rows = config.default_boxes.per_location[0]
+        case _:
+            name, rows = "roi_heads.box_predictor.cls_score.bias", 1
+    bias = {layout.renamed(n): array for n, array in state_dict.items()}.get(name)
+    if bias is None or bias.size % rows:
+        return
+    background = 0 if isinstance(config, RetinaNetConfig) else 1
+    found = bias.size // rows - background
+    if found != num_classes:
+        raise WeightsError(
+            f"its head has {found} classes{', background aside' if background else ''}, and "
+            f"{num_classes} have a name; --class-names FILE names them, in the order of its labels"
+        )
+
+
+def fit_state(
+    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
+) -> tuple[nnx.State, nnx.State]:
+    """Replace arrays of a model's state by those of a PyTorch state dict.
+
+    float16 and bfloat16 become float32, which has all their numbers.
+
+    Args:
+        params: the trained part of the state.
+        model_state: the other part; both keep their structure.
+        state_dict: PyTorch's names, layouts and values.
+        layout: how PyTorch writes the model.
+
+    Returns:
+        New `params` and `model_state`, on the devices and with the sharding of the old.
+
+    Raises:
+        WeightsError: names that are missing, left over, or of another shape or dtype; numbers
+            that are NaN or infinite; a model that PyTorch's has no place for.
+    """
+    todays = _todays_names(state_dict, layout)
+    wanted: list[str] = []
+    unfit: list[str] = []
+
+    def replace(path: layouts.Path, variable: nnx.Variable) -> nnx.Variable:
+        old = variable.get_value()
+        entry = layout.entry(path, old.ndim)
+        if entry is None:
+            return variable
+        name, transform = entry
+        wanted.append(name)
+        if name not in todays:
+            return variable
+        array, shape = _widened(todays[name]), transform.torch_shape(old.shape)
+        if array.shape != shape or array.dtype != old.dtype:
+            there, here = f"{array.dtype}{list(array.shape)}", f"{old.dtype}{list(shape)}"
+            fault = f"is {there}, the model needs {here}"
+        else:
+            fault = fault_of(array) or ""
+        if fault:
+            unfit.append(f"{name} {fault}")
+            return variable
+        ours = np.asarray(transform.to_ours(array), order="C")
+        return variable.replace(jax.device_put(ours, old.sharding))
+
+    fitted = nnx.map_state(replace, params), nnx.map_state(replace, model_state)
+    surplus = [
+        name
+        for name in todays.keys() - set(wanted)
+        if not name.startswith(layout.ignored) and not name.endswith(COUNTER)
+    ]
+    missing = [name for name in wanted if name not in todays]
+    names = side_by_side(missing, sorted(surplus), _SHOWN)
+    if names or unfit:
+        shown = names[:_SHOWN] + unfit[:_SHOWN]
+        num_more = len(names) + len(unfit) - len(shown)
+        more = f" and {num_more} more" if num_more else ""
+        there, here = recognise(todays), recognise(wanted)
+        hint = f". The file looks like {there}, the model is {here}" if there != here else ""
+        raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}{hint}")
+    return fitted
+
+
+def export_state(
+    params: nnx.State,
+    model_state: nnx.State,
+    layout: Layout,
+    *,
+    originals: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The inverse of `fit_state`: PyTorch's names and layouts of every array that has a name.
+
+    Args:
+        params: the trained part of the state.
+        model_state: the other part.
+        layout: how PyTorch writes the model.
+        originals: what `remainder` kept of the file that was read, under today's names. One that
+            our model has no array for is written as it is; one that an array holds in part is
+            written where the array has not changed since.
+
+    Returns:
+        name -> contiguous array. With the originals: bit for bit what `fit_state` read.
+
+    Raises:
+        WeightsError: PyTorch's model has no place for an array.
+    """
+    originals = dict(originals or {})
+    state_dict: dict[str, np.ndarray] = {}
+    for part in (params, model_state):
+        for path, variable in nnx.to_flat_state(part):
+            array = np.asarray(variable.get_value())
+            entry = layout.entry(cast(layouts.Path, path), array.ndim)
+            if entry is None:
+                continue
+            name, transform = entry
+            theirs = np.asarray(transform.to_torch(array), order="C")
+            original = originals.pop(name, None)
+            if (
+                original is not None
+                and original.shape == theirs.shape
+                and _same_bits(transform.to_ours(_widened(original)), array)
+            ):
+                theirs = original
+            state_dict[name] = theirs
+    return state_dict | originals
+
+
+def remainder(
+    params: nnx.State, model_state: nnx.State, state_dict: Mapping[str, np.ndarray], layout: Layout
+) -> dict[str, np.ndarray]:
+    """What the state that was read from a file cannot give back, under today's names.
+
+    Counters of batch norms, ignored tensors, and whole tensors of which our model holds a part.
+    """
+    exported = export_state(params, model_state, layout)
+    return {
+        name: array
+        for name, array in _todays_names(state_dict, layout).items()
+        if name not in exported or not _same_bits(exported[name], array)
+    }
+
+
+def fault_of(array: np.ndarray) -> str | None:
+    """Why an array is no weights; None: it may be.
+
+    >>> fault_of(np.array([1.0, np.nan]))
+    'holds NaN or inf (1 of 2 numbers)'
+    """
+    if not jax.dtypes.issubdtype(array.dtype, np.floating):
+        return None
+    finite = int(np.isfinite(array).sum())
+    if finite < array.size:
+        return f"holds NaN or inf ({array.size - finite} of {array.size} numbers)"
+    return None
+
+
+def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    todays: dict[str, np.ndarray] = {}
+    for name, array in state_dict.items():
+        today = layout.renamed(name)
+        if today in todays:
+            raise WeightsError(f"the weights hold {today} twice, under a newer and an older name")
+        todays[today] = array
+    return todays
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """float16 and bfloat16 as float32, which has all their numbers; others as they are."""
+    return array.astype(np.float32) if array.dtype in _HALVES else array
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
