@@ -22,7 +22,7 @@ from harmonic_jax.config import (
     RetinaNetConfig,
     TrainConfig,
 )
-from harmonic_jax.data.class_names import read_class_names
+from harmonic_jax.data.folders import read_class_names
 from harmonic_jax.pretrained import (
     WeightsError,
     detector_layout,

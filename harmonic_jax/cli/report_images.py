@@ -8,8 +8,8 @@ from harmonic_jax.coco_format.annotations import CocoFile
 from harmonic_jax.coco_format.entries import images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import DataConfig
-from harmonic_jax.data.coco_images import ImageFinder, name_in_words
 from harmonic_jax.data.decode import ImageError, decode_image
+from harmonic_jax.data.file_names import ImageFinder, name_in_words
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.report import Images

@@ -1,40 +1,95 @@
-"""What the two folder layouts share: where images lie, their header, and the source itself."""
+"""What data sets of files share: entries -> source, headers of images, names of classes."""
 
 import dataclasses
-import heapq
 import os
-import stat
-import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from harmonic_jax.coco_format.values import Id, as_int64, clean_name
 from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
-from harmonic_jax.data.records import DetectionSource, RecordTable
-from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.report import DataReport, Reason
+from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.data.settings import DataConfig
+from harmonic_jax.files import read_lines
 
-MAX_DEPTH = 20
-"""Levels of sub-folders that are looked into."""
-_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+
+class ImageEntry(NamedTuple):
+    """An image of a data set: its id and name there, its height and width, and its file."""
+
+    id: Id
+    file_name: str
+    size: tuple[int, int]
+    path: Path
+
+
+class ObjectEntry(NamedTuple):
+    """An object as its file states it; `image` is the place of its image among the entries."""
+
+    image: int
+    corners: Sequence[float]
+    label: int
+    is_crowd: bool = False
+    is_difficult: bool = False
+    area: float = np.nan
+    segmentation: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FolderSource:
-    """A data set whose images are files; a `DetectionSource`."""
+class FolderSource(DetectionSource):
+    """A data set whose images are files."""
 
-    name: str
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    records: RecordTable
     paths: tuple[str, ...]
     """The image file of each record; strings, for 118k of them."""
-    report: DataReport
 
     def image_bytes(self, index: int) -> bytes:
-        """The encoded image of records[index]; raises OSError where it cannot be read."""
         return read_image_file(self.paths[index])
 
-    def fingerprint(self) -> str:
-        """A hash of names, sizes and objects: changes where the data or their order change."""
-        return self.records.fingerprint(self.class_names)
+
+def folder_source(
+    name: str,
+    images: Sequence[ImageEntry],
+    objects: Sequence[ObjectEntry],
+    config: DataConfig,
+    *,
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    report: DataReport,
+    one_based: bool = False,
+) -> FolderSource:
+    """The source of what the files of a folder state; the rules about boxes are applied here.
+
+    Args:
+      name: FORMAT:DATA_SET:SPLIT.
+      images, objects: those that are not dropped already.
+      config: as for `apply_rules`; says whether masks are wanted.
+      class_names, category_ids: of the labels 0..k-1.
+      report: has the counts of what was dropped, and receives those of the rules.
+      one_based: as for `apply_rules`.
+    """
+    owners = np.array([item.image for item in objects], np.int64)
+    order = np.argsort(owners, kind="stable")
+    ordered = [objects[i] for i in order.tolist()]
+    ids = [as_int64(image.id) for image in images]
+    raw = RawAnnotations(
+        image_ids=np.array(ids, np.int64),
+        original_ids={key: i.id for key, i in zip(ids, images, strict=True) if key != i.id},
+        file_names=tuple(image.file_name for image in images),
+        sizes=np.array([image.size for image in images], np.int32).reshape(-1, 2),
+        owners=owners[order],
+        boxes=np.array([item.corners for item in ordered], np.float64).reshape(-1, 4),
+        labels=np.array([item.label for item in ordered], np.int32),
+        is_crowd=np.array([item.is_crowd for item in ordered], bool),
+        is_difficult=np.array([item.is_difficult for item in ordered], bool),
+        area=np.array([item.area for item in ordered], np.float64),
+        masks=[item.segmentation for item in ordered] if config.masks else None,
+    )
+    records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
+    paths = tuple(str(image.path) for image in images)
+    return FolderSource(name, class_names, category_ids, records, report, paths)
 
 
 def shared_images(one: DetectionSource, other: DetectionSource) -> list[str]:
@@ -51,132 +106,36 @@ def folder_name(folder: Path) -> str:
     return os.path.basename(os.path.abspath(folder))
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a system's own, never data, whatever its suffix.
-
-    Names that begin with a dot (a Mac's zip files hold a `._NAME` beside every file), and the
-    indices of Windows and of Macs.
-
-    Example:
-      >>> is_hidden("._a.jpg"), is_hidden("Thumbs.db"), is_hidden("a.jpg")
-      (True, True, False)
-    """
-    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
-
-
-def files_in(folder: Path) -> frozenset[str]:
-    """Names of the regular files directly in a folder, without the hidden ones.
-
-    Empty where there is no such folder.
-    """
-    return frozenset(list_folder(folder, depth=0).files)
-
-
-def list_folder(folder: Path, *, depth: int = MAX_DEPTH) -> "Listing":
-    """Lists a folder and the folders in it, each once, though links may lead in circles.
+def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str, ...]:
+    """The names in a file, one a line; empty lines and outer spaces are no part of them.
 
     Args:
-      folder: need not exist.
-      depth: how many levels of sub-folders to go down.
+      path: the file.
+      repeatable: a name that may be there more than once.
 
     Raises:
-      OSError: a folder may not be read.
+      DataError: there is none, one is there twice, or the file is no text.
+      OSError: the file cannot be read.
     """
-    files: list[str] = []
-    others: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    waiting = [(False, "", depth)]
-    while waiting:
-        # Links last: of two names of one folder its own one counts.
-        _, prefix, levels = heapq.heappop(waiting)
-        here = folder / prefix
-        if not _is_new_folder(here, seen):
-            continue
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if is_hidden(entry.name):
-                    continue
-                if _is_file(entry):
-                    files.append(prefix + entry.name)
-                else:
-                    others.append(prefix + entry.name)
-                    if levels:
-                        below = (entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1)
-                        heapq.heappush(waiting, below)
-    return Listing(folder, tuple(sorted(files)), tuple(sorted(others)))
-
-
-def _is_new_folder(path: Path, seen: set[tuple[int, int]]) -> bool:
     try:
-        found = path.stat()
-    except OSError:  # absent, or a link that leads nowhere or to itself
-        return False
-    identity = (found.st_dev, found.st_ino)
-    if not stat.S_ISDIR(found.st_mode) or identity in seen:
-        return False
-    seen.add(identity)
-    return True
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What is in a folder, hidden names left out.
-
-    Attributes:
-      folder: the folder.
-      files: its regular files, sorted; those of sub-folders as "sub/a.jpg".
-      others: folders, links that lead nowhere, and whatever else is no regular file.
-    """
-
-    folder: Path
-    files: tuple[str, ...]
-    others: tuple[str, ...] = ()
-
-    def nearby(self, name: str, *, suffixes: tuple[str, ...] = (), limit: int = 3) -> str:
-        """For messages: what is there in place of a file that is not.
-
-        Args:
-          name: as an annotation or a list has it; with folders and suffix, or without.
-          suffixes: those that are read, in lower case; it is told where a name has another.
-          limit: names beyond so many are counted only.
-
-        Returns:
-          The names that differ in their folder, suffix, case, outer spaces or Unicode normal form
-          alone, as "; there is 'sub/a.png'"; empty where there are none.
-        """
-        wanted = _forms(name)
-        found = [file for file in self.files if wanted & _forms(file)]
-        told = [repr(file) + _unlike(file, name, suffixes) for file in found[:limit]]
-        for other in self.others:
-            if len(told) < limit and wanted & _forms(other):
-                is_folder = (self.folder / other).is_dir()
-                kind = "a folder" if is_folder else "a link that leads nowhere, or no regular file"
-                told.append(f"{other!r} ({kind})")
-        if len(found) > limit:
-            told.append(f"{len(found) - limit} more")
-        return "; there is " + ", ".join(told) if told else ""
-
-
-def _forms(name: str) -> set[str]:
-    """A file's name without its folder, with and without suffix, as loosely as names are alike."""
-    base = unicodedata.normalize("NFC", name).casefold().replace("\\", "/").rpartition("/")[2]
-    return {base.strip(), base.rpartition(".")[0].strip() or base.strip()}
-
-
-def _unlike(file: str, name: str, suffixes: tuple[str, ...]) -> str:
-    """What a reader would not see, or not know."""
-    same = unicodedata.normalize("NFC", file) == unicodedata.normalize("NFC", name)
-    if same and file != name:
-        return " (another Unicode normal form)"
-    is_read = not suffixes or file.lower().endswith(suffixes)
-    return "" if is_read else " (not a suffix that is read)"
+        lines = read_lines(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    numbers: dict[str, int] = {}
+    names = []
+    for number, line in enumerate(lines, start=1):
+        name = clean_name(line)
+        if name in numbers and name != repeatable:
+            raise DataError(
+                f"{path} must hold one class name a line, each once; line {number} repeats "
+                f"{name!r} of line {numbers[name]}"
+            )
+        if name:
+            numbers[name] = number
+            names.append(name)
+    if not names:
+        raise DataError(f"{path} must hold one class name a line; it has none")
+    return tuple(names)
 
 
 def header_size(image: bytes | Path) -> tuple[int, int] | None:
@@ -184,17 +143,19 @@ def header_size(image: bytes | Path) -> tuple[int, int] | None:
 
     Pixels are not decoded, and an orientation (EXIF's, or TIFF's tag) is not applied.
     """
-    if isinstance(image, bytes):
-        return _size_in(image)
-    try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
-        return _size_in(read_image_file(image, start=2**16)) or _size_in(read_image_file(image))
-    except OSError:
-        return None
-
-
-def _size_in(data: bytes) -> tuple[int, int] | None:
     try:
-        with open_image(data).header as header:
-            return header.size[1], header.size[0]
-    except ImageError:
+        if isinstance(image, bytes):
+            return open_image(image).size
+        try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
+            return open_image(read_image_file(image, start=2**16)).size
+        except ImageError:
+            return open_image(read_image_file(image)).size
+    except (ImageError, OSError):
         return None
+
+
+def size_from_file(path: Path, told: str, report: DataReport) -> tuple[int, int] | None:
+    """The size in an image's header, where its annotation states none, as `told` says."""
+    size = header_size(path)
+    report.add(Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER, [told])
+    return size

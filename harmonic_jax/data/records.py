@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol, overload
+from typing import overload
 
 import numpy as np
 
@@ -131,34 +131,28 @@ class RecordTable(Sequence[Record]):
         return digest.hexdigest()
 
 
-class DetectionSource(Protocol):
-    """A data set split with random access; records are in memory, images are read on demand."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionSource:
+    """A data set split with random access; records are in memory, images are read on demand.
 
-    @property
-    def name(self) -> str:
-        """FORMAT:DATA_SET:SPLIT, for messages."""
-        ...
+    Attributes:
+      name: FORMAT:DATA_SET:SPLIT, for messages.
+      class_names: of the labels 0..k-1.
+      category_ids: the data set's own id of each class, for results in COCO format; else 1..k.
+      records: one an image, after the rules.
+      report: what the rules of docs/data.md did to the annotations.
+    """
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """The data set's own id of each class, for results in COCO format; else 1..k."""
-        ...
-
-    @property
-    def records(self) -> Sequence[Record]: ...
-
-    @property
-    def report(self) -> DataReport:
-        """What the rules of docs/data.md did to the annotations."""
-        ...
+    name: str
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    records: RecordTable
+    report: DataReport
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of records[index]; raises OSError where it cannot be read."""
-        ...
+        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """A hash of names, sizes and objects: changes where the data or their order change."""
-        ...
+        return self.records.fingerprint(self.class_names)

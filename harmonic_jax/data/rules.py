@@ -12,6 +12,7 @@ import numpy as np
 
 from harmonic_jax.data.records import RecordTable
 from harmonic_jax.data.report import DataReport, Reason
+from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable, encode_segmentations
 
 # Coordinates this close to the border, in pixels, are on it: COCO rounds to 0.01, TFDS to float32.
@@ -39,7 +40,6 @@ class RawAnnotations:
       is_crowd, is_difficult: bool [n].
       area: float64 [n]; NaN asks for the box's.
       masks: n segmentations as `masks.encode_segmentations` takes them; None: not asked for.
-      one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
     """
 
     image_ids: np.ndarray
@@ -52,20 +52,25 @@ class RawAnnotations:
     is_difficult: np.ndarray
     area: np.ndarray
     masks: Sequence[Any] | None = None
-    one_based: bool = False
     original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
 
 def apply_rules(
-    raw: RawAnnotations, *, class_names: tuple[str, ...], max_objects: int, report: DataReport
+    raw: RawAnnotations,
+    config: DataConfig,
+    *,
+    class_names: tuple[str, ...],
+    report: DataReport,
+    one_based: bool = False,
 ) -> RecordTable:
     """Drops, clips, marks and counts; afterwards every box is a real box inside its image.
 
     Args:
       raw: the annotations of m images.
+      config: of more than `max_objects` trainable objects in an image, the surplus is counted.
       class_names: k names, for the report.
-      max_objects: of more trainable objects in an image, the surplus is counted.
       report: receives the counts.
+      one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
 
     Returns:
       A table of the same m images in the same order.
@@ -79,11 +84,11 @@ def apply_rules(
             examples = (_describe(raw, row, class_names) for row in rows.tolist())
             report.add(reason, examples, count=len(rows))
 
-    boxes, kept = _check_boxes(raw, count)
+    boxes, kept = _check_boxes(raw, one_based, count)
     count(Reason.DUPLICATE_OBJECT, kept & _repeats(raw))
     count(Reason.CROWD, kept & raw.is_crowd)
     count(Reason.DIFFICULT, kept & raw.is_difficult)
-    _count_per_image(raw, kept, max_objects, report)
+    _count_per_image(raw, kept, config.max_objects, report)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     has_area = np.isfinite(raw.area) & (raw.area >= 0)
     masks, faults = _encode_masks(raw, np.flatnonzero(kept))
@@ -106,7 +111,7 @@ def apply_rules(
 
 
 def _check_boxes(
-    raw: RawAnnotations, count: Callable[[Reason, np.ndarray], None]
+    raw: RawAnnotations, one_based: bool, count: Callable[[Reason, np.ndarray], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The boxes inside their images [n, 4], and which of them are usable [n]; counts the rest.
 
@@ -118,7 +123,7 @@ def _check_boxes(
     boxes = np.where(kept[:, None], raw.boxes, 0.0)
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
     touching = (boxes[:, 2:] == boxes[:, :2]).any(axis=1)
-    if raw.one_based:
+    if one_based:
         boxes = boxes - np.array([1.0, 1.0, 0.0, 0.0])
     height, width = raw.sizes[raw.owners].astype(np.float64).T
     limits = np.stack([width, height, width, height], axis=1)

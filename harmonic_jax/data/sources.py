@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from harmonic_jax.data.coco_json import coco_splits, read_coco
+from harmonic_jax.data.coco import coco_splits, read_coco
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.settings import DataConfig
-from harmonic_jax.data.tfds_source import read_tfds, tfds_splits
-from harmonic_jax.data.voc_xml import read_voc, voc_splits
+from harmonic_jax.data.tfds import read_tfds, tfds_splits
+from harmonic_jax.data.voc import read_voc, voc_splits
 
 
 def open_source(config: DataConfig, split: str) -> DetectionSource:
@@ -26,37 +26,26 @@ def open_source(config: DataConfig, split: str) -> DetectionSource:
     """
     source = read_source(config, split)
     if not source.records:
-        raise DataError(f"{source.name} has no usable image: {why_empty(source)}")
+        dropped = source.report.findings
+        told = f"\n{source.report.format()}" if dropped else "its list of images is empty"
+        raise DataError(f"{source.name} has no usable image: {told}")
     return source
-
-
-def why_empty(source: DetectionSource) -> str:
-    """Why there is no record in a source: what was dropped, or that nothing was listed."""
-    findings = source.report.findings
-    return f"\n{source.report.format()}" if findings else "its list of images is empty"
 
 
 def read_source(config: DataConfig, split: str) -> DetectionSource:
     """Like `open_source`, but the source may have no usable record: its report says why."""
     match config.format:
         case "coco":
-            folder, limit = _folder(config), config.max_objects
-            return read_coco(folder, split, max_objects=limit, masks=config.masks)
+            return read_coco(_folder(config), split, config)
         case "voc":
             if config.masks:
                 raise DataError(
                     "data.masks is True, but VOC XML has no instance masks; COCO folders "
                     "(data.format=coco) and the TFDS name fashion_scenes have them"
                 )
-            return read_voc(_folder(config), split, max_objects=config.max_objects)
+            return read_voc(_folder(config), split, config)
         case "tfds":
-            return read_tfds(
-                config.name,
-                split,
-                root=config.root,
-                max_objects=config.max_objects,
-                masks=config.masks,
-            )
+            return read_tfds(config, split)
 
 
 def list_splits(config: DataConfig) -> tuple[str, ...]:
@@ -67,7 +56,7 @@ def list_splits(config: DataConfig) -> tuple[str, ...]:
         case "voc":
             return voc_splits(_folder(config))
         case "tfds":
-            return tfds_splits(config.name, root=config.root)
+            return tfds_splits(config)
 
 
 def parse_spec(spec: str) -> tuple[DataConfig, str | None]:

@@ -6,11 +6,11 @@ parsers raise on damaged files is of any type.
 
 import bisect
 import contextlib
-import dataclasses
 import errno
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,8 @@ def open_prepared(folder: Path, *, hint: str = "prepare it again") -> Any:
 
     for name in (INFO, FEATURES):
         with named_damage(folder / name, hint):
-            content = _json(folder / name)
-        if name == FEATURES:
-            _check_features(folder / name, content)
+            content = _json_object(folder / name)
+    _check_features(folder / FEATURES, content)
     with named_damage(folder / FEATURES, hint):
         tfds.features.FeatureConnector.from_config(str(folder))
     with named_damage(folder / INFO, hint):
@@ -71,68 +70,86 @@ def label_names(builder: Any) -> tuple[str, ...]:
     return names
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PreparedSplit(Sequence[Any]):
-    """Examples of a split, with encoded images.
+class PreparedExamples(Sequence[Any]):
+    """Examples of one or more splits, one after the other, with encoded images.
 
-    Attributes:
-      examples: TFDS's own sequence of them.
-      files: of the data.
-      ends: the number of examples up to the end of each file.
+    An OSError names the file of a damaged one.
+
+    Args:
+      chosen: builders, from `open_prepared`, each with one of its splits or a slice of one.
+
+    Raises:
+      DataError: there is no such split; or a file is absent, damaged, of another length, not in the
+        builder's folder, or without random access.
     """
 
-    examples: Sequence[Any]
-    files: tuple[str, ...]
-    ends: tuple[int, ...]
+    def __init__(self, chosen: Sequence[tuple[Any, str]]) -> None:
+        self._parts = tuple(_data_source(builder, split) for builder, split in chosen)
+        shards = [
+            (shard, Path(builder.data_dir))
+            for builder, split in chosen
+            for shard in builder.info.splits[split].file_instructions
+        ]
+        for shard, folder in shards:
+            _check_shard(folder, Path(shard.filename), shard.examples_in_shard)
+        self._files = tuple(str(shard.filename) for shard, _ in shards)
+        self._ends = tuple(itertools.accumulate(shard.take for shard, _ in shards))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return sum(map(len, self._parts))
 
     def __getitem__(self, index: Any) -> Any:
-        """An example; raises OSError, which names the file, where it is damaged."""
+        place = index
+        for part in self._parts:
+            if place < len(part):
+                break
+            place -= len(part)
         try:
-            return self.examples[index]
+            return part[place]
         except (MemoryError, IndexError):
             raise
         except Exception as error:  # in the reader's or a parser's words
-            file = self.files[bisect.bisect_right(self.ends, index)]
-            raise OSError(errno.EIO, f"example {index}: {_told(error)}", file) from error
+            file = self._files[bisect.bisect_right(self._ends, index)]
+            raise OSError(errno.EIO, f"example {place}: {_told(error)}", file) from error
 
 
-def open_split(builder: Any, split: str) -> PreparedSplit:
-    """Opens a split, and compares its files with what dataset_info.json says of them.
-
-    Args:
-      builder: from `open_prepared`.
-      split: one that the builder has, or a slice of it.
-
-    Raises:
-      DataError: a file is absent, damaged, of another length, or not in the builder's folder.
-      NotImplementedError: the files are not array_record.
-    """
+def _data_source(builder: Any, split: str) -> Sequence[Any]:
     import tensorflow_datasets as tfds
+
+    data_set, where = f"TFDS data set {builder.info.full_name!r}", builder.data_dir
+    try:
+        builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        legal = ", ".join(builder.info.splits)
+        raise DataError(f"{data_set} has no split {split!r}; it has {legal}") from error
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    try:
+        with named_damage(where, passed_on=NotImplementedError):
+            return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:
+        raise DataError(
+            f"{data_set} in {where} has no array_record files. Add them once, in any environment "
+            f"that has TensorFlow: tfds convert_format --dataset_version_dir="
+            f"{shlex.quote(str(where))} --out_file_format=array_record"
+        ) from error
+
+
+def _check_shard(folder: Path, path: Path, stated: int) -> None:
+    """Compares a file with what dataset_info.json says of it."""
     from array_record.python import array_record_module
 
-    folder = Path(builder.data_dir)
-    with named_damage(folder, passed_on=NotImplementedError):
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        examples = builder.as_data_source(split, decoders=decoders)
-    shards = builder.info.splits[split].file_instructions
-    for shard in shards:
-        path, stated = Path(shard.filename), shard.examples_in_shard
-        if os.path.normpath(path.parent) != os.path.normpath(folder):
-            raise DataError(f"{folder / INFO} names {path}, which is not in its folder")
-        if not path.is_file():
-            raise DataError(f"{path} is absent; {folder / INFO} names it")
-        with named_damage(path):  # of a file that was cut, the reader says that it has 0 records
-            found = array_record_module.ArrayRecordReader(str(path)).num_records()
-        if found != stated:
-            raise DataError(
-                f"{path} holds {found} records, and {folder / INFO} says {stated}: one of them is "
-                "damaged, or of another version; prepare the data again"
-            )
-    ends = itertools.accumulate(shard.take for shard in shards)
-    return PreparedSplit(examples, tuple(str(s.filename) for s in shards), tuple(ends))
+    info = folder / INFO
+    if os.path.normpath(path.parent) != os.path.normpath(folder):
+        raise DataError(f"{info} names {path}, which is not in its folder")
+    if not path.is_file():
+        raise DataError(f"{path} is absent; {info} names it")
+    with named_damage(path):  # of a file that was cut, the reader says that it has 0 records
+        found = array_record_module.ArrayRecordReader(str(path)).num_records()
+    if found != stated:
+        raise DataError(
+            f"{path} holds {found} records, and {info} says {stated}: one of them is "
+            "damaged, or of another version; prepare the data again"
+        )
 
 
 @contextlib.contextmanager
@@ -154,7 +171,7 @@ def _told(error: Exception) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _json(path: Path) -> Any:
+def _json_object(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError("it is absent")
     content = read_json(path, most_bytes=_MOST_BYTES)
@@ -172,7 +189,7 @@ def _check_features(path: Path, content: Any) -> None:
         for kind in vars(tfds.features).values()
         if isinstance(kind, type) and issubclass(kind, tfds.features.FeatureConnector)
     }
-    for name in _class_names(content):
+    for name in _named_classes(content):
         if name not in known:
             raise DataError(
                 f"{path} names the feature {name!r}, which is not one of TFDS's own; it is not "
@@ -180,7 +197,7 @@ def _check_features(path: Path, content: Any) -> None:
             )
 
 
-def _class_names(content: Any) -> Iterator[str]:
+def _named_classes(content: Any) -> Iterator[str]:
     """Every class that JSON of features names, in the texts in it that are JSON again as well."""
     waiting = [content]
     while waiting:

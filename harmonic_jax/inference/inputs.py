@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.decode import SUFFIXES
-from harmonic_jax.data.folders import is_hidden
+from harmonic_jax.data.file_names import is_hidden
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.data.class_names import read_class_names
+from harmonic_jax.data.folders import read_class_names
 from harmonic_jax.data.records import DataError
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.data.coco_json import read_coco
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.coco import read_coco
 from harmonic_jax.data.report import Reason
 from tests.data.test_coco_json import image, write
 
@@ -19,7 +20,7 @@ def read_names(root: Path, names: list[str], files: list[str]):
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_bytes(b"")
-    return read_coco(root, "train", max_objects=9)
+    return read_coco(root, "train", DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_what_is_near_is_looked_for_only_where_it_is_shown(
 ) -> None:
     looked: list[str] = []
     monkeypatch.setattr(
-        "harmonic_jax.data.folders.Listing.nearby",
+        "harmonic_jax.data.file_names.Listing.nearby",
         lambda self, name, **_: looked.append(name) or "",
     )
     source = read_names(tmp_path, [f"{i}.png" for i in range(300)], [])

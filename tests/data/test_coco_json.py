@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harmonic_jax.data.coco_json import coco_splits, read_coco
+from harmonic_jax.config import DataConfig
+from harmonic_jax.data.coco import coco_splits, read_coco
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
@@ -51,7 +52,7 @@ def write(
 
 
 def read(root: Path, split: str = "train") -> FolderSource:
-    return read_coco(root, split, max_objects=100)
+    return read_coco(root, split, DataConfig())
 
 
 def test_objects_of_each_image_in_the_order_of_the_file(tmp_path: Path) -> None:

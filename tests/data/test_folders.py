@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.data.folders import files_in, list_folder
+from harmonic_jax.data.file_names import list_folder
 
 ACCENTED = "ré.jpg"
 
@@ -20,9 +20,13 @@ def fill(folder: Path, *names: str) -> Path:
 def test_what_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
     names = ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "a.jpg", "__MACOSX/b.jpg")
     fill(tmp_path, *names)
-    assert files_in(tmp_path) == {"a.jpg"}
+    assert set(list_folder(tmp_path, depth=0).files) == {"a.jpg"}
     assert list_folder(tmp_path).files == ("a.jpg",)
-    assert files_in(tmp_path / "absent") == files_in(tmp_path / "a.jpg") == frozenset()
+    assert (
+        set(list_folder(tmp_path / "absent", depth=0).files)
+        == set(list_folder(tmp_path / "a.jpg", depth=0).files)
+        == frozenset()
+    )
 
 
 def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:

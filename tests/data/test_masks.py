@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harmonic_jax.config import AugmentConfig, DataConfig
-from harmonic_jax.data.coco_json import read_coco
+from harmonic_jax.data.coco import read_coco
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.loader import LoaderError, eval_batches, train_batches
 from harmonic_jax.data.records import DataError
@@ -214,7 +214,7 @@ def write(root: Path, *segmentations: Any, **fields: Any) -> Path:
 
 
 def read(root: Path, *, masks: bool = True) -> FolderSource:
-    return read_coco(root, "train", max_objects=100, masks=masks)
+    return read_coco(root, "train", DataConfig(masks=masks))
 
 
 def test_every_spelling_of_a_mask_is_the_same_mask(tmp_path: Path) -> None:
@@ -310,8 +310,8 @@ def test_fingerprint_sees_the_masks(tmp_path: Path) -> None:
 
 
 def test_real_annotations_are_drawn_as_pycocotools_draws_them(coco_tiny: Path) -> None:
-    source = read_coco(coco_tiny, "val2017", max_objects=100, masks=True)
-    plain = read_coco(coco_tiny, "val2017", max_objects=100)
+    source = read_coco(coco_tiny, "val2017", DataConfig(masks=True))
+    plain = read_coco(coco_tiny, "val2017", DataConfig())
     assert set(source.report.findings) == set(plain.report.findings)
     content = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
     by_image: dict[int, list[Any]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS
 from harmonic_jax.data.records import Record, RecordTable
 from harmonic_jax.data.report import MAX_EXAMPLES, DataReport, Reason
@@ -36,9 +37,14 @@ def raw(*images: list[tuple[float, float, float, float]], **fields: Any) -> RawA
     return RawAnnotations(**(defaults | fields))
 
 
-def apply(annotations: RawAnnotations, max_objects: int = 100) -> tuple[RecordTable, DataReport]:
+def apply(
+    annotations: RawAnnotations, max_objects: int = 100, one_based: bool = False
+) -> tuple[RecordTable, DataReport]:
+    config = DataConfig(max_objects=max_objects)
     report = DataReport()
-    table = apply_rules(annotations, class_names=CLASSES, max_objects=max_objects, report=report)
+    table = apply_rules(
+        annotations, config, class_names=CLASSES, report=report, one_based=one_based
+    )
     return table, report
 
 
@@ -100,7 +106,7 @@ def test_rounding_is_no_fault_but_never_leaves_the_image() -> None:
 
 def test_one_based_corners_are_compared_as_written_and_then_shifted() -> None:
     boxes = [(1.0, 1.0, 100.0, 50.0), (504.0 - 480, 7, 504.0 - 480, 7), (0, 1, 9, 9)]
-    table, report = apply(raw(boxes, one_based=True))
+    table, report = apply(raw(boxes), one_based=True)
     np.testing.assert_array_equal(table.boxes, [[0, 0, 100, 50], [0, 0, 9, 9]])
     assert report.count(Reason.ZERO_SIZE) == 1
     assert report.examples(Reason.ZERO_SIZE) == ("0.jpg: cat (24, 7, 24, 7)",)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from harmonic_jax.config import DataConfig
 from harmonic_jax.data.records import DataError
-from harmonic_jax.data.tfds_source import read_tfds, tfds_splits
+from harmonic_jax.data.tfds import read_tfds, tfds_splits
 from tests.data.fake_source import encode, noise
 from tests.data.test_tfds_source import COCO_FEATURES, coco_object, prepare
 
@@ -47,7 +48,7 @@ def shard(root: Path) -> Path:
 
 
 def read(root: Path) -> Any:
-    return read_tfds("toy", "train", root=str(root), max_objects=9)
+    return read_tfds(DataConfig(name="toy", root=str(root)), "train")
 
 
 def refusal(root: Path) -> str:
@@ -108,7 +109,7 @@ def test_a_damaged_description_is_named(root: Path, name: str, content: bytes) -
     (version(root) / name).write_bytes(content)
     assert refusal(root).startswith(str(version(root) / name))
     with pytest.raises(DataError, match=name):
-        tfds_splits("toy", root=str(root))
+        tfds_splits(DataConfig(name="toy", root=str(root)))
 
 
 @pytest.mark.parametrize(

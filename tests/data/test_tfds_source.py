@@ -16,13 +16,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from harmonic_jax.config import DataConfig
-from harmonic_jax.data import tfds_scan
-from harmonic_jax.data.coco_json import read_coco
+from harmonic_jax.data import tfds as tfds_data
+from harmonic_jax.data.coco import read_coco
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
 from harmonic_jax.data.sources import list_splits, open_source, parse_spec, read_source
-from harmonic_jax.data.tfds_source import COCO_CATEGORY_IDS, read_tfds, tfds_splits
-from harmonic_jax.data.voc_xml import VOC_CLASSES
+from harmonic_jax.data.tfds import COCO_CATEGORY_IDS, read_tfds, tfds_splits
+from harmonic_jax.data.voc import VOC_CLASSES
 
 Examples = dict[str, list[dict[str, Any]]]
 
@@ -159,7 +159,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(data_dir: Path, name: str, split: str) -> Any:
-    return read_tfds(name, split, root=str(data_dir), max_objects=100)
+    return read_tfds(DataConfig(name=name, root=str(data_dir)), split)
 
 
 def by_name(source: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def test_image_bytes_follow_their_records_past_dropped_ones(data_dir: Path) -> N
 
 
 def test_coco_category_ids_are_those_of_the_annotation_files(coco_tiny: Path) -> None:
-    assert read_coco(coco_tiny, "val2017", max_objects=1).category_ids == COCO_CATEGORY_IDS
+    assert read_coco(coco_tiny, "val2017", DataConfig()).category_ids == COCO_CATEGORY_IDS
 
 
 def test_coco_results_use_cocos_ids(data_dir: Path) -> None:
@@ -248,8 +248,11 @@ def test_slices_of_splits(data_dir: Path) -> None:
 
 
 def test_splits_are_listed(data_dir: Path) -> None:
-    assert set(tfds_splits("coco/2017", root=str(data_dir))) == {"train", "validation"}
-    assert set(tfds_splits("voc/2007+2012", root=str(data_dir))) == {
+    assert set(tfds_splits(DataConfig(name="coco/2017", root=str(data_dir)))) == {
+        "train",
+        "validation",
+    }
+    assert set(tfds_splits(DataConfig(name="voc/2007+2012", root=str(data_dir)))) == {
         "2007_train", "2007_validation", "2007_test", "2012_train", "2012_validation",
     }  # fmt: skip
 
@@ -315,7 +318,7 @@ def test_large_splits_are_read_once(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tfds_scan, "SAVED_FROM", 1)
+    monkeypatch.setattr(tfds_data, "SAVED_FROM", 1)
     first = read(data_dir, "coco/2017", "train")
     (saved,) = (tmp_path / "harmonic_jax" / "annotations").iterdir()
 
@@ -323,7 +326,7 @@ def test_large_splits_are_read_once(
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tfds_scan, "_scan", refuse)
+        patch.setattr(tfds_data, "_read", refuse)
         second = read(data_dir, "coco/2017", "train")
         assert second.fingerprint() == first.fingerprint()
         assert second.report == first.report
@@ -343,7 +346,7 @@ def test_an_unwritable_cache_is_no_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tfds_scan, "SAVED_FROM", 1)
+    monkeypatch.setattr(tfds_data, "SAVED_FROM", 1)
     assert len(read(data_dir, "coco/2017", "validation").records) == 1
 
 
@@ -378,7 +381,7 @@ def test_masks_of_the_built_in_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     from harmonic_jax.data.scenes.builder import make_scene
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tfds_scan, "SAVED_FROM", 1)
+    monkeypatch.setattr(tfds_data, "SAVED_FROM", 1)
     config = DataConfig(root=str(tmp_path / "new"), masks=True)
     sources = [open_source(config, "train+validation") for _ in range(2)]
     plain = open_source(DataConfig(root=config.root), "train+validation")

@@ -12,7 +12,7 @@ from harmonic_jax.__main__ import main
 from harmonic_jax.data.decode import SUFFIXES, decode_image
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
-from harmonic_jax.data.voc_xml import voc_splits
+from harmonic_jax.data.voc import voc_splits
 from tests.data.voc_folder import SIZE, counts, read, thing, write
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

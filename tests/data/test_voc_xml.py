@@ -10,7 +10,7 @@ import pytest
 
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
-from harmonic_jax.data.voc_xml import VOC_CLASSES, voc_splits
+from harmonic_jax.data.voc import VOC_CLASSES, voc_splits
 from tests.data.voc_folder import SIZE, counts, read, thing, write
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from harmonic_jax.config import DataConfig
 from harmonic_jax.data.folders import FolderSource
-from harmonic_jax.data.voc_xml import read_voc
+from harmonic_jax.data.voc import read_voc
 
 SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
 
@@ -33,7 +34,7 @@ def write(root: Path, images: dict[str, str | None], *, split: str = "train") ->
 
 
 def read(root: Path, split: str = "train") -> FolderSource:
-    return read_voc(root, split, max_objects=100)
+    return read_voc(root, split, DataConfig())
 
 
 def counts(source: FolderSource) -> dict[str, int]:

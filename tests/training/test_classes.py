@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.config import ConfigError
-from harmonic_jax.data.voc_xml import VOC_CLASSES
+from harmonic_jax.data.voc import VOC_CLASSES
 from harmonic_jax.structures import Detections
 from harmonic_jax.training.classes import MatchedPredictions, classes_found, match_classes
 from harmonic_jax.training.initialise import match_sources

@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from harmonic_jax.cli import evaluate
-from harmonic_jax.config import ConfigError
-from harmonic_jax.data.tfds_builders import open_builders
+from harmonic_jax.config import ConfigError, DataConfig
+from harmonic_jax.data.tfds import open_builders
 from harmonic_jax.files import cache_folder
 from harmonic_jax.inference.inputs import find_inputs
 from harmonic_jax.training.devices import check_devices, check_flags
@@ -136,7 +136,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_user_without_a_home(homeless, tmp_path: Path) -> None:
     assert cache_folder() is None
     with pytest.raises(Exception, match=r"is not prepared under tensorflow_datasets \(data.root"):
-        open_builders("coco/2017", None)
+        open_builders(DataConfig(name="coco/2017"))
     with pytest.raises(ConfigError, match="there is no file or folder ~/photos"):
         find_inputs(["~/photos"])
     assert not list(tmp_path.iterdir())

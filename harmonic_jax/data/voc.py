@@ -5,51 +5,52 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from harmonic_jax.data.class_names import read_class_names
 from harmonic_jax.data.decode import SUFFIXES
+from harmonic_jax.data.file_names import (
+    Listing,
+    NamedFiles,
+    list_folder,
+    suffix_of,
+    without_folders,
+    without_suffix,
+)
 from harmonic_jax.data.folders import (
     FolderSource,
-    Listing,
+    ImageEntry,
+    ObjectEntry,
     folder_name,
-    header_size,
-    list_folder,
+    folder_source,
+    read_class_names,
+    size_from_file,
 )
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport, Reason
-from harmonic_jax.data.rules import RawAnnotations, apply_rules
-from harmonic_jax.data.voc_annotation import (
-    AnnotationError,
-    VocAnnotation,
-    VocObject,
-    read_annotation,
-)
-from harmonic_jax.data.voc_lists import Listed, NamedFiles, list_paths, read_list, split_names
+from harmonic_jax.data.settings import DataConfig
+from harmonic_jax.data.voc_annotation import AnnotationError, VocAnnotation, read_annotation
+from harmonic_jax.files import read_lines
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
+_FLAGS = ("-1", "0", "1", "+1")
 
 
 class _Year(NamedTuple):
     """The files of a folder with ImageSets, Annotations and JPEGImages."""
 
-    folder: Path
     images: NamedFiles
     xml: NamedFiles
-    annotations: dict[str, VocAnnotation | str]
-    """By file; a text says why a file is none."""
+    annotations: dict[str, VocAnnotation | str]  # by file; a text says why a file is none
 
 
-class _Image(NamedTuple):
-    path: Path
-    file_name: str
-    position: int
-    size: tuple[int, int]
-    objects: tuple[VocObject, ...]
+class _Line(NamedTuple):
+    """A line of a list."""
+
+    name: str
+    files: tuple[str, ...]  # that it may mean
+    is_negative: bool  # flag -1: no object of the list's class is in it
 
 
 def voc_splits(root: Path) -> tuple[str, ...]:
@@ -62,20 +63,20 @@ def voc_splits(root: Path) -> tuple[str, ...]:
       DataError: there is none.
       OSError: a folder may not be read.
     """
-    folders = _years(root).items()
-    names = tuple(prefix + name for prefix, folder in folders for name in split_names(folder))
+    folders = _year_folders(root).items()
+    names = tuple(prefix + name for prefix, folder in folders for name in _split_names(folder))
     if not names:
         raise DataError(f"no split found under data.root={root}: ImageSets/Main holds no .txt file")
     return names
 
 
-def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
+def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
     """Reads one split, or several joined by "+".
 
     Args:
       root: a folder with `ImageSets/`, or a VOCdevkit with one such folder a year (`VOC2007`).
       split: SPLIT in the names above; in a devkit YEAR_SPLIT: "2007_trainval+2012_trainval".
-      max_objects: of more objects in an image, the surplus is counted.
+      config: of more than `max_objects` in an image, the surplus is counted.
 
     Returns:
       The source. Its classes are the lines of ROOT/labels.txt where there is one; else VOC's
@@ -88,35 +89,40 @@ def read_voc(root: Path, split: str, *, max_objects: int) -> FolderSource:
       OSError: if one of them may not be read.
     """
     report = DataReport()
-    folders = _years(root)
+    folders = _year_folders(root)
     parts = _find_lists(root, folders, split)
     years = {prefix: _read_year(folder) for prefix, folder in folders.items()}
     class_names = _class_names(root, years.values())
-    listed = ((years[p], line) for p, path in parts for line in read_list(path, years[p].images))
-    images = list(_images(listed, report))
-    raw = _flatten(images, class_names, report)
-    return FolderSource(
-        name=f"voc:{folder_name(root)}:{split}",
+    listed = ((years[p], line) for p, path in parts for line in _read_list(path, years[p].images))
+    found = list(_images(listed, report))
+    return folder_source(
+        f"voc:{folder_name(root)}:{split}",
+        [image for image, _ in found],
+        list(_objects(found, class_names, report)),
+        config,
         class_names=class_names,
         category_ids=tuple(range(1, len(class_names) + 1)),
-        records=apply_rules(raw, class_names=class_names, max_objects=max_objects, report=report),
-        paths=tuple(str(image.path) for image in images),
         report=report,
+        one_based=True,
     )
 
 
-def _years(root: Path) -> dict[str, Path]:
+# Folders
+
+
+def _year_folders(root: Path) -> dict[str, Path]:
     """The VOC folders by split prefix: {"": root}, or {"2007_": root/VOC2007, ..}."""
-    if (root / "ImageSets" / "Main").is_dir():
+    if _has_lists(root):
         return {"": root}
-    found = sorted(path for path in root.glob("VOC*") if (path / "ImageSets" / "Main").is_dir())
+    found = sorted(path for path in root.glob("VOC*") if _has_lists(path))
     if found:
         return {path.name.removeprefix("VOC") + "_": path for path in found}
-    around = [root.parent, *root.glob("*"), *root.glob("*/*")]
-    near = [str(path) for path in around if (path / "ImageSets" / "Main").is_dir()][:3]
-    told = f"; there is one in {', '.join(near)}" if near else f": {_folders_in(root)}"
-    if (root / "ImageSets").is_dir() and not near:
-        told += f"; in ImageSets, {_folders_in(root / 'ImageSets')}"
+    near = [str(path) for path in (root.parent, *root.glob("*"), *root.glob("*/*"))
+            if _has_lists(path)]  # fmt: skip
+    listing = list_folder(root, depth=0)
+    told = f"; there is one in {', '.join(near[:3])}" if near else f": {listing.folders()}"
+    if "ImageSets" in listing.others and not near:
+        told += f"; in ImageSets, {list_folder(root / 'ImageSets', depth=0).folders()}"
     if any((root / "annotations").glob("*.json")):
         told += "; the files in annotations/ are of COCO's layout (coco)"
     raise DataError(
@@ -125,25 +131,8 @@ def _years(root: Path) -> dict[str, Path]:
     )
 
 
-def _folders_in(folder: Path) -> str:
-    names = [name for name in list_folder(folder, depth=0).others if (folder / name).is_dir()]
-    return f"its folders are {', '.join(map(repr, names[:8]))}" if names else "it has no folders"
-
-
-def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[str, Path]]:
-    """The prefix of the year and the list, of each split that is joined."""
-    lists = {
-        prefix + name: (prefix, path)
-        for prefix, folder in folders.items()
-        for name, path in list_paths(folder).items()
-    }
-    # A list's own name may have a + or spaces in it.
-    parts = [split] if split in lists else [part.strip() for part in split.split("+")]
-    for part in parts:
-        if part not in lists:
-            legal = ", ".join(voc_splits(root))
-            raise DataError(f"no split {part!r} under data.root={root}: {legal}")
-    return [lists[part] for part in parts]
+def _has_lists(folder: Path) -> bool:
+    return (folder / "ImageSets" / "Main").is_dir()
 
 
 def _read_year(folder: Path) -> _Year:
@@ -153,33 +142,33 @@ def _read_year(folder: Path) -> _Year:
     hint = f"; JPEGImages holds {beside} .xml, which belong in Annotations" if beside else ""
     for name in found:
         if not (folder / name).is_dir():
-            raise DataError(f"{folder} has no folder {name}: {_folders_in(folder)}{hint}")
+            there = list_folder(folder, depth=0).folders()
+            raise DataError(f"{folder} has no folder {name}: {there}{hint}")
     xml = NamedFiles(found["Annotations"], (".xml",))
     if not xml.files:
         kinds = _kinds(found["Annotations"]).most_common(3)
         holds = ", ".join(f"{count} {kind}" for kind, count in kinds) or "it is empty"
         raise DataError(f"{xml.folder} holds no .xml files: {holds}{hint}")
     images = NamedFiles(found["JPEGImages"], SUFFIXES)
-    used = (file for file in xml.files if _may_be_meant(file, xml, images))
-    return _Year(folder, images, xml, {file: _read(xml.folder / file) for file in used})
+    annotations: dict[str, VocAnnotation | str] = {}
+    for file in xml.files:
+        if _may_be_meant(file, xml, images):
+            try:
+                annotations[file] = read_annotation(xml.folder / file)
+            except AnnotationError as error:
+                annotations[file] = str(error)
+    return _Year(images, xml, annotations)
 
 
 def _kinds(listing: Listing) -> Counter[str]:
     """How many files have which suffix."""
-    return Counter(Path(file).suffix.lower() or "without a suffix" for file in listing.files)
+    return Counter(suffix_of(file) or "without a suffix" for file in listing.files)
 
 
 def _may_be_meant(file: str, xml: NamedFiles, images: NamedFiles) -> bool:
     """Not where it is in a sub-folder with no such image, and there is one of its name above."""
-    stem = file.rpartition(".")[0]
-    return "/" not in stem or bool(images.of_path(stem)) or not xml.of_path(_base(stem))
-
-
-def _read(path: Path) -> VocAnnotation | str:
-    try:
-        return read_annotation(path)
-    except AnnotationError as error:
-        return str(error)
+    stem = without_suffix(file)
+    return "/" not in stem or bool(images.of_path(stem)) or not xml.of_path(without_folders(stem))
 
 
 def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
@@ -206,7 +195,84 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (", .." if len(names) > 5 else "")
 
 
-def _images(listed: Iterable[tuple[_Year, Listed]], report: DataReport) -> Iterator[_Image]:
+# Lists
+
+
+def _list_paths(folder: Path) -> dict[str, Path]:
+    """The lists of a VOC folder by name."""
+    main = folder / "ImageSets" / "Main"
+    files = sorted(list_folder(main, depth=0).files, reverse=True)  # .txt after .TXT
+    return {Path(file).stem: main / file for file in files if file.lower().endswith(".txt")}
+
+
+def _split_names(folder: Path) -> list[str]:
+    """The lists that are splits: not those of one class, such as `cat_train` beside `train`."""
+    paths = _list_paths(folder)
+
+    def is_split(name: str) -> bool:
+        words = name.split("_")
+        ends = ("_".join(words[start:]) for start in range(1, len(words)))
+        return not any(end in paths for end in ends) or not _flags(_lines(paths[name]))
+
+    return sorted(filter(is_split, paths))
+
+
+def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[str, Path]]:
+    """The prefix of the year and the list, of each split that is joined."""
+    lists = {
+        prefix + name: (prefix, path)
+        for prefix, folder in folders.items()
+        for name, path in _list_paths(folder).items()
+    }
+    # A list's own name may have a + or spaces in it.
+    parts = [split] if split in lists else [part.strip() for part in split.split("+")]
+    for part in parts:
+        if part not in lists:
+            legal = ", ".join(voc_splits(root))
+            raise DataError(f"no split {part!r} under data.root={root}: {legal}")
+    return [lists[part] for part in parts]
+
+
+def _read_list(path: Path, images: NamedFiles) -> Iterator[_Line]:
+    """The lines of a list.
+
+    A line is a name; it may be quoted, have a suffix, and be a path on another machine. In the
+    lists of one class, where every line ends in a flag of -1, 0 or 1, the name is what comes before
+    it; unless a line as a whole names an image: then no line has a flag.
+    """
+    named = _lines(path)
+    found = [images.find(name) for name in named]
+    flags = _flags(named)
+    if flags and not any(found):
+        for name, flag in flags:
+            yield _Line(name, images.find(name), flag == "-1")
+    else:
+        for name, files in zip(named, found, strict=True):
+            yield _Line(name, files, False)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a list that say something; names on a disk need not be text."""
+    try:
+        return [line for line in read_lines(path, errors="surrogateescape") if line.strip()]
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _flags(named: Iterable[str]) -> list[tuple[str, str]]:
+    """Name and flag of each line; nothing where not every line has a flag."""
+    columns = [line.rsplit(None, 1) for line in named]
+    if not all(len(found) == 2 and found[1] in _FLAGS for found in columns):
+        return []
+    return [(name, flag) for name, flag in columns]
+
+
+# Images and their objects
+
+
+def _images(
+    listed: Iterable[tuple[_Year, _Line]], report: DataReport
+) -> Iterator[tuple[ImageEntry, VocAnnotation]]:
     """The usable images of the lists, in their order."""
     seen: set[Path] = set()
     for position, (year, line) in enumerate(listed):
@@ -221,13 +287,13 @@ def _images(listed: Iterable[tuple[_Year, Listed]], report: DataReport) -> Itera
         if path in seen:
             report.add(Reason.DUPLICATE_IMAGE, [f"{line.name}: {file} again"])
         elif annotation := _annotation(year, file, report):
-            size = annotation.size or _size_from_file(path, file, annotation, report)
+            size = annotation.size or size_from_file(path, f"{file}: {annotation.stated}", report)
             if size:
-                yield _Image(path, file, position, size, annotation.objects)
+                yield ImageEntry(position, file, size, path), annotation
         seen.add(path)
 
 
-def _missing(images: NamedFiles, line: Listed) -> Iterator[str]:
+def _missing(images: NamedFiles, line: _Line) -> Iterator[str]:
     """Why a line gives no image; looked for only where it is shown."""
     if line.files:
         meant = ", ".join(map(repr, line.files[:3]))
@@ -240,66 +306,37 @@ def _missing(images: NamedFiles, line: Listed) -> Iterator[str]:
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
     """That of the image's own path, a.xml or a.jpg.xml; else the only one of its name, where it is
     the only image."""
-    stem = file.rpartition(".")[0]
+    stem = without_suffix(file)
+    name = without_folders(stem)
     found = year.xml.of_path(stem) or year.xml.of_path(file)
-    if not found and len({x.rpartition(".")[0] for x in year.images.of_name(_base(stem))}) == 1:
-        found = year.xml.of_path(_base(stem)) or year.xml.of_name(_base(stem))
+    if not found and len(set(map(without_suffix, year.images.of_name(name)))) == 1:
+        found = year.xml.of_path(name) or year.xml.of_name(name)
     if not found:
-        report.add(Reason.MISSING_ANNOTATION, _unannotated(year.xml, file, stem), count=1)
-        return None
-    if len(found) > 1:
+        absent = f"{file}: no {stem}.xml in {year.xml.folder}"
+        near = (absent + year.xml.nearby(stem) for _ in range(1))  # only where it is shown
+        report.add(Reason.MISSING_ANNOTATION, near, count=1)
+    elif len(found) > 1:
         report.add(Reason.UNREADABLE_ANNOTATION, [f"{file}: has several, {', '.join(found)}"])
-        return None
-    annotation = year.annotations[found[0]]
-    if isinstance(annotation, str):
+    elif isinstance(annotation := year.annotations[found[0]], str):
         report.add(Reason.UNREADABLE_ANNOTATION, [f"{found[0]}: {annotation}"])
-        return None
-    return annotation
+    else:
+        return annotation
+    return None
 
 
-def _base(stem: str) -> str:
-    return stem.rpartition("/")[2]
-
-
-def _unannotated(xml: NamedFiles, file: str, stem: str) -> Iterator[str]:
-    yield f"{file}: no {stem}.xml in {xml.folder}{xml.nearby(stem)}"
-
-
-def _size_from_file(
-    path: Path, file: str, annotation: VocAnnotation, report: DataReport
-) -> tuple[int, int] | None:
-    size = header_size(path)
-    reason = Reason.SIZE_FROM_FILE if size else Reason.UNREADABLE_HEADER
-    report.add(reason, [f"{file}: {annotation.stated}"])
-    return size
-
-
-def _flatten(
-    images: list[_Image], class_names: tuple[str, ...], report: DataReport
-) -> RawAnnotations:
+def _objects(
+    found: Sequence[tuple[ImageEntry, VocAnnotation]],
+    class_names: tuple[str, ...],
+    report: DataReport,
+) -> Iterator[ObjectEntry]:
     labels = {name: label for label, name in enumerate(class_names)}
-    owners, boxes, classes, is_difficult = [], [], [], []
-    for owner, image in enumerate(images):
-        for item in image.objects:
+    for place, (image, annotation) in enumerate(found):
+        for item in annotation.objects:
             if item.class_name and item.class_name not in labels:
                 report.add(Reason.UNKNOWN_CLASS, [f"{image.file_name}: {item.class_name!r}"])
             elif item.fault:
                 what = f"{image.file_name}: {item.class_name or 'object'}: {item.fault}"
                 report.add(Reason.MALFORMED_OBJECT, [what])
             else:
-                owners.append(owner)
-                boxes.append(item.corners)
-                classes.append(labels[item.class_name])
-                is_difficult.append(item.is_difficult)
-    return RawAnnotations(
-        image_ids=np.array([image.position for image in images], np.int64),
-        file_names=tuple(image.file_name for image in images),
-        sizes=np.array([image.size for image in images], np.int32).reshape(-1, 2),
-        owners=np.array(owners, np.int64),
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
-        labels=np.array(classes, np.int32),
-        is_crowd=np.zeros(len(owners), bool),
-        is_difficult=np.array(is_difficult, bool),
-        area=np.full(len(owners), np.nan),
-        one_based=True,
-    )
+                label = labels[item.class_name]
+                yield ObjectEntry(place, item.corners, label, is_difficult=item.is_difficult)
