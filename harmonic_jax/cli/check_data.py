@@ -17,10 +17,10 @@ from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
-from harmonic_jax.data.same_images import SameImages
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
 from harmonic_jax.terminal import Terminal, column_width, padded, track
 
+_MOST_TWINS = 3
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -37,7 +37,7 @@ def _main(args: argparse.Namespace) -> int:
     splits = [split] if split else list_splits(config)
     if not splits:
         raise DataError(f"{args.spec}: no split found")
-    images = SameImages()
+    images = _SameImages()
     unusable = [name for name in splits if not _check(config, name, images, not args.no_decode)]
     for line in images.lines():
         Terminal().print(line)
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(config: DataConfig, split: str, images: SameImages, decode: bool) -> bool:
+def _check(config: DataConfig, split: str, images: "_SameImages", decode: bool) -> bool:
     """Prints the report of one split; whether it has a usable image. `images` takes those."""
     source = read_source(config, split)
     report = DataReport()
@@ -127,6 +127,30 @@ def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Che
         return _Checked(None, [("unreadable_image", told, "image refused")])
     notes = [(note, record.file_name, NOTES[note]) for note in decoded.notes]
     return _Checked(hashlib.blake2b(data, digest_size=16).digest(), notes)
+
+
+class _SameImages:
+    """Collects the images of splits, and says which of them are the same, by their bytes."""
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, dict[str, str]] = {}  # by digest the first name in each split
+        self._same: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, split: str, name: str, digest: bytes) -> None:
+        """Takes an image; a digest is that of all bytes of its file."""
+        known = self._names.setdefault(digest, {})
+        for other, first in known.items():
+            example = name if name == first else f"{name} ({first})"
+            self._same.setdefault((split, other), []).append(example)
+        known.setdefault(split, name)
+
+    def lines(self) -> Iterator[str]:
+        """A line for each two splits that share images, and for each that repeats some."""
+        for (split, other), examples in self._same.items():
+            what = "have a twin" if split == other else f"are also in {other}"
+            shown = ", ".join(examples[:_MOST_TWINS])
+            more = ", .." if len(examples) > _MOST_TWINS else ""
+            yield f"{len(examples)} images of {split} {what}, byte for byte: {shown}{more}"
 
 
 def describe(source: DetectionSource) -> Iterator[str]:

@@ -200,22 +200,8 @@ def rgb_pixels(header: Image.Image) -> np.ndarray:
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes an EXIF orientation; those from 5 on swap height and width."""
-    transposed = image.transpose(1, 0, 2)
-    match orientation:
-        case 1:
-            return image
-        case 2:
-            return image[:, ::-1]
-        case 3:
-            return image[::-1, ::-1]
-        case 4:
-            return image[::-1]
-        case 5:
-            return transposed
-        case 6:
-            return transposed[:, ::-1]
-        case 7:
-            return transposed[::-1, ::-1]
-        case 8:
-            return transposed[::-1]
-    raise AssertionError(orientation)
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    return image[::rows, ::columns]

@@ -1,11 +1,14 @@
 """An image file before its pixels are decoded: its bytes, format and size, and how it is turned."""
 
+import contextlib
 import dataclasses
 import errno
 import io
 import os
 import stat
+import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import (
@@ -20,7 +23,6 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from harmonic_jax.data.orientation import DAMAGE, orientation_of, stored_tiff
 from harmonic_jax.file_kinds import kind_of
 
 MAX_FILE_BYTES = 2**30  # what is larger has more pixels than anyone trains on, or is no image
@@ -58,6 +60,10 @@ _COMPLAINTS = (
     ("samples per pixel", "unsupported", "too many channels"),
     ("not identified by this driver", "corrupt", "the header states no size, or no kind of pixels"),
 )
+_ORIENTATION, _XMP = 0x0112, 700  # Pillow looks for an orientation in XMP as well
+_UNUSED = b"\xfd\xfd"  # a tag of those that TIFF leaves to everyone
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}  # types of a tag's value
+_DAMAGE = (KeyError, struct.error, OverflowError)  # of a directory of tags that is not whole
 _number = int.from_bytes
 
 
@@ -138,8 +144,8 @@ def open_image(data: bytes) -> OpenedImage:
         data, exif, is_animated = _plain_png(data)
     elif reader is TiffImagePlugin.TiffImageFile:
         try:
-            orientation, data = stored_tiff(data)
-        except DAMAGE as error:
+            orientation, data = _stored_tiff(data)
+        except _DAMAGE as error:
             raise ImageError("truncated", "its directory lies beyond the file's end") from error
     try:
         header = reader(io.BytesIO(data))
@@ -149,7 +155,8 @@ def open_image(data: bytes) -> OpenedImage:
         raise refusal(error) from error
     exif = exif or header.info.get("exif", b"")
     if exif and header.format != "TIFF":
-        orientation = orientation_of(exif.removeprefix(b"Exif\0\0"))
+        with contextlib.suppress(*_DAMAGE):  # it says nothing about the pixels
+            orientation = _orientation(_tags(exif.removeprefix(b"Exif\0\0")))
     return OpenedImage(header, orientation, is_animated)
 
 
@@ -196,3 +203,36 @@ def _is_damaged(part: memoryview, length: int) -> bool:
     """Whether a part of a PNG is whole and has another checksum than it says."""
     is_whole = len(part) == 12 + length
     return is_whole and zlib.crc32(part[4:-4]) != _number(part[-4:], "big")
+
+
+def _stored_tiff(data: bytes) -> tuple[int, bytes]:
+    """The orientation of a TIFF, and the file without it: Pillow would turn the pixels."""
+    tags = _tags(data)
+    changed = bytearray(data)
+    for at, tag, _ in tags:
+        if tag in (_ORIENTATION, _XMP):
+            changed[at : at + 2] = _UNUSED
+    return _orientation(tags), bytes(changed)
+
+
+def _orientation(tags: Sequence[tuple[int, int, int]]) -> int:
+    value = next((value for _, tag, value in tags if tag == _ORIENTATION), 1)
+    return value if value in range(1, 9) else 1
+
+
+def _tags(tiff: bytes) -> list[tuple[int, int, int]]:
+    """(place, tag, value) in the first directory of TIFF or EXIF data; 0 where it is no integer."""
+    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+    is_big = struct.unpack_from(order + "H", tiff, 2)[0] == 43
+    offset, number, size, value_at = ("Q", "Q", 20, 12) if is_big else ("I", "H", 12, 8)
+    (place,) = struct.unpack_from(order + offset, tiff, 8 if is_big else 4)
+    (count,) = struct.unpack_from(order + number, tiff, place)
+    first = place + struct.calcsize(order + number)
+    struct.unpack_from("B", tiff, first + count * size - 1)
+    tags = []
+    for at in range(first, first + count * size, size):
+        tag, kind = struct.unpack_from(order + "HH", tiff, at)
+        letter = _INTEGERS.get(kind)
+        value = struct.unpack_from(order + letter, tiff, at + value_at)[0] if letter else 0
+        tags.append((at, tag, value))
+    return tags

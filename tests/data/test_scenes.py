@@ -18,9 +18,16 @@ from harmonic_jax.data.scenes import (
     render_scene,
     scene_rng,
 )
-from harmonic_jax.data.scenes.items import ITEMS_FILE, item_mask, read_items
+from harmonic_jax.data.scenes.items import (
+    ITEMS_FILE,
+    Sprite,
+    draw_sprite,
+    item_mask,
+    paste,
+    read_items,
+    tint,
+)
 from harmonic_jax.data.scenes.make_items import make_items, read_idx
-from harmonic_jax.data.scenes.sprite import Sprite, draw_sprite, paste, tint
 from harmonic_jax.masks import RleTable
 
 NUM_SCENES = 120

@@ -95,7 +95,7 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):
             ),
             homepage="https://github.com/zalandoresearch/fashion-mnist",
             license="Items: MIT, Copyright (c) 2017 Zalando SE",
-            citation=_CITATION,
+            citation="Xiao, Rasul, Vollgraf 2017, Fashion-MNIST, arXiv:1708.07747",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -121,18 +121,9 @@ def make_scene(
 
 def _example(split: Split, index: int, scene: Scene, jpeg: bytes) -> dict[str, Any]:
     image_id = _FIRST_IMAGE_ID[split] + index
-    return {
-        "image": io.BytesIO(jpeg),
-        "image/filename": f"{split}_{index:06d}.jpg",
-        "image/id": image_id,
-        "objects": _objects(scene, image_id),
-    }
-
-
-def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     height, width = scene.label_map.shape
     masks = encode_masks(scene.masks)
-    return [
+    objects = [
         {
             # Unique over the data set and never 0, which pycocotools takes for "no match".
             "id": image_id * _OBJECT_IDS_PER_IMAGE + k + 1,
@@ -146,14 +137,9 @@ def _objects(scene: Scene, image_id: int) -> list[dict[str, Any]]:
         }
         for k, (x1, y1, x2, y2) in enumerate(scene.boxes.tolist())
     ]
-
-
-_CITATION = """\
-@misc{xiao2017fashion,
-  title = {Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
-  author = {Han Xiao and Kashif Rasul and Roland Vollgraf},
-  year = {2017},
-  eprint = {1708.07747},
-  archivePrefix = {arXiv}
-}
-"""
+    return {
+        "image": io.BytesIO(jpeg),
+        "image/filename": f"{split}_{index:06d}.jpg",
+        "image/id": image_id,
+        "objects": objects,
+    }

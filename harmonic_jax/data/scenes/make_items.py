@@ -8,6 +8,7 @@ held-out scenes from the t10k files; an item that occurs in both is taken for ne
 """
 
 import gzip
+import itertools
 import sys
 from pathlib import Path
 
@@ -33,12 +34,6 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_dims).reshape(shape)
 
 
-def is_usable(image: np.ndarray) -> bool:
-    """Whether an item has a body that can be cut out."""
-    share = item_mask(image).mean()
-    return bool(MASK_SHARE[0] <= share <= MASK_SHARE[1])
-
-
 def choose_items(
     images: np.ndarray, labels: np.ndarray, *, per_class: int, seen: set[bytes]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,19 +51,23 @@ def choose_items(
     Raises:
       ValueError: a class has too few items.
     """
+    low, high = MASK_SHARE
     chosen: list[np.ndarray] = []
     for label, name in enumerate(CLASS_NAMES):
-        count = 0
-        for image in images[labels == label] & KEPT_BITS:
-            if count == per_class:
-                break
-            pixels = image.tobytes()
-            if pixels not in seen and is_usable(image):
-                seen.add(pixels)
-                chosen.append(image)
-                count += 1
-        if count < per_class:
-            raise ValueError(f"only {count} usable items of class {name}, {per_class} are needed")
+        usable = (
+            image
+            for image in images[labels == label] & KEPT_BITS
+            if image.tobytes() not in seen and low <= item_mask(image).mean() <= high
+        )
+        found = []
+        for image in itertools.islice(usable, per_class):
+            seen.add(image.tobytes())
+            found.append(image)
+        if len(found) < per_class:
+            raise ValueError(
+                f"only {len(found)} usable items of class {name}, {per_class} are needed"
+            )
+        chosen += found
     return np.stack(chosen), np.repeat(np.arange(len(CLASS_NAMES), dtype=np.uint8), per_class)
 
 

@@ -2,13 +2,24 @@
 
 import dataclasses
 
+from harmonic_jax.checks import check_fields, require
+
+_SHARE, _NUMBER = "[0, 1]", "[0, 1000]"
+_INTERVALS = {
+    "size": "[32, 4096]", "num_objects": "[0, 255]", "object_size": "[8, 4096]",
+    "max_stretch": "[1, 100]", "max_rotation": "[0, 360]", "any_rotation": _SHARE,
+    "adjacency": _SHARE, "min_visible": _SHARE, "min_side": "[1, 4096]", "max_tries": "[1, 1000]",
+    "num_bars": _NUMBER, "num_shapes": _NUMBER, "num_scraps": _NUMBER, "min_contrast": "[0, 255]",
+    "max_blur": "[0, 100]", "max_noise": "[0, 255]",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class SceneOptions:
     """Difficulty of rendered scenes. Lengths are pixels, pairs are (least, most).
 
     Raises:
-      ValueError: a value outside of what its comment allows.
+      ConfigError: a value that cannot work.
     """
 
     size: int = 128
@@ -44,33 +55,12 @@ class SceneOptions:
     """Largest standard deviation of the sensor noise, in grey levels."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "SceneOptions", **_INTERVALS)
         for field in ("num_objects", "object_size", "num_bars", "num_shapes", "num_scraps"):
-            low, high = getattr(self, field)
-            _require(0 <= low <= high, field, (low, high), "a pair 0 <= least <= most")
-        _require(32 <= self.size <= 4096, "size", self.size, "in [32, 4096]")
-        _require(self.num_objects[1] <= 255, "num_objects", self.num_objects, "at most 255")
-        low, high = self.object_size
-        _require(
-            low >= 8 and high <= self.size,
-            "object_size",
-            self.object_size,
-            f"between 8 and size = {self.size}",
-        )
-        for field in ("any_rotation", "adjacency", "min_visible"):
-            value = getattr(self, field)
-            _require(0.0 <= value <= 1.0, field, value, "in [0, 1]")
-        _require(self.max_stretch >= 1.0, "max_stretch", self.max_stretch, ">= 1")
-        for field in ("max_rotation", "min_contrast", "max_blur", "max_noise"):
-            value = getattr(self, field)
-            _require(value >= 0.0, field, value, ">= 0")
-        for field in ("min_side", "max_tries"):
-            value = getattr(self, field)
-            _require(value >= 1, field, value, ">= 1")
-
-
-def _require(condition: bool, field: str, value: object, legal: str) -> None:
-    if not condition:
-        raise ValueError(f"SceneOptions.{field} is {value!r}; it must be {legal}")
+            least, most = getattr(self, field)
+            require(least <= most, f"SceneOptions.{field}", (least, most), "a pair least <= most")
+        most = self.object_size[1]
+        require(most <= self.size, "SceneOptions.object_size", most, f"at most size = {self.size}")
 
 
 CROWDED = SceneOptions(

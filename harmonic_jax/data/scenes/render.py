@@ -8,10 +8,18 @@ import dataclasses
 import cv2
 import numpy as np
 
-from harmonic_jax.data.scenes.background import random_colour, render_background, to_uint8
-from harmonic_jax.data.scenes.items import ItemPool, mask_box
+from harmonic_jax.data.scenes.items import (
+    ItemPool,
+    Sprite,
+    draw_sprite,
+    mask_box,
+    paste,
+    scrap_of,
+    tint,
+)
 from harmonic_jax.data.scenes.options import SceneOptions
-from harmonic_jax.data.scenes.sprite import Sprite, draw_sprite, paste, scrap_of, tint
+
+_OCTAVES = (3, 6, 12, 24, 48)  # cells along a side, coarsest first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +89,7 @@ def render_scene(
       ((128, 128, 3), True)
     """
     options = options or SceneOptions()
-    image = render_background(rng, options)
+    image = _background(rng, options)
     draft = _Draft(image, np.zeros(image.shape[:2], np.uint8))
     for _ in range(_draw_count(rng, options.num_scraps)):
         scrap = scrap_of(pool, pool.draw(rng), rng)
@@ -137,7 +145,7 @@ def _add_bar(draft: _Draft, rng: np.random.Generator, options: SceneOptions) -> 
     """Draws a straight bar across everything, unless it would hide an object."""
     ends = rng.integers(0, options.size, (2, 2)).tolist()
     thickness = int(rng.integers(2, max(3, options.size // 18)))
-    colour = random_colour(rng)
+    colour = _random_colour(rng)
     label_map = draft.label_map.copy()
     cv2.line(label_map, ends[0], ends[1], 0, thickness)
     if _is_legal(label_map, draft.full_areas, options):
@@ -166,7 +174,7 @@ def _photograph(image: np.ndarray, rng: np.random.Generator, options: SceneOptio
         image = cv2.GaussianBlur(image, (5, 5), sigma)
     gain = np.float32(rng.uniform(0.8, 1.15)) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     noise = rng.standard_normal((*image.shape[:2], 1), np.float32)  # of the luminance
-    return to_uint8(image * gain + noise * np.float32(rng.uniform(0.0, options.max_noise)))
+    return _to_uint8(image * gain + noise * np.float32(rng.uniform(0.0, options.max_noise)))
 
 
 def _finish(draft: _Draft, image: np.ndarray) -> Scene:
@@ -181,3 +189,92 @@ def _finish(draft: _Draft, image: np.ndarray) -> Scene:
         areas=areas.astype(np.int32),
         visibility=areas.astype(np.float32) / full,
     )
+
+
+# Procedural backgrounds: nothing on them is an object, and much of it looks like one.
+
+
+def _background(rng: np.random.Generator, options: SceneOptions) -> np.ndarray:
+    """A background of gradient, noise, pattern and shapes: uint8 [size, size, 3], RGB."""
+    canvas = _gradient(rng, options.size)
+    _add_octaves(canvas, rng)
+    if rng.random() < 0.5:
+        _add_pattern(canvas, rng)
+    image = _to_uint8(canvas)
+    low, high = options.num_shapes
+    for _ in range(int(rng.integers(low, high + 1))):
+        _draw_shape(image, rng)
+    return image
+
+
+def _random_colour(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Any RGB colour, as OpenCV takes it."""
+    red, green, blue = rng.uniform(0.0, 255.0, 3).tolist()
+    return red, green, blue
+
+
+def _to_uint8(canvas: np.ndarray) -> np.ndarray:
+    """Rounds and clips a float image to uint8."""
+    return cv2.convertScaleAbs(np.maximum(canvas, 0.0))
+
+
+def _coordinate(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Distance along a random direction, in image sides from the centre: float32 [size, size]."""
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    axis = np.arange(size, dtype=np.float32) / size - 0.5
+    return np.float32(np.cos(angle)) * axis[None, :] + np.float32(np.sin(angle)) * axis[:, None]
+
+
+def _gradient(rng: np.random.Generator, size: int) -> np.ndarray:
+    start, end = rng.uniform(0.0, 255.0, (2, 3)).astype(np.float32)
+    end = start + (end - start) * np.float32(rng.uniform(0.0, 0.8))
+    return start + (end - start) * (_coordinate(rng, size)[..., None] + np.float32(0.5))
+
+
+def _add_octaves(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    size = canvas.shape[0]
+    amplitude = rng.uniform(5.0, 35.0)
+    persistence = rng.uniform(0.5, 1.0)
+    for cells in _OCTAVES:
+        noise = rng.normal(0.0, amplitude, (cells, cells, 1 if rng.random() < 0.5 else 3))
+        noise = cv2.resize(noise.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        canvas += noise if noise.ndim == 3 else noise[..., None]
+        amplitude *= persistence
+
+
+def _add_pattern(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """Blends in stripes or checks, sharp or soft."""
+    size = canvas.shape[0]
+    wave = np.sin(_coordinate(rng, size) * np.float32(2.0 * np.pi * rng.uniform(2.0, 16.0)))
+    if rng.random() < 0.4:
+        wave *= np.sin(_coordinate(rng, size) * np.float32(2.0 * np.pi * rng.uniform(2.0, 16.0)))
+    if rng.random() < 0.5:
+        wave = (wave > rng.uniform(-0.5, 0.5)).astype(np.float32)
+    else:
+        wave = 0.5 + 0.5 * wave
+    weight = (wave * np.float32(rng.uniform(0.1, 0.7)))[..., None]
+    canvas += weight * (np.asarray(_random_colour(rng), np.float32) - canvas)
+
+
+def _draw_shape(image: np.ndarray, rng: np.random.Generator) -> None:
+    """Draws a line, an ellipse or a polygon, each filled or only outlined."""
+    size = image.shape[0]
+    colour = _random_colour(rng)
+    centre = rng.integers(0, size, 2)
+    thickness = cv2.FILLED if rng.random() < 0.5 else int(rng.integers(1, 4))
+    kind = rng.integers(3)
+    if kind == 0:
+        end = rng.integers(0, size, 2)
+        cv2.line(image, centre.tolist(), end.tolist(), colour, abs(thickness), cv2.LINE_AA)
+    elif kind == 1:
+        axes = rng.integers(3, size // 4, 2)
+        turn = rng.uniform(0.0, 180.0)
+        cv2.ellipse(
+            image, centre.tolist(), axes.tolist(), turn, 0, 360, colour, thickness, cv2.LINE_AA
+        )
+    else:
+        corners = centre + rng.integers(-size // 4, size // 4, (int(rng.integers(3, 6)), 2))
+        if thickness == cv2.FILLED:
+            cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
+        else:
+            cv2.polylines(image, [corners.astype(np.int32)], True, colour, thickness, cv2.LINE_AA)
