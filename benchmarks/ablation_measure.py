@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ablation_results import METRICS, Row
-from harmonic_jax.metrics.consistency.agreement import agreement
-from harmonic_jax.metrics.consistency.average_precision import ResampledAP
-from harmonic_jax.metrics.consistency.bootstrap import bootstrap_weights, mean_of_classes
-from harmonic_jax.metrics.consistency.names import METRICS as ALL_METRICS
-from harmonic_jax.metrics.consistency.nms_loss import best_boxes, nms_losses
-from harmonic_jax.metrics.consistency.pairs import Pairs
+from harmonic_jax.metrics.coco import AT_75
+from harmonic_jax.metrics.consistency import METRICS as ALL_METRICS
+from harmonic_jax.metrics.consistency.bootstrap import (
+    bootstrap_weights,
+    grouped_sums,
+    mean_of_classes,
+    ratio,
+)
+from harmonic_jax.metrics.consistency.measures import (
+    agreement,
+    average_precisions,
+    objects_of_classes,
+)
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
-from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.consistency.study import Pairs, Study, study
 from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 
@@ -50,15 +57,21 @@ def resampled_metrics(case: Study, resamples: int) -> dict[str, np.ndarray]:
     The report of `eval.py` resamples every metric by class and size as well: a minute a run.
     """
     weights = bootstrap_weights(len(case.truth.image_ids), resamples, seed=0)
-    precisions = ResampledAP(case.truth, case.found, case.overlaps).of_classes(weights)
+    objects = objects_of_classes(case, case.positives.is_counted, weights)
+    tables = (case.matching, case.overlaps, case.found)
+    at_thresholds = average_precisions(*tables, 0, objects, weights)
+    precisions = {"AP": at_thresholds.mean(axis=0), "AP50": at_thresholds[0]}
+    precisions["AP75"] = at_thresholds[AT_75]
     values = {name: mean_of_classes(column) for name, column in precisions.items()}
     pairs, group = case.pairs, np.zeros(len(case.pairs), np.int64)
     agreed = agreement(pairs.score, pairs.iou, pairs.image, group, 1, weights)
-    assert case.raw_overlaps is not None
-    best = best_boxes(case.overlaps, case.raw_overlaps)
+    best = case.best_boxes
+    assert best is not None
     image, group = case.overlaps.object_image[best.object], np.zeros(len(best.object), np.int64)
-    lost = nms_losses(best, image, group, 1, weights)
-    return values | {name: column[:, 0] for name, column in (agreed | lost).items()}
+    columns = np.stack([best.before - best.after, np.ones(len(best.object))], axis=1)
+    lost, number = np.moveaxis(grouped_sums(columns, image, group, 1, weights), -1, 0)
+    agreed["nms_mean_loss"] = ratio(lost, number)
+    return values | {name: column[:, 0] for name, column in agreed.items()}
 
 
 def density(pairs: Pairs) -> list[list[int]]:

@@ -8,7 +8,7 @@ A line is one run:
   revision, config        of the code, and of the run: what must not be mixed
   device, seconds         what it ran on, and how long training took (null: in several parts)
   curve                   {"step", "loss", "grad_norm", ..: [..]} of the training log
-  metrics                 {metric: number or null}, see `metrics.consistency.names`
+  metrics                 {metric: number or null}, see `metrics.consistency`
   resamples               {metric: [..]} of METRICS: of the images as they are, then of resamples
                           of the images, the same ones in every run
   density                 detections by IoU and score, see `ablation_measure.density`

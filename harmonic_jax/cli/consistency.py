@@ -8,10 +8,9 @@ from typing import Any
 from harmonic_jax.cli.raw_boxes import MOST_RAW_BOXES, RawBoxes
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
-from harmonic_jax.metrics.consistency.report import report_of
+from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study, study
-from harmonic_jax.metrics.consistency.text import format_report
 from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable

@@ -8,7 +8,7 @@ from harmonic_jax.cli.consistency import make_consistency
 from harmonic_jax.cli.raw_boxes import RawBoxes
 from harmonic_jax.files import check_writable, make_folder, write_text
 from harmonic_jax.metrics.coco import format_table
-from harmonic_jax.metrics.consistency.text import format_overall
+from harmonic_jax.metrics.consistency.report import format_overall
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report import Images
 from harmonic_jax.terminal import Terminal

@@ -6,19 +6,20 @@ defined by the behaviour of pycocotools.cocoeval.
 
 import numpy as np
 
-from harmonic_jax.metrics.coco_matching import (
+from harmonic_jax.metrics.matching import (
     AREA_RANGES,
     IOU_THRESHOLDS,
     IouType,
     Matching,
+    Overlaps,
+    find_overlaps,
     match_detections,
-    unpack,
 )
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
-from harmonic_jax.terminal import column_width, padded
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 DETECTION_LIMITS = (1, 10, 100)
+AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
 
 def coco_metrics(
@@ -54,13 +55,13 @@ def coco_metrics(
       >>> [round(metrics[name], 3) for name in ("AP/cat", "AP50", "AP_large")]
       [0.7, 1.0, -1.0]
     """
-    matching = match_detections(ground_truth, detections, iou_type)
-    precision, recall = _curves(matching, ground_truth.labels, len(ground_truth.class_names))
-    at_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
+    overlaps = find_overlaps(ground_truth, detections, for_coco=True, iou_type=iou_type)
+    matching = match_detections(overlaps, ground_truth, detections, iou_type=iou_type)
+    precision, recall = _curves(overlaps, matching, ground_truth, detections)
     metrics = {
         "AP": _mean(precision[:, :, :, 0]),
         "AP50": _mean(precision[0, :, :, 0]),
-        "AP75": _mean(precision[at_75, :, :, 0]),
+        "AP75": _mean(precision[AT_75, :, :, 0]),
     }
     sizes = list(enumerate(AREA_RANGES))[1:]
     metrics |= {f"AP_{size}": _mean(precision[:, :, :, a]) for a, size in sizes}
@@ -79,57 +80,102 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _curves(
-    matching: Matching, truth_labels: np.ndarray, num_classes: int
+    overlaps: Overlaps, matching: Matching, truth: GroundTruthTable, found: DetectionTable
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [thresholds, recalls, k, areas] and recall [thresholds, k, areas, limits].
-
-    A precision-recall curve bends only where a true positive is, so of all other detections only
-    the number before each true positive is needed.
-    """
-    areas, thresholds = len(AREA_RANGES), len(IOU_THRESHOLDS)
+    """Precision [thresholds, recalls, k, areas] and recall [thresholds, k, areas, limits]."""
+    areas, thresholds, num_classes = len(AREA_RANGES), len(IOU_THRESHOLDS), len(truth.class_names)
     precision = np.full((thresholds, len(RECALLS), num_classes, areas), -1.0)
     recall = np.full((thresholds, num_classes, areas, len(DETECTION_LIMITS)), -1.0)
-    starts = np.searchsorted(matching.label, np.arange(num_classes + 1))
+    bounds = np.searchsorted(found.labels[overlaps.order], np.arange(num_classes + 1))
     for k in range(num_classes):
-        objects = matching.is_counted[truth_labels == k].sum(axis=0)
-        true, false, rank = _positives(matching, slice(starts[k], starts[k + 1]))
-        for m, limit in enumerate(DETECTION_LIMITS):
-            found = true[rank < limit].sum(axis=0).reshape(areas, thresholds)
-            some = objects > 0
-            recall[:, k, some, m] = (found[some] / objects[some, None]).T
+        rows = overlaps.order[bounds[k] : bounds[k + 1]]
+        objects = matching.is_counted[truth.labels == k].sum(axis=0)
+        once = np.ones((1, len(rows)), np.int64)
         for a in np.flatnonzero(objects).tolist():
-            needed = np.searchsorted(np.arange(1, objects[a] + 1) / objects[a], RECALLS)
-            for t in range(thresholds):
-                bit = a * thresholds + t
-                precision[t, :, k, a] = _precision(false[true[:, bit], bit], needed)
+            hits, matched, is_true = hits_of(matching, rows, a)
+            for m, limit in enumerate(DETECTION_LIMITS):
+                reached = is_true[overlaps.rank[rows[hits]] < limit].sum(axis=0)
+                recall[:, k, a, m] = reached / objects[a]
+            is_sized = matching.is_sized[rows, a]
+            curves = precision_curves(once, is_sized, hits, matched, is_true, objects[a : a + 1])
+            precision[:, :, k, a] = curves[:, 0]
     return precision, recall
 
 
-def _positives(matching: Matching, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a class's detections that match anything, best first: which are true positives and how
-    many false ones came so far, both [hits, areas * thresholds]; and their ranks [hits]."""
-    hits = np.flatnonzero(matching.matched[rows])
-    matched = unpack(matching.matched[rows][hits])
-    true = matched & ~unpack(matching.ignored[rows][hits])
-    # A false positive is of the right size and unmatched.
-    per_bit = matched.shape[1] // matching.is_sized.shape[1]
-    sized = np.cumsum(matching.is_sized[rows], axis=0)[hits].repeat(per_bit, axis=1)
-    is_sized = matching.is_sized[rows][hits].repeat(per_bit, axis=1)
-    false = sized - np.cumsum(matched & is_sized, axis=0)
-    return true, false, matching.rank[rows][hits]
+def hits_of(
+    matching: Matching, rows: np.ndarray, area: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of some detections those that match anything in an area range.
+
+    Returns:
+      Their places [h] in `rows`; at which thresholds they match, and which of that makes them true
+      positives, bool [h, thresholds] both.
+    """
+    of_area = ((1 << matching.num_thresholds) - 1) << area * matching.num_thresholds
+    hits = np.flatnonzero(matching.matched[rows] & of_area)
+    matched = matching.unpack(matching.matched[rows[hits]], area)
+    return hits, matched, matched & ~matching.unpack(matching.ignored[rows[hits]], area)
 
 
-def _precision(false: np.ndarray, needed: np.ndarray) -> np.ndarray:
-    """Interpolated precision: the best at this recall or any higher; 0 where it is not reached.
+def precision_curves(
+    counts: np.ndarray,
+    is_sized: np.ndarray,
+    hits: np.ndarray,
+    matched: np.ndarray,
+    is_true: np.ndarray,
+    objects: np.ndarray,
+) -> np.ndarray:
+    """Precision of one class, interpolated at the 101 recalls: the best there or at a higher one.
+
+    A curve bends only where a true positive is, so of all other detections only the number before
+    each true positive is needed.
 
     Args:
-      false: [n], the number of false positives before each true positive.
-      needed: [recalls], the index of the true positive at which each recall is reached.
+      counts: int [b, n], how often each of n detections counts, best first.
+      is_sized: bool [n]; a false positive is of the right size and unmatched.
+      hits: int [h], the detections that match at some threshold.
+      matched, is_true: bool [h, t], where they match, and where that makes a true positive.
+      objects: int [b], how many there are to find, >= 1.
+
+    Returns:
+      float64 [t, b, 101]; 0 where a recall is not reached.
     """
-    true = np.arange(1, len(false) + 1)
-    precision = true / (false + true + np.spacing(1))  # the last term as pycocotools has it
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return np.append(best, 0.0)[np.minimum(needed, len(false))]
+    needed = needed_positives(objects)
+    all_sized, counts = np.cumsum(counts * is_sized, axis=1)[:, hits], counts[:, hits]
+    curves = np.zeros((matched.shape[1], *needed.shape))
+    for t, curve in enumerate(curves):
+        false = all_sized - np.cumsum(counts * (matched[:, t] & is_sized[hits]), axis=1)
+        here = is_true[:, t]
+        if not here.any():
+            continue
+        true, false = np.cumsum(counts[:, here], axis=1), false[:, here]
+        precision = true / (false + true + np.spacing(1))  # the last term as pycocotools has it
+        best = np.zeros((len(true), true.shape[1] + 1))  # at the end what is never reached
+        best[:, -2::-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)
+        # One search for all rows of counts: each has a stretch of the number line for itself.
+        stride = int(max(true.max(), needed.max())) + 1
+        row = np.arange(len(true))[:, None]
+        place = np.searchsorted((true + row * stride).ravel(), needed + row * stride)
+        curve[:] = best.ravel()[place + row]
+    return curves
+
+
+def needed_positives(objects: np.ndarray) -> np.ndarray:
+    """The least number of true positives m >= 1 with m / n >= r, for the recalls r, int64 [b, 101].
+
+    Args:
+      objects: int64 [b], n.
+
+    Example:
+      >>> needed_positives(np.array([10]))[0, [0, 1, 30, 31, 100]].tolist()
+      [1, 1, 3, 4, 10]
+    """
+    n = np.maximum(objects, 1)[:, None]
+    guess = np.ceil(RECALLS * n).astype(np.int64)
+    # The product is rounded; the comparison that counts is that of the quotients.
+    guess -= (guess - 1) / n >= RECALLS
+    guess += guess / n < RECALLS
+    return np.maximum(guess, 1)
 
 
 def mask_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
@@ -157,6 +203,8 @@ def format_table(metrics: dict[str, float]) -> str:
 
 
 def _format_one(metrics: dict[str, float]) -> str:
+    from harmonic_jax.terminal import column_width, padded  # of rich, which metrics do without
+
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
     width = column_width(classes, heading="class") + 2
     lines = []

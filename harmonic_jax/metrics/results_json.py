@@ -17,7 +17,6 @@ from harmonic_jax.coco_format.entries import EntryFault, images_of, objects_of
 from harmonic_jax.coco_format.values import Id, as_int64, class_id, identity, number, side
 from harmonic_jax.files import write_text
 from harmonic_jax.json_file import JsonFileError, read_json, shown
-from harmonic_jax.metrics.columns import check_labels
 from harmonic_jax.metrics.masks_json import (
     annotated_masks,
     boxes_and_masks,
@@ -31,7 +30,12 @@ from harmonic_jax.metrics.result_entries import (
     known_images,
     labels_of,
 )
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
+from harmonic_jax.metrics.tables import (
+    DetectionTable,
+    GroundTruthTable,
+    box_sizes,
+    check_labels,
+)
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,12 +6,11 @@ or COCO files. Boxes are float64 xyxy in pixels of the original image, with x2 =
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from harmonic_jax.masks import RleTable, join_tables
-from harmonic_jax.metrics.columns import check_labels, refuse_non_finite, set_column, set_tuple
+from harmonic_jax.masks.rle import RleTable, join_tables
 
 
 class AnnotatedImage(Protocol):
@@ -78,24 +77,24 @@ class GroundTruthTable:
 
     def __post_init__(self) -> None:
         rows = len(self.boxes)
-        set_column(self, "image_ids", np.int64, (len(self.image_ids),))
-        set_column(self, "image_id", np.int64, (rows,))
-        set_column(self, "boxes", np.float64, (rows, 4))
-        set_column(self, "labels", np.int32, (rows,))
-        set_column(self, "is_crowd", np.bool_, (rows,))
-        set_column(self, "is_difficult", np.bool_, (rows,))
-        set_column(self, "area", np.float64, (rows,))
+        _set_column(self, "image_ids", np.int64, (len(self.image_ids),))
+        _set_column(self, "image_id", np.int64, (rows,))
+        _set_column(self, "boxes", np.float64, (rows, 4))
+        _set_column(self, "labels", np.int32, (rows,))
+        _set_column(self, "is_crowd", np.bool_, (rows,))
+        _set_column(self, "is_difficult", np.bool_, (rows,))
+        _set_column(self, "area", np.float64, (rows,))
         _set_sizes(self, self.boxes)
         if self.image_sizes is not None:
-            set_column(self, "image_sizes", np.int32, (len(self.image_ids), 2))
+            _set_column(self, "image_sizes", np.int32, (len(self.image_ids), 2))
         _check_masks(self)
-        set_tuple(self, "class_names", len(self.class_names))
-        set_tuple(self, "category_ids", len(self.class_names))
+        _set_tuple(self, "class_names", len(self.class_names))
+        _set_tuple(self, "category_ids", len(self.class_names))
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"image_ids holds the id {ids[counts > 1][0]} twice")
         for column in ("boxes", "area"):
-            refuse_non_finite(self, "ground truth", column)
+            _refuse_non_finite(self, "ground truth", column)
         unknown = np.flatnonzero(~np.isin(self.image_id, self.image_ids))
         if unknown.size:
             row = int(unknown[0])
@@ -167,14 +166,14 @@ class DetectionTable:
 
     def __post_init__(self) -> None:
         rows = len(self.boxes)
-        set_column(self, "image_id", np.int64, (rows,))
-        set_column(self, "boxes", np.float64, (rows, 4))
-        set_column(self, "scores", np.float64, (rows,))
-        set_column(self, "labels", np.int32, (rows,))
+        _set_column(self, "image_id", np.int64, (rows,))
+        _set_column(self, "boxes", np.float64, (rows, 4))
+        _set_column(self, "scores", np.float64, (rows,))
+        _set_column(self, "labels", np.int32, (rows,))
         _set_sizes(self, self.boxes)
         _check_masks(self)
         for column in ("boxes", "scores"):
-            refuse_non_finite(self, "detection", column)
+            _refuse_non_finite(self, "detection", column)
         check_labels("detection", self.image_id, self.labels, None)
 
     @classmethod
@@ -255,4 +254,55 @@ def _check_masks(table: "GroundTruthTable | DetectionTable") -> None:
 def _set_sizes(table: GroundTruthTable | DetectionTable, boxes: np.ndarray) -> None:
     if table.sizes is None:
         object.__setattr__(table, "sizes", boxes[:, 2:] - boxes[:, :2])
-    set_column(table, "sizes", np.float64, (len(boxes), 2))
+    _set_column(table, "sizes", np.float64, (len(boxes), 2))
+
+
+def check_labels(
+    name: str, image_id: np.ndarray, labels: np.ndarray, num_classes: int | None
+) -> None:
+    """Refuses labels [rows] below 0 and, where the number of classes is known, too large ones.
+
+    Raises:
+      ValueError: names the first row that is wrong, and its image.
+    """
+    wrong = labels < 0
+    if num_classes is not None:
+        wrong |= labels >= num_classes
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        legal = ">= 0" if num_classes is None else f"in 0..{num_classes - 1}"
+        raise ValueError(
+            f"{name} {row} of image {image_id[row]} has label {labels[row]}; it must be {legal}"
+        )
+
+
+def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Converts a column of a frozen table, where that loses no meaning."""
+    column = np.asarray(getattr(table, name))
+    if column.size == 0 and 0 in shape:
+        column = np.zeros(shape, dtype)  # an empty list has no type and no second axis
+    if column.shape != shape:
+        raise ValueError(f"{name} has shape {column.shape}; the other columns make it {shape}")
+    if not np.can_cast(column.dtype, dtype, "same_kind"):
+        raise TypeError(f"{name} has type {column.dtype}; it must convert to {dtype.__name__}")
+    object.__setattr__(table, name, column.astype(dtype, copy=False))
+
+
+def _set_tuple(table: object, name: str, length: int) -> None:
+    """Makes a field of a frozen table a tuple of different values."""
+    values = tuple(getattr(table, name))
+    if len(values) != length or len(set(values)) != length:
+        raise ValueError(f"{name} is {values}; it must be {length} different values, one a class")
+    object.__setattr__(table, name, values)
+
+
+def _refuse_non_finite(table: Any, name: str, column: str) -> None:
+    """Refuses a column, [rows] or [rows, n], with NaN or infinity in it."""
+    values: np.ndarray = getattr(table, column)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise ValueError(
+            f"{name} {row} of image {table.image_id[row]} has {column} {values[row].tolist()}; "
+            "every number must be finite"
+        )

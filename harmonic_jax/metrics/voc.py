@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from harmonic_jax.metrics.columns import check_labels
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, check_labels
 
 Method = Literal["area", "11point"]
 

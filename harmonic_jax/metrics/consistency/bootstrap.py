@@ -5,6 +5,9 @@ metric takes all rows at once and returns one value a row; the first row, all on
 number itself, so there is one formula and no second one for the resamples.
 """
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -12,7 +15,6 @@ RESAMPLES = 1000
 FEWEST_RESAMPLES = 100
 _WORK = 50_000_000  # rows of a table times resamples, of a metric that sorts or ranks
 _AT_ONCE = 4_000_000
-_DENSE = 8_000_000  # numbers of a table of images and groups
 
 
 def bootstrap_weights(num_images: int, resamples: int, *, seed: int) -> np.ndarray:
@@ -61,75 +63,60 @@ def percentile_interval(samples: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def chunks_of(weights: np.ndarray, num_columns: int) -> list[np.ndarray]:
-    """The weights in parts of so many rows that a table of `num_columns` a row fits in memory."""
-    rows = max(1, _AT_ONCE // max(num_columns, 1))
-    return [weights[start : start + rows] for start in range(0, len(weights), rows)]
-
-
 def grouped_sums(
     values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
 ) -> np.ndarray:
     """Weighted sums of rows by group, for every resample.
 
     Args:
-      values: [n, m], m numbers a row.
+      values: [n] or, m numbers a row, [n, m].
       image: [n], a column of `weights`.
-      group: [n], 0..num_groups-1; negative: the row takes no part.
+      group: [n], 0..k-1.
       num_groups: k.
       weights: [b, images].
 
     Returns:
-      float64 [b, k, m].
+      float64 [b, k] or [b, k, m].
 
     Example:
-      >>> values, image = np.array([[1.0], [2.0], [4.0]]), np.array([0, 1, 1])
-      >>> group = np.zeros(3, int)
-      >>> grouped_sums(values, image, group, 1, np.array([[1, 1], [0, 2]]))[:, 0, 0].tolist()
-      [7.0, 12.0]
+      >>> values, image = np.array([1.0, 2.0, 4.0]), np.array([0, 1, 1])
+      >>> grouped_sums(values, image, np.zeros(3, int), 1, np.array([[1, 1], [0, 2]])).tolist()
+      [[7.0], [12.0]]
     """
-    used = np.flatnonzero(group >= 0)
-    values, image, group = values[used], image[used], group[used]
-    is_small = weights.shape[1] * num_groups * values.shape[1] <= _DENSE
-    sums = dense_sums if is_small else sparse_sums
-    return sums(values, image, group, num_groups, weights)
-
-
-def dense_sums(
-    values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
-) -> np.ndarray:
-    """`grouped_sums` as one product of matrices: [b, images] times [images, groups * m]."""
-    num_images, width = weights.shape[1], values.shape[1]
-    cell = image * num_groups + group
-    of_image = [
-        np.bincount(cell, values[:, m], minlength=num_images * num_groups) for m in range(width)
-    ]
-    table = np.stack(of_image, axis=1).reshape(num_images, num_groups * width)
-    parts = [part.astype(np.float64) @ table for part in chunks_of(weights, num_images)]
-    return np.concatenate(parts).reshape(len(weights), num_groups, width)
-
-
-def sparse_sums(
-    values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
-) -> np.ndarray:
-    """`grouped_sums` of the pairs of image and group that there are, where few are."""
-    num_images, width = weights.shape[1], values.shape[1]
-    result = np.zeros((len(weights), num_groups, width))
-    cell, entry = np.unique(group * num_images + image, return_inverse=True)
-    if cell.size == 0:
-        return result
     # Rows of one image and group have one weight: they are summed once, not at every resample.
-    sums = [np.bincount(entry, values[:, m], minlength=len(cell)) for m in range(width)]
-    cell_group, cell_image = np.divmod(cell, num_images)
-    starts = np.flatnonzero(np.diff(cell_group, prepend=-1))
-    present, done = cell_group[starts], 0
-    for part in chunks_of(weights, len(cell)):
-        of_cell = part[:, cell_image].astype(np.float64)
-        for m in range(width):
-            total = np.add.reduceat(of_cell * sums[m], starts, axis=1)
-            result[done : done + len(part), present, m] = total
-        done += len(part)
-    return result
+    cell, entry = np.unique(group * weights.shape[1] + image, return_inverse=True)
+    columns = values.reshape(len(values), math.prod(values.shape[1:])).T
+    sums = np.stack([np.bincount(entry, column, len(cell)) for column in columns], axis=1)
+    cell_group, cell_image = np.divmod(cell, max(weights.shape[1], 1))
+    result = np.zeros((len(weights), num_groups, len(columns)))
+    rows = np.arange(len(cell))
+    for k, part, here, counts in by_group(rows, cell_group, num_groups, cell_image, weights):
+        result[part, k] = counts @ sums[here]
+    return result.reshape(len(weights), num_groups, *values.shape[1:])
+
+
+def by_group(
+    rows: np.ndarray, group: np.ndarray, num_groups: int, image: np.ndarray, weights: np.ndarray
+) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
+    """Goes through groups of rows, and through resamples as far as a table of them fits in memory.
+
+    Args:
+      rows: [n], ordered by their groups.
+      group, image: of every row, whether it is in `rows` or not.
+      num_groups: k.
+      weights: [b, images].
+
+    Yields:
+      A group, the resamples, the group's rows [m] in their order, and how often each row counts in
+      each of the resamples, [.., m].
+    """
+    bounds = np.searchsorted(group[rows], np.arange(num_groups + 1))
+    for k in range(num_groups):
+        here = rows[bounds[k] : bounds[k + 1]]
+        step = max(1, _AT_ONCE // max(len(here), 1))
+        for start in range(0, len(weights), step):
+            part = slice(start, start + step)
+            yield k, part, here, weights[part, image[here]]
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.metrics.consistency import METRICS, spoken
 from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, percentile_interval
-from harmonic_jax.metrics.consistency.names import METRICS, spoken
+from harmonic_jax.metrics.consistency.report import number
 from harmonic_jax.metrics.consistency.sampling import OVERALL, Samples
-from harmonic_jax.metrics.consistency.text import number
 
 VERSION = 1
 Comparison = dict[str, Any]
@@ -148,10 +148,10 @@ def format_comparison(result: Comparison, *, names: tuple[str, str] = ("A", "B")
         if METRICS[name].group != group:
             group = METRICS[name].group
             lines.append(group)
-        cells = "".join(f"{_with_spread(name, row, side):>16}" for side in "ab")
-        line = f"  {METRICS[name].title:{width - 2}}{cells}{_signed(name, row['difference']):>9}"
+        cells = "".join(f"{_with_spread(row, side):>16}" for side in "ab")
+        line = f"  {METRICS[name].title:{width - 2}}{cells}{_signed(row['difference']):>9}"
         if row["interval"] is not None:
-            low, high = (_signed(name, value) for value in row["interval"])
+            low, high = (_signed(value) for value in row["interval"])
             line += f"  [{low}, {high}]{' *' if row['significant'] else ''}"
         lines.append(line)
     return "\n".join([*lines, "", sentence(result)])
@@ -184,19 +184,19 @@ def sentence(result: Comparison) -> str:
 
 
 def _advantage(name: str, row: dict[str, Any]) -> str:
-    return f"{spoken(name)} ({_signed(name, row['difference'])})"
+    return f"{spoken(name)} ({_signed(row['difference'])})"
 
 
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs, mean ± standard deviation"
 
 
-def _with_spread(name: str, row: dict[str, Any], side: str) -> str:
-    text = number(name, row[side])
+def _with_spread(row: dict[str, Any], side: str) -> str:
+    text = number(row[side])
     spread = row[f"spread_{side}"]
-    return text if spread is None else f"{text} ± {number(name, spread)}"
+    return text if spread is None else f"{text} ± {number(spread)}"
 
 
-def _signed(name: str, value: float | None) -> str:
-    text = number(name, value)
+def _signed(value: float | None) -> str:
+    text = number(value)
     return f"+{text}" if value is not None and not text.startswith("-") else text

@@ -5,7 +5,7 @@ The dict is JSON-able; its keys:
   version          1
   settings         what was evaluated and how: num_images, num_objects (to find), num_detections,
                    num_ignored, num_over_limit, num_raw (None without raw boxes), resamples, seed,
-                   confidence, margin, notes (sentences for the reader, such as what was cut off)
+                   confidence, notes (sentences for the reader, such as what was cut off)
   overall          {metric: entry}
   areas            {"small" | "medium" | "large": {metric: entry}}
   classes          {class name: {metric: entry}}
@@ -19,44 +19,42 @@ The dict is JSON-able; its keys:
   entry            {"value": number | None, "interval": [low, high] | None, "resamples": int,
                    "reason": text, only where the value is None}
 
-The metrics and how they are shown: `names.METRICS`, in the order of the page. Metrics of boxes
-before NMS are there only where such boxes were given, TIDE's errors not by area.
+The metrics and how they are shown: `METRICS` of the package, in the order of the page. Metrics of
+boxes before NMS are there only where such boxes were given, TIDE's errors not by area.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from harmonic_jax.metrics.coco import RECALLS
-from harmonic_jax.metrics.consistency.agreement import MARGIN
+from harmonic_jax.metrics.coco import AT_75, RECALLS, hits_of, precision_curves
+from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, RESAMPLES, percentile_interval
-from harmonic_jax.metrics.consistency.curves import precision_curves, reliability
-from harmonic_jax.metrics.consistency.names import METRICS
-from harmonic_jax.metrics.consistency.pairs import AREA_NAMES, area_ranges
+from harmonic_jax.metrics.consistency.measures import LAECE_BINS, score_bins
 from harmonic_jax.metrics.consistency.sampling import (
     NEED_SCORES_IN_RANGE,
     OVERALL,
     Samples,
     sample_metrics,
 )
-from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges, study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.terminal import column_width, padded
 
 VERSION = 1
 Report = dict[str, Any]
+_OF_CLASSES = ("AP", "pearson", "mean_gap", "LaECE", "oLRP", "nms_mean_loss")  # of the text
+ALL = "all"  # all classes; a class of this name has no list of its own
 
 _NEED_DETECTIONS = ("pearson", "spearman", *NEED_SCORES_IN_RANGE)
 _REASONS = {
     "pearson": "scores or IoUs do not vary",
     "spearman": "scores or IoUs do not vary",
-    "concordance": "neither scores nor IoUs vary",
     "high_score_low_iou": "no box has a score of .5 or more",
-    "low_score_high_iou": "no box has an IoU of .5 or more",
     "oLRP_loc": "there is no true positive",
     "oLRP_FP": "there is no true positive",
     "LaECE": "no class has both objects and detections",
-    "LaACE": "no class has both objects and detections",
 }
 
 
@@ -115,8 +113,8 @@ def report_of(
         "areas": {},
         "classes": {},
         "counts": counts,
-        "reliability": reliability(case) if samples.scores_in_range else {},
-        "curves": {"recall": RECALLS.tolist(), "precision": precision_curves(case)},
+        "reliability": _reliability(case) if samples.scores_in_range else {},
+        "curves": {"recall": RECALLS.tolist(), "precision": _precisions(case)},
     }
     for (section, name), values in samples.values.items():
         here = counts[section][name]
@@ -137,7 +135,7 @@ def _settings(
 ) -> dict[str, Any]:
     return {
         "num_images": samples.num_images,
-        "num_objects": int(case.greedy.is_counted[:, 0].sum()),
+        "num_objects": int(case.positives.is_counted.sum()),
         "num_detections": len(case.found.labels),
         "num_ignored": case.pairs.num_ignored,
         "num_over_limit": case.pairs.num_over_limit,
@@ -145,13 +143,12 @@ def _settings(
         "resamples": resamples,
         "seed": samples.seed,
         "confidence": CONFIDENCE,
-        "margin": MARGIN,
         "notes": list(notes),
     }
 
 
 def _counts(case: Study) -> dict[str, dict[str, dict[str, int]]]:
-    counted = case.greedy.is_counted[:, 0]
+    counted = case.positives.is_counted
     label, area = case.truth.labels[counted], area_ranges(case.truth.area[counted])
     names = case.truth.class_names
 
@@ -190,3 +187,143 @@ def _entry(
     else:
         reason = _REASONS.get(metric, "it is not defined here")
     return {"value": None, "interval": None, "resamples": len(values) - 1, "reason": reason}
+
+
+def _reliability(case: Study) -> dict[str, Any]:
+    """Detections in 25 bins of their scores, for all classes together and for each.
+
+    Of each bin: the number of detections, their mean score, the mean IoU with the objects they
+    take one to one (0 where they take none; as in LaECE), and precision at IoU .5. None where a
+    bin is empty.
+    """
+    any_iou = case.matching_any.positives()
+    use = any_iou.is_true | any_iou.is_false
+    label, score = case.found.labels[use], case.found.scores[use]
+    columns = (score, any_iou.iou[use], case.positives.is_true[use])
+    cell = label * LAECE_BINS + score_bins(score, LAECE_BINS)
+    shape = (len(case.truth.class_names), LAECE_BINS)
+    size = shape[0] * shape[1]
+    count = np.bincount(cell, minlength=size).reshape(shape)
+    sums = [np.bincount(cell, column, minlength=size).reshape(shape) for column in columns]
+    result = {ALL: _means(count.sum(axis=0), [part.sum(axis=0) for part in sums])}
+    for k, name in enumerate(case.truth.class_names):
+        if name != ALL:
+            result[name] = _means(count[k], [part[k] for part in sums])
+    return result
+
+
+def _means(count: np.ndarray, sums: list[np.ndarray]) -> dict[str, Any]:
+    edges = np.linspace(0.0, 1.0, LAECE_BINS + 1)
+    means = {
+        name: [float(s / n) if n else None for s, n in zip(part, count, strict=True)]
+        for name, part in zip(("mean_score", "mean_iou", "precision"), sums, strict=True)
+    }
+    return {"edges": edges.tolist(), "count": count.tolist(), **means}
+
+
+def _precisions(case: Study) -> dict[str, Any]:
+    """Interpolated precision at the recalls 0, .01, .., 1 of all classes together and of each.
+
+    "all" is the mean over the classes that have objects, and its mean is AP50 or AP75.
+    """
+    names = case.truth.class_names
+    objects = np.bincount(case.truth.labels[case.positives.is_counted], minlength=len(names))
+    order, labels = case.overlaps.order, case.found.labels[case.overlaps.order]
+    curves = {}
+    for k in np.flatnonzero(objects).tolist():
+        rows = order[labels == k]
+        once = np.ones((1, len(rows)), np.int64)
+        is_sized, hits = case.matching.is_sized[rows, 0], hits_of(case.matching, rows, 0)
+        curves[names[k]] = precision_curves(once, is_sized, *hits, objects[k : k + 1])[:, 0]
+    result: dict[str, Any] = {name: {} for name in (ALL, *names)}
+    for threshold, key in ((0, "0.50"), (AT_75, "0.75")):
+        of_classes = {name: curve[threshold] for name, curve in curves.items()}
+        if curves:
+            of_classes[ALL] = np.mean(list(of_classes.values()), axis=0)
+        for name, lists in result.items():
+            lists[key] = of_classes[name].tolist() if name in of_classes else [None] * len(RECALLS)
+    return result
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """All of it: the overall part, then area ranges and classes, a column each of the main numbers.
+
+    Args:
+      report: as `consistency_report` returns it.
+    """
+    parts = [format_overall(report)]
+    for section, title in (("areas", "by COCO's area ranges"), ("classes", "by class")):
+        parts.append(_table(title, report[section], report["counts"][section]))
+    return "\n\n".join(parts)
+
+
+def format_overall(report: Mapping[str, Any]) -> str:
+    """The numbers of the whole data set with their intervals, and the notes."""
+    settings = report["settings"]
+    left_out = settings["num_ignored"] + settings["num_over_limit"]
+    lines = [
+        f"{settings['num_images']} images, {settings['num_objects']} objects, "
+        f"{settings['num_detections']} detections, {left_out} of them left out "
+        f"({settings['num_ignored']} on ignored objects, {settings['num_over_limit']} beyond the "
+        "best 100 of an image and class)"
+    ]
+    if settings["num_raw"] is not None:
+        lines.append(f"{settings['num_raw']} boxes before NMS")
+    lines.append(_about_intervals(report))
+    group = ""
+    width = max(len(metric.title) for metric in METRICS.values()) + 2
+    for name, entry in report["overall"].items():
+        metric = METRICS[name]
+        if metric.group != group:
+            group = metric.group
+            lines += ["", group]
+        lines.append(f"  {metric.title:{width}}{_cell(entry)}")
+    if settings["notes"]:
+        lines += ["", *(f"note: {note}" for note in settings["notes"])]
+    return "\n".join(lines)
+
+
+def _about_intervals(report: Mapping[str, Any]) -> str:
+    """How they were made; metrics that sort every resample may have fewer of them."""
+    settings, entries = report["settings"], report["overall"].values()
+    most = settings["resamples"]
+    if most == 0:
+        return "no intervals: no resamples"
+    text = f"[low, high]: {100 * settings['confidence']:g} % interval over images, {most} resamples"
+    fewest = min(entry["resamples"] for entry in entries)
+    if fewest < most:
+        text += f" ({fewest} for AP, Spearman, LRP and the gains of errors)"
+    return text
+
+
+def number(value: float | None) -> str:
+    """A number as it is shown."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return f"{'-':>8}  ({entry['reason']})"
+    text = f"{number(entry['value']):>8}"
+    if entry["interval"] is not None:
+        low, high = entry["interval"]
+        text += f"  [{number(low)}, {number(high)}]"
+    return text
+
+
+def _table(title: str, rows: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    present = [name for name in _OF_CLASSES if any(name in row for row in rows.values())]
+    width = column_width(rows, heading=title) + 2
+    heads = ["objects", "boxes", *present]
+    lines = [f"{title:{width}}" + "".join(f"{head:>{_wide(head)}}" for head in heads)]
+    for name, entries in rows.items():
+        cells = [str(counts[name]["objects"]), str(counts[name]["detections"])]
+        cells += [number(entries[key]["value"]) for key in present]
+        pairs = zip(heads, cells, strict=True)
+        cells = [f"{cell:>{_wide(head)}}" for head, cell in pairs]
+        lines.append(padded(name, width) + "".join(cells))
+    return "\n".join(lines)
+
+
+def _wide(head: str) -> int:
+    return max(9, len(head) + 2)

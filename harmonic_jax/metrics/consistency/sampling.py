@@ -1,34 +1,43 @@
 """All numbers of one set of detections, each for every resample of the images."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from harmonic_jax.metrics.consistency import calibration
-from harmonic_jax.metrics.consistency.agreement import agreement, spearman
-from harmonic_jax.metrics.consistency.average_precision import ResampledAP
+from harmonic_jax.metrics.coco import AT_75
 from harmonic_jax.metrics.consistency.bootstrap import (
     affordable_resamples,
     bootstrap_weights,
     grouped_sums,
     mean_of_classes,
+    ratio,
 )
-from harmonic_jax.metrics.consistency.errors import count_errors, error_costs, find_errors
-from harmonic_jax.metrics.consistency.greedy import Greedy
-from harmonic_jax.metrics.consistency.headroom import best_of_each_object, ranked_by_iou
-from harmonic_jax.metrics.consistency.lrp import lrp_errors
-from harmonic_jax.metrics.consistency.nms_loss import best_boxes, nms_losses
-from harmonic_jax.metrics.consistency.overlaps import find_overlaps
-from harmonic_jax.metrics.consistency.pairs import AREA_NAMES, area_ranges
-from harmonic_jax.metrics.consistency.study import Study
+from harmonic_jax.metrics.consistency.measures import (
+    D_ECE_BINS,
+    LAECE_BINS,
+    agreement,
+    average_precisions,
+    calibration_error,
+    error_costs,
+    lrp_errors,
+    objects_of_classes,
+    spearman,
+)
+from harmonic_jax.metrics.consistency.study import (
+    AREA_NAMES,
+    Study,
+    area_ranges,
+    best_of_each_object,
+    ranked_by_iou,
+)
+from harmonic_jax.metrics.matching import AREA_RANGES, find_overlaps, match_detections
 
 OVERALL = "overall"
-NEED_SCORES_IN_RANGE = (
-    "concordance", "mean_gap", "over_margin", "high_score_low_iou", "low_score_high_iou",
-    "LaECE", "LaACE", "D_ECE",
-)  # fmt: skip
+NEED_SCORES_IN_RANGE = ("mean_gap", "high_score_low_iou", "LaECE", "D_ECE")
 Place = tuple[str, str]  # ("overall", ""), ("areas", "small") or ("classes", name)
+Values = dict[str, np.ndarray]
+Found = Iterator[tuple[Place, Values]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ class Samples:
         precision has no value.
     """
 
-    values: dict[Place, dict[str, np.ndarray]]
+    values: dict[Place, Values]
     num_images: int
     seed: int
     scores_in_range: bool = True
@@ -61,16 +70,14 @@ def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
     """
     weights = bootstrap_weights(len(case.truth.image_ids), resamples, seed=seed)
     costly = weights[: 1 + affordable_resamples(len(case.found.labels), resamples)]
-    names = case.truth.class_names
-    values: dict[Place, dict[str, np.ndarray]] = {(OVERALL, ""): {}}
+    values: dict[Place, Values] = {(OVERALL, ""): {}}
     values |= {("areas", name): {} for name in AREA_NAMES}
-    values |= {("classes", name): {} for name in names}
+    values |= {("classes", name): {} for name in case.truth.class_names}
     parts = (
         _average_precisions(case, costly),
         _agreements(case, weights, costly),
-        _calibrations(case, weights),
-        _localizations(case, costly),
-        _errors(case, weights, costly),
+        _calibrations_and_lrp(case, weights, costly),
+        _of_classes(case, 0, error_costs(case, costly)),
         _nms(case, weights),
     )
     for part in parts:
@@ -83,115 +90,102 @@ def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
     return Samples(values, len(case.truth.image_ids), seed, in_range)
 
 
-Found = Iterator[tuple[Place, dict[str, np.ndarray]]]
-
-
-def _spread(section: str, names: tuple[str, ...], values: dict[str, np.ndarray]) -> Found:
+def _spread(section: str, names: tuple[str, ...], values: Values) -> Found:
     """[b, k] of each metric -> [b] at each of k places."""
     for i, name in enumerate(names):
         yield (section, name), {metric: column[:, i] for metric, column in values.items()}
 
 
-def _of_classes(case: Study, area: int, values: dict[str, np.ndarray]) -> Found:
+def _place(area: int) -> Place:
+    return (OVERALL, "") if area == 0 else ("areas", AREA_NAMES[area - 1])
+
+
+def _of_classes(case: Study, area: int, values: Values) -> Found:
     """A metric that is a mean over classes: the mean, and for all sizes the classes as well."""
-    place = (OVERALL, "") if area == 0 else ("areas", AREA_NAMES[area - 1])
-    yield place, {name: mean_of_classes(column) for name, column in values.items()}
+    yield _place(area), {name: mean_of_classes(column) for name, column in values.items()}
     if area == 0:
         yield from _spread("classes", case.truth.class_names, values)
 
 
-def num_objects(case: Study, greedy: Greedy, area: int, weights: np.ndarray) -> np.ndarray:
-    """Objects to find of each class, [b, k]."""
-    counted = greedy.is_counted[:, area].astype(np.float64)[:, None]
-    image, labels = case.overlaps.object_image, case.truth.labels
-    return grouped_sums(counted, image, labels, len(case.truth.class_names), weights)[..., 0]
+def _by_rows(
+    case: Study,
+    area_range: np.ndarray,
+    label: np.ndarray,
+    measure: Callable[[np.ndarray, int], Values],
+) -> Found:
+    """A metric of rows: of all of them, of each area range and of each class."""
+    yield from _spread(OVERALL, ("",), measure(np.zeros(len(label), np.int64), 1))
+    yield from _spread("areas", AREA_NAMES, measure(area_range, len(AREA_NAMES)))
+    names = case.truth.class_names
+    yield from _spread("classes", names, measure(label, len(names)))
 
 
 def _average_precisions(case: Study, weights: np.ndarray) -> Found:
     """COCO's, and those of the same boxes better ranked or better chosen."""
-    tables = {"": case.found, "_ranked_by_iou": ranked_by_iou(case.found, case.overlaps)}
+    matched = {"AP": (case.found, case.overlaps, case.matching)}
+    tables = {"AP_ranked_by_iou": ranked_by_iou(case.found, case.overlaps)}
     if case.raw is not None and case.raw_overlaps is not None:
-        tables["_best_raw"] = best_of_each_object(case.truth, case.raw, case.raw_overlaps)
-    own: dict[int, np.ndarray] = {}
+        tables["AP_best_raw"] = best_of_each_object(case.raw, case.raw_overlaps)
     for name, table in tables.items():
-        overlaps = find_overlaps(case.truth, table) if name else case.overlaps
-        ap = ResampledAP(case.truth, table, overlaps)
-        for area, size in enumerate(("all", *AREA_NAMES)):
-            found = ap.of_classes(weights, area=size)
-            named = {key + name: value for key, value in found.items()}
-            if name == "_ranked_by_iou":
-                named["AP_headroom"] = found["AP"] - own[area]
-            own.setdefault(area, found["AP"])
-            yield from _of_classes(case, area, named)
+        overlaps = find_overlaps(case.truth, table, for_coco=True)
+        matched[name] = table, overlaps, match_detections(overlaps, case.truth, table)
+    for area in range(len(AREA_RANGES)):
+        objects = objects_of_classes(case, case.matching.is_counted[:, area], weights)
+        at_thresholds = {
+            name: average_precisions(matching, overlaps, table, area, objects, weights)
+            for name, (table, overlaps, matching) in matched.items()
+        }
+        values = {name: precision.mean(axis=0) for name, precision in at_thresholds.items()}
+        values["AP_headroom"] = values["AP_ranked_by_iou"] - values["AP"]
+        values |= {"AP50": at_thresholds["AP"][0], "AP75": at_thresholds["AP"][AT_75]}
+        yield from _of_classes(case, area, values)
 
 
 def _agreements(case: Study, weights: np.ndarray, costly: np.ndarray) -> Found:
     pairs = case.pairs
-    groups: tuple[tuple[str, np.ndarray, tuple[str, ...]], ...] = (
-        (OVERALL, np.zeros(len(pairs), np.int64), ("",)),
-        ("areas", pairs.area_range, AREA_NAMES),
-        ("classes", pairs.label, case.truth.class_names),
-    )
-    for section, group, names in groups:
-        rows = (pairs.score, pairs.iou, pairs.image, group, len(names))
-        found = agreement(*rows, weights) | {"spearman": spearman(*rows, costly)}
-        yield from _spread(section, names, found)
+
+    def measure(group: np.ndarray, num_groups: int) -> Values:
+        rows = (pairs.score, pairs.iou, pairs.image, group, num_groups)
+        return agreement(*rows, weights) | {"spearman": spearman(*rows, costly)}
+
+    yield from _by_rows(case, pairs.area_range, pairs.label, measure)
 
 
-def _calibrations(case: Study, weights: np.ndarray) -> Found:
+def _calibrations_and_lrp(case: Study, weights: np.ndarray, costly: np.ndarray) -> Found:
     score, label, image = case.found.scores, case.found.labels, case.overlaps.image
-    names, one = case.truth.class_names, np.zeros(len(label), np.int64)
-    for area in range(4):
-        objects = num_objects(case, case.greedy_any, area, weights)
-        errors = calibration.localization_errors(
-            case.greedy_any, area, score, label, image, objects, weights
-        )
-        yield from _of_classes(case, area, errors)
-        place = (OVERALL, "") if area == 0 else ("areas", AREA_NAMES[area - 1])
-        d_ece = calibration.detection_errors(case.greedy, area, score, one, 1, image, weights)
-        yield place, {"D_ECE": d_ece[:, 0]}
-    of_classes = calibration.detection_errors(
-        case.greedy, 0, score, label, len(names), image, weights
-    )
-    yield from _spread("classes", names, {"D_ECE": of_classes})
+    names = case.truth.class_names
+    for area in range(len(AREA_RANGES)):
+        any_iou, half = case.matching_any.positives(0, area), case.matching.positives(0, area)
+        objects = objects_of_classes(case, half.is_counted, weights)
+        rows = np.flatnonzero(any_iou.is_true | any_iou.is_false)
+        columns = (score[rows], any_iou.iou[rows], image[rows], label[rows], len(names))
+        laece = calibration_error(*columns, weights, num_bins=LAECE_BINS)
+        yield from _of_classes(case, area, {"LaECE": np.where(objects > 0, laece, np.nan)})
 
+        rows = np.flatnonzero(half.is_true | half.is_false)
+        columns = (score[rows], half.is_true[rows], image[rows], np.zeros_like(rows), 1)
+        d_ece = calibration_error(*columns, weights, num_bins=D_ECE_BINS)
+        yield _place(area), {"D_ECE": d_ece[:, 0]}
+        if area == 0:
+            columns = (*columns[:3], label[rows], len(names))
+            d_ece = calibration_error(*columns, weights, num_bins=D_ECE_BINS)
+            yield from _spread("classes", names, {"D_ECE": d_ece})
 
-def _localizations(case: Study, weights: np.ndarray) -> Found:
-    score, label, image = case.found.scores, case.found.labels, case.overlaps.image
-    for area in range(4):
-        objects = num_objects(case, case.greedy, area, weights)
-        errors = lrp_errors(case.greedy, area, score, label, image, objects, weights)
-        yield from _of_classes(case, area, errors)
-
-
-def _errors(case: Study, weights: np.ndarray, costly: np.ndarray) -> Found:
-    errors = find_errors(case.overlaps, case.greedy, case.truth, case.found)
-    costs = error_costs(errors, case.overlaps, case.greedy, case.truth, case.found, costly)
-    costs.pop("AP50")  # COCO's own is there
-    yield from _of_classes(case, 0, costs)
-    counts = count_errors(
-        errors,
-        case.overlaps.image,
-        case.found.labels,
-        case.overlaps.object_image,
-        case.truth.labels,
-        len(case.truth.class_names),
-        weights,
-    )
-    yield (OVERALL, ""), {name: column.sum(axis=1) for name, column in counts.items()}
-    yield from _spread("classes", case.truth.class_names, counts)
+        lrp = lrp_errors(half, score, label, image, objects[: len(costly)], costly)
+        yield from _of_classes(case, area, lrp)
 
 
 def _nms(case: Study, weights: np.ndarray) -> Found:
-    if case.raw_overlaps is None:
+    """The mean over objects of the best IoU before NMS less the best one after."""
+    best, truth = case.best_boxes, case.truth
+    if best is None:
         return
-    best = best_boxes(case.overlaps, case.raw_overlaps)
-    image, truth = case.overlaps.object_image[best.object], case.truth
-    groups: tuple[tuple[str, np.ndarray, tuple[str, ...]], ...] = (
-        (OVERALL, np.zeros(len(best.object), np.int64), ("",)),
-        ("areas", area_ranges(truth.area[best.object]), AREA_NAMES),
-        ("classes", truth.labels[best.object], truth.class_names),
-    )
-    for section, group, names in groups:
-        found = nms_losses(best, image, group, len(names), weights)
-        yield from _spread(section, names, found)
+    image, loss = case.overlaps.object_image[best.object], best.before - best.after
+    columns = np.stack([loss, np.ones_like(loss)], axis=1)
+
+    def measure(group: np.ndarray, num_groups: int) -> Values:
+        sums = grouped_sums(columns, image, group, num_groups, weights)
+        return {"nms_mean_loss": ratio(sums[..., 0], sums[..., 1])}
+
+    area_range = area_ranges(truth.area[best.object])
+    yield from _by_rows(case, area_range, truth.labels[best.object], measure)

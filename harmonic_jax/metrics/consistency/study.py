@@ -1,13 +1,76 @@
 """What is known of one set of detections: what the report and its pictures are made of."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from harmonic_jax.metrics.consistency.greedy import Greedy, match_greedy
-from harmonic_jax.metrics.consistency.overlaps import Overlaps, find_overlaps
-from harmonic_jax.metrics.consistency.pairs import Pairs, pairs_of
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.matching import (
+    MAX_DETECTIONS,
+    Matching,
+    Overlaps,
+    Positives,
+    best_objects,
+    find_overlaps,
+    match_detections,
+)
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
+
+AREA_NAMES = ("small", "medium", "large")
+AREA_BORDERS = (32.0**2, 96.0**2)  # square pixels
+IGNORED_FROM = 0.5
+LOST_FROM = 0.05
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """Each detection that counts beside the object of its class that it overlaps most.
+
+    Several detections of one object are all joined with it: the question is whether each score
+    tells how good its box is, not which detection is the object's. A detection that overlaps no
+    counted object by an IoU of .5 and a crowd region or a difficult object of its class by .5 or
+    more is left out, as COCO's AP at IoU .5 does.
+
+    Attributes:
+      score: float64 [n], as the detector gave it.
+      iou: float64 [n], with the best object of the detection's class in its image; 0: with none.
+      object: int64 [n], that object's row in the ground truth table; -1: there is none.
+      detection: int64 [n], the row in the detection table, rising.
+      image: int64 [n], the position in `GroundTruthTable.image_ids`.
+      label: int64 [n], 0..k-1.
+      area_range: int64 [n], 0 small, 1 medium, 2 large (`AREA_NAMES`): of the object's area,
+        where there is none of the detection's own. A border belongs to the smaller range.
+      num_ignored: detections left out because they lie on an ignored object.
+      num_over_limit: detections left out because 100 of their image and class score higher.
+    """
+
+    score: np.ndarray
+    iou: np.ndarray
+    object: np.ndarray
+    detection: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    area_range: np.ndarray
+    num_ignored: int
+    num_over_limit: int
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestBoxes:
+    """Of every object to find, the best IoU of a box of its class before NMS and after.
+
+    Attributes:
+      object: int64 [n], rows of the ground truth table: neither crowd nor difficult.
+      before, after: float64 [n]; 0 where no box overlaps the object. Boxes that are kept count as
+        having been there before, as the list of raw boxes may have been cut off.
+    """
+
+    object: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,8 +82,8 @@ class Study:
       found: the detections, after NMS.
       overlaps: of `found` with `truth`.
       pairs: each detection beside its best object.
-      greedy: true and false positives at IoU .5.
-      greedy_any: the same at any IoU above 0.
+      matching: one-to-one, at COCO's IoU thresholds.
+      matching_any: the same at any IoU above 0.
       raw: the boxes before NMS, where they are at hand.
       raw_overlaps: of `raw` with `truth`.
       raw_pairs: each raw box beside its best object.
@@ -30,18 +93,34 @@ class Study:
     found: DetectionTable
     overlaps: Overlaps
     pairs: Pairs
-    greedy: Greedy
-    greedy_any: Greedy
+    matching: Matching
+    matching_any: Matching
     raw: DetectionTable | None = None
     raw_overlaps: Overlaps | None = None
     raw_pairs: Pairs | None = None
+
+    @functools.cached_property
+    def positives(self) -> Positives:
+        """True and false positives at IoU .5."""
+        return self.matching.positives()
 
     @property
     def missed(self) -> np.ndarray:
         """Rows of `truth`: objects to find that no detection takes at IoU .5."""
         found = np.zeros(len(self.truth.labels), bool)
-        found[self.greedy.object[self.greedy.is_true[:, 0], 0]] = True
-        return np.flatnonzero(self.greedy.is_counted[:, 0] & ~found)
+        found[self.positives.object[self.positives.is_true]] = True
+        return np.flatnonzero(self.positives.is_counted & ~found)
+
+    @functools.cached_property
+    def best_boxes(self) -> BestBoxes | None:
+        """What NMS left of each object; None where the boxes before it are not known."""
+        if self.raw_overlaps is None:
+            return None
+        objects = np.flatnonzero(~self.overlaps.is_ignored_object)
+        within = self.overlaps.rank[self.overlaps.detection] < MAX_DETECTIONS
+        after = _best_ious(self.overlaps, within)[objects]
+        before = _best_ious(self.raw_overlaps, np.ones(len(self.raw_overlaps.iou), bool))[objects]
+        return BestBoxes(object=objects, before=np.maximum(before, after), after=after)
 
 
 def study(
@@ -58,17 +137,108 @@ def study(
       ValueError: a detection of an image or a class that the ground truth does not have.
     """
     overlaps = find_overlaps(truth, found)
-    raw_overlaps = None if raw is None else find_overlaps(truth, raw)
-    return Study(
+    case = Study(
         truth=truth,
         found=found,
         overlaps=overlaps,
-        pairs=pairs_of(overlaps, truth, found),
-        greedy=match_greedy(overlaps, truth, found, threshold=0.5),
-        greedy_any=match_greedy(overlaps, truth, found, threshold=0.0),
-        raw=raw,
-        raw_overlaps=raw_overlaps,
-        raw_pairs=None
-        if raw is None or raw_overlaps is None
-        else pairs_of(raw_overlaps, truth, raw, limit=None),
+        pairs=_pairs(overlaps, truth, found, limit=MAX_DETECTIONS),
+        matching=match_detections(overlaps, truth, found),
+        matching_any=match_detections(overlaps, truth, found, (0.0,)),
     )
+    if raw is None:
+        return case
+    raw_overlaps = find_overlaps(truth, raw)
+    raw_pairs = _pairs(raw_overlaps, truth, raw, limit=None)
+    return dataclasses.replace(case, raw=raw, raw_overlaps=raw_overlaps, raw_pairs=raw_pairs)
+
+
+def area_ranges(area: np.ndarray) -> np.ndarray:
+    """0 small, 1 medium, 2 large; a border belongs to the smaller range.
+
+    Example:
+      >>> area_ranges(np.array([1024.0, 1025.0, 9216.0, 1e5])).tolist()
+      [0, 1, 1, 2]
+    """
+    return np.searchsorted(AREA_BORDERS, area, side="left")
+
+
+def ranked_by_iou(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
+    """The detections with their scores replaced by the IoU with their best counted object.
+
+    Only the best 100 of an image and class by their own scores are kept, as COCO counts them:
+    the boxes stay the same, their order alone changes.
+
+    Args:
+      found: the detections.
+      overlaps: of `found`.
+
+    Example:
+      >>> truth = GroundTruthTable(
+      ...     image_ids=[7], image_id=[7], boxes=[[0, 0, 10, 10]], labels=[0], is_crowd=[False],
+      ...     is_difficult=[False], area=[100.0], class_names=("cat",), category_ids=(17,),
+      ... )
+      >>> found = DetectionTable([7, 7], [[0, 0, 10, 8], [0, 0, 10, 4]], [0.2, 0.9], [0, 0])
+      >>> ranked_by_iou(found, find_overlaps(truth, found)).scores.tolist()
+      [0.8, 0.4]
+    """
+    best, _ = best_objects(overlaps, _on_own_object(overlaps))
+    rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)
+    return _rows(found, rows, best[rows])
+
+
+def best_of_each_object(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
+    """Of each counted object the box that overlaps it most, scored by that IoU; nothing else.
+
+    Its AP is what a perfect choice among these boxes would reach: given the boxes before NMS, an
+    NMS and scores that know the truth. A box that is the best of two objects is there twice.
+    """
+    use = _on_own_object(overlaps)
+    row, obj, iou = overlaps.detection[use], overlaps.object[use], overlaps.iou[use]
+    order = np.lexsort((row, -iou, obj))
+    first = order[np.flatnonzero(np.diff(obj[order], prepend=-1))]
+    return _rows(found, row[first], iou[first])
+
+
+def _rows(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> DetectionTable:
+    sizes = box_sizes(table)[rows]
+    return DetectionTable(
+        table.image_id[rows], table.boxes[rows], scores, table.labels[rows], sizes=sizes
+    )
+
+
+def _on_own_object(overlaps: Overlaps) -> np.ndarray:
+    """The pairs with a counted object of the detection's class."""
+    return overlaps.same_class & ~overlaps.is_ignored_object[overlaps.object]
+
+
+def _pairs(
+    overlaps: Overlaps, truth: GroundTruthTable, found: DetectionTable, *, limit: int | None
+) -> Pairs:
+    best, obj = best_objects(overlaps, _on_own_object(overlaps))
+    ignored = overlaps.same_class & overlaps.is_ignored_object[overlaps.object]
+    on_ignored, _ = best_objects(overlaps, ignored)
+    is_ignored = (on_ignored >= IGNORED_FROM) & (best < IGNORED_FROM)
+    is_over = np.zeros(len(best), bool) if limit is None else overlaps.rank >= limit
+    rows = np.flatnonzero(~is_ignored & ~is_over)
+    own_area = box_sizes(found).prod(axis=1)
+    # Row -1 of the longer array is a stand-in for detections without an object.
+    area = np.where(obj >= 0, np.append(truth.area, 0.0)[obj], own_area)[rows]
+    return Pairs(
+        score=found.scores[rows],
+        iou=best[rows],
+        object=obj[rows],
+        detection=rows,
+        image=overlaps.image[rows],
+        label=found.labels[rows].astype(np.int64),
+        area_range=area_ranges(area),
+        num_ignored=int((is_ignored & ~is_over).sum()),
+        num_over_limit=int(is_over.sum()),
+    )
+
+
+def _best_ious(overlaps: Overlaps, use: np.ndarray) -> np.ndarray:
+    """The largest IoU of each object with a box of its class, [g]."""
+    use = use & overlaps.same_class
+    best = np.zeros(len(overlaps.object_image))
+    np.maximum.at(best, overlaps.object[use], overlaps.iou[use])
+    return best

@@ -120,8 +120,8 @@ def copies(
 
 
 def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, float]:
-    """LaECE, LaACE and D-ECE as means of bins, bin by bin."""
-    laece, laace = [], []
+    """LaECE and D-ECE as means of bins, bin by bin."""
+    laece = []
     true, false = greedy(truth, found, 0.0, area)
     low, high = AREAS[area]
     counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
@@ -132,7 +132,6 @@ def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> di
         s = np.array([found.scores[d] for d in rows])
         u = np.array([true[d][1] if d in true else 0.0 for d in rows])
         right = np.array([d in true for d in rows])
-        laace.append(np.abs(s - u).mean())
         laece.append(0.0)
         for j in range(25):
             inside = (s > j / 25) & (s <= (j + 1) / 25) | ((j == 0) & (s == 0))
@@ -152,7 +151,6 @@ def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> di
             d_ece += inside.sum() / len(rows) * abs(s[inside].mean() - right[inside].mean())
     return {
         "LaECE": mean_of_defined(laece),
-        "LaACE": mean_of_defined(laace),
         "D_ECE": d_ece if rows else np.nan,
     }
 
@@ -162,7 +160,7 @@ def lrp(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, 
     true, false = greedy(truth, found, 0.5, area)
     low, high = AREAS[area]
     counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
-    parts: dict[str, list[float]] = {name: [] for name in ("oLRP", "loc", "FP", "FN", "LRP")}
+    parts: dict[str, list[float]] = {name: [] for name in ("oLRP", "loc", "FP", "FN")}
     for k in range(len(truth.class_names)):
         n = int((counts & (truth.labels == k)).sum())
         if n == 0:
@@ -176,10 +174,9 @@ def lrp(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, 
             error = (sum(loss) / 0.5 + fp + n - tp) / (n + fp)
             if tp and (error < best[0] - 1e-12 or np.isnan(best[1])):
                 best = (error, np.mean(loss), fp / (tp + fp), 1 - tp / n)
-        last = (sum(losses.values()) / 0.5 + len(wrong) + n - len(losses)) / (n + len(wrong))
-        for name, value in zip(parts, (*best, last), strict=True):
+        for name, value in zip(parts, best, strict=True):
             parts[name].append(value)
-    names = ("oLRP", "oLRP_loc", "oLRP_FP", "oLRP_FN", "LRP")
+    names = ("oLRP", "oLRP_loc", "oLRP_FP", "oLRP_FN")
     return {
         name: mean_of_defined(values) for name, values in zip(names, parts.values(), strict=True)
     }

@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison, sentence
-from harmonic_jax.metrics.consistency.names import METRICS
-from harmonic_jax.metrics.consistency.report import consistency_report
+from harmonic_jax.metrics.consistency.report import consistency_report, format_report
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import study
-from harmonic_jax.metrics.consistency.text import format_report
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.consistency import brute
 from tests.metrics.test_coco import make_found, make_truth

@@ -7,9 +7,8 @@ import pytest
 
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.consistency.bootstrap import affordable_resamples, bootstrap_weights
-from harmonic_jax.metrics.consistency.pairs import AREA_NAMES
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import AREA_NAMES, study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.consistency import brute
 

@@ -1,1 +1,0 @@
-"""What the detectors share: anchors, matching, heads, the pyramid, selection, loss sums."""

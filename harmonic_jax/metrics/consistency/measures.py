@@ -1,0 +1,361 @@
+"""The definitions, each for every resample of the images at once.
+
+Common arguments: rows are detections unless said otherwise; `image` is their column of `weights`
+[b, images], which says how often each image counts; `group` is 0..k-1, a class or a range of areas.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from harmonic_jax.metrics.coco import hits_of, precision_curves
+from harmonic_jax.metrics.consistency.bootstrap import by_group, grouped_sums, ratio
+from harmonic_jax.metrics.consistency.study import Study
+from harmonic_jax.metrics.matching import Matching, Overlaps, Positives, best_objects
+from harmonic_jax.metrics.tables import DetectionTable
+
+HIGH = 0.5
+LAECE_BINS = 25
+D_ECE_BINS = 10
+KINDS = ("class", "location", "both", "duplicate", "background")  # of false positives
+FOREGROUND, BACKGROUND = 0.5, 0.1
+_NO_VARIANCE = 1e-13
+
+
+def agreement(
+    score: np.ndarray,
+    iou: np.ndarray,
+    image: np.ndarray,
+    group: np.ndarray,
+    num_groups: int,
+    weights: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """How well scores s tell the IoUs u of their boxes, group by group.
+
+        pearson             cov(s, u) / (sd(s) sd(u)); variances divide by n
+        mean_gap            mean |s - u|
+        high_score_low_iou  share with u < .5 among those with s >= .5
+
+    Args:
+      score, iou: [n].
+      image, group, num_groups, weights: see the module.
+
+    Returns:
+      Each [b, k]; NaN where it has no value: no rows, or no variance.
+
+    Example:
+      >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.8, 0.4, 0.0]), np.zeros(3, int)
+      >>> values = agreement(s, u, zeros, zeros, 1, np.ones((1, 1)))
+      >>> {name: round(float(value[0, 0]), 3) for name, value in values.items()}
+      {'pearson': 1.0, 'mean_gap': 0.1, 'high_score_low_iou': 0.5}
+    """
+    # Sums of squares lose least about a point near the mean.
+    s, u, is_high = score - 0.5, iou - 0.5, score >= HIGH
+    gap = np.abs(score - iou)
+    columns = (np.ones_like(s), s, u, s * s, u * u, s * u, gap, is_high, is_high & (iou < HIGH))
+    sums = grouped_sums(np.stack(columns, axis=1), image, group, num_groups, weights)
+    n, high, high_bad = (sums[..., i] for i in (0, 7, 8))
+    mean_s, mean_u, ss, uu, su, mean_gap = (ratio(sums[..., i], n) for i in range(1, 7))
+    cov = su - mean_s * mean_u
+    return {
+        "pearson": _correlation(cov, ss - mean_s**2, uu - mean_u**2),
+        "mean_gap": mean_gap,
+        "high_score_low_iou": ratio(high_bad, high),
+    }
+
+
+def spearman(
+    score: np.ndarray,
+    iou: np.ndarray,
+    image: np.ndarray,
+    group: np.ndarray,
+    num_groups: int,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Pearson's correlation of the ranks, equal values sharing their mean rank: [b, k].
+
+    Arguments as for `agreement`. An image that counts m times has its rows m times in the ranking.
+
+    Example:
+      >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.4, 0.3, 0.0]), np.zeros(3, int)
+      >>> round(float(spearman(s, u, zeros, zeros, 1, np.ones((1, 1)))[0, 0]), 6)
+      1.0
+    """
+    result = np.full((len(weights), num_groups), np.nan)
+    by_groups = np.argsort(group, kind="stable")
+    for k, part, rows, counts in by_group(by_groups, group, num_groups, image, weights):
+        n = counts.sum(axis=1)
+        r, q = (_mean_ranks(values[rows], counts) for values in (score, iou))
+        for ranks in (r, q):
+            ranks -= ratio((ranks * counts).sum(axis=1), n)[:, None]
+        cov, var_r, var_q = (
+            ratio((x * counts).sum(axis=1), n.astype(float) ** 3) for x in (r * q, r * r, q * q)
+        )
+        result[part, k] = _correlation(cov, var_r, var_q)
+    return result
+
+
+def _mean_ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[n] values, of which each counts so often, [b, n] -> their mean ranks, [b, n]."""
+    distinct, tie = np.unique(values, return_inverse=True)
+    order = np.argsort(tie, kind="stable")
+    starts = np.searchsorted(tie[order], np.arange(len(distinct)))
+    if not len(values):
+        return np.zeros(counts.shape)
+    size = np.add.reduceat(counts[:, order], starts, axis=1)
+    return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, tie]
+
+
+def _correlation(cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray) -> np.ndarray:
+    defined = (var_a > _NO_VARIANCE) & (var_b > _NO_VARIANCE)
+    return np.clip(ratio(cov, np.where(defined, np.sqrt(np.abs(var_a * var_b)), 0.0)), -1.0, 1.0)
+
+
+def calibration_error(
+    score: np.ndarray,
+    quality: np.ndarray,
+    image: np.ndarray,
+    group: np.ndarray,
+    num_groups: int,
+    weights: np.ndarray,
+    *,
+    num_bins: int,
+) -> np.ndarray:
+    """sum_j |D_j| / |D| * |mean_j(s) - mean_j(q)| over bins of scores of equal width, [b, k].
+
+    LaECE: q is the IoU with the object that a detection takes in a one-to-one matching at any IoU,
+    0 where it takes none; 25 bins; the mean over classes. In the 2023 paper the mean IoU of a bin
+    is precision times the mean IoU of true positives, which is the same; at IoU 0 this is the
+    LaECE_0 of the 2024 paper. D-ECE: q is whether a detection is right at IoU .5; 10 bins.
+
+    Args:
+      score, quality: [n], in [0, 1].
+      image, group, num_groups, weights: see the module.
+      num_bins: bin j holds the scores in (j / n, (j + 1) / n], the first one 0 as well.
+
+    Returns:
+      NaN for a group without rows.
+
+    Source: Oksuz et al., Towards Building Self-Aware Object Detectors, CVPR 2023; Kuzucu et al., On
+    Calibration of Object Detectors, ECCV 2024; Kueppers et al., Multivariate Confidence Calibration
+    for Object Detection, CVPR workshops 2020, with the score as the only dimension.
+    """
+    gap = score - quality
+    n = grouped_sums(np.ones_like(gap), image, group, num_groups, weights)
+    cell = group * num_bins + score_bins(score, num_bins)
+    sums = grouped_sums(gap, image, cell, num_groups * num_bins, weights)
+    return ratio(np.abs(sums).reshape(*n.shape, num_bins).sum(axis=-1), n)
+
+
+def score_bins(score: np.ndarray, num_bins: int) -> np.ndarray:
+    """The bin of each score; see `calibration_error`.
+
+    Example:
+      >>> score_bins(np.array([0.0, 0.1, 0.11, 1.0]), 10).tolist()
+      [0, 0, 1, 9]
+    """
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    return np.clip(np.searchsorted(edges, score, side="left") - 1, 0, num_bins - 1)
+
+
+def lrp_errors(
+    positives: Positives,
+    score: np.ndarray,
+    label: np.ndarray,
+    image: np.ndarray,
+    num_objects: np.ndarray,
+    weights: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Optimal localization recall precision of each class.
+
+    Of the detections with a score >= s, with t = .5 the matching's IoU threshold:
+
+        LRP(s)  = (sum over TP of (1 - IoU) / (1 - t) + FP + FN) / (TP + FP + FN)
+        oLRP    = min over s of LRP(s);   at that s:
+        loc     = mean over TP of 1 - IoU,   FP part = FP / (TP + FP),   FN part = FN / objects
+
+    Args:
+      positives: at IoU .5.
+      score, label, image: [d], of every detection.
+      num_objects: [b, k], weighted number of objects of each class.
+      weights: [b, images].
+
+    Returns:
+      "oLRP", "oLRP_loc", "oLRP_FP", "oLRP_FN", each [b, k]; NaN for a class without objects, and
+      for loc and the FP part of one without true positives, whose oLRP is 1.
+
+    Source: Oksuz et al., Localization Recall Precision, ECCV 2018, and One Metric to Measure them
+    All, TPAMI 2021; of equal minima the first, as in the authors' code.
+    """
+    rows = np.flatnonzero(positives.is_true | positives.is_false)
+    rows = rows[np.lexsort((image[rows], -score[rows], label[rows]))]
+    result = np.full((4, *num_objects.shape), np.nan)
+    for k, part, here, counts in by_group(rows, label, num_objects.shape[1], image, weights):
+        n, is_true = num_objects[part, k], positives.is_true[here]
+        result[:, part, k] = np.array([1.0, np.nan, np.nan, 1.0])[:, None]
+        if is_true.any():
+            # The error can fall only where a true positive comes in: no other place is looked at.
+            fp = np.cumsum(counts * ~is_true, axis=1)[:, is_true]
+            true = np.cumsum(counts[:, is_true], axis=1)
+            loss = np.cumsum(counts[:, is_true] * (1.0 - positives.iou[here[is_true]]), axis=1)
+            errors = ratio(loss / 0.5 + fp + (n[:, None] - true), n[:, None] + fp)
+            errors[true == 0] = np.inf  # a true positive of weight 0
+            at = np.argmin(errors, axis=1)[:, None]
+            tp, fp, loc, best = (
+                np.take_along_axis(a, at, 1)[:, 0] for a in (true, fp, loss, errors)
+            )
+            values = np.stack([best, ratio(loc, tp), ratio(fp, tp + fp), 1.0 - ratio(tp, n)])
+            result[:, part, k] = np.where(tp > 0, values, result[:, part, k])
+        result[:, part, k] = np.where(n > 0, result[:, part, k], np.nan)
+    return dict(zip(("oLRP", "oLRP_loc", "oLRP_FP", "oLRP_FN"), result, strict=True))
+
+
+def average_precisions(
+    matching: Matching,
+    overlaps: Overlaps,
+    found: DetectionTable,
+    area: int,
+    num_objects: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """COCO's AP of each class at every threshold, [t, b, k]; NaN for a class without objects.
+
+    Matching is done within images, so a resample changes only how often each detection and object
+    counts: these are the numbers of a data set with so many copies of each image.
+    """
+    result = np.full((matching.num_thresholds, *num_objects.shape), np.nan)
+    classes = num_objects.shape[1]
+    groups = by_group(overlaps.order, found.labels, classes, overlaps.image, weights)
+    for k, part, rows, counts in groups:
+        if num_objects[:, k].any():
+            is_sized, objects = matching.is_sized[rows, area], num_objects[part, k]
+            curves = precision_curves(counts, is_sized, *hits_of(matching, rows, area), objects)
+            result[:, part, k] = np.where(objects > 0, curves.mean(axis=-1), np.nan)
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Errors:
+    """The kind of every false positive, and the objects that nothing could find.
+
+    Attributes:
+      kind: int64 [d], into `KINDS`; -1: a true positive, or left out.
+      claims: int64 [d], the object that a "class" or "location" error would find if it were
+        mended: the best such detection of an object not found otherwise; -1: it would vanish.
+      is_missed: bool [g], objects to find that no detection takes, and that mending no detection
+        would find.
+    """
+
+    kind: np.ndarray
+    claims: np.ndarray
+    is_missed: np.ndarray
+
+
+def find_errors(case: Study) -> Errors:
+    """Sorts false positives at IoU .5 by the first rule that holds:
+
+        location    IoU in [.1, .5] with an object of its class
+        class       IoU >= .5 with an object of another class
+        duplicate   IoU >= .5 with an object of its class, which another detection takes
+        background  IoU <= .1 with every object
+        both        else
+
+    Crowd regions and difficult objects are no objects here. What COCO leaves out (detections on
+    them, beyond the best 100 of image and class) is no error.
+
+    Source: Bolya et al., TIDE, ECCV 2020, in the order of the authors' code.
+    """
+    overlaps, positives = case.overlaps, case.positives
+    counted = ~overlaps.is_ignored_object[overlaps.object]
+    own, own_object = best_objects(overlaps, counted & overlaps.same_class)
+    other, other_object = best_objects(overlaps, counted & ~overlaps.same_class)
+    is_found = np.zeros(len(case.truth.labels), bool)
+    is_found[positives.object[positives.is_true]] = True
+    taken, _ = best_objects(overlaps, counted & overlaps.same_class & is_found[overlaps.object])
+    rules = {
+        "location": (own >= BACKGROUND) & (own <= FOREGROUND),
+        "class": other >= FOREGROUND,
+        "duplicate": taken >= FOREGROUND,
+        "background": np.maximum(own, other) <= BACKGROUND,
+    }
+    kind = np.select(list(rules.values()), list(map(KINDS.index, rules)), KINDS.index("both"))
+    kind = np.where(positives.is_false, kind, -1)
+
+    wished = np.where(kind == KINDS.index("location"), own_object, -1)
+    wished = np.where(kind == KINDS.index("class"), other_object, wished)
+    is_missed = positives.is_counted & ~is_found
+    wished = np.where((wished >= 0) & np.append(is_missed, False)[wished], wished, -1)
+    rows = np.flatnonzero(wished >= 0)
+    order = rows[np.lexsort((rows, -case.found.scores[rows], wished[rows]))]
+    best = order[np.flatnonzero(np.diff(wished[order], prepend=-1))]
+    claims = np.full(len(kind), -1, np.int64)
+    claims[best] = wished[best]
+    is_missed[claims[best]] = False
+    return Errors(kind, claims, is_missed)
+
+
+def error_costs(case: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """AP50 gained in each class if one kind of error were mended.
+
+    "class" and "location" errors: the best detection of each object not found otherwise becomes a
+    true positive, with its score, of the object's class; the others vanish. "both", "duplicate",
+    "background": they vanish. "missed": these objects are not asked for. At least 0, as in the
+    authors' code. The numbers of a data set are the means over its classes.
+
+    Returns:
+      "dAP_class", .., "dAP_background", "dAP_missed", each [b, k] in fractions of 1; NaN for a
+      class without objects. (tidecv counts a class with detections and no objects as AP 0.)
+
+    Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, 2020.
+    """
+    truth, positives, errors = case.truth, case.positives, find_errors(case)
+    is_true, is_false, labels = positives.is_true, positives.is_false, case.found.labels
+    objects = objects_of_classes(case, positives.is_counted, weights)
+    base = _ap50(case, is_true, is_false, labels, objects, weights)
+    fixed = {}
+    for i, name in enumerate(KINDS):
+        of_kind = errors.kind == i
+        mended = of_kind & (errors.claims >= 0)
+        label = labels.copy()
+        label[mended] = truth.labels[errors.claims[mended]]
+        still_false = is_false & ~of_kind
+        fixed[name] = _ap50(case, is_true | mended, still_false, label, objects, weights)
+    asked_for = objects_of_classes(case, positives.is_counted & ~errors.is_missed, weights)
+    fixed["missed"] = _ap50(case, is_true, is_false, labels, asked_for, weights)
+    # A class whose objects are all missed has no AP once they are not asked for: it gains nothing.
+    return {
+        f"dAP_{name}": np.where(objects > 0, np.maximum(np.nan_to_num(value) - base, 0.0), np.nan)
+        for name, value in fixed.items()
+    }
+
+
+def objects_of_classes(case: Study, is_counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How many of the objects bool [g] each class has, int64 [b, k]."""
+    rows = np.flatnonzero(is_counted)
+    image, label = case.overlaps.object_image[rows], case.truth.labels[rows]
+    ones = np.ones(len(rows))
+    return grouped_sums(ones, image, label, len(case.truth.class_names), weights).astype(np.int64)
+
+
+def _ap50(
+    case: Study,
+    is_true: np.ndarray,
+    is_false: np.ndarray,
+    label: np.ndarray,
+    objects: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """AP at one threshold of each class, [b, k]; NaN without objects."""
+    image = case.overlaps.image
+    rows = np.flatnonzero(is_true | is_false)
+    rows = rows[np.lexsort((image[rows], -case.found.scores[rows], label[rows]))]
+    result = np.full(objects.shape, np.nan)
+    for k, part, here, counts in by_group(rows, label, objects.shape[1], image, weights):
+        if objects[:, k].any():
+            hits = np.flatnonzero(is_true[here])
+            all_true = np.ones((len(hits), 1), bool)
+            every = np.ones(len(here), bool)
+            curves = precision_curves(counts, every, hits, all_true, all_true, objects[part, k])
+            result[part, k] = curves[0].mean(axis=-1)
+    result[objects == 0] = np.nan
+    return result

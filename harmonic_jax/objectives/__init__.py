@@ -1,0 +1,1 @@
+"""Predictions and ground truth in, one scalar and its named terms out."""
