@@ -12,13 +12,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
-from harmonic_jax.ops.box_fusion import fuse_boxes
-from harmonic_jax.ops.nms import batched_nms
-from harmonic_jax.ops.soft_nms import soft_nms_gaussian
+from harmonic_jax.ops import Suppression, suppress
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.sharding import DATA_AXIS, replicated, split_batch
 from harmonic_jax.training.state import Detector, Variables
@@ -196,35 +194,26 @@ def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int
     """
     is_broken = jnp.isnan(found.scores).any()  # see detectors.non_finite
     found = dataclasses.replace(found, scores=jnp.where(is_broken, 0.0, found.scores))
-    columns = found.boxes, found.scores, found.labels
-    boxes, scores = found.boxes, found.scores
-    indices: Int[Array, " d"]
-    if tta.merge == "nms":
-        iou = nms_iou if tta.merge_iou is None else tta.merge_iou
-        indices, valid = batched_nms(
-            *columns,
-            iou_threshold=iou,
-            max_outputs=num_outputs,
-            valid=found.valid,
-        )
-        boxes, scores = boxes[indices], scores[indices]
-    elif tta.merge == "soft_nms":
-        boxes, scores, indices, valid = soft_nms_gaussian(
-            *columns, sigma=tta.sigma, max_outputs=num_outputs, valid=found.valid
-        )
-    else:
-        boxes, scores, indices, valid = fuse_boxes(
-            *columns,
-            num_views=tta.num_views,
-            iou_threshold=0.55 if tta.merge_iou is None else tta.merge_iou,
-            max_outputs=num_outputs,
-            valid=found.valid,
-        )
-    masks = None if found.masks is None else found.masks[indices]
+    match tta.merge:
+        case "nms":
+            iou = nms_iou if tta.merge_iou is None else tta.merge_iou
+            settings = Suppression("class", iou=iou, max_outputs=num_outputs)
+        case "soft_nms":
+            settings = Suppression("soft_gaussian", sigma=tta.sigma, max_outputs=num_outputs)
+        case _:
+            settings = Suppression(
+                "fusion",
+                iou=0.55 if tta.merge_iou is None else tta.merge_iou,
+                min_score=0.0,
+                max_outputs=num_outputs,
+                num_views=tta.num_views,
+            )
+    merged = suppress(found.boxes, found.scores, found.labels, settings, valid=found.valid)
+    masks = None if found.masks is None else found.masks[merged.indices]
     return Detections(
-        jnp.where(valid[:, None], boxes, 0.0),
-        jnp.where(is_broken, jnp.nan, jnp.where(valid, scores, 0.0)),
-        jnp.where(valid, found.labels[indices], 0),
-        valid,
-        None if masks is None else jnp.where(valid[:, None, None], masks, 0.0),
+        merged.boxes,
+        jnp.where(is_broken, jnp.nan, merged.scores),
+        merged.labels,
+        merged.valid,
+        None if masks is None else jnp.where(merged.valid[:, None, None], masks, 0.0),
     )

@@ -3,9 +3,8 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
 
-from harmonic_jax.ops.boxes import AnyArray
+from harmonic_jax.ops._types import AnyArray, Array, Float, Real
 
 Weights = tuple[float, float, float, float]
 

@@ -5,10 +5,8 @@ As everywhere in this package, numbers of any type, integers too, are computed i
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
 
-AnyArray = Array | np.ndarray
-"""Anchors are numpy: constants of whatever is compiled around them."""
+from harmonic_jax.ops._types import AnyArray, Array, Float, Real
 
 _LARGEST = 2.0**126  # of areas
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
-from harmonic_jax.ops.boxes import AnyArray
+from harmonic_jax.ops._types import AnyArray, Array, Bool, Float
 
 
 def map_filled(

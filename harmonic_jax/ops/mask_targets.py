@@ -1,9 +1,8 @@
 """Cutting the masks of objects to regions."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Real, UInt8
 
-from harmonic_jax.ops.boxes import AnyArray
+from harmonic_jax.ops._types import AnyArray, Array, Float, Integer, Real, UInt8
 
 
 def crop_masks(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer, Real
 
-from harmonic_jax.ops.boxes import AnyArray, iou_of_coordinates
+from harmonic_jax.ops._types import AnyArray, Array, Bool, Int, Integer, Real
+from harmonic_jax.ops.boxes import iou_of_coordinates
 
 _TILE = 128  # Candidates sorted and settled at a time.
 _CHUNK = 128  # Kept boxes compared with a tile at a time.
@@ -56,14 +56,9 @@ def nms(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
-    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
-    return _suppress(
-        boxes,
-        scores,
-        jnp.zeros(scores.shape, jnp.int32),
-        is_real(scores, valid),
-        threshold=float32_below(iou_threshold),
-        max_outputs=max_outputs,
+    labels = jnp.zeros(scores.shape, jnp.int32)
+    return batched_nms(
+        boxes, scores, labels, iou_threshold=iou_threshold, max_outputs=max_outputs, valid=valid
     )
 
 
@@ -75,15 +70,13 @@ def batched_nms(
     iou_threshold: float,
     max_outputs: int,
     valid: Bool[AnyArray, " n"] | None = None,
-    offset_limit: int = 0,
 ) -> Kept:
     """`nms` class by class: only a box of the same label suppresses a box.
 
-    torchvision has two ways to do this, chosen by the number of boxes. Above 1000 boxes (on the
-    CPU) it does what this does. Up to 1000 it adds label * (largest coordinate + 1) to the
-    coordinates and runs one suppression; the sum is rounded, by 1/256 pixel at 80 classes and
-    1333 pixels, so that an IoU beside the threshold may fall on its other side, and classes mix
-    where coordinates are negative. `offset_limit=1000` does the same, to compare with it.
+    torchvision does the same above 1000 boxes (on the CPU). Up to 1000 it adds label * (largest
+    coordinate + 1) to the coordinates and runs one suppression; the sum is rounded, by 1/256 pixel
+    at 80 classes and 1333 pixels, so that an IoU beside the threshold may fall on its other side,
+    and classes mix where coordinates are negative.
 
     Args:
       boxes: `[n 4]`, xyxy, anywhere.
@@ -92,7 +85,6 @@ def batched_nms(
       iou_threshold: as for `nms`.
       max_outputs: how many boxes of all classes together are kept at most.
       valid: as for `nms`.
-      offset_limit: up to this number of valid boxes classes are told apart by offsets; 0: never.
 
     Returns:
       `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`, up to
@@ -107,19 +99,12 @@ def batched_nms(
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
-    labels, valid = jnp.asarray(labels), is_real(scores, valid)
-    if offset_limit > 0:
-        is_offset = jnp.sum(valid, dtype=jnp.int32) <= offset_limit
-        step = jnp.max(jnp.where(valid[:, None], boxes, -jnp.inf), initial=-jnp.inf) + 1.0
-        # The maximum keeps the product apart from the sum below, which is rounded on its own.
-        offsets = jnp.maximum(labels.astype(jnp.float32) * step, 0.0)
-        boxes = boxes + jnp.where(is_offset, offsets, 0.0)[:, None]
-        labels = jnp.where(is_offset, jnp.zeros_like(labels), labels)
+    is_candidate = ~jnp.isnan(scores) if valid is None else jnp.asarray(valid) & ~jnp.isnan(scores)
     return _suppress(
         boxes,
         scores,
-        labels,
-        valid,
+        jnp.asarray(labels),
+        is_candidate,
         threshold=float32_below(iou_threshold),
         max_outputs=max_outputs,
     )
@@ -240,12 +225,6 @@ def _settle(alive: Array, duplicates: Array) -> Array:
 
     keep, _ = jax.lax.while_loop(lambda carry: carry[1], two_rounds, (alive, jnp.any(alive)))
     return keep
-
-
-def is_real(scores: AnyArray, valid: AnyArray | None) -> Array:
-    """Rows that are no padding: `valid`, and with a score that is a number."""
-    is_number = ~jnp.isnan(scores)
-    return is_number if valid is None else jnp.asarray(valid) & is_number
 
 
 def float32_below(value: float) -> np.float32:

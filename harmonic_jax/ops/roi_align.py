@@ -13,9 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Real
 
-from harmonic_jax.ops.boxes import AnyArray, box_area
+from harmonic_jax.ops._types import AnyArray, Array, Float, Int, Real
+from harmonic_jax.ops.boxes import box_area
 
 _SCATTERED = 12544  # Taps scattered at a time: 16 RoIs of 7 x 7 bins with 4 x 4 taps each.
 

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, UInt32
 
-from harmonic_jax.ops.boxes import AnyArray
+from harmonic_jax.ops._types import AnyArray, Array, Bool, Int, Key, UInt32
 
 AnyKey = Key[Array, ""] | UInt32[Array, "_"]
 """New-style and old-style random keys."""
@@ -18,13 +17,6 @@ class Sample(NamedTuple):
     indices: Int[Array, "*b m"]  # int32, into the population; 0 where not valid
     is_positive: Bool[Array, "*b m"]
     valid: Bool[Array, "*b m"]
-
-
-class SampleMasks(NamedTuple):
-    """What was drawn, marked in the population."""
-
-    is_positive: Bool[Array, "*b n"]
-    is_negative: Bool[Array, "*b n"]
 
 
 def sample_balanced(
@@ -81,52 +73,6 @@ def sample_balanced(
     after_positives = negatives[jnp.maximum(slot - num_positive, 0)]
     indices = jnp.where(from_positives, positives, after_positives)
     return Sample(jnp.where(valid, indices, 0), from_positives, valid)
-
-
-def sample_masks(
-    key: AnyKey,
-    is_positive: Bool[AnyArray, " n"],
-    is_negative: Bool[AnyArray, " n"],
-    *,
-    num_samples: int,
-    positive_fraction: float,
-) -> SampleMasks:
-    """`sample_balanced`, for losses that are computed everywhere and masked.
-
-    Args:
-      key: as for `sample_balanced`.
-      is_positive: as for `sample_balanced`.
-      is_negative: as for `sample_balanced`.
-      num_samples: as for `sample_balanced`.
-      positive_fraction: as for `sample_balanced`.
-
-    Returns:
-      `SampleMasks` of `[n]`, True where an element was drawn.
-
-    >>> import jax, jax.numpy as jnp
-    >>> is_positive = jnp.array([True, True, True, False])
-    >>> drawn = sample_masks(
-    ...     jax.random.key(0), is_positive, ~is_positive, num_samples=3, positive_fraction=0.7
-    ... )
-    >>> int(drawn.is_positive.sum()), drawn.is_negative.tolist()
-    (2, [False, False, False, True])
-    """
-    sample = sample_balanced(
-        key,
-        is_positive,
-        is_negative,
-        num_samples=num_samples,
-        positive_fraction=positive_fraction,
-    )
-    n = is_positive.shape[0]
-
-    def mark(is_drawn: Array) -> Array:
-        places = jnp.where(is_drawn, sample.indices, n)
-        return jnp.zeros(n, jnp.bool_).at[places].set(True, mode="drop")
-
-    return SampleMasks(
-        mark(sample.valid & sample.is_positive), mark(sample.valid & ~sample.is_positive)
-    )
 
 
 def _random_priority(key: AnyKey, shape: tuple[int, ...]) -> Array:

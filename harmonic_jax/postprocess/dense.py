@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
+from harmonic_jax.ops import SuppressionMethod
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
-from harmonic_jax.postprocess.selection import Suppression, select_detections
+from harmonic_jax.postprocess.selection import select_detections
 from harmonic_jax.structures import Detections, Predictions
 
 
@@ -24,7 +25,7 @@ def postprocess_dense(
     nms_iou: float,
     max_detections: int,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
-    suppression: Suppression = "class",
+    suppression: SuppressionMethod = "class",
     nms_sigma: float = 0.5,
 ) -> Detections:
     """The detections of one image, or of each image of a batch.
@@ -92,7 +93,7 @@ def _postprocess_image(
     nms_iou: float,
     max_detections: int,
     weights: Weights,
-    suppression: Suppression,
+    suppression: SuppressionMethod,
     nms_sigma: float,
 ) -> Detections:
     levels = []

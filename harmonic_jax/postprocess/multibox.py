@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Real
 
+from harmonic_jax.ops import SuppressionMethod
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
-from harmonic_jax.postprocess.selection import Suppression, select_detections
+from harmonic_jax.postprocess.selection import select_detections
 from harmonic_jax.structures import Detections
 
 
@@ -21,7 +22,7 @@ def postprocess_multibox(
     nms_iou: float,
     max_detections: int,
     is_candidate: Bool[AnyArray, "*b n"] | None = None,
-    suppression: Suppression = "class",
+    suppression: SuppressionMethod = "class",
     nms_sigma: float = 0.5,
 ) -> Detections:
     """The detections of one image, or of each image of a batch.
@@ -87,7 +88,7 @@ def _postprocess_image(
     topk: int,
     nms_iou: float,
     max_detections: int,
-    suppression: Suppression,
+    suppression: SuppressionMethod,
     nms_sigma: float,
 ) -> Detections:
     num_boxes, num_classes = cls_logits.shape[0], cls_logits.shape[1] - 1

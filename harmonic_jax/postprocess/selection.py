@@ -1,19 +1,13 @@
 """From scored boxes to detections: the last step of every detector, by the chosen suppression."""
 
-from typing import Any, Literal
-
-import jax.numpy as jnp
 from jaxtyping import Bool, Integer, Real
 
+from harmonic_jax.ops import Suppression, SuppressionMethod, suppress
 from harmonic_jax.ops.boxes import AnyArray
-from harmonic_jax.ops.matrix_nms import matrix_nms
-from harmonic_jax.ops.nms import Kept, batched_nms, nms
-from harmonic_jax.ops.rescored import Rescored
-from harmonic_jax.ops.soft_nms import MIN_SCORE, soft_nms_gaussian, soft_nms_linear
-from harmonic_jax.ops.weighted_nms import weighted_nms
 from harmonic_jax.structures import Detections
 
-Suppression = Literal["class", "agnostic", "soft_linear", "soft_gaussian", "matrix", "weighted"]
+MIN_SCORE = 0.001
+"""Of methods that lower scores: what they lower is kept while it is above this."""
 
 
 def select_detections(
@@ -22,7 +16,7 @@ def select_detections(
     labels: Integer[AnyArray, " n"],
     *,
     is_candidate: Bool[AnyArray, " n"],
-    suppression: Suppression,
+    suppression: SuppressionMethod,
     nms_iou: float,
     sigma: float,
     min_score: float,
@@ -35,9 +29,7 @@ def select_detections(
       scores: `[n]`.
       labels: `[n]`, 0..k-1.
       is_candidate: `[n]`, False for rows that are not detected.
-      suppression: `class`: within each class the best of boxes that overlap stays; `agnostic`:
-        of all classes together; `soft_linear`, `soft_gaussian`, `matrix`: what overlaps a better
-        box loses score; `weighted`: `class`, and the boxes that stay are weighted means.
+      suppression: see `harmonic_jax.ops.Suppression`.
       nms_iou: overlap that counts, in [0, 1]; not used by `soft_gaussian` and `matrix`.
       sigma: > 0, how soft `soft_gaussian` and `matrix` are; not used by the others.
       min_score: the detector's score threshold. Of the methods that lower scores, what they
@@ -57,42 +49,10 @@ def select_detections(
     >>> found.labels.tolist(), found.valid.tolist()
     ([7, 0], [True, False])
 
-    Source: the functions of `harmonic_jax.ops` that are called.
+    Source: see `harmonic_jax.ops.Suppression`.
     """
-    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
-    labels = jnp.asarray(labels, jnp.int32)
-    found: Kept | Rescored
-    lowest = min(min_score, MIN_SCORE)
-    by_overlap: dict[str, Any] = {
-        "iou_threshold": nms_iou,
-        "max_outputs": max_detections,
-        "valid": is_candidate,
-    }
-    by_sigma: dict[str, Any] = {
-        "sigma": sigma,
-        "max_outputs": max_detections,
-        "min_score": lowest,
-        "valid": is_candidate,
-    }
-    match suppression:
-        case "class":
-            found = batched_nms(boxes, scores, labels, **by_overlap)
-        case "agnostic":
-            found = nms(boxes, scores, **by_overlap)
-        case "soft_linear":
-            found = soft_nms_linear(boxes, scores, labels, min_score=lowest, **by_overlap)
-        case "soft_gaussian":
-            found = soft_nms_gaussian(boxes, scores, labels, **by_sigma)
-        case "matrix":
-            found = matrix_nms(boxes, scores, labels, **by_sigma)
-        case "weighted":
-            found = weighted_nms(boxes, scores, labels, **by_overlap)
-        case _:
-            raise ValueError(f"suppression is {suppression!r}; it must be one of {Suppression}")
-    if isinstance(found, Kept):
-        boxes = jnp.where(found.valid[:, None], boxes[found.indices], 0.0)
-        scores = jnp.where(found.valid, scores[found.indices], 0.0)
-    else:
-        boxes, scores = found.boxes, found.scores
-    labels = jnp.where(found.valid, labels[found.indices], 0)
-    return Detections(boxes, scores, labels, found.valid)
+    settings = Suppression(
+        suppression, nms_iou, sigma, min(min_score, MIN_SCORE), max_outputs=max_detections
+    )
+    found = suppress(boxes, scores, labels, settings, valid=is_candidate)
+    return Detections(found.boxes, found.scores, found.labels, found.valid)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from harmonic_jax.ops import SuppressionMethod
 from harmonic_jax.ops.box_coder import Weights, decode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
 from harmonic_jax.postprocess.proposals import Proposals
-from harmonic_jax.postprocess.selection import Suppression, select_detections
+from harmonic_jax.postprocess.selection import select_detections
 from harmonic_jax.structures import Detections
 
 
@@ -25,7 +26,7 @@ def postprocess_rois(
     max_detections: int,
     min_size: float,
     weights: Weights,
-    suppression: Suppression = "class",
+    suppression: SuppressionMethod = "class",
     nms_sigma: float = 0.5,
 ) -> Detections:
     """The detections of one image, or of each image of a batch.
@@ -96,7 +97,7 @@ def _postprocess_image(
     max_detections: int,
     min_size: float,
     weights: Weights,
-    suppression: Suppression,
+    suppression: SuppressionMethod,
     nms_sigma: float,
 ) -> Detections:
     num_proposals, num_outputs = cls_logits.shape
