@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "harmonic_jax"
 # Third-party modules and sibling rooms each room may import; the standard library is free.
 ANY = {"*"}
 ALLOWED = {
-    "losses": {"jax", "jaxtyping"},
+    "losses": {"jax"},
     "structures": {"jax", "jaxtyping"},
     # What settings refuse, by name: every room's settings are checked the same way.
     "checks": set(),
@@ -125,8 +125,8 @@ def test_configs_know_the_settings_of_data_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 
-def test_losses_need_jax_alone() -> None:
-    """A foreign pipeline installs jax, copies nothing else, and can import the losses."""
+def test_losses_and_ops_need_jax_and_numpy_alone() -> None:
+    """A foreign pipeline installs jax, copies nothing else, and can import them."""
     code = (
         "import sys, importlib.abc\n"
         "class Refuse(importlib.abc.MetaPathFinder):\n"
@@ -135,6 +135,6 @@ def test_losses_need_jax_alone() -> None:
         "                   'jaxtyping', 'tyro', 'rich', 'matplotlib', 'PIL'}\n"
         "        if name.split('.')[0] in blocked: raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import harmonic_jax.losses\n"
+        "import harmonic_jax.losses, harmonic_jax.ops\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

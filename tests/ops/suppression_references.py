@@ -19,23 +19,26 @@ def best_first(rows, scores):
     return sorted(rows, key=lambda row: (-scores[row], row))
 
 
-def agnostic(boxes, scores, labels, rows, *, iou_threshold):
+def greedy(boxes, scores, rows, threshold):
     kept = []
     for row in best_first(rows, scores):
-        if all(iou(boxes[row], boxes[k]) <= iou_threshold for k in kept):
+        if all(iou(boxes[row], boxes[k]) <= threshold for k in kept):
             kept.append(row)
     return [(row, scores[row], boxes[row]) for row in kept]
 
 
-def class_wise(boxes, scores, labels, rows, *, iou_threshold):
+def agnostic(boxes, scores, labels, rows, settings):
+    return greedy(boxes, scores, rows, settings.iou)
+
+
+def class_wise(boxes, scores, labels, rows, settings):
     found = []
     for label in np.unique(labels):
-        own = [row for row in rows if labels[row] == label]
-        found += agnostic(boxes, scores, labels, own, iou_threshold=iou_threshold)
+        found += greedy(boxes, scores, [r for r in rows if labels[r] == label], settings.iou)
     return sorted(found, key=lambda f: (-f[1], f[0]))
 
 
-def soft(boxes, scores, labels, rows, *, weight, min_score):
+def soft(boxes, scores, labels, rows, weight, min_score):
     left = {row: float(scores[row]) for row in rows if scores[row] > min_score}
     found = []
     while left:
@@ -48,16 +51,24 @@ def soft(boxes, scores, labels, rows, *, weight, min_score):
     return found
 
 
-def soft_linear(*scene, iou_threshold, min_score=0.001):
-    return soft(*scene, weight=lambda u: 1 - u if u > iou_threshold else 1.0, min_score=min_score)
+def soft_linear(boxes, scores, labels, rows, settings):
+    def weight(u):
+        return 1 - u if u > settings.iou else 1.0
+
+    return soft(boxes, scores, labels, rows, weight, settings.min_score)
 
 
-def soft_gaussian(*scene, sigma, min_score=0.001):
-    return soft(*scene, weight=lambda u: np.exp(-(u**2) / sigma), min_score=min_score)
+def soft_gaussian(boxes, scores, labels, rows, settings):
+    def weight(u):
+        return np.exp(-(u**2) / settings.sigma)
+
+    return soft(boxes, scores, labels, rows, weight, settings.min_score)
 
 
-def matrix(boxes, scores, labels, rows, *, sigma, min_score=0.001, max_candidates=1000):
-    ranked = best_first([r for r in rows if scores[r] > min_score], scores)[:max_candidates]
+def matrix(boxes, scores, labels, rows, settings):
+    sigma, min_score = settings.sigma, settings.min_score
+    ranked = best_first([r for r in rows if scores[r] > min_score], scores)
+    ranked = ranked[: settings.max_candidates]
     worst = {}  # how far each box is suppressed itself
     found = []
     for place, j in enumerate(ranked):
@@ -70,13 +81,13 @@ def matrix(boxes, scores, labels, rows, *, sigma, min_score=0.001, max_candidate
     return [(j, score, boxes[j]) for _, j, score in found]
 
 
-def weighted(boxes, scores, labels, rows, *, iou_threshold):
+def weighted(boxes, scores, labels, rows, settings):
     found = []
-    for k, score, box in class_wise(boxes, scores, labels, rows, iou_threshold=iou_threshold):
+    for k, score, box in class_wise(boxes, scores, labels, rows, settings):
         voters = [
             j
             for j in rows
-            if labels[j] == labels[k] and (j == k or iou(boxes[k], boxes[j]) > iou_threshold)
+            if labels[j] == labels[k] and (j == k or iou(boxes[k], boxes[j]) > settings.iou)
         ]
         total = sum(scores[j] for j in voters)
         mean = sum(scores[j] * boxes[j] for j in voters) / total if total else box
@@ -84,16 +95,17 @@ def weighted(boxes, scores, labels, rows, *, iou_threshold):
     return found
 
 
-def fusion(boxes, scores, labels, rows, *, num_views, iou_threshold, min_score=0.0):
+def fusion(boxes, scores, labels, rows, settings):
+    num_views = settings.num_views
     clusters: list[list[int]] = []
 
     def fused(cluster):
         return sum(scores[j] * boxes[j] for j in cluster) / sum(scores[j] for j in cluster)
 
-    for row in best_first([r for r in rows if scores[r] > min_score], scores):
+    for row in best_first([r for r in rows if scores[r] > settings.min_score], scores):
         own = [c for c in clusters if labels[c[0]] == labels[row]]
         overlaps = [iou(fused(cluster), boxes[row]) for cluster in own]
-        if overlaps and max(overlaps) > iou_threshold:
+        if overlaps and max(overlaps) > settings.iou:
             own[int(np.argmax(overlaps))].append(row)
         else:
             clusters.append([row])
@@ -103,3 +115,14 @@ def fusion(boxes, scores, labels, rows, *, num_views, iou_threshold, min_score=0
     ]
     order = sorted(range(len(found)), key=lambda c: (-found[c][1], c))
     return [found[c] for c in order]
+
+
+LOOPS = {
+    "class": class_wise,
+    "agnostic": agnostic,
+    "soft_linear": soft_linear,
+    "soft_gaussian": soft_gaussian,
+    "matrix": matrix,
+    "weighted": weighted,
+    "fusion": fusion,
+}

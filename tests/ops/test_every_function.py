@@ -8,6 +8,7 @@ import importlib
 import inspect
 import itertools
 import pkgutil
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax import assign, ops, postprocess
+from harmonic_jax.ops import Suppression, SuppressionMethod
 from harmonic_jax.postprocess.proposals import Proposals
 from harmonic_jax.structures import Detections, GroundTruth, Predictions
 
@@ -77,7 +79,6 @@ class Given:
 
 KEY = jax.random.key(0)
 NMS = {"iou_threshold": 0.5, "max_outputs": 9, "valid": VALID}
-BY_SIGMA = {"sigma": 0.5, "max_outputs": 9, "valid": VALID}
 MATCH = {"positive_iou": 0.6, "negative_iou": 0.4, "low_quality": True}
 DRAW = {"num_samples": 8, "positive_fraction": 0.5}
 SELECT = {"nms_iou": 0.5, "sigma": 0.5, "min_score": 0.05, "max_detections": 9}
@@ -92,16 +93,10 @@ CALLS = {
     "decode_boxes": lambda f, x: f(x.f(DELTAS), x.b(BOXES)),
     "nms": lambda f, x: f(*x.scene()[:2], **NMS),
     "batched_nms": lambda f, x: f(*x.scene(), **NMS),
-    "soft_nms_linear": lambda f, x: f(*x.scene(), **NMS),
-    "soft_nms_gaussian": lambda f, x: f(*x.scene(), **BY_SIGMA),
-    "matrix_nms": lambda f, x: f(*x.scene(), **BY_SIGMA),
-    "weighted_nms": lambda f, x: f(*x.scene(), **NMS),
-    "fuse_boxes": lambda f, x: f(*x.scene(), num_views=2, **NMS),
-    "is_real": lambda f, x: f(x.f(SCORES, VALID), VALID),
-    "candidate_scores": lambda f, x: f(x.f(SCORES, VALID), VALID, min_score=0.2),
-    "take_best": lambda f, x: f(
-        jnp.asarray(BOXES), jnp.asarray(SCORES), x.i(LABELS), min_score=0.2, max_outputs=9
-    ),
+    "suppress": lambda f, x: [
+        f(*x.scene(), Suppression(method, max_outputs=9), valid=VALID)
+        for method in get_args(SuppressionMethod)
+    ],
     "crop_masks": lambda f, x: f(
         jnp.full((G, 7, 7), 255, jnp.uint8), x.b(OBJECTS), x.i(LABELS), x.b(BOXES), size=5
     ),
@@ -116,7 +111,6 @@ CALLS = {
     ),
     "assign_levels": lambda f, x: f(x.b(BOXES), levels=(2, 5)),
     "sample_balanced": lambda f, x: f(KEY, VALID, ~VALID, **DRAW),
-    "sample_masks": lambda f, x: f(KEY, VALID, ~VALID, **DRAW),
     "match_anchors": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, **MATCH),
     "match_default_boxes": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, positive_iou=0.5),
     "multibox_targets": lambda f, x: f(x.b(BOXES), x.truth(), num_classes=K, positive_iou=0.5),
@@ -158,7 +152,7 @@ CALLS = {
         ).masks
     ),
 }
-WITHOUT_ARRAYS = {"float32_below", "nothing", "level_shapes", "make_anchors", "make_default_boxes"}
+WITHOUT_ARRAYS = {"float32_below", "level_shapes", "make_anchors", "make_default_boxes"}
 
 
 def public_functions():

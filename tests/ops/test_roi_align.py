@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.ops import roi_align as module
-from harmonic_jax.ops.roi_align import assign_levels
+from harmonic_jax import ops
+from harmonic_jax.ops import assign_levels
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import random_boxes
 
 H, W, C = 12, 17, 3
 IMAGE = (4 * H, 4 * W)
 STATIC = ("output_size", "aligned", "sampling_ratio")
-roi_align = jax.jit(module.roi_align, static_argnames=(*STATIC, "spatial_scale"))
-pyramid_roi_align = jax.jit(module.pyramid_roi_align, static_argnames=(*STATIC, "first_level"))
+roi_align = jax.jit(ops.roi_align, static_argnames=(*STATIC, "spatial_scale"))
+pyramid_roi_align = jax.jit(ops.pyramid_roi_align, static_argnames=(*STATIC, "first_level"))
 LARGE = (480, 640)
 PYRAMID = [(120, 160), (60, 80), (30, 40), (15, 20)]  # Levels 2 to 5 of the large image.
 

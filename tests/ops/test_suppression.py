@@ -1,43 +1,30 @@
-"""Soft, matrix and weighted suppression, and fusion, against loops in float64."""
+"""Every suppression against a loop in float64 over its paper's formula, and by hand."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.ops.box_fusion import fuse_boxes
-from harmonic_jax.ops.matrix_nms import matrix_nms
-from harmonic_jax.ops.nms import nms
-from harmonic_jax.ops.rescored import Rescored
-from harmonic_jax.ops.soft_nms import soft_nms_gaussian, soft_nms_linear
-from harmonic_jax.ops.weighted_nms import weighted_nms
-from tests.ops import suppression_references as reference
+from harmonic_jax.ops import Suppressed, Suppression, suppress
 from tests.ops.scenes import clustered_scene
+from tests.ops.suppression_references import LOOPS
 
-N, K = 48, 40  # One shape for all cases: one compile a function.
-
-
-def agnostic(boxes, scores, labels, *, iou_threshold, max_outputs, valid=None):
-    kept = nms(boxes, scores, iou_threshold=iou_threshold, max_outputs=max_outputs, valid=valid)
-    boxes, scores = jnp.asarray(boxes)[kept.indices], jnp.asarray(scores)[kept.indices]
-    return Rescored(
-        jnp.where(kept.valid[:, None], boxes, 0), jnp.where(kept.valid, scores, 0), *kept
-    )
-
-
-FUNCTIONS = {
-    "agnostic": (agnostic, reference.agnostic, {"iou_threshold": 0.5}),
-    "soft_linear": (soft_nms_linear, reference.soft_linear, {"iou_threshold": 0.5}),
-    "soft_gaussian": (soft_nms_gaussian, reference.soft_gaussian, {"sigma": 0.5}),
-    "matrix": (matrix_nms, reference.matrix, {"sigma": 0.5, "max_candidates": 30}),
-    "weighted": (weighted_nms, reference.weighted, {"iou_threshold": 0.5}),
-    "fusion": (fuse_boxes, reference.fusion, {"iou_threshold": 0.55, "num_views": 3}),
+N, K = 48, 40  # One shape for all cases: one compile a method.
+SETTINGS = {
+    "class": Suppression("class", max_outputs=K),
+    "agnostic": Suppression("agnostic", max_outputs=K),
+    "soft_linear": Suppression("soft_linear", max_outputs=K),
+    "soft_gaussian": Suppression("soft_gaussian", sigma=0.4, max_outputs=K),
+    "matrix": Suppression("matrix", sigma=0.4, max_outputs=K, max_candidates=30),
+    "weighted": Suppression("weighted", max_outputs=K),
+    "fusion": Suppression("fusion", iou=0.55, min_score=0.0, num_views=3, max_outputs=K),
 }
 JITTED = {
-    name: jax.jit(functools.partial(function, max_outputs=K, **options))
-    for name, (function, _, options) in FUNCTIONS.items()
+    name: jax.jit(functools.partial(suppress, settings=settings))
+    for name, settings in SETTINGS.items()
 }
 
 
@@ -72,44 +59,37 @@ def cases():
 CASES = {name: values for name, *values in cases()}
 
 
-def check(found: Rescored, expected: list) -> None:
-    number = min(len(expected), K)
-    assert np.asarray(found.valid).tolist() == [True] * number + [False] * (K - number)
-    rows, scores, boxes = (np.array([f[i] for f in expected[:number]], float) for i in range(3))
-    assert found.indices[:number].tolist() == rows.astype(int).tolist()
-    np.testing.assert_allclose(found.scores[:number], scores, rtol=2e-5)
-    np.testing.assert_allclose(found.boxes[:number], boxes.reshape(-1, 4), rtol=1e-5, atol=1e-3)
-    for values in (found.indices, found.scores, found.boxes):
-        assert not np.any(np.asarray(values)[number:])
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_equals_the_loop(name: str) -> None:
-    _, loop, options = FUNCTIONS[name]
     for boxes, scores, labels, valid in CASES.values():
         rows = np.flatnonzero(valid & ~np.isnan(scores)).tolist()
         wide = boxes.astype(np.float64), scores.astype(np.float64), labels
-        check(JITTED[name](boxes, scores, labels, valid=valid), loop(*wide, rows, **options))
+        found = JITTED[name](boxes, scores, labels, valid=valid)
+        expected = LOOPS[name](*wide, rows, SETTINGS[name])[:K]
+        number = len(expected)
+        assert np.asarray(found.valid).tolist() == [True] * number + [False] * (K - number)
+        rows, scores, boxes = (np.array([f[i] for f in expected], float) for i in range(3))
+        assert found.indices[:number].tolist() == rows.astype(int).tolist()
+        assert found.labels[:number].tolist() == labels[rows.astype(int)].tolist()
+        np.testing.assert_allclose(found.scores[:number], scores, rtol=2e-5)
+        np.testing.assert_allclose(found.boxes[:number], boxes.reshape(-1, 4), rtol=1e-5, atol=1e-3)
+        assert not any(np.any(np.asarray(values)[number:]) for values in found)
 
 
 # The others are one of these in another dress.
 @pytest.mark.parametrize("name", ["soft_gaussian", "matrix", "weighted", "fusion"])
 def test_vmap_equals_a_loop(name: str) -> None:
-    some = [CASES[case] for case in ("clustered", "all padding", "nan in padding", "tied scores")]
-    boxes, scores, labels, valid = (np.stack(column) for column in zip(*some, strict=True))
-    function, _, options = FUNCTIONS[name]
-
-    def one(boxes, scores, labels, valid):
-        return function(boxes, scores, labels, valid=valid, max_outputs=K, **options)
-
-    together = jax.jit(jax.vmap(one))(boxes, scores, labels, valid)
+    some = list(CASES.values())[:6]
+    together = jax.jit(jax.vmap(lambda *a: suppress(*a[:3], SETTINGS[name], valid=a[3])))(
+        *(np.stack(arrays) for arrays in zip(*some, strict=True))
+    )
     for i, case in enumerate(some):
         alone = JITTED[name](*case[:3], valid=case[3])
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_box_of_nan_changes_no_other(name: str) -> None:
     boxes, scores, labels, valid = CASES["clustered"]
     boxes, middle = boxes.copy(), np.argsort(scores)[N // 2]
@@ -117,7 +97,7 @@ def test_a_box_of_nan_changes_no_other(name: str) -> None:
     found = JITTED[name](boxes, scores, labels, valid=valid)
     without = JITTED[name](boxes, scores, labels, valid=np.arange(N) != middle)
 
-    def by_box(result: Rescored) -> dict[int, list[float]]:
+    def by_box(result: Suppressed) -> dict[int, list[float]]:
         rows = np.column_stack([result.scores, result.boxes])[result.valid]
         return dict(zip(result.indices[result.valid].tolist(), rows.tolist(), strict=True))
 
@@ -128,13 +108,12 @@ def test_a_box_of_nan_changes_no_other(name: str) -> None:
         np.testing.assert_allclose(got[i], want[i], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"agnostic"}))
+@pytest.mark.parametrize("name", SETTINGS)
 def test_no_boxes(name: str) -> None:
-    function, _, options = FUNCTIONS[name]
     empty = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
-    found = function(*empty, max_outputs=3, **options)
-    assert found.boxes.shape == (3, 4)
-    assert found.indices.dtype == jnp.int32
+    found = JITTED[name](*empty)
+    assert found.boxes.shape == (K, 4)
+    assert found.indices.dtype == found.labels.dtype == jnp.int32
     assert not any(np.any(values) for values in found)
 
 
@@ -150,10 +129,16 @@ def test_soft_suppression_by_hand() -> None:
     np.testing.assert_allclose(linear.scores[:4], [0.8, 0.4, 0.1, 0], rtol=1e-6)
     gaussian = run["soft_gaussian"](*scene)
     assert gaussian.indices[:4].tolist() == [0, 2, 3, 1]
-    half = 0.4 * np.exp(-0.5)
+    half = 0.4 * np.exp(-0.25 / 0.4)
     # The half is taken before the duplicate, and lowers it once more.
-    expected = [0.8, half, 0.1, 0.6 * np.exp(-2) * np.exp(-0.5)]
+    expected = [0.8, half, 0.1, 0.6 * np.exp(-1 / 0.4) * np.exp(-0.25 / 0.4)]
     np.testing.assert_allclose(gaussian.scores[:4], expected, rtol=1e-5)
     # The duplicate is suppressed itself: what it does to the half is discounted.
-    expected = [0.8, half, 0.1, 0.6 * np.exp(-2)]
+    expected = [0.8, half, 0.1, 0.6 * np.exp(-1 / 0.4)]
     np.testing.assert_allclose(run["matrix"](*scene).scores[:4], expected, rtol=1e-5)
+
+
+def test_an_unknown_method_is_named() -> None:
+    """The check itself: in tests, jaxtyping refuses the argument before."""
+    with pytest.raises(ValueError, match="method is 'hard'; it must be one of class, agnostic"):
+        Suppression.__post_init__(SimpleNamespace(method="hard"))
