@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 
 from harmonic_jax.config import (
-    BackboneConfig,
     Config,
     DataConfig,
     LossConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -56,7 +56,7 @@ def make_case(
     published = DETECTORS[name]
     first_label = 0 if isinstance(published.model, RetinaNetConfig) else 1
     backbone = published.model.backbone
-    if isinstance(backbone, BackboneConfig):
+    if isinstance(backbone, ResNetConfig):
         backbone = dataclasses.replace(backbone, norm_eps=1e-5, frozen_stages=0)
     config = Config(
         name="benchmark",

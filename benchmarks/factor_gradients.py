@@ -143,7 +143,7 @@ def positives_of(detector: Detector, variables: Variables, batch: Any) -> dict[s
 
     with mock.patch.object(losses, "hardet_loss", spy):
         model = detector.merge(variables, train=True)
-        loss_sums(model, batch, detector.config, jax.random.key(0))
+        loss_sums(model, batch, detector.config.loss, jax.random.key(0))
     return {name: jnp.concatenate([part[name] for part in seen]) for name in seen[0]}
 
 

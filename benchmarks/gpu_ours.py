@@ -23,10 +23,10 @@ from benchmarks.gpu_tasks import (
     object_boxes,
     serve,
 )
-from harmonic_jax.assign.matcher import match_anchors
+from harmonic_jax.detectors.parts.matching import MatchConfig, match_anchors
+from harmonic_jax.detectors.retinanet import best_pairs
 from harmonic_jax.losses import sigmoid_focal_loss
 from harmonic_jax.ops.nms import batched_nms
-from harmonic_jax.postprocess.dense import _best_pairs
 from harmonic_jax.pretrained import load_detector
 from harmonic_jax.structures import Batch
 from harmonic_jax.training.optimizer import make_optimizer
@@ -75,9 +75,7 @@ def matching(sizes: Sizes) -> Task:
     @jax.vmap
     def run(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
         valid = jnp.ones(len(boxes), bool)
-        found = match_anchors(
-            anchors, boxes, valid, positive_iou=0.5, negative_iou=0.4, low_quality=True
-        )
+        found = match_anchors(anchors, boxes, valid, MatchConfig())
         return found.state, found.index
 
     step, arrays = jax.jit(run), (jax.device_put(object_boxes(sizes)),)
@@ -91,7 +89,7 @@ def focal(sizes: Sizes) -> Task:
 
 
 def topk(sizes: Sizes) -> Task:
-    step = jax.jit(jax.vmap(lambda x: _best_pairs(x, threshold=SCORE, topk=sizes.topk)))
+    step = jax.jit(jax.vmap(lambda x: best_pairs(x, SCORE, sizes.topk)))
     arrays = (jax.device_put(class_logits(sizes)[0]),)
     scores = np.asarray(step(*arrays)[0])
     return _repeat(step, arrays, check=float(scores[scores > SCORE].sum()))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from harmonic_jax.assign.anchors import make_anchors
+from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
 from tests.ops.scenes import clustered_scene, random_boxes
 
 DETECTORS = {"retinanet": "retinanet_resnet50_fpn", "ssd300": "ssd300_vgg16"}
@@ -73,7 +73,7 @@ Prepare = Callable[[Sizes], Task]
 
 def level_anchors(sizes: Sizes) -> list[np.ndarray]:
     """RetinaNet's anchors, level by level."""
-    return make_anchors(sizes.image, levels=(3, 7), size_factor=4.0, scales=SCALES, ratios=RATIOS)
+    return list(make_anchors(sizes.image, (3, 7), AnchorConfig()))
 
 
 def nms_scene(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

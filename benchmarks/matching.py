@@ -17,8 +17,8 @@ import torchvision
 from torchvision.models.detection._utils import Matcher
 
 from benchmarks.side_by_side import compare
-from harmonic_jax.assign.anchors import make_anchors
-from harmonic_jax.assign.matcher import Matches, match_anchors
+from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
+from harmonic_jax.detectors.parts.matching import MatchConfig, Matches, match_anchors
 from tests.ops.scenes import random_boxes
 
 IMAGE, OBJECTS = (640, 1024), 100
@@ -29,9 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    anchors = np.concatenate(
-        make_anchors(IMAGE, levels=(3, 7), size_factor=4.0, scales=SCALES, ratios=RATIOS)
-    )
+    anchors = np.concatenate(make_anchors(IMAGE, (3, 7), AnchorConfig()))
     print(f"{len(anchors)} anchors, boxes padded to {OBJECTS}, {jax.devices()[0].platform}")
     for batch, objects in ((1, OBJECTS), (4, OBJECTS), (4, 7)):
         _compare(anchors, batch, objects, args.repeats)
@@ -46,9 +44,7 @@ def _compare(anchors: np.ndarray, batch: int, objects: int, repeats: int) -> Non
     @jax.jit
     @jax.vmap
     def run(boxes: jax.Array, valid: jax.Array) -> Matches:
-        return match_anchors(
-            anchors, boxes, valid, positive_iou=0.5, negative_iou=0.4, low_quality=True
-        )
+        return match_anchors(anchors, boxes, valid, MatchConfig())
 
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     tensors, all_anchors = torch.tensor(boxes[:, :objects]), torch.tensor(anchors)

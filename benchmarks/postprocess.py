@@ -15,21 +15,16 @@ import torch
 from torchvision.models.detection import RetinaNet
 
 from benchmarks.side_by_side import compare
-from harmonic_jax.assign.anchors import make_anchors
+from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
+from harmonic_jax.detectors.parts.selection import PostprocessConfig
+from harmonic_jax.detectors.retinanet import detect_in_image
 from harmonic_jax.ops.box_coder import encode_boxes
 from harmonic_jax.ops.boxes import pairwise_iou
-from harmonic_jax.postprocess import postprocess_dense
 from harmonic_jax.structures import Detections, Predictions
 from tests.ops.scenes import random_boxes
 
 IMAGE, CLASSES = (800, 1344), 80
-ANCHORS = make_anchors(
-    IMAGE,
-    levels=(3, 7),
-    size_factor=4.0,
-    scales=(1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
-    ratios=(0.5, 1.0, 2.0),
-)
+ANCHORS = make_anchors(IMAGE, (3, 7), AnchorConfig())
 Levels = list[np.ndarray]
 
 
@@ -82,14 +77,9 @@ def _compare(name: str, logits: Levels, deltas: Levels, repeats: int) -> None:
 
     @jax.jit
     def run(predictions: Predictions, sizes: jax.Array) -> Detections:
-        return postprocess_dense(
-            predictions,
-            ANCHORS,
-            sizes,
-            score_threshold=0.05,
-            topk_per_level=1000,
-            nms_iou=0.5,
-            max_detections=100,
+        config = PostprocessConfig()
+        return jax.vmap(lambda outputs, size: detect_in_image(outputs, ANCHORS, size, config))(
+            predictions, sizes
         )
 
     backbone = torch.nn.Identity()

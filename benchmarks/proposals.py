@@ -10,6 +10,7 @@ its decoding and its `filter_proposals`; ours decodes the best anchors only.
 """
 
 import argparse
+import functools
 
 import jax
 import numpy as np
@@ -17,16 +18,16 @@ import torch
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from benchmarks.side_by_side import compare
-from harmonic_jax.assign.anchors import make_anchors
+from harmonic_jax.detectors.parts.anchors import make_anchors
+from harmonic_jax.detectors.rpn import Proposals, RPNConfig, select_proposals
 from harmonic_jax.ops.box_coder import encode_boxes
 from harmonic_jax.ops.boxes import pairwise_iou
-from harmonic_jax.postprocess.proposals import Proposals, select_proposals
 from harmonic_jax.structures import Predictions
 from tests.ops.scenes import IMAGE, random_boxes
 
 RATIOS = (0.5, 1.0, 2.0)
-PYRAMID = make_anchors(IMAGE, levels=(2, 6), size_factor=8.0, scales=(1.0,), ratios=RATIOS)
-SINGLE = make_anchors(IMAGE, levels=(4, 4), size_factor=8.0, scales=(1.0,), ratios=RATIOS)
+PYRAMID = make_anchors(IMAGE, (2, 6), RPNConfig().anchors)
+SINGLE = make_anchors(IMAGE, (4, 4), RPNConfig().anchors)
 KEPT, IOU = 2000, 0.7
 Levels = list[np.ndarray]
 
@@ -77,9 +78,9 @@ def _compare(
 
     @jax.jit
     def run(outputs: Predictions, sizes: jax.Array) -> Proposals:
-        return select_proposals(
-            outputs, anchors, sizes, pre_nms_topk=topk, post_nms_topk=KEPT, nms_iou=IOU
-        )
+        config = RPNConfig(topk_eval=topk, num_proposals_eval=KEPT, nms_iou=IOU)
+        select = functools.partial(select_proposals, config=config, is_training=False)
+        return jax.vmap(lambda outputs, size: select(outputs, anchors, size))(outputs, sizes)
 
     settings = [{"training": number, "testing": number} for number in (topk, KEPT)]
     network = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, *settings, IOU)

@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 from benchmarks.side_by_side import compare
-from harmonic_jax.assign.anchors import level_shapes
+from harmonic_jax.detectors.parts.anchors import level_shapes
 from harmonic_jax.ops.roi_align import pyramid_roi_align
 from tests.ops.scenes import IMAGE, random_boxes
 

@@ -11,12 +11,12 @@ Cost: not timed; about an hour on 2 CPU cores.
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
-    BackboneConfig,
     BoxHeadConfig,
     Config,
     DataConfig,
     FasterRCNNConfig,
     OptimConfig,
+    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
     TrainConfig,
@@ -39,7 +39,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
         ),
         model=FasterRCNNConfig(
-            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
+            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
             levels=(2, 5),
             channels=64,
             fpn_norm="group",

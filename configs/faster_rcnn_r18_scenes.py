@@ -12,12 +12,12 @@ Cost: 30 images a second on 2 CPU cores that did little else, 18 minutes and the
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
-    BackboneConfig,
     BoxHeadConfig,
     Config,
     DataConfig,
     FasterRCNNConfig,
     OptimConfig,
+    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
     TrainConfig,
@@ -37,7 +37,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
         ),
         model=FasterRCNNConfig(
-            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
+            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
             levels=(2, 5),
             channels=64,
             fpn_norm="group",

@@ -14,12 +14,12 @@ SmoothL1's beta of 1/9, in both stages, is torchvision's.
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     FasterRCNNConfig,
     LossConfig,
     OptimConfig,
+    ResNetConfig,
     TrainConfig,
 )
 
@@ -37,7 +37,7 @@ def config() -> Config:
             num_threads=16,
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
-        model=FasterRCNNConfig(backbone=BackboneConfig(depth=50, norm="frozen", frozen_stages=2)),
+        model=FasterRCNNConfig(backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2)),
         loss=LossConfig(smooth_l1_beta=1 / 9),
         optim=OptimConfig(
             optimizer="sgd",

@@ -14,12 +14,12 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     FasterRCNNConfig,
     LossConfig,
     OptimConfig,
+    ResNetConfig,
     TrainConfig,
 )
 
@@ -37,7 +37,7 @@ def config() -> Config:
             num_threads=16,
         ),
         model=FasterRCNNConfig(
-            backbone=BackboneConfig(depth=50, norm="frozen", frozen_stages=2),
+            backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2),
         ),
         loss=LossConfig(smooth_l1_beta=1 / 9),
         optim=OptimConfig(

@@ -15,12 +15,12 @@ SmoothL1's beta of 1/9, in both stages, is torchvision's.
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     FasterRCNNConfig,
     LossConfig,
     OptimConfig,
+    ResNetConfig,
     TrainConfig,
 )
 
@@ -39,7 +39,7 @@ def config() -> Config:
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
         model=FasterRCNNConfig(
-            backbone=BackboneConfig(
+            backbone=ResNetConfig(
                 depth=101, norm="frozen", frozen_stages=2, groups=32, width_per_group=4
             )
         ),

@@ -12,13 +12,13 @@ Cost: not timed alone; 7 images a second on 2 CPU cores that did much else.
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
-    BackboneConfig,
     BoxHeadConfig,
     Config,
     DataConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
     OptimConfig,
+    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
     TrainConfig,
@@ -40,7 +40,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
         ),
         model=MaskRCNNConfig(
-            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
+            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
             levels=(2, 5),
             channels=64,
             fpn_norm="group",

@@ -15,12 +15,12 @@ SmoothL1's beta of 1/9, in both stages, is torchvision's.
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     LossConfig,
     MaskRCNNConfig,
     OptimConfig,
+    ResNetConfig,
     TrainConfig,
 )
 
@@ -41,7 +41,7 @@ def config() -> Config:
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
         model=MaskRCNNConfig(
-            backbone=BackboneConfig(
+            backbone=ResNetConfig(
                 depth=101, norm="frozen", frozen_stages=2, groups=64, width_per_group=4
             )
         ),

@@ -31,8 +31,9 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
         ),
         model=RefineDetConfig(
-            backbone=VGGConfig(width=16, norm="batch"),
-            fc6_dilation=1,
+            backbone=VGGConfig(width=16, norm="batch", fc6_dilation=1),
+            extra_channels=128,
+            norm="batch",
             # The published 10 and 8 are for four times as many channels.
             l2_scales=(5.0, 4.0),
             channels=64,

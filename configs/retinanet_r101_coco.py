@@ -13,10 +13,10 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -35,7 +35,7 @@ def config() -> Config:
             num_threads=16,
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
-        model=RetinaNetConfig(backbone=BackboneConfig(depth=101, norm="frozen", frozen_stages=2)),
+        model=RetinaNetConfig(backbone=ResNetConfig(depth=101, norm="frozen", frozen_stages=2)),
         optim=OptimConfig(
             optimizer="sgd",
             learning_rate=0.01,

@@ -11,10 +11,10 @@ Cost: 48 minutes on 2 CPU cores that did other work as well.
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -36,7 +36,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
         ),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
+            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
             levels=(3, 5),
             channels=64,
             head_convs=2,

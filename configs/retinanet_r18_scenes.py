@@ -11,11 +11,11 @@ Cost: 6.6 minutes on 2 CPU cores, building the data included.
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
     PostprocessConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -34,7 +34,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
         ),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=18, width=32, norm="batch"),
+            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
             levels=(3, 5),
             channels=64,
             head_convs=2,

@@ -13,10 +13,10 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -36,7 +36,7 @@ def config() -> Config:
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=50, norm="frozen", frozen_stages=2),
+            backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2),
         ),
         optim=OptimConfig(
             optimizer="sgd",

@@ -19,10 +19,10 @@ Cost: 460 steps of 4,096 images at 800 x 1333, about 1.5 TFLOP a training image;
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -42,7 +42,7 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
             num_threads=16,
         ),
-        model=RetinaNetConfig(backbone=BackboneConfig(depth=50, norm="batch")),
+        model=RetinaNetConfig(backbone=ResNetConfig(depth=50, norm="batch")),
         optim=OptimConfig(
             optimizer="lamb",
             learning_rate=0.005,

@@ -14,10 +14,10 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -36,7 +36,7 @@ def config() -> Config:
             num_threads=16,
         ),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=50, norm="frozen", frozen_stages=2),
+            backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2),
         ),
         optim=OptimConfig(
             optimizer="sgd",

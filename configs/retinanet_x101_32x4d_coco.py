@@ -14,10 +14,10 @@ ResNeXt (it has 32x8d and 64x4d): any state dict with its names will do.
 
 from harmonic_jax.config import (
     AugmentConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -37,7 +37,7 @@ def config() -> Config:
         ),
         # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
         model=RetinaNetConfig(
-            backbone=BackboneConfig(
+            backbone=ResNetConfig(
                 depth=101, norm="frozen", frozen_stages=2, groups=32, width_per_group=4
             )
         ),

@@ -39,8 +39,9 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
         ),
         model=SSDConfig(
-            backbone=VGGConfig(width=16, norm="batch"),
-            fc6_dilation=4,
+            backbone=VGGConfig(width=16, norm="batch", atrous=True, fc6_dilation=4),
+            extra_channels=64,
+            norm="batch",
             # Maps of 30 x 40, 15 x 20, 8 x 10 and 4 x 5 cells.
             extra_layers=("3x3/2", "3x3/2"),
             # The published 20 is for four times as many channels.

@@ -32,8 +32,9 @@ def config() -> Config:
             augment=AugmentConfig(flip=0.5),
         ),
         model=SSDConfig(
-            backbone=VGGConfig(width=16, norm="batch"),
-            fc6_dilation=2,
+            backbone=VGGConfig(width=16, norm="batch", atrous=True, fc6_dilation=2),
+            extra_channels=64,
+            norm="batch",
             # Maps of 12, 6, 3 and 1 cells a side.
             extra_layers=("3x3/2", "3x3"),
             # The published 20 is for four times as many channels.

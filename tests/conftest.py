@@ -23,7 +23,12 @@ import jaxtyping
 
 # Annotations such as Float[Array, "n 4"] are checked at every call while tests run.
 jaxtyping.install_import_hook(
-    ["harmonic_jax.ops", "harmonic_jax.assign", "harmonic_jax.postprocess"], "beartype.beartype"
+    [
+        "harmonic_jax.ops",
+        "harmonic_jax.detectors.parts.matching",
+        "harmonic_jax.detectors.parts.anchors",
+    ],
+    "beartype.beartype",
 )
 
 import jax  # noqa: E402

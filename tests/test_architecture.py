@@ -16,8 +16,8 @@ ALLOWED = {
     "structures": {"jax", "jaxtyping"},
     # What settings refuse, by name: every room's settings are checked the same way.
     "checks": set(),
-    # An experiment is made of what the rooms' own settings are; of data it knows those alone.
-    "config": {"checks", "data"},
+    # An experiment is made of the rooms' own settings, and knows nothing else of them.
+    "config": {"checks", "data", "backbones", "detectors"},
     # What every room that writes for people needs: whole files, and lines on a terminal.
     "files": set(),
     "terminal": {"rich"},
@@ -28,18 +28,14 @@ ALLOWED = {
     # The one parser of COCO's JSON: data and metrics both read it, and may not import each other.
     "coco_format": {"numpy", "json_file"},
     "ops": {"jax", "jaxtyping", "numpy"},
-    "assign": {"jax", "jaxtyping", "numpy", "ops", "structures"},
-    "models": {"jax", "jaxtyping", "numpy", "flax", "ops", "structures", "config"},
-    "pretrained": {
-        "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "models", "config", "files",
-        "file_kinds", "json_file",
-    },
-    "objectives": {"jax", "jaxtyping", "assign", "losses", "ops", "structures", "config"},
+    "backbones": {"jax", "numpy", "flax", "checks"},
     "detectors": {
-        "jax", "jaxtyping", "numpy", "flax", "models", "assign", "objectives", "postprocess",
-        "ops", "losses", "structures", "config",
+        "jax", "jaxtyping", "numpy", "flax", "backbones", "ops", "losses", "structures", "checks",
     },
-    "postprocess": {"jax", "jaxtyping", "numpy", "ops", "structures"},
+    "pretrained": {
+        "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "backbones", "detectors",
+        "config", "files", "file_kinds", "json_file",
+    },
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
         "masks", "coco_format", "checks", "structures", "files", "file_kinds", "json_file",
@@ -62,7 +58,7 @@ ALLOWED = {
     },
     "cli": ANY,
     # What readers look at: pictures with boxes, charts, and the page of what metrics computed.
-    "report": {"numpy", "cv2", "matplotlib", "metrics", "masks", "files", "terminal"},
+    "report": {"numpy", "cv2", "matplotlib", "jinja2", "metrics", "masks", "files", "terminal"},
     "__init__": {"inference"},  # `load`, imported when it is first named
     "__main__": {"cli"},
 }  # fmt: skip

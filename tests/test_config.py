@@ -47,7 +47,7 @@ def test_the_1x_recipe_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: c.BackboneConfig(depth=19), "backbone.depth is 19"),  # type: ignore[arg-type]
+        (lambda: c.ResNetConfig(depth=19), "backbone.depth is 19"),  # type: ignore[arg-type]
         (lambda: c.DataConfig(format="voc"), "data.root is None"),
         (lambda: c.DataConfig(short_sides=(800,), max_side=700), "data.max_side is 700"),
         (lambda: c.MatchConfig(positive_iou=0.3), "match.negative_iou"),

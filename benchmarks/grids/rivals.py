@@ -2,8 +2,7 @@
 
 from benchmarks.ablation_grid import Grid
 from benchmarks.ablation_recipe import BASELINE, CASES, hardet
-from harmonic_jax.config import LossConfig
-from harmonic_jax.config.rivals import RIVALS
+from harmonic_jax.config import RIVALS, LossConfig
 
 ARMS = ("giou", "gfl", "vfl", "iou_balanced", "pisa", "correlation")
 FIELDS = ("cls_loss", "box_loss", "box_weight", "correlation")

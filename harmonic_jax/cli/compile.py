@@ -17,8 +17,7 @@ from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
 from harmonic_jax.cli.config_file import config_from_args
 from harmonic_jax.cli.train import DEFAULT_CONFIG
-from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.config.training import BATCH_SIZES
+from harmonic_jax.config import BATCH_SIZES, Config, ConfigError
 from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.pods.collectives import Collective, ring_all_reduce_bytes
 from harmonic_jax.pods.compilation import (

@@ -16,8 +16,7 @@ from harmonic_jax.cli.processes import add_process_options, process_options, run
 from harmonic_jax.cli.report_images import images_of_folder
 from harmonic_jax.cli.train import use_both_cores
 from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
-from harmonic_jax.config import ConfigError
-from harmonic_jax.config.training import BATCH_SIZES
+from harmonic_jax.config import BATCH_SIZES, ConfigError
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.masks_json import MaskError

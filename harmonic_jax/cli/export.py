@@ -11,8 +11,7 @@ from harmonic_jax.__main__ import run_script
 from harmonic_jax.checks import check_count
 from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
-from harmonic_jax.config import ConfigError
-from harmonic_jax.config.training import BATCH_SIZES
+from harmonic_jax.config import BATCH_SIZES, ConfigError
 from harmonic_jax.export import (
     PLATFORMS,
     InferenceFunction,

@@ -17,9 +17,8 @@ from harmonic_jax.cli.command import FAILURES, quoted, run_command
 from harmonic_jax.config import (
     Config,
     ConfigError,
-    FasterRCNNConfig,
     ModelConfig,
-    RetinaNetConfig,
+    ResNetConfig,
     TrainConfig,
 )
 from harmonic_jax.data.folders import read_class_names
@@ -179,7 +178,7 @@ def _old_names(state_dict: dict[str, np.ndarray], layout: Layout) -> dict[str, s
 
 
 def _with_eps(model: ModelConfig, eps: float) -> ModelConfig:
-    if not isinstance(model, RetinaNetConfig | FasterRCNNConfig):
+    if not isinstance(model.backbone, ResNetConfig):
         raise ConfigError(f"--norm-eps is {eps}; torchvision's SSD has no norms")
     return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, norm_eps=eps))
 

@@ -3,8 +3,7 @@
 import argparse
 from typing import get_args
 
-from harmonic_jax.config import ConfigError
-from harmonic_jax.config.parts import NmsName
+from harmonic_jax.config import ConfigError, NmsName
 from harmonic_jax.inference import TTA
 
 

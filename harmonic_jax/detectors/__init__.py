@@ -1,28 +1,76 @@
-"""Each detector as a whole: its model joined with its assignment, objective and postprocessing.
+"""One file a detector: settings, module, targets, loss, detections, top to bottom.
 
-A file a family, each with the same two functions; which one serves is decided here, by the type
-of the model's config. Ground truth reaches the objective only, never the model.
+Ground truth reaches the losses only, never a module. What is trained is `nnx.Param`; running
+statistics are `nnx.BatchStat`; what the settings freeze is `Frozen`: `nnx.split(model, nnx.Param,
+...)` separates what an optimizer may touch.
 """
 
-import jax
-from flax import nnx
+from typing import Any
 
-from harmonic_jax.config import (
-    Config,
-    FasterRCNNConfig,
-    RefineDetConfig,
-    RetinaNetConfig,
-    SSDConfig,
-)
-from harmonic_jax.detectors import refinedet, retinanet, ssd, two_stage
-from harmonic_jax.objectives.sums import LossSums
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from harmonic_jax.detectors import faster_rcnn, mask_rcnn, refinedet, retinanet, ssd
+from harmonic_jax.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
+from harmonic_jax.detectors.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums
+from harmonic_jax.detectors.refinedet import RefineDet, RefineDetConfig
+from harmonic_jax.detectors.retinanet import RetinaNet, RetinaNetConfig
+from harmonic_jax.detectors.ssd import SSD, SSDConfig
 from harmonic_jax.structures import Batch, Detections
+
+__all__ = ["ModelConfig", "build_model", "detect", "loss_sums"]
+
+ModelConfig = RetinaNetConfig | SSDConfig | RefineDetConfig | FasterRCNNConfig | MaskRCNNConfig
+
+
+def build_model(
+    config: ModelConfig, num_classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+) -> nnx.Module:
+    """The detector that its settings describe, with random weights.
+
+    Args:
+        config: its settings; their type chooses the detector.
+        num_classes: number of object classes, without background; at least 1.
+        dtype: compute type of the network, float32 or bfloat16; parameters are float32 always.
+        rngs: the random stream of the initial weights.
+
+    Returns:
+        The module, in training mode; `model.eval()` uses the running statistics.
+
+    Raises:
+        ValueError: num_classes is below 1.
+
+    Example:
+        >>> import jax
+        >>> from harmonic_jax.backbones import ResNetConfig
+        >>> config = RetinaNetConfig(backbone=ResNetConfig(depth=18, width=8), channels=16)
+        >>> def init(key):
+        ...     model = build_model(config, 10, rngs=nnx.Rngs(key))
+        ...     return nnx.split(model, nnx.Param, ...)[1:]
+        >>> params, others = jax.eval_shape(init, jax.random.key(0))
+        >>> params["cls_head"]["output"]["kernel"].shape  # 9 anchors of 10 classes
+        (3, 3, 16, 90)
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; it must be >= 1")
+    kinds: dict[type[ModelConfig], Any] = {
+        RetinaNetConfig: RetinaNet,
+        SSDConfig: SSD,
+        RefineDetConfig: RefineDet,
+        FasterRCNNConfig: FasterRCNN,
+        MaskRCNNConfig: MaskRCNN,
+    }
+    model: nnx.Module = kinds[type(config)](config, num_classes, dtype=dtype, rngs=rngs)
+    return model
 
 
 def loss_sums(
     model: nnx.Module,
     batch: Batch,
-    config: Config,
+    loss: LossConfig,
     key: jax.Array,
     *,
     batch_axis: str | None = None,
@@ -30,47 +78,55 @@ def loss_sums(
     """The training losses of a batch.
 
     Args:
-      model: what `models.build_model` made of `config.model`, in training mode.
+      model: what `build_model` made, in training mode.
       batch: images and objects.
-      config: the experiment.
+      loss: which losses, and their constants.
       key: for what is drawn at random (the sampling of two-stage detectors); a function of seed
         and step. Draws are made for each image by its `record_index`, so they depend neither on
         its place in the batch nor on the number of devices.
       batch_axis: within `jax.shard_map`, the mesh axis that splits the batch; give the model the
-        same (`models.norm.BatchNorm`). None: `batch` is the whole batch.
+        same (`backbones.norm.BatchNorm`). None: `batch` is the whole batch.
 
     Returns:
       Sums over `batch`: with `batch_axis` one device's share, whose sum over the devices is the
       whole; without it, under jit with a sharded batch, the global sums.
     """
-    match config.model:
-        case RetinaNetConfig():
-            return retinanet.loss_sums(model, batch, config, key, batch_axis)
-        case SSDConfig():
-            return ssd.loss_sums(model, batch, config, key, batch_axis)
-        case RefineDetConfig():
-            return refinedet.loss_sums(model, batch, config, key, batch_axis)
-        case FasterRCNNConfig():
-            return two_stage.loss_sums(model, batch, config, key, batch_axis)
+    match model:
+        case RetinaNet():
+            return retinanet.loss_sums(model, batch, loss, key, batch_axis)
+        case SSD():
+            return ssd.loss_sums(model, batch, loss, key, batch_axis)
+        case RefineDet():
+            return refinedet.loss_sums(model, batch, loss, key, batch_axis)
+        case MaskRCNN():  # before its base class
+            return mask_rcnn.loss_sums(model, batch, loss, key, batch_axis)
+        case FasterRCNN():
+            return faster_rcnn.loss_sums(model, batch, loss, key, batch_axis)
+    raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")
 
 
-def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
+def detect(model: nnx.Module, batch: Batch) -> Detections:
     """Images -> final boxes, in pixels of the padded image.
 
     An image for which the network says NaN or infinity has NaN for all its scores, those of rows
-    that are not valid too: see `non_finite`.
+    that are not valid too: see `parts.selection.non_finite_images`.
 
     Args:
-      model: what `models.build_model` made of `config.model`, in evaluation mode.
+      model: what `build_model` made, in evaluation mode.
       batch: images; ground truth is not looked at.
-      config: the experiment.
+
+    Returns:
+      `Detections` [b d], best first.
     """
-    match config.model:
-        case RetinaNetConfig():
-            return retinanet.detect(model, batch, config)
-        case SSDConfig():
-            return ssd.detect(model, batch, config)
-        case RefineDetConfig():
-            return refinedet.detect(model, batch, config)
-        case FasterRCNNConfig():
-            return two_stage.detect(model, batch, config)
+    match model:
+        case RetinaNet():
+            return retinanet.detect(model, batch)
+        case SSD():
+            return ssd.detect(model, batch)
+        case RefineDet():
+            return refinedet.detect(model, batch)
+        case MaskRCNN():  # before its base class
+            return mask_rcnn.detect(model, batch)
+        case FasterRCNN():
+            return faster_rcnn.detect(model, batch)
+    raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")

@@ -1,69 +1,287 @@
-"""RefineDet: SSD's assignment and losses twice, the second time on refined anchors."""
+"""RefineDet (Zhang et al. 2018, "Single-Shot Refinement Neural Network for Object Detection").
+
+SSD twice: an anchor refinement module (ARM) tells objects from background and moves the anchors,
+and an object detection module (ODM) starts from those.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.lax import stop_gradient
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from harmonic_jax.assign.anchors import level_shapes
-from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes
-from harmonic_jax.config import Config, RefineDetConfig
-from harmonic_jax.detectors.non_finite import mark_non_finite
-from harmonic_jax.objectives.refinedet import refine_anchors, refinedet_objective
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
+from harmonic_jax.backbones.conv import add_bias, xavier_uniform
+from harmonic_jax.backbones.layers import ConvReLU
+from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, level_shapes, make_default_boxes
+from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
+from harmonic_jax.detectors.parts.matching import multibox_targets
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
+from harmonic_jax.detectors.parts.selection import PostprocessConfig, mark_non_finite
+from harmonic_jax.detectors.ssd import (
+    MultiBoxMatchConfig,
+    assigned_sums,
+    detect_in_image,
+    extra_layer,
+    multibox_sums,
+)
 from harmonic_jax.ops.box_coder import decode_boxes
-from harmonic_jax.postprocess.multibox import postprocess_multibox
-from harmonic_jax.structures import Batch, Detections
+from harmonic_jax.structures import Batch, Detections, GroundTruth, Predictions, Targets
 
 LEVELS = (3, 6)  # Strides 8, 16, 32 and 64.
 
+# --- Settings ------------------------------------------------------------------------------------
 
-def loss_sums(
-    model: nnx.Module,
-    batch: Batch,
-    config: Config,
-    key: jax.Array,
-    batch_axis: str | None,
-) -> LossSums:
-    """See `detectors.loss_sums`; nothing is drawn at random."""
-    assert isinstance(config.model, RefineDetConfig)
-    predictions = model(batch.images, batch.image_size)
-    return refinedet_objective(
-        predictions.arm,
-        predictions.odm,
-        _anchors(config.model, batch),
-        batch.ground_truth,
-        batch.is_real,
-        loss=config.loss,
-        match=config.model.match,
-        min_objectness=config.model.min_objectness,
-        batch_axis=batch_axis,
+
+@dataclasses.dataclass(frozen=True)
+class RefineDetConfig:
+    """RefineDet (Zhang et al. 2018): levels of stride 8, 16, 32 and 64."""
+
+    backbone: BackboneConfig = VGGConfig()
+    l2_scales: tuple[float, float] = (10.0, 8.0)
+    """Length of the feature vectors of stride 8 and 16 at the start of training."""
+    extra_channels: int = 512
+    """Of the level of stride 64."""
+    norm: Literal["none", "batch"] = "none"
+    """Norm of the layers above the backbone: `batch` to train from scratch."""
+    channels: int = 256
+    """Of the transfer connection blocks."""
+    deconv_size: Literal[2, 4] = 4
+    """Kernel of the transposed convolutions: 4 in the paper's figure, 2 in its Caffe code."""
+    size_factor: float = 4.0
+    """Side of a level's square anchor in strides."""
+    max_ratio: int = 2
+    """Ratio of the longest anchors; 1: squares only."""
+    min_objectness: float = 0.01
+    """Anchors to which the ARM gives less are no negatives of the ODM, and detect nothing."""
+    match: MultiBoxMatchConfig = MultiBoxMatchConfig()
+    postprocess: PostprocessConfig = PostprocessConfig(
+        score_threshold=0.01, topk=1000, nms_iou=0.45, max_detections=500
     )
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "model",
+            l2_scales="[0.001, 1000]",
+            extra_channels="[8, 4096]",
+            channels="[8, 4096]",
+            size_factor="[0.01, 1000]",
+            max_ratio="[1, 16]",
+            min_objectness="[0, 1)",
+        )
+        require(
+            self.backbone.strides[-3:] == (8, 16, 32),
+            "model.backbone.atrous",
+            True,
+            "False: RefineDet needs a map of stride 32",
+        )
 
-def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
-    """See `detectors.detect`: the ODM's deltas are relative to the anchors the ARM moved."""
-    assert isinstance(config.model, RefineDetConfig)
-    settings = config.model.postprocess
-    arm, odm = model(batch.images, batch.image_size)
-    refined, objectness = refine_anchors(arm, _anchors(config.model, batch))
-    found = postprocess_multibox(
-        jnp.concatenate(odm.cls_logits, axis=1),
-        decode_boxes(jnp.concatenate(odm.deltas, axis=1), refined, weights=BOX_WEIGHTS),
-        batch.image_size,
-        score_threshold=settings.score_threshold,
-        topk_per_class=settings.topk_per_class,
-        nms_iou=settings.nms_iou,
-        max_detections=settings.max_detections,
-        suppression=settings.nms,
-        nms_sigma=settings.nms_sigma,
-        is_candidate=objectness >= config.model.min_objectness,
-    )
-    return mark_non_finite(found, (arm, odm))
+    @property
+    def stride(self) -> int:
+        """Padded sides must be multiples of this: none, every layer rounds its size up."""
+        return 1
+
+    @property
+    def per_location(self) -> int:
+        return 2 * self.max_ratio - 1
 
 
-def _anchors(config: RefineDetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
-    """Constants of the compiled program: they depend on the shape of the bucket alone."""
+# --- Module --------------------------------------------------------------------------------------
+
+
+class RefineDetPredictions(NamedTuple):
+    """Raw outputs of both modules, for the same anchors."""
+
+    arm: Predictions  # object and background; deltas of the anchors
+    odm: Predictions  # every class, background last; deltas of the refined anchors
+
+
+class Doubling(nnx.Module):
+    """Transposed convolution of stride 2 with a 2x2 kernel, or a 4x4 one that overlaps by two.
+
+    PyTorch's `ConvTranspose2d(num_in, num_out, size, stride=2, padding=(size - 2) / 2)`. The
+    kernel is `[size, size, num_in, num_out]`; tap (y, x) of cell (r, c) adds to the output cell
+    (2 r + y - padding, 2 c + x - padding).
+
+    Args of the call:
+        x: `[b, h, w, num_in]`.
+
+    Returns of the call:
+        `[b, 2 h, 2 w, num_out]` in `dtype`.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        *,
+        size: Literal[2, 4],
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (size, size, num_in, num_out)
+        self.kernel = nnx.Param(xavier_uniform(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_out,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Every tap of every cell, then what falls on one output is added up: no multiplication
+        # with the zeros between the cells, on which XLA's transposed convolution spends most.
+        taps = jnp.einsum("bhwi,yxio->bhwyxo", x.astype(self.dtype), self._kernel())
+        taps = _overlap_add(taps, axis=1, tap_axis=3)  # [b, 2h, w, x, o]
+        taps = _overlap_add(taps, axis=2, tap_axis=3)  # [b, 2h, 2w, o]
+        return add_bias(taps, self.bias[...])
+
+    def _kernel(self) -> jax.Array:
+        return self.kernel[...].astype(self.dtype)
+
+
+def _overlap_add(taps: jax.Array, *, axis: int, tap_axis: int) -> jax.Array:
+    """Adds the taps of one axis: twice as many cells there, and no axis of taps."""
+    tap = [jax.lax.index_in_dim(taps, i, tap_axis, False) for i in range(taps.shape[tap_axis])]
+    if len(tap) == 2:
+        even, odd = tap
+    else:
+        # Tap y of cell r adds to 2r + y - 1: an even output has tap 1 of its own cell and tap 3
+        # of the cell before, an odd one tap 2 of its own and tap 0 of the next.
+        even = tap[1] + _shift(tap[3], axis=axis, by=1)
+        odd = tap[2] + _shift(tap[0], axis=axis, by=-1)
+    pairs = jnp.stack((even, odd), axis=axis + 1)
+    return pairs.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
+
+
+def _shift(x: jax.Array, *, axis: int, by: int) -> jax.Array:
+    """Moves cells along an axis by one; zeros come in."""
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (by, -by, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+
+class TransferBlock(nnx.Module):
+    """A level of the ARM -> the level of the ODM, with what comes from the coarser one.
+
+    conv, ReLU, conv; plus the doubled coarser level; ReLU, conv, ReLU; all 3x3.
+
+    Args of the call:
+        x: `[b, h, w, c]`.
+        coarser: `[b, ceil(h / 2), ceil(w / 2), channels]`, or None at the top.
+
+    Returns of the call:
+        `[b, h, w, channels]`.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        config: RefineDetConfig,
+        *,
+        is_top: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        channels = config.channels
+
+        def conv(num_in: int, *, has_relu: bool = True) -> ConvReLU:
+            return ConvReLU(
+                num_in,
+                channels,
+                kernel_size=3,
+                has_norm=config.norm == "batch",
+                has_relu=has_relu,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.first = conv(num_in)
+        self.second = conv(channels, has_relu=False)
+        self.double = (
+            None
+            if is_top
+            else Doubling(channels, channels, size=config.deconv_size, dtype=dtype, rngs=rngs)
+        )
+        self.last = conv(channels)
+
+    def __call__(self, x: jax.Array, coarser: jax.Array | None) -> jax.Array:
+        x = self.second(self.first(x))
+        if self.double is not None and coarser is not None:
+            x = x + self.double(coarser)[:, : x.shape[1], : x.shape[2]]
+        return self.last(jax.nn.relu(x))
+
+
+class RefineDet(nnx.Module):
+    """Images -> outputs of both modules for every anchor.
+
+    Args of the call:
+        images: `[b, h, w, 3]` uint8, RGB.
+        image_size: `[b, 2]` height and width without padding, or None.
+
+    Returns of the call:
+        `RefineDetPredictions`, float32, levels of `ceil(h / s) * ceil(w / s) * anchors` for the
+        strides s = 8, 16, 32 and 64.
+    """
+
+    def __init__(
+        self,
+        config: RefineDetConfig,
+        num_classes: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
+        channels = (*config.backbone.channels[-3:], config.extra_channels)
+        self.l2_norms = nnx.List(
+            [
+                L2Norm(num, scale=scale)
+                for num, scale in zip(channels[:2], config.l2_scales, strict=True)
+            ]
+        )
+        self.extra = extra_layer(
+            channels[2], channels[3], "3x3/2", norm=config.norm, dtype=dtype, rngs=rngs
+        )
+        self.transfer = nnx.List(
+            [
+                TransferBlock(num, config, is_top=i == 3, dtype=dtype, rngs=rngs)
+                for i, num in enumerate(channels)
+            ]
+        )
+
+        def head(num_in: tuple[int, ...], num_outputs: int) -> MultiBoxHead:
+            return MultiBoxHead(
+                num_in,
+                num_outputs=num_outputs,
+                per_location=(config.per_location,) * 4,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.arm = head(channels, 2)
+        self.odm = head((config.channels,) * 4, num_classes + 1)
+        self.config = config
+
+    def __call__(
+        self, images: jax.Array, image_size: jax.Array | None = None
+    ) -> RefineDetPredictions:
+        *fine, top = self.backbone(images, image_size)[-3:]
+        levels = [norm(x) for norm, x in zip(self.l2_norms, fine, strict=True)] + [top]
+        for conv in self.extra:
+            top = conv(top)
+        levels.append(top)
+        transferred: list[jax.Array] = []
+        coarser = None
+        for block, x in zip(reversed(self.transfer), reversed(levels), strict=True):
+            coarser = block(x, coarser)
+            transferred.insert(0, coarser)
+        return RefineDetPredictions(arm=self.arm(levels), odm=self.odm(transferred))
+
+
+def _anchors(config: RefineDetConfig, batch: Batch) -> Float[Array, "n 4"]:
     _, height, width, _ = batch.images.shape
     strides = [2.0**level for level in range(LEVELS[0], LEVELS[1] + 1)]
     levels = make_default_boxes(
@@ -74,4 +292,94 @@ def _anchors(config: RefineDetConfig, batch: Batch) -> tuple[Float[Array, "n 4"]
         max_ratios=[config.max_ratio] * len(strides),
         steps=strides,
     )
-    return tuple(jnp.asarray(level) for level in levels)
+    return jnp.concatenate([jnp.asarray(level) for level in levels])
+
+
+def refine_anchors(
+    arm: Predictions, anchors: Float[Array, "n 4"]
+) -> tuple[Float[Array, "b n 4"], Float[Array, "b n"]]:
+    """The anchors of all levels as the ARM moves them, and the objectness it gives them.
+
+    Args:
+      arm: raw outputs, [b, n_l, 2] (object, background) and [b, n_l, 4] a level.
+      anchors: of all levels, xyxy pixels.
+
+    Returns:
+      [b, n, 4] xyxy pixels, not clipped to the image; [b, n] in [0, 1].
+    """
+    deltas = jnp.concatenate(arm.deltas, axis=1)
+    logits = jnp.concatenate(arm.cls_logits, axis=1)
+    boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape), weights=BOX_WEIGHTS)
+    return boxes, jax.nn.softmax(logits, axis=-1)[..., 0]
+
+
+# --- Targets and loss ----------------------------------------------------------------------------
+
+
+def loss_sums(
+    model: RefineDet, batch: Batch, loss: LossConfig, key: jax.Array, batch_axis: str | None
+) -> LossSums:
+    """The losses of both modules, each with its own assignment and number of positives.
+
+    loss = ARM / N_arm + ODM / N_odm
+
+    The ARM has SSD's baseline loss with a single class, object. The ODM has SSD's loss (HarDet
+    where the config asks for it) on the anchors that the ARM moved, which are constants here: no
+    gradient of the ODM's losses reaches the ARM's outputs. A refined anchor that matches no
+    object and to which the ARM gives less than `min_objectness` is no negative. Nothing is drawn
+    at random; `num_positive` is the ODM's. See `detectors.loss_sums`.
+
+    Source: Zhang et al., RefineDet, 2018, section 3.
+    """
+    config = model.config
+    anchors = _anchors(config, batch)
+    arm, odm = model(batch.images, batch.image_size)
+    truth, is_real = batch.ground_truth, batch.is_real
+
+    one_class = dataclasses.replace(truth, labels=jnp.zeros_like(truth.labels))
+    arm_sums = assigned_sums(
+        arm,
+        anchors,
+        dataclasses.replace(batch, ground_truth=one_class),
+        dataclasses.replace(loss, hardet=False),
+        config.match,
+    )
+    names = {"cls_loss": "arm_cls_loss", "box_loss": "arm_box_loss"}
+    terms = {names[name]: value for name, value in arm_sums.terms.items() if name in names}
+    arm_sums = dataclasses.replace(arm_sums, terms=terms)
+
+    refined, objectness = stop_gradient(refine_anchors(arm, anchors))
+    cls_logits = jnp.concatenate(odm.cls_logits, axis=1)
+
+    def assign(boxes: Array, truth: GroundTruth) -> Targets:
+        num_classes, positive_iou = cls_logits.shape[-1] - 1, config.match.positive_iou
+        return multibox_targets(boxes, truth, num_classes=num_classes, positive_iou=positive_iou)
+
+    targets = jax.vmap(assign)(refined, truth)
+    is_counted = (targets.is_positive | (objectness >= config.min_objectness)) & is_real[:, None]
+    odm_sums = multibox_sums(
+        cls_logits,
+        jnp.concatenate(odm.deltas, axis=1),
+        refined,
+        dataclasses.replace(targets, is_counted=is_counted),
+        loss,
+        config.match.negative_ratio,
+    )
+    return join_groups([arm_sums, odm_sums], is_real, batch_axis=batch_axis)
+
+
+# --- Detections ----------------------------------------------------------------------------------
+
+
+def detect(model: RefineDet, batch: Batch) -> Detections:
+    """SSD's, of the anchors that the ARM moved and calls objects. See `detectors.detect`."""
+    config = model.config
+    arm, odm = model(batch.images, batch.image_size)
+    refined, objectness = refine_anchors(arm, _anchors(config, batch))
+    found = jax.vmap(lambda *arrays: detect_in_image(*arrays, config=config.postprocess))(
+        jnp.concatenate(odm.cls_logits, axis=1),
+        decode_boxes(jnp.concatenate(odm.deltas, axis=1), refined, weights=BOX_WEIGHTS),
+        objectness >= config.min_objectness,
+        batch.image_size,
+    )
+    return mark_non_finite(found, (arm, odm))

@@ -1,67 +1,288 @@
-"""RetinaNet: dense predictions, max-IoU assignment, focal loss, sigmoid scores."""
+"""RetinaNet (Lin et al. 2017, "Focal Loss for Dense Object Detection").
+
+A feature pyramid, one head slid over its levels, sigmoid scores, max-IoU assignment of anchors.
+"""
+
+import dataclasses
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
-from harmonic_jax.assign.anchors import make_anchors
-from harmonic_jax.config import Config, RetinaNetConfig
-from harmonic_jax.detectors.non_finite import mark_non_finite
-from harmonic_jax.objectives.dense import dense_objective
-from harmonic_jax.objectives.sums import LossSums
-from harmonic_jax.postprocess.dense import postprocess_dense
-from harmonic_jax.structures import Batch, Detections
+from harmonic_jax import losses
+from harmonic_jax.backbones import BackboneConfig, ResNetConfig, build_backbone
+from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
+from harmonic_jax.detectors.parts.heads import DenseHead
+from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.parts.pyramid import FeaturePyramid, check_pyramid
+from harmonic_jax.detectors.parts.rivals import (
+    box_losses,
+    cls_losses,
+    rival_sums,
+    true_class_logit,
+)
+from harmonic_jax.detectors.parts.selection import (
+    PostprocessConfig,
+    mark_non_finite,
+    select_detections,
+)
+from harmonic_jax.ops.box_coder import decode_boxes
+from harmonic_jax.structures import Batch, Detections, Predictions, Targets
 
-
-def loss_sums(
-    model: nnx.Module,
-    batch: Batch,
-    config: Config,
-    key: jax.Array,
-    batch_axis: str | None,
-) -> LossSums:
-    """See `detectors.loss_sums`; nothing is drawn at random."""
-    assert isinstance(config.model, RetinaNetConfig)
-    return dense_objective(
-        model(batch.images, batch.image_size),
-        _anchors(config.model, batch),
-        batch.ground_truth,
-        batch.is_real,
-        loss=config.loss,
-        match=config.model.match,
-        batch_axis=batch_axis,
-    )
+# --- Settings ------------------------------------------------------------------------------------
 
 
-def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
-    """See `detectors.detect`."""
-    assert isinstance(config.model, RetinaNetConfig)
-    settings = config.model.postprocess
-    predictions = model(batch.images, batch.image_size)
-    found = postprocess_dense(
-        predictions,
-        _anchors(config.model, batch),
-        batch.image_size,
-        score_threshold=settings.score_threshold,
-        topk_per_level=settings.topk_per_level,
-        nms_iou=settings.nms_iou,
-        max_detections=settings.max_detections,
-        suppression=settings.nms,
-        nms_sigma=settings.nms_sigma,
-    )
-    return mark_non_finite(found, predictions)
+@dataclasses.dataclass(frozen=True)
+class RetinaNetConfig:
+    """RetinaNet (Lin et al. 2017) on a feature pyramid."""
+
+    backbone: BackboneConfig = ResNetConfig()
+    levels: tuple[int, int] = (3, 7)
+    """First and last pyramid level."""
+    extra_levels_from: Literal["c5", "p5"] = "c5"
+    """What the levels above 5 are computed from: the paper's C5, or P5."""
+    channels: int = 256
+    head_convs: int = 4
+    head_norm: Literal["none", "group"] = "none"
+    """`group` helps training from scratch; the published head has none."""
+    prior: float = 0.01
+    """Score of every class at the start of training."""
+    anchors: AnchorConfig = AnchorConfig()
+    match: MatchConfig = MatchConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "model",
+            levels="[3, 8]",
+            channels="[8, 4096]",
+            head_convs="[0, 16]",
+            prior="(0, 1)",
+        )
+        check_pyramid(self.backbone, self.levels, lowest=3, highest=8)
+        require(
+            self.head_norm == "none" or self.channels % 8 == 0,
+            "model.channels",
+            self.channels,
+            "a multiple of 8 with head_norm = group",
+        )
+
+    @property
+    def stride(self) -> int:
+        """Padded sides must be multiples of this: the backbone's last stride."""
+        return 2 ** min(self.levels[1], 5)
+
+
+# --- Module --------------------------------------------------------------------------------------
+
+
+class RetinaNet(nnx.Module):
+    """Images -> class logits and box deltas of every anchor.
+
+    Args of the call:
+        images: `[b, h, w, 3]` uint8, RGB.
+        image_size: `[b, 2]` height and width without padding, or None.
+
+    Returns of the call:
+        `Predictions`, float32, a level of `ceil(h / 2**l) * ceil(w / 2**l) * anchors` an entry.
+    """
+
+    def __init__(
+        self,
+        config: RetinaNetConfig,
+        num_classes: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
+        self.fpn = FeaturePyramid(
+            config.backbone,
+            config.levels,
+            config.channels,
+            extra_levels_from=config.extra_levels_from,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+        def head(num_out: int, bias: float) -> DenseHead:
+            return DenseHead(
+                config.channels,
+                num_out,
+                num_anchors=config.anchors.per_location,
+                num_convs=config.head_convs,
+                norm=config.head_norm,
+                bias=bias,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.cls_head = head(num_classes, -math.log((1 - config.prior) / config.prior))
+        self.box_head = head(4, 0.0)
+        self.config = config
+
+    def __call__(self, images: jax.Array, image_size: jax.Array | None = None) -> Predictions:
+        levels = self.fpn(self.backbone(images, image_size))
+        return Predictions(
+            cls_logits=tuple(self.cls_head(level) for level in levels),
+            deltas=tuple(self.box_head(level) for level in levels),
+        )
 
 
 def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
-    """Constants of the compiled program: they depend on the shape of the bucket alone."""
     _, height, width, _ = batch.images.shape
-    anchors = make_anchors(
-        (height, width),
-        levels=config.levels,
-        size_factor=config.anchors.size_factor,
-        scales=config.anchors.scales,
-        ratios=config.anchors.ratios,
-        rounding=config.anchors.rounding == "torchvision",
-    )
+    anchors = make_anchors((height, width), config.levels, config.anchors)
     return tuple(jnp.asarray(level) for level in anchors)
+
+
+# --- Targets and loss ----------------------------------------------------------------------------
+
+
+def loss_sums(
+    model: RetinaNet, batch: Batch, loss: LossConfig, key: jax.Array, batch_axis: str | None
+) -> LossSums:
+    """Assigns the objects to anchors and sums the losses, to be divided by the positives.
+
+    Positive anchors contribute L_i of the HarDet formula (or classification + box loss without),
+    negative ones their classification loss, ignored ones and images that are not real nothing.
+    Losses that weigh a sample by others of the batch: `rivals.rival_sums`. Nothing is drawn at
+    random. See `detectors.loss_sums`.
+    """
+    config = model.config
+    anchors = _anchors(config, batch)
+    predictions = model(batch.images, batch.image_size)
+    if loss.is_weighted:
+        return rival_sums(predictions, anchors, batch, loss, config.match, batch_axis)
+    num_classes = predictions.cls_logits[0].shape[-1]
+    targets = jax.vmap(
+        lambda truth: dense_targets(anchors, truth, num_classes=num_classes, match=config.match)
+    )(batch.ground_truth)
+    # One level at a time: concatenating anchors x classes would copy the largest array there is.
+    sums, *others = (
+        _level_sums(*level, is_real=batch.is_real, loss=loss)
+        for level in zip(predictions.cls_logits, predictions.deltas, anchors, targets, strict=True)
+    )
+    for level in others:
+        sums = sums.add(level)
+    return sums
+
+
+def _level_sums(
+    cls_logits: Float[Array, "b n k"],
+    deltas: Float[Array, "b n 4"],
+    anchors: Float[Array, "n 4"],
+    targets: Targets,
+    *,
+    is_real: Bool[Array, " b"],
+    loss: LossConfig,
+) -> LossSums:
+    positive = targets.is_positive & is_real[:, None]
+    negative = targets.is_counted & ~targets.is_positive & is_real[:, None]
+
+    labels = jnp.where(positive, targets.labels, cls_logits.shape[-1])
+    deltas = masked(deltas, positive)
+    boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape))
+    iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
+    cls_loss = cls_losses(cls_logits, labels, iou, where=positive | negative, loss=loss).sum(-1)
+    box_loss = box_losses(deltas, boxes, anchors, targets.boxes, where=positive, loss=loss)
+    true_logit = true_class_logit(cls_logits, labels)
+    prob = jax.nn.sigmoid(true_logit)
+
+    terms = {
+        "cls_loss": cls_loss.sum(),
+        "box_loss": (loss.box_weight * box_loss).sum(),
+        "positive_score": masked(prob, positive).sum(),
+        "positive_iou": iou.sum(),
+    }
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.sigmoid_entropy(true_logit, where=positive),
+        cross_entropy=jax.nn.softplus(-true_logit),
+        where=positive,
+        loss=loss,
+    )
+    total = per_positive.sum() + masked(cls_loss, negative).sum()
+    num_positive = positive.sum(dtype=jnp.float32)
+    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
+
+
+# --- Detections ----------------------------------------------------------------------------------
+
+
+def detect(model: RetinaNet, batch: Batch) -> Detections:
+    """The `postprocess.topk` best (anchor, class) pairs of each level pass the suppression.
+
+    See `detectors.detect`. An anchor with a NaN logit or a box that is not finite is never
+    detected.
+    """
+    config = model.config
+    anchors = _anchors(config, batch)
+    predictions = model(batch.images, batch.image_size)
+    found = jax.vmap(
+        lambda predictions, size: detect_in_image(predictions, anchors, size, config.postprocess)
+    )(predictions, batch.image_size)
+    return mark_non_finite(found, predictions)
+
+
+def detect_in_image(
+    predictions: Predictions,
+    anchors: tuple[Float[Array, "n 4"], ...],
+    image_size: Float[Array, " 2"],
+    config: PostprocessConfig,
+) -> Detections:
+    """The detections of one image: logits `[n_l k]`, deltas and anchors `[n_l 4]` a level."""
+    levels = []
+    for logits, deltas, level in zip(
+        predictions.cls_logits, predictions.deltas, anchors, strict=True
+    ):
+        scores, rows, labels = best_pairs(logits, config.score_threshold, config.topk)
+        level = jnp.asarray(level, jnp.float32)[rows]
+        levels.append((decode_boxes(deltas[rows], level), scores, labels))
+    boxes, scores, labels = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
+    return select_detections(boxes, scores, labels, image_size, config)
+
+
+def best_pairs(
+    logits: Float[Array, "n k"], threshold: float, topk: int | None
+) -> tuple[Float[Array, " t"], Int[Array, " t"], Int[Array, " t"]]:
+    """Scores, anchors and classes of the t best pairs of a level, best first.
+
+    They lie among the t anchors with the best classes, because each of those has a pair at least
+    as good as any of an anchor left out. So the one large array is only read, once, for its
+    maxima. Selection goes by the logit, which orders pairs whose scores round to the same
+    float, and what cannot be chosen becomes -inf, which spares the selection most of its work.
+    """
+    num_anchors, num_classes = logits.shape
+    topk = logits.size if topk is None else topk
+    floor = _logit_below(threshold)
+    # A plain maximum is several times faster than one that skips NaN. What it makes of NaN
+    # depends on the machine (NaN, which compares as False, or another class): see below.
+    best = jnp.max(logits, axis=-1).astype(jnp.float32)  # [n]
+    best, rows = jax.lax.top_k(jnp.where(best > floor, best, -jnp.inf), min(topk, num_anchors))
+    pairs = logits[rows].astype(jnp.float32)  # [rows k]
+    is_possible = ~jnp.isnan(pairs).any(axis=-1, keepdims=True) & (pairs > floor)
+    if topk <= num_anchors:
+        # Each of the t rows has a pair as good as the worst of their best ones. (The minimum and
+        # not best[-1], with which XLA would no longer recognise the top-k, and sort.)
+        is_possible &= pairs >= jnp.min(best)
+    pairs = jnp.where(is_possible, pairs, -jnp.inf)
+    pairs, flat = jax.lax.top_k(pairs.reshape(-1), min(topk, pairs.size))
+    scores = jax.nn.sigmoid(pairs)
+    return scores, rows[flat // num_classes], (flat % num_classes).astype(jnp.int32)
+
+
+def _logit_below(score: float) -> float:
+    """A logit a little below that of a score: what lies under it is surely not above the score."""
+    if score <= 0.0:
+        return -math.inf
+    return math.log(score) - math.log1p(-min(score, 1.0 - 1e-7)) - 1e-3

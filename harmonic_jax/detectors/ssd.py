@@ -1,62 +1,223 @@
-"""SSD: default boxes, one-to-one and max-IoU assignment, hard negatives, softmax scores."""
+"""SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector").
+
+Default boxes on the maps of a backbone and of layers above it, softmax scores, one-to-one and
+max-IoU assignment, hard negatives. RefineDet is built on the same parts.
+"""
+
+import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
-from harmonic_jax.assign.default_boxes import BOX_WEIGHTS, make_default_boxes
-from harmonic_jax.config import Config, SSDConfig
-from harmonic_jax.detectors.non_finite import mark_non_finite
-from harmonic_jax.objectives.multibox import multibox_objective
-from harmonic_jax.objectives.sums import LossSums
-from harmonic_jax.ops.box_coder import decode_boxes
-from harmonic_jax.postprocess.multibox import postprocess_multibox
-from harmonic_jax.structures import Batch, Detections
+from harmonic_jax import losses
+from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
+from harmonic_jax.backbones.layers import ConvReLU
+from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts.anchors import (
+    BOX_WEIGHTS,
+    DefaultBoxConfig,
+    make_default_boxes,
+)
+from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
+from harmonic_jax.detectors.parts.matching import multibox_targets
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.parts.selection import (
+    PostprocessConfig,
+    mark_non_finite,
+    select_detections,
+)
+from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.structures import Batch, Detections, Predictions, Targets
+
+ExtraLayer = Literal["3x3/2", "3x3", "4x4"]
+# Kernel size, stride and padding of an extra layer's second convolution.
+EXTRA_LAYERS: dict[ExtraLayer, tuple[int, int, int]] = {
+    "3x3/2": (3, 2, 1),
+    "3x3": (3, 1, 0),
+    "4x4": (4, 1, 1),
+}
+
+# --- Settings ------------------------------------------------------------------------------------
 
 
-def loss_sums(
-    model: nnx.Module,
-    batch: Batch,
-    config: Config,
-    key: jax.Array,
-    batch_axis: str | None,
-) -> LossSums:
-    """See `detectors.loss_sums`; nothing is drawn at random."""
-    assert isinstance(config.model, SSDConfig)
-    return multibox_objective(
-        model(batch.images, batch.image_size),
-        _default_boxes(config.model, batch),
-        batch.ground_truth,
-        batch.is_real,
-        loss=config.loss,
-        match=config.model.match,
+@dataclasses.dataclass(frozen=True)
+class MultiBoxMatchConfig:
+    """Assignment of default boxes, and the choice of negatives."""
+
+    positive_iou: float = 0.5
+    """Besides, every object has the default box that overlaps it most for itself."""
+    negative_ratio: float = 3.0
+    """Negatives a positive, in each image; those with the highest loss are taken."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "match", positive_iou="(0, 1]", negative_ratio="[0, 1e6]")
+
+
+@dataclasses.dataclass(frozen=True)
+class SSDConfig:
+    """SSD (Liu et al. 2016): levels of the backbone from stride 8 on, and of each extra layer."""
+
+    backbone: BackboneConfig = VGGConfig(atrous=True, fc6_dilation=6)
+    extra_layers: tuple[ExtraLayer, ...] = ("3x3/2", "3x3/2", "3x3", "3x3")
+    """Second convolutions of the layers above the backbone; the first is 1x1. `3x3/2` halves the
+    map; `3x3` (unpadded) takes two cells off each side; `4x4` (padded by one cell) one."""
+    extra_channels: int = 256
+    """Of the extra layers; the first has twice as many."""
+    norm: Literal["none", "batch"] = "none"
+    """Norm of the extra layers: `batch` to train from scratch."""
+    l2_scale: float = 20.0
+    """Length of the feature vectors of stride 8 at the start of training."""
+    default_boxes: DefaultBoxConfig = DefaultBoxConfig()
+    match: MultiBoxMatchConfig = MultiBoxMatchConfig()
+    postprocess: PostprocessConfig = PostprocessConfig(
+        score_threshold=0.01, topk=400, nms_iou=0.45, max_detections=200
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model", extra_channels="[8, 4096]", l2_scale="[0.001, 1000]")
+        levels, from_backbone = len(self.default_boxes.max_ratios), len(self._strides)
+        require(
+            len(self.extra_layers) == levels - from_backbone,
+            "model.extra_layers",
+            self.extra_layers,
+            f"{levels - from_backbone} layers: with the {from_backbone} maps of model.backbone "
+            "from stride 8 on they are the levels of model.default_boxes",
+        )
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        """Of the backbone's maps that are used."""
+        return tuple(stride for stride in self.backbone.strides if stride >= 8)
+
+    @property
+    def stride(self) -> int:
+        """Padded sides must be multiples of this: none, every layer rounds its size up."""
+        return 1
+
+    def level_shapes(self, image_shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Height and width of every level.
+
+        Strides round up; of the extra layers `3x3/2` halves, rounding up; `3x3` takes two cells of
+        each side, `4x4` one.
+
+        Args:
+          image_shape: height and width of the padded image, pixels.
+
+        Returns:
+          (h_l, w_l) of each level, finest first.
+
+        Raises:
+          ConfigError: nothing is left of a level.
+
+        >>> SSDConfig().level_shapes((300, 300))
+        ((38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1))
+        """
+        height, width = image_shape
+        shapes = [(-(-height // stride), -(-width // stride)) for stride in self._strides]
+        for layer in self.extra_layers:
+            size, stride, padding = EXTRA_LAYERS[layer]
+            h, w = ((side + 2 * padding - size) // stride + 1 for side in shapes[-1])
+            shapes.append((h, w))
+            require(
+                min(h, w) >= 1,
+                "model.extra_layers",
+                self.extra_layers,
+                f"shorter for images of {height} x {width} (data.short_sides, data.max_side): no "
+                f"cell is left of level {len(shapes)}",
+            )
+        return tuple(shapes)
+
+
+# --- Module --------------------------------------------------------------------------------------
+
+
+def extra_layer(
+    num_in: int,
+    num_out: int,
+    kind: ExtraLayer,
+    *,
+    norm: Literal["none", "batch"],
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    """A 1x1 convolution to half of the channels, and the second of `EXTRA_LAYERS`."""
+    size, stride, padding = EXTRA_LAYERS[kind]
+
+    def conv(num_in: int, num_out: int, size: int, stride: int, padding: int) -> ConvReLU:
+        return ConvReLU(
+            num_in,
+            num_out,
+            kernel_size=size,
+            stride=stride,
+            padding=padding,
+            has_norm=norm == "batch",
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    return nnx.List(
+        [conv(num_in, num_out // 2, 1, 1, 0), conv(num_out // 2, num_out, size, stride, padding)]
     )
 
 
-def detect(model: nnx.Module, batch: Batch, config: Config) -> Detections:
-    """See `detectors.detect`."""
-    assert isinstance(config.model, SSDConfig)
-    settings = config.model.postprocess
-    predictions = model(batch.images, batch.image_size)
-    deltas = jnp.concatenate(predictions.deltas, axis=1)
-    anchors = jnp.concatenate(_default_boxes(config.model, batch))
-    found = postprocess_multibox(
-        jnp.concatenate(predictions.cls_logits, axis=1),
-        decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape), weights=BOX_WEIGHTS),
-        batch.image_size,
-        score_threshold=settings.score_threshold,
-        topk_per_class=settings.topk_per_class,
-        nms_iou=settings.nms_iou,
-        max_detections=settings.max_detections,
-        suppression=settings.nms,
-        nms_sigma=settings.nms_sigma,
-    )
-    return mark_non_finite(found, predictions)
+class SSD(nnx.Module):
+    """Images -> class logits and box deltas of every default box.
+
+    Args of the call:
+        images: `[b, h, w, 3]` uint8, RGB.
+        image_size: `[b, 2]` height and width without padding, or None.
+
+    Returns of the call:
+        `Predictions`, float32; logits of `num_classes + 1` classes, background last. The levels
+        are those of `SSDConfig.level_shapes`.
+    """
+
+    def __init__(
+        self,
+        config: SSDConfig,
+        num_classes: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
+        self.num_unused = config.backbone.strides.index(8)  # maps finer than the first level
+        channels = list(config.backbone.channels[self.num_unused :])
+        self.l2_norm = L2Norm(channels[0], scale=config.l2_scale)
+        extra = []
+        for i, kind in enumerate(config.extra_layers):
+            num_out = config.extra_channels * (2 if i == 0 else 1)
+            layer = extra_layer(
+                channels[-1], num_out, kind, norm=config.norm, dtype=dtype, rngs=rngs
+            )
+            extra.append(layer)
+            channels.append(num_out)
+        self.extra = nnx.List(extra)
+        self.head = MultiBoxHead(
+            channels,
+            num_outputs=num_classes + 1,
+            per_location=config.default_boxes.per_location,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.config = config
+
+    def __call__(self, images: jax.Array, image_size: jax.Array | None = None) -> Predictions:
+        first, *levels = self.backbone(images, image_size)[self.num_unused :]
+        levels = [self.l2_norm(first), *levels]
+        for pair in self.extra:
+            x = levels[-1]
+            for conv in pair:
+                x = conv(x)
+            levels.append(x)
+        return self.head(levels)
 
 
-def _default_boxes(config: SSDConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
-    """Constants of the compiled program: they depend on the shape of the bucket alone."""
+def _default_boxes(config: SSDConfig, batch: Batch) -> Float[Array, "n 4"]:
     _, height, width, _ = batch.images.shape
     boxes = config.default_boxes
     levels = make_default_boxes(
@@ -68,4 +229,183 @@ def _default_boxes(config: SSDConfig, batch: Batch) -> tuple[Float[Array, "n 4"]
         steps=boxes.steps,
         clip_sides=boxes.clip_sides,
     )
-    return tuple(jnp.asarray(level) for level in levels)
+    return jnp.concatenate([jnp.asarray(level) for level in levels])
+
+
+# --- Targets and loss ----------------------------------------------------------------------------
+
+
+def loss_sums(
+    model: SSD, batch: Batch, loss: LossConfig, key: jax.Array, batch_axis: str | None
+) -> LossSums:
+    """Assigns the objects to default boxes and sums the losses, to be divided by the positives.
+
+    Nothing is drawn at random. See `detectors.loss_sums`, and `multibox_sums`.
+    """
+    anchors = _default_boxes(model.config, batch)
+    predictions = model(batch.images, batch.image_size)
+    return assigned_sums(predictions, anchors, batch, loss, model.config.match)
+
+
+def assigned_sums(
+    predictions: Predictions,
+    anchors: Float[Array, "n 4"],
+    batch: Batch,
+    loss: LossConfig,
+    match: MultiBoxMatchConfig,
+) -> LossSums:
+    """`multibox_sums` with the assignment of the batch's objects to fixed boxes.
+
+    Args:
+      predictions: raw outputs, [b, n_l, k + 1] (background last) and [b, n_l, 4] a level.
+      anchors: of all levels, xyxy pixels.
+      batch: its objects, and which images are real.
+      loss: which losses, and their constants.
+      match: thresholds of the assignment.
+    """
+    cls_logits = jnp.concatenate(predictions.cls_logits, axis=1)
+    deltas = jnp.concatenate(predictions.deltas, axis=1)
+    num_classes = cls_logits.shape[-1] - 1
+    targets = jax.vmap(
+        lambda truth: multibox_targets(
+            anchors, truth, num_classes=num_classes, positive_iou=match.positive_iou
+        )
+    )(batch.ground_truth)
+    targets = dataclasses.replace(targets, is_counted=targets.is_counted & batch.is_real[:, None])
+    anchors = jnp.broadcast_to(anchors, deltas.shape)
+    return multibox_sums(cls_logits, deltas, anchors, targets, loss, match.negative_ratio)
+
+
+def multibox_sums(
+    cls_logits: Float[Array, "b n c"],
+    deltas: Float[Array, "b n 4"],
+    anchors: Float[Array, "b n 4"],
+    targets: Targets,
+    loss: LossConfig,
+    negative_ratio: float,
+) -> LossSums:
+    """Cross entropy and SmoothL1, or HarDet, of positives and hard negatives.
+
+    Positives contribute L_i of the HarDet formula (or cross entropy + SmoothL1 for the baseline).
+    Of the negatives of each image, those with the highest cross entropy contribute it,
+    `negative_ratio` for each positive: none in an image without objects.
+
+    Args:
+      cls_logits: of all classes, background last.
+      deltas: relative to `anchors`.
+      anchors: xyxy pixels, of each image.
+      targets: a box that is not counted is neither positive nor negative.
+      loss: which losses, and their constants.
+      negative_ratio: hard negatives a positive, in each image.
+
+    Source: Liu et al., SSD, 2016, section 2.2.
+    """
+    counted = targets.is_counted
+    positive = targets.is_positive & counted
+    cls_loss = losses.softmax_cross_entropy(cls_logits, targets.labels, where=counted)
+    negative = hardest(cls_loss, counted & ~positive, positive.sum(-1), ratio=negative_ratio)
+
+    deltas = masked(deltas, positive)
+    box_loss = losses.smooth_l1_loss(
+        deltas,
+        encode_boxes(targets.boxes, anchors, weights=BOX_WEIGHTS),
+        beta=loss.smooth_l1_beta,
+        where=positive,
+    )
+    boxes = decode_boxes(deltas, anchors, weights=BOX_WEIGHTS)
+    iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
+    prob = jnp.exp(-cls_loss)
+    terms = {
+        "cls_loss": masked(cls_loss, positive | negative).sum(),
+        "box_loss": (loss.box_weight * box_loss).sum(),
+        "positive_score": masked(prob, positive).sum(),
+        "positive_iou": iou.sum(),
+    }
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.softmax_entropy(cls_logits, where=positive),
+        cross_entropy=cls_loss,  # of a softmax head they are one
+        where=positive,
+        loss=loss,
+    )
+    total = per_positive.sum() + masked(cls_loss, negative).sum()
+    num_positive = positive.sum(dtype=jnp.float32)
+    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
+
+
+def hardest(
+    loss: Float[Array, "b n"],
+    is_candidate: Bool[Array, "b n"],
+    num_positive: Array,
+    *,
+    ratio: float,
+) -> Bool[Array, "b n"]:
+    """The candidates of each image with the highest losses, `ratio` for each of its positives.
+
+    Args:
+      loss: [b, n]; a NaN is the highest, so that it shows in the sum.
+      is_candidate: [b, n].
+      num_positive: [b] int.
+      ratio: the number is rounded down; where there are fewer candidates all are taken.
+
+    Returns:
+      [b, n], exactly as many as asked: among equal losses the first ones are taken.
+    """
+    loss = jax.lax.stop_gradient(jnp.where(jnp.isnan(loss), jnp.inf, loss))
+    loss = jnp.where(is_candidate, loss, -jnp.inf)
+    wanted = jnp.minimum(jnp.floor(ratio * num_positive), is_candidate.sum(-1)).astype(jnp.int32)
+    ranked = jnp.sort(loss, axis=-1, descending=True)
+    last = jnp.take_along_axis(ranked, jnp.maximum(wanted - 1, 0)[:, None], axis=-1)
+    is_above = loss > last
+    is_equal = (loss == last) & is_candidate
+    place = is_above.sum(-1, keepdims=True) + jnp.cumsum(is_equal, axis=-1)
+    is_taken = is_above | (is_equal & (place <= wanted[:, None]))
+    return is_taken & (wanted > 0)[:, None]
+
+
+# --- Detections ----------------------------------------------------------------------------------
+
+
+def detect(model: SSD, batch: Batch) -> Detections:
+    """Of each class the `postprocess.topk` best boxes are suppressed. See `detectors.detect`."""
+    anchors = _default_boxes(model.config, batch)
+    predictions = model(batch.images, batch.image_size)
+    cls_logits = jnp.concatenate(predictions.cls_logits, axis=1)
+    deltas = jnp.concatenate(predictions.deltas, axis=1)
+    boxes = decode_boxes(deltas, jnp.broadcast_to(anchors, deltas.shape), weights=BOX_WEIGHTS)
+    is_candidate = jnp.ones(boxes.shape[:2], jnp.bool_)
+    found = jax.vmap(lambda *arrays: detect_in_image(*arrays, config=model.config.postprocess))(
+        cls_logits, boxes, is_candidate, batch.image_size
+    )
+    return mark_non_finite(found, predictions)
+
+
+def detect_in_image(
+    cls_logits: Float[Array, "n c"],
+    boxes: Float[Array, "n 4"],
+    is_candidate: Bool[Array, " n"],
+    image_size: Float[Array, " 2"],
+    *,
+    config: PostprocessConfig,
+) -> Detections:
+    """The detections of one image from the logits of all classes, background last, and boxes.
+
+    A box that is no candidate, is not finite or has a NaN logit is never detected.
+    """
+    num_boxes, num_classes = cls_logits.shape[0], cls_logits.shape[1] - 1
+    is_candidate &= jnp.isfinite(boxes).all(axis=-1)
+    boxes, cls_logits = (
+        jnp.where(is_candidate[:, None], array, 0.0) for array in (boxes, cls_logits)
+    )
+    probs = jax.nn.softmax(cls_logits, axis=-1)[:, :-1]
+    # NaN compares as False.
+    is_scored = is_candidate[:, None] & (probs > config.score_threshold)
+    # A class at a time: [k t], best first. Scores of -1 spare the selection work.
+    topk = num_boxes if config.topk is None else min(config.topk, num_boxes)
+    scores, rows = jax.lax.top_k(jnp.where(is_scored, probs, -1.0).T, topk)
+    labels = jnp.broadcast_to(jnp.arange(num_classes, dtype=jnp.int32)[:, None], rows.shape)
+    scores, rows, labels = scores.reshape(-1), rows.reshape(-1), labels.reshape(-1)
+    return select_detections(boxes[rows], scores, labels, image_size, config)

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from harmonic_jax.checks import check_count, check_number
-from harmonic_jax.config import Config
-from harmonic_jax.config.training import BATCH_SIZES
-from harmonic_jax.detectors.non_finite import non_finite_images
+from harmonic_jax.config import BATCH_SIZES, Config
+from harmonic_jax.detectors.parts.selection import non_finite_images
 from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
 from harmonic_jax.inference.batches import make_batch, shapes_at
 from harmonic_jax.inference.detections import ImageDetections, detections_of

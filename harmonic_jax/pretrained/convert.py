@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.config import BackboneConfig, ModelConfig, RetinaNetConfig, SSDConfig
-from harmonic_jax.models import build_model
+from harmonic_jax.config import ModelConfig, ResNetConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import layout as layouts
 from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 from harmonic_jax.pretrained.layout import Layout
@@ -81,7 +81,7 @@ def load_backbone(
         WeightsError: the file cannot be read or does not fit; the message names the tensors.
     """
     state_dict, backbone = read_state_dict(path), config.backbone
-    if isinstance(backbone, BackboneConfig):
+    if isinstance(backbone, ResNetConfig):
         groups = f" and {backbone.groups} groups" if backbone.groups > 1 else ""
         what = f"ResNet-{backbone.depth} of width {backbone.width}{groups}"
     else:

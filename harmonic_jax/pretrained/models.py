@@ -6,7 +6,6 @@ from types import MappingProxyType
 
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
     BoxHeadConfig,
     DataConfig,
     DefaultBoxConfig,
@@ -15,6 +14,7 @@ from harmonic_jax.config import (
     MaskRCNNConfig,
     ModelConfig,
     PostprocessConfig,
+    ResNetConfig,
     RetinaNetConfig,
     RoIAlignConfig,
     RPNConfig,
@@ -71,8 +71,8 @@ _COCO_300 = dataclasses.replace(
 )
 # The first detectors have constant norms and do not train the first two stages. torchvision sets
 # the norms' epsilon to 0 when it loads its COCO_V1 weights.
-_V1_BACKBONE = BackboneConfig(depth=50, norm="frozen", norm_eps=0.0, frozen_stages=2)
-_V2_BACKBONE = BackboneConfig(depth=50, norm="batch", frozen_stages=2)
+_V1_BACKBONE = ResNetConfig(depth=50, norm="frozen", norm_eps=0.0, frozen_stages=2)
+_V2_BACKBONE = ResNetConfig(depth=50, norm="batch", frozen_stages=2)
 
 
 _RETINANET = RetinaNetConfig(
@@ -138,13 +138,13 @@ DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
 # Any detector with this backbone.
 CLASSIFIERS: Mapping[str, ModelConfig] = MappingProxyType(
     {
-        "resnet18": RetinaNetConfig(BackboneConfig(depth=18)),
-        "resnet34": RetinaNetConfig(BackboneConfig(depth=34)),
-        "resnet50": RetinaNetConfig(BackboneConfig(depth=50)),
-        "resnet101": RetinaNetConfig(BackboneConfig(depth=101)),
-        "resnext50_32x4d": RetinaNetConfig(BackboneConfig(50, groups=32, width_per_group=4)),
-        "resnext101_32x8d": RetinaNetConfig(BackboneConfig(101, groups=32, width_per_group=8)),
-        "resnext101_64x4d": RetinaNetConfig(BackboneConfig(101, groups=64, width_per_group=4)),
+        "resnet18": RetinaNetConfig(ResNetConfig(depth=18)),
+        "resnet34": RetinaNetConfig(ResNetConfig(depth=34)),
+        "resnet50": RetinaNetConfig(ResNetConfig(depth=50)),
+        "resnet101": RetinaNetConfig(ResNetConfig(depth=101)),
+        "resnext50_32x4d": RetinaNetConfig(ResNetConfig(50, groups=32, width_per_group=4)),
+        "resnext101_32x8d": RetinaNetConfig(ResNetConfig(101, groups=32, width_per_group=8)),
+        "resnext101_64x4d": RetinaNetConfig(ResNetConfig(101, groups=64, width_per_group=4)),
         "vgg16": SSDConfig(),
     }
 )

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from harmonic_jax.config import (
-    BackboneConfig,
     FasterRCNNConfig,
     ModelConfig,
+    ResNetConfig,
     RetinaNetConfig,
     SSDConfig,
     VGGConfig,
@@ -164,7 +164,7 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
 
 
 def backbone_layout(
-    config: BackboneConfig | VGGConfig, state_dict: Mapping[str, np.ndarray]
+    config: ResNetConfig | VGGConfig, state_dict: Mapping[str, np.ndarray]
 ) -> Layout:
     """How a classifier's file holds the backbone of a detector.
 
@@ -177,7 +177,7 @@ def backbone_layout(
         config: the backbone.
         state_dict: the file's.
     """
-    if isinstance(config, BackboneConfig):
+    if isinstance(config, ResNetConfig):
         return Layout(prefixed(RESNET, "backbone/", ""), is_partial=True, ignored=("fc.",))
     has_plain_names = "0.weight" in state_dict
     head = state_dict.get("classifier.0.weight")

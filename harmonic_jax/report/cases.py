@@ -57,11 +57,11 @@ def worst_cases(study: Study) -> tuple[CaseGroup, ...]:
 
     At most 16 of a group and 2 of a group's image.
     """
-    pairs = study.pairs
+    pairs, describe = study.pairs, _Describer(study)
     gap = pairs.score - pairs.iou
     is_true = study.positives.is_true[pairs.detection]
     touches = pairs.iou >= TOUCHES
-    describe = _Describer(study)
+    object_image, missed = study.overlaps.object_image, study.missed
     groups = [
         _group(
             "Sure, but badly placed",
@@ -83,19 +83,18 @@ def worst_cases(study: Study) -> tuple[CaseGroup, ...]:
         _group(
             "Missed objects",
             "No detection takes them at IoU .5. Largest first.",
-            study.missed[np.argsort(-study.truth.area[study.missed], kind="stable")],
-            study.overlaps.object_image, describe.missed,
+            missed[np.argsort(-study.truth.area[missed], kind="stable")],
+            object_image, describe.missed,
         ),
     ]  # fmt: skip
     best = study.best_boxes
     if best is not None:
         lost = best.before - best.after
-        rows = best.object[_ranked(lost, lost > LOST_FROM)]
         groups.append(
             _group(
                 "Better boxes lost in NMS",
                 "The best box of an object before NMS, and the best that was kept.",
-                rows, study.overlaps.object_image, describe.lost,
+                best.object[_ranked(lost, lost > LOST_FROM)], object_image, describe.lost,
             )
         )  # fmt: skip
     return tuple(group for group in groups if group.total)
@@ -108,11 +107,7 @@ def _ranked(values: np.ndarray, use: np.ndarray) -> np.ndarray:
 
 
 def _group(
-    title: str,
-    reading: str,
-    rows: np.ndarray,
-    image: np.ndarray,
-    describe: Callable[[int], Case],
+    title: str, reading: str, rows: np.ndarray, image: np.ndarray, describe: Callable[[int], Case]
 ) -> CaseGroup:
     chosen = first_of_images(zip(rows.tolist(), image[rows].tolist(), strict=True))
     return CaseGroup(title, reading, len(rows), tuple(describe(row) for row in chosen))
@@ -149,71 +144,69 @@ class _Describer:
         """Of a row of `Pairs`."""
         study, pairs = self._study, self._study.pairs
         detection, obj = int(pairs.detection[row]), int(pairs.object[row])
-        found = self._found(detection, "found")
-        text = f"{self._name(found.label)}: score {pairs.score[row]:.2f}, IoU {pairs.iou[row]:.2f}"
+        found = self._found(detection)
+        text = f"{self._name(found)}: {_numbers(found, pairs.iou[row])}"
         outlines = [found]
         if obj >= 0:
             outlines.insert(0, self._truth(obj))
-        other = int(self._other[detection])
-        if other >= 0 and self._other_iou[detection] > max(0.5, pairs.iou[row]):
+        other, other_iou = int(self._other[detection]), self._other_iou[detection]
+        if other >= 0 and other_iou > max(0.5, pairs.iou[row]):
             outlines.insert(0, self._truth(other))
-            name = self._name(int(study.truth.labels[other]))
-            text += f"; it overlaps an object of class {name} by {self._other_iou[detection]:.2f}"
+            text += f"; it overlaps an object of class {self._name(outlines[0])} by {other_iou:.2f}"
         image_id = int(study.truth.image_ids[pairs.image[row]])
         return Case(image_id, found.label, text, tuple(outlines))
 
     def missed(self, obj: int) -> Case:
         """Of a row of the ground truth."""
-        truth = self._truth(obj)
-        text, outlines = f"{self._name(truth.label)}: missed", [truth]
+        outlines = [self._truth(obj)]
+        text = "missed; no box touches it"
         nearest = _best_detection(self._study.overlaps, obj, same_class=False)
-        if nearest is None:
-            text += "; no box touches it"
-        else:
+        if nearest is not None:
             row, iou = nearest
-            found = self._found(row, "found")
-            outlines.append(found)
-            text += (
-                f"; the nearest box is of class {self._name(found.label)}: score "
-                f"{found.score:.2f}, IoU {iou:.2f}"
-            )
-        return Case(self._image_of(obj), truth.label, text, tuple(outlines))
+            outlines.append(self._found(row))
+            text = f"missed; the nearest box is of class {self._name(outlines[1])}: "
+            text += _numbers(outlines[1], iou)
+        return self._of_object(obj, text, outlines)
 
     def lost(self, obj: int) -> Case:
         """Of a row of the ground truth whose best box was suppressed."""
         study = self._study
-        assert study.raw is not None
-        assert study.raw_overlaps is not None
-        truth = self._truth(obj)
-        outlines = [truth]
-        kept_text = "no box was kept"
+        outlines = [self._truth(obj)]
+        text = "no box was kept"
         kept = _best_detection(study.overlaps, obj, same_class=True)
         if kept is not None:
-            outlines.append(self._found(kept[0], "found"))
-            kept_text = f"kept: score {study.found.scores[kept[0]]:.2f}, IoU {kept[1]:.2f}"
-        raw = _best_detection(study.raw_overlaps, obj, same_class=True, limit=None)
-        assert raw is not None  # it lost something
-        score = float(study.raw.scores[raw[0]])
-        outlines.append(Outline(study.raw.boxes[raw[0]], "other", truth.label, score))
-        text = (
-            f"{self._name(truth.label)}: {kept_text}; before NMS: score {score:.2f}, "
-            f"IoU {raw[1]:.2f}"
+            outlines.append(self._found(kept[0]))
+            text = f"kept: {_numbers(outlines[1], kept[1])}"
+        assert study.raw is not None
+        assert study.raw_overlaps is not None
+        best = _best_detection(study.raw_overlaps, obj, same_class=True, limit=None)
+        assert best is not None  # it lost something
+        row, iou = best
+        raw = Outline(
+            study.raw.boxes[row], "other", outlines[0].label, float(study.raw.scores[row])
         )
-        return Case(self._image_of(obj), truth.label, text, tuple(outlines))
+        text += f"; before NMS: {_numbers(raw, iou)}"
+        return self._of_object(obj, text, [*outlines, raw])
 
-    def _image_of(self, obj: int) -> int:
-        return int(self._study.truth.image_id[obj])
+    def _of_object(self, obj: int, text: str, outlines: list[Outline]) -> Case:
+        image_id = int(self._study.truth.image_id[obj])
+        text = f"{self._name(outlines[0])}: {text}"
+        return Case(image_id, outlines[0].label, text, tuple(outlines))
 
-    def _name(self, label: int) -> str:
-        return self._study.truth.class_names[label]
+    def _name(self, outline: Outline) -> str:
+        return self._study.truth.class_names[outline.label]
 
     def _truth(self, obj: int) -> Outline:
         truth = self._study.truth
         return Outline(truth.boxes[obj], "truth", int(truth.labels[obj]))
 
-    def _found(self, row: int, kind: Literal["found", "other"]) -> Outline:
+    def _found(self, row: int) -> Outline:
         found = self._study.found
-        return Outline(found.boxes[row], kind, int(found.labels[row]), float(found.scores[row]))
+        return Outline(found.boxes[row], "found", int(found.labels[row]), float(found.scores[row]))
+
+
+def _numbers(outline: Outline, iou: float) -> str:
+    return f"score {outline.score:.2f}, IoU {iou:.2f}"
 
 
 def _best_detection(

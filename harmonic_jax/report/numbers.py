@@ -1,4 +1,4 @@
-"""Entries of the report as text."""
+"""The report's numbers as a reader sees them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,6 @@ def value_of(metrics: Mapping[str, Entry], name: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def interval_of(metrics: Mapping[str, Entry], name: str) -> tuple[float, float]:
-    """The 95 % interval of a number; NaN where there is none."""
-    interval = metrics.get(name, {}).get("interval")
-    return (float("nan"), float("nan")) if interval is None else (interval[0], interval[1])
-
-
 def show_number(value: float | None) -> str:
     """Three decimals; a dash for None and NaN.
 
@@ -26,9 +20,7 @@ def show_number(value: float | None) -> str:
       >>> show_number(0.12345), show_number(None)
       ('0.123', '–')
     """
-    if value is None or value != value:
-        return NO_VALUE
-    return f"{value:.3f}"
+    return NO_VALUE if value is None or value != value else f"{value:.3f}"
 
 
 def show_interval(entry: Entry) -> str:
@@ -38,10 +30,7 @@ def show_interval(entry: Entry) -> str:
       >>> show_interval({"value": 0.5, "interval": [0.4, 0.6125], "resamples": 100})
       '0.400 to 0.613'
     """
-    if entry.get("interval") is None:
-        return ""
-    low, high = (show_number(end) for end in entry["interval"])
-    return f"{low} to {high}"
+    return " to ".join(map(show_number, entry.get("interval") or ()))
 
 
 def in_words(metrics: Mapping[str, Entry], name: str) -> str:
@@ -52,9 +41,8 @@ def in_words(metrics: Mapping[str, Entry], name: str) -> str:
       '0.500 (0.400 to 0.600)'
     """
     entry = metrics.get(name, {})
-    text = show_number(entry.get("value"))
-    interval = show_interval(entry)
-    return f"{text} ({interval})" if interval and text != NO_VALUE else text
+    text, interval = show_number(entry.get("value")), show_interval(entry)
+    return f"{text} ({interval})" if interval else text
 
 
 def percent(part: float, whole: float) -> str:

@@ -14,21 +14,21 @@ import numpy as np
 
 from harmonic_jax.report.boxes import save_png
 from harmonic_jax.report.fonts import FONTS
+from harmonic_jax.terminal import printable
 
 if TYPE_CHECKING:  # it takes a second to import: what draws nothing goes without
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The series are apart for every kind of colour vision: blue and orange are Okabe and Ito's; beside
-# their green, blue is hard to tell without its own cones. Series differ in line style, marker and
-# hatching as well. The ramp is one hue by lightness, faint to strong: away from the paper in both.
+# The series, Okabe and Ito's blue and orange, are apart for every kind of colour vision, and differ
+# in line style, marker and hatching as well. The ramp is one hue by lightness, faint to strong.
 LIGHT = {
     "paper": "#ffffff", "card": "#f6f7f9", "ink": "#1b1f24", "muted": "#57606a", "grid": "#dde1e6",
-    "a": "#0072b2", "b": "#d55e00", "c": "#882255",
+    "a": "#0072b2", "b": "#d55e00",
 }  # fmt: skip
 DARK = {
     "paper": "#14171a", "card": "#1d2126", "ink": "#e8eaed", "muted": "#a6adb5", "grid": "#363d45",
-    "a": "#56b4e9", "b": "#e69f00", "c": "#f2d5e5",
+    "a": "#56b4e9", "b": "#e69f00",
 }  # fmt: skip
 RAMP = ("#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#1b69ad", "#0b4083", "#08224f")
 DARK_RAMP = ("#17324d", "#1f4b73", "#2c6a9c", "#4a8cc0", "#79b0da", "#aed1ec", "#e6f3ff")
@@ -40,10 +40,9 @@ CURVES = (
 LINES: dict[str, dict[str, Any]] = {
     "a": {"color": LIGHT["a"], "linestyle": "-"},
     "b": {"color": LIGHT["b"], "linestyle": "--"},
-    "c": {"color": LIGHT["c"], "linestyle": "-."},
     "guide": {"color": LIGHT["muted"], "linestyle": ":"},
 }
-HATCHES = {"a": "", "b": "////", "c": "...."}
+HATCHES = {"a": None, "b": "////"}
 LONGEST_NAME = 20  # letters beside an axis
 _STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "harmonic_jax", "text.parse_math": False,
@@ -71,8 +70,13 @@ def new_axes(title: str, *, height: float = 3.4, width: float = 4.0) -> "Axes":
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(width, height), layout="constrained").subplots()
-    axes.set_title(title)
+    axes.set_title(_legible(title))
     return axes
+
+
+def _legible(text: str) -> str:
+    """A name without what no SVG may hold."""
+    return printable(text).translate({0xFFFE: 0xFFFD, 0xFFFF: 0xFFFD})
 
 
 def _figure_of(axes: "Axes") -> "Figure":
@@ -93,6 +97,7 @@ def set_fractions(axes: "Axes", *, x: str = "", y: str = "") -> None:
 
 def set_rows(axes: "Axes", names: Sequence[str]) -> None:
     """A row for each name, the first on top; pages show long names whole under the pointer."""
+    names = [_legible(name) for name in names]
     shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
     axes.set_yticks(range(len(names)), labels=shown)
     for text, name in zip(axes.get_yticklabels(), names, strict=True):
@@ -107,46 +112,39 @@ def add_legend(axes: "Axes", **options: Any) -> None:
     _figure_of(axes).legend(loc="outside lower left", **options)
 
 
-def draw_bars(
-    axes: "Axes",
-    values: np.ndarray,
-    intervals: np.ndarray,
-    texts: Sequence[str],
-    *,
-    series: str = "a",
-    place: int = 0,
-    places: int = 1,
-    label: str | None = None,
-) -> None:
-    """Horizontal bars in the rows of the axes, with their intervals and texts to the right.
+def new_bars(
+    title: str, label: str, entries: Mapping[str, Mapping[str, Any]], series: str = "a"
+) -> "Axes":
+    """A panel of horizontal bars with their intervals, and their values beside them.
 
     Args:
-      axes: with rows (`set_rows`).
-      values: [n], NaN: no bar.
-      intervals: [n, 2], low and high; NaN: none.
-      texts: n.
-      series: "a", "b" or "c".
-      place, places: of several bars in a row, which, and of how many.
-      label: for the legend.
+      title: of the panel.
+      label: of what the bars are.
+      entries: "value" and "interval", either or both None or absent, for each name, top down.
+      series: "a" or "b".
     """
-    thick = 0.8 / places
-    rows = np.arange(len(values)) - 0.4 + (place + 0.5) * thick
-    axes.barh(
-        rows, np.nan_to_num(values), thick * 0.94, color=LIGHT[series], hatch=HATCHES[series],
-        edgecolor="#ffffff", linewidth=0.0, label=label,
-    )  # fmt: skip
-    has_interval = np.isfinite(intervals).all(axis=1)
-    low, high = intervals[has_interval].T
-    axes.errorbar(
-        (low + high) / 2, rows[has_interval], xerr=(high - low) / 2, fmt="none",
-        ecolor=LIGHT["ink"], elinewidth=1.0, capsize=2.5,
-    )  # fmt: skip
-    for row, value, high, text in zip(rows, values, intervals[:, 1], texts, strict=True):
-        if np.isfinite(value):
-            axes.annotate(
-                text, (np.fmax(value, high), row), xytext=(4, 0), textcoords="offset points",
-                va="center", fontsize=8, annotation_clip=False,
-            )  # fmt: skip
+    axes = new_axes(title, height=0.8 + 0.24 * len(entries))
+    set_rows(axes, list(entries))
+    top = 1e-3
+    for row, entry in enumerate(entries.values()):
+        value, interval = entry.get("value"), entry.get("interval")
+        if value is None:
+            continue
+        ends = [value, *(interval or ())]
+        top = max(top, *ends)
+        axes.barh(
+            row, value, 0.76, color=LIGHT[series], hatch=HATCHES[series], edgecolor=LIGHT["paper"],
+            linewidth=0.0,
+        )  # fmt: skip
+        if interval:
+            axes.plot(interval, [row, row], color=LIGHT["ink"], linewidth=1, marker="|")
+        axes.annotate(
+            f"{value:.3f}", (max(ends), row), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8, annotation_clip=False,
+        )  # fmt: skip
+    axes.set(xlabel=label, xlim=(0.0, top))
+    axes.locator_params(axis="x", nbins=4)
+    return axes
 
 
 def draw_density(
@@ -170,7 +168,9 @@ def draw_density(
     axes.set(xlim=x_edges[[0, -1]], ylim=y_edges[[0, -1]])
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     if samples:
-        add_legend(axes, handles=[*samples, *lines], ncols=4, title="boxes in a cell")
+        add_legend(
+            axes, handles=[*samples, *lines], ncols=4, title="boxes in a cell", alignment="left"
+        )
 
 
 def count_steps(counts: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

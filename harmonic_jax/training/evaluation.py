@@ -15,7 +15,7 @@ from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import num_blank
-from harmonic_jax.detectors.non_finite import non_finite_images
+from harmonic_jax.detectors.parts.selection import non_finite_images
 from harmonic_jax.masks import RleTable, join_tables, paste_masks
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable

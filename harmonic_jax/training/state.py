@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from harmonic_jax.config import Config
-from harmonic_jax.models import build_model
+from harmonic_jax.detectors import build_model
 
 
 @jax.tree_util.register_dataclass

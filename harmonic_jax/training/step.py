@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from harmonic_jax.detectors import detect, loss_sums
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.optimizer import learning_rate_schedule
 from harmonic_jax.training.sharding import DATA_AXIS, replicated, split_batch
@@ -95,7 +95,7 @@ def predict(detector: Detector, variables: Variables, batch: Batch) -> Detection
     Batch slots that are not real detect nothing; the scores of an image for which the network says
     NaN or infinity are NaN.
     """
-    found = detect(detector.merge(variables, train=False), batch, detector.config)
+    found = detect(detector.merge(variables, train=False), batch)
     xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
     valid = found.valid & batch.is_real[:, None]
     scores = jnp.where(batch.is_real[:, None], found.scores, 0.0)
@@ -142,7 +142,7 @@ def _loss_sums(
 ) -> tuple[Float[Array, ""], tuple[nnx.State, LossSums]]:
     model = detector.merge(Variables(params, model_state), train=True)
     model.set_attributes(batch_axis=DATA_AXIS, raise_if_not_found=False)
-    sums = loss_sums(model, batch, detector.config, key, batch_axis=DATA_AXIS)
+    sums = loss_sums(model, batch, detector.config.loss, key, batch_axis=DATA_AXIS)
     return sums.total, (nnx.state(model, nnx.Not(nnx.Param)), sums)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harmonic_jax.assign.anchors import level_shapes, make_anchors
+from harmonic_jax.detectors.parts.anchors import level_shapes, make_anchors
 from tests.ops.peers import torchvision_or_skip
 
 SCALES, RATIOS = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)), (0.5, 1.0, 2.0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harmonic_jax.assign.anchors import level_shapes
+from harmonic_jax.detectors.parts.anchors import level_shapes
 from harmonic_jax.assign.default_boxes import make_default_boxes
 from harmonic_jax.config import DefaultBoxConfig, SSDConfig
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.assign.anchors import make_anchors
-from harmonic_jax.assign.matcher import MatchState, match_anchors
+from harmonic_jax.detectors.parts.anchors import make_anchors
+from harmonic_jax.detectors.parts.matching import MatchState, match_anchors
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import random_boxes
 

@@ -19,12 +19,6 @@ from tests.metrics.consistency import brute
 WRITTEN = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
 
 
-@pytest.fixture(autouse=True)
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PNGs take a second a report, and are tested elsewhere."""
-    monkeypatch.setattr("harmonic_jax.report.save_figure", lambda path, figure: None)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Annotations, a results file, one whose scores know less, and boxes before NMS."""

@@ -21,9 +21,9 @@ from harmonic_jax.config import (
     VGGConfig,
 )
 from harmonic_jax.detectors import refinedet
-from harmonic_jax.detectors.non_finite import non_finite_images
-from harmonic_jax.models import build_model
-from harmonic_jax.models.refinedet import RefineDetPredictions
+from harmonic_jax.detectors.parts.selection import non_finite_images
+from harmonic_jax.detectors import build_model
+from harmonic_jax.backbones.refinedet import RefineDetPredictions
 from harmonic_jax.structures import Batch, Predictions
 from tests.objectives.multibox_reference import decode, softmax
 from tests.training.tiny import random_batch

@@ -14,20 +14,20 @@ from flax import nnx
 from harmonic_jax import detectors
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
+    ResNetConfig,
     Config,
     DataConfig,
     PostprocessConfig,
     RetinaNetConfig,
 )
-from harmonic_jax.models import build_model
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import load_detector
 from harmonic_jax.pretrained.models import DETECTORS
 from harmonic_jax.structures import Batch, Detections, Predictions
 from tests.detectors.two_stage_peer import import_torchvision, real_batch
 
 SMALL_CONFIG = RetinaNetConfig(
-    BackboneConfig(18, norm="batch"),
+    ResNetConfig(18, norm="batch"),
     channels=64,
     extra_levels_from="c5",
     head_norm="group",

@@ -13,7 +13,7 @@ from flax import nnx
 
 from harmonic_jax import detectors
 from harmonic_jax.config import Config, LossConfig
-from harmonic_jax.models import build_model
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import detector_layout, load_detector
 from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.models import SSD300_VGG16

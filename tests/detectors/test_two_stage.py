@@ -13,7 +13,7 @@ from flax import nnx
 from harmonic_jax import detectors
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
+    ResNetConfig,
     BoxHeadConfig,
     Config,
     FasterRCNNConfig,
@@ -24,15 +24,15 @@ from harmonic_jax.config import (
     RoIPostprocessConfig,
     RPNConfig,
 )
-from harmonic_jax.models import build_model
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.detectors import build_model
+from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
 K = 3
 SIDE = 64
 MAX_OBJECTS = 12
 MODEL = MaskRCNNConfig(
-    backbone=BackboneConfig(depth=10, width=8, norm="frozen"),
+    backbone=ResNetConfig(depth=10, width=8, norm="frozen"),
     levels=(3, 5),
     channels=8,
     rpn=RPNConfig(

@@ -9,7 +9,7 @@ import numpy as np
 from harmonic_jax.assign.sampled import RoISamples
 from harmonic_jax.config import MaskRCNNConfig
 from harmonic_jax.detectors.two_stage import _mask_sums
-from harmonic_jax.objectives.sums import LossSums
+from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
 BOXES = np.array([[[4, 6, 40, 30], [20, 24, 60, 60]]] * 2, np.float32)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
+    ResNetConfig,
     BoxHeadConfig,
     FasterRCNNConfig,
     MaskHeadConfig,
@@ -21,8 +21,8 @@ from harmonic_jax.config import (
     RoIAlignConfig,
     RPNConfig,
 )
-from harmonic_jax.models import build_model
-from harmonic_jax.models.retinanet import normalize_images
+from harmonic_jax.detectors import build_model
+from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.pretrained import load_detector
 from harmonic_jax.structures import Batch, GroundTruth
 
@@ -33,14 +33,14 @@ RPN = RPNConfig(
     num_proposals_train=2000,
 )
 SMALL_FASTER = FasterRCNNConfig(
-    backbone=BackboneConfig(18, norm="frozen"),
+    backbone=ResNetConfig(18, norm="frozen"),
     channels=CHANNELS,
     rpn=RPN,
     roi_align=RoIAlignConfig(aligned=False),
     box_head=BoxHeadConfig(num_hidden=32),
 )
 SMALL_MASK_V2 = MaskRCNNConfig(
-    backbone=BackboneConfig(18, norm="batch"),
+    backbone=ResNetConfig(18, norm="batch"),
     channels=CHANNELS,
     fpn_norm="batch",
     rpn=RPNConfig(anchors=RPN.anchors, num_convs=2, num_proposals_train=2000),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.models.conv import (
+from harmonic_jax.backbones.conv import (
     MAX_CELLS_AS_PATCHES,
     MAX_NUMBERS_OF_FAST_GRADIENT,
     Conv,
@@ -14,7 +14,7 @@ from harmonic_jax.models.conv import (
     add_bias,
     convolve,
 )
-from harmonic_jax.models.resnet import max_pool
+from harmonic_jax.backbones.layers import max_pool
 
 
 def reference_convolution(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:

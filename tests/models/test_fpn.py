@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.models.fpn import FeaturePyramid, upsample_like
+from harmonic_jax.backbones.fpn import FeaturePyramid, upsample_like
 
 
 @pytest.mark.parametrize("fine", [(2, 2), (3, 4), (5, 9), (10, 13)])

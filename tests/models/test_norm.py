@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.models.conv import Frozen
-from harmonic_jax.models.norm import BatchNorm, FrozenBatchNorm, build_norm
+from harmonic_jax.backbones.conv import Frozen
+from harmonic_jax.backbones.norm import BatchNorm, FrozenBatchNorm, build_norm
 
 SCALE, BIAS = np.array([0.5, 2.0, -1.0]), np.array([0.1, 0.0, 3.0])
 
@@ -117,7 +117,7 @@ TWO_DEVICES = """
 import jax, numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from harmonic_jax.models.norm import BatchNorm
+from harmonic_jax.backbones.norm import BatchNorm
 
 @jax.jit
 def run(x):

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.assign.anchors import level_shapes
-from harmonic_jax.config import AnchorConfig, BackboneConfig, RetinaNetConfig
+from harmonic_jax.detectors.parts.anchors import level_shapes
+from harmonic_jax.config import AnchorConfig, ResNetConfig, RetinaNetConfig
 from harmonic_jax.models import Frozen, build_model
-from harmonic_jax.models.heads import DenseHead
-from harmonic_jax.models.resnet import ResNet
-from harmonic_jax.models.retinanet import normalize_images
+from harmonic_jax.backbones.heads import DenseHead
+from harmonic_jax.backbones.resnet import ResNet
+from harmonic_jax.backbones.layers import normalize_images
 
 TINY = RetinaNetConfig(
-    backbone=BackboneConfig(depth=18, width=8, norm="batch"), channels=16, head_convs=1
+    backbone=ResNetConfig(depth=18, width=8, norm="batch"), channels=16, head_convs=1
 )
 NUM_CLASSES = 3
 
@@ -131,7 +131,7 @@ def test_num_classes_is_checked() -> None:
     ],
 )
 def test_number_of_backbone_parameters(depth: int, expected: int) -> None:
-    config = BackboneConfig(depth=depth, norm="batch")
+    config = ResNetConfig(depth=depth, norm="batch")
     model = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
 
@@ -145,7 +145,7 @@ def test_number_of_backbone_parameters(depth: int, expected: int) -> None:
     ],
 )
 def test_number_of_parameters(norm: str, config: RetinaNetConfig, expected: int) -> None:
-    config = dataclasses.replace(config, backbone=BackboneConfig(depth=50, norm=norm))
+    config = dataclasses.replace(config, backbone=ResNetConfig(depth=50, norm=norm))
     model = nnx.eval_shape(lambda: build_model(config, 91, rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.assign.anchors import level_shapes
+from harmonic_jax.detectors.parts.anchors import level_shapes
 from harmonic_jax.config import (
-    BackboneConfig,
+    ResNetConfig,
     BoxHeadConfig,
     ConfigError,
     FasterRCNNConfig,
@@ -19,12 +19,12 @@ from harmonic_jax.config import (
     RPNConfig,
 )
 from harmonic_jax.models import FasterRCNN, MaskRCNN, build_model
-from harmonic_jax.models.conv import Conv, convolve
-from harmonic_jax.models.fpn import FeaturePyramid
-from harmonic_jax.models.norm import BatchNorm
-from harmonic_jax.models.resnet import ResNet
-from harmonic_jax.models.roi_heads import BoxHead, MaskHead, Upsample
-from harmonic_jax.models.rpn import RPNHead
+from harmonic_jax.backbones.conv import Conv, convolve
+from harmonic_jax.backbones.fpn import FeaturePyramid
+from harmonic_jax.backbones.norm import BatchNorm
+from harmonic_jax.backbones.resnet import ResNet
+from harmonic_jax.backbones.roi_heads import BoxHead, MaskHead, Upsample
+from harmonic_jax.backbones.rpn import RPNHead
 from harmonic_jax.pretrained.convert import fit_state
 from harmonic_jax.pretrained.layout import Layout
 from harmonic_jax.pretrained.torchvision import RESNET
@@ -32,7 +32,7 @@ from tests.detectors.two_stage_peer import import_torchvision
 
 K = 3
 TINY = MaskRCNNConfig(
-    backbone=BackboneConfig(depth=18, width=8, norm="batch"),
+    backbone=ResNetConfig(depth=18, width=8, norm="batch"),
     channels=16,
     box_head=BoxHeadConfig(num_hidden=8),
     mask_head=MaskHeadConfig(num_convs=1, channels=8),
@@ -194,9 +194,7 @@ def test_grouped_convolution_equals_one_for_each_group() -> None:
 def test_number_of_resnext_parameters(
     depth: int, groups: int, width_per_group: int, expected: int
 ) -> None:
-    config = BackboneConfig(
-        depth=depth, groups=groups, width_per_group=width_per_group, norm="batch"
-    )
+    config = ResNetConfig(depth=depth, groups=groups, width_per_group=width_per_group, norm="batch")
     model = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
 
@@ -211,7 +209,7 @@ def test_resnext_equals_torchvision() -> None:
         if hasattr(module, "running_mean"):
             torch.nn.init.normal_(module.running_mean, 0.0, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    config = BackboneConfig(depth=50, groups=32, width_per_group=4, norm="batch")
+    config = ResNetConfig(depth=50, groups=32, width_per_group=4, norm="batch")
     ours = nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(ours, nnx.Param, ...)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, rest))
@@ -237,8 +235,8 @@ def test_resnext_equals_torchvision() -> None:
 
 def test_configs_name_what_is_wrong() -> None:
     wrong = {
-        "backbone.groups": lambda: BackboneConfig(depth=18, groups=32),
-        "backbone.width_per_group": lambda: BackboneConfig(depth=50, width=8, width_per_group=4),
+        "backbone.groups": lambda: ResNetConfig(depth=18, groups=32),
+        "backbone.width_per_group": lambda: ResNetConfig(depth=50, width=8, width_per_group=4),
         "rpn.num_samples": lambda: RPNConfig(num_samples=0),
         "box_head.positive_fraction": lambda: BoxHeadConfig(positive_fraction=0.0),
         "box_head.delta_weights": lambda: BoxHeadConfig(delta_weights=(1.0, 1.0, 0.0, 1.0)),

@@ -13,7 +13,7 @@ from harmonic_jax.config import (
     PostprocessConfig,
     RoIPostprocessConfig,
 )
-from harmonic_jax.config.parts import NmsName
+from harmonic_jax.config import NmsName
 from harmonic_jax.postprocess.dense import postprocess_dense
 from harmonic_jax.postprocess.multibox import postprocess_multibox
 from harmonic_jax.postprocess.proposals import Proposals

@@ -11,16 +11,16 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from harmonic_jax.backbones.conv import convolve
+from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.config import (
-    BackboneConfig,
     RefineDetConfig,
+    ResNetConfig,
     RetinaNetConfig,
     SSDConfig,
     VGGConfig,
 )
-from harmonic_jax.models import build_model
-from harmonic_jax.models.conv import convolve
-from harmonic_jax.models.retinanet import normalize_images
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import WeightsError, load_backbone
 
 WIDTH = 4
@@ -31,7 +31,7 @@ StateDict = dict[str, np.ndarray]
 
 def retinanet(**backbone: Any) -> RetinaNetConfig:
     backbone = {"depth": 18, "width": 8, "norm": "batch", **backbone}
-    return RetinaNetConfig(backbone=BackboneConfig(**backbone), channels=8, head_convs=0)
+    return RetinaNetConfig(backbone=ResNetConfig(**backbone), channels=8, head_convs=0)
 
 
 def filled_state(config: Any) -> tuple[Any, nnx.State, nnx.State]:

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from harmonic_jax.config import SSDConfig, VGGConfig
-from harmonic_jax.models import build_model
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import WeightsError, detector_layout
 from harmonic_jax.pretrained.convert import COUNTER
 from harmonic_jax.pretrained.layout import (

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.config import AnchorConfig, BackboneConfig, RetinaNetConfig
-from harmonic_jax.models import build_model
-from harmonic_jax.models.retinanet import normalize_images
+from harmonic_jax.backbones.layers import normalize_images
+from harmonic_jax.config import AnchorConfig, ResNetConfig, RetinaNetConfig
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import load_detector
 
 NUM_CLASSES = 3
@@ -117,7 +117,7 @@ def relative_error(actual: jax.Array, expected: Any) -> float:
         (
             18,
             RetinaNetConfig(
-                BackboneConfig(18, norm="batch"), extra_levels_from="c5", head_norm="group"
+                ResNetConfig(18, norm="batch"), extra_levels_from="c5", head_norm="group"
             ),
         ),
     ],
@@ -158,7 +158,7 @@ def small_pair(torchvision: Any, folder: Path) -> tuple:
 
     anchors = AnchorConfig(scales=(1.0,), ratios=(1.0,))
     config = RetinaNetConfig(
-        BackboneConfig(18, norm="batch"), channels=16, head_convs=0, anchors=anchors
+        ResNetConfig(18, norm="batch"), channels=16, head_convs=0, anchors=anchors
     )
     detection = torchvision.models.detection
     resnet = torchvision.models.resnet18(weights=None)

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from harmonic_jax.config import ModelConfig
-from harmonic_jax.models import build_model
+from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import detector_layout
 
 

@@ -1,39 +1,21 @@
 """The worst cases are the worst, and their pictures show them where they are."""
 
-import base64
-import re
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from harmonic_jax.metrics.consistency.study import Study, study
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
-from harmonic_jax.report.cases import CaseGroup, worst_cases
-from harmonic_jax.report.pictures import (
-    ByteBudget,
-    Images,
-    Picture,
-    draw_picture,
-    take_pictures,
-    window_around,
-)
-from tests.report.tables import studied, tables
+from harmonic_jax.metrics.tables import DetectionTable
+from harmonic_jax.report.cases import worst_cases
+from harmonic_jax.report.pictures import Images, take_pictures, window_around
+from tests.report.studies import studied, tables, truth_of
 
 
 def by_hand() -> Study:
     """Image 10: a cat; image 20: a dog found well, a cat found late; image 30: a big missed dog."""
-    truth = GroundTruthTable(
-        image_ids=[10, 20, 30],
-        image_id=[10, 20, 20, 30, 30],
-        boxes=[[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 90, 90], [95, 0, 99, 4]],
-        labels=[0, 1, 0, 1, 0],
-        is_crowd=[False] * 5,
-        is_difficult=[False] * 5,
-        area=[100.0, 100.0, 100.0, 8100.0, 16.0],
-        class_names=("cat", "dog"),
-        category_ids=(1, 2),
-    )
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 90, 90], [95, 0, 99, 4]]
+    truth = truth_of([10, 20, 30], [10, 20, 20, 30, 30], boxes, [0, 1, 0, 1, 0], ("cat", "dog"))
     found = DetectionTable(
         image_id=[10, 20, 20, 20],
         # IoU .25 with the cat; on the dog, but called a cat; on the dog; on the cat.
@@ -105,58 +87,39 @@ def test_windows_hold_the_boxes_and_stay_inside() -> None:
         assert (inside[:, 2:] <= [x2 + 1, y2 + 1]).all()
 
 
-def test_boxes_lie_on_their_pixels() -> None:
-    """A bright object: the outline of the picture surrounds the bright pixels."""
-    pixels = np.zeros((90, 100, 3), np.uint8)
-    pixels[50:60, 50:60] = [250, 30, 30]
-    picture = lost_picture(Images(lambda image_id: pixels))
-    svg = draw_picture(picture, ByteBudget(10**6))
-    width, height = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
-    (uri,) = re.findall(r"base64,([^\"]+)", svg)
-    shown = cv2.imdecode(np.frombuffer(base64.b64decode(uri), np.uint8), cv2.IMREAD_COLOR)
-    assert shown.shape[:2] == (height, width)
-    rows, columns = np.nonzero(shown[:, :, 2] > 140)  # red comes last
-    (box,) = re.findall(r'class="box truth" d="M(\S+) (\S+?)H(\S+?)V(\S+?)H', svg)
-    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert np.abs(np.array(box, float) - seen).max() <= 1
-
-
-def test_large_pictures_become_small() -> None:
-    picture = lost_picture(Images(lambda image_id: np.zeros((90, 100, 3), np.uint8)))
-    assert picture.pixels is not None
-    huge = DetectionTable([1], [[0, 0, 3000, 2000]], [0.9], [0])
-    truth = GroundTruthTable(
-        [1], [1], [[0, 0, 3000, 900]], [0], [False], [False], [1.0], ("cat",), (1,)
-    )
-    groups = worst_cases(study(truth, huge))
-    image = np.zeros((2000, 3000, 3), np.uint8)
-    ((large,), *_) = take_pictures(groups, Images(lambda image_id: image))
-    assert large.pixels is not None
-    assert large.pixels.shape == (267, 400, 3)
-    assert large.window == (0, 0, 3000, 2000)
-
-
-def test_without_pixels_boxes_stand_on_a_blank_ground() -> None:
-    svg = draw_picture(lost_picture(Images(sizes={20: (90, 100)})), ByteBudget(0))
-    assert 'class="blank"' in svg
-    assert "<image" not in svg
-    assert svg.count('class="box') == 3
-
-
-def test_images_are_read_once_each_and_may_be_missing() -> None:
+def test_pictures_are_cut_out_once_each_and_may_be_missing() -> None:
+    """A bright object lies in its window; large pictures become small."""
     asked: list[int] = []
 
-    def pixels(image_id: int) -> np.ndarray | None:
+    def pixels(image_id: int) -> Any:
         asked.append(image_id)
-        return None if image_id == 20 else np.zeros((100, 100, 3), np.uint8)
+        image = np.zeros((1800, 2000, 3), np.uint8) if image_id == 30 else np.zeros((90, 100, 3))
+        image[50:60, 50:60] = 250
+        return None if image_id == 10 else image.astype(np.uint8)
 
-    pictures = take_pictures(worst_cases(by_hand()), Images(pixels))
+    groups = {
+        group.title: pictures
+        for group, pictures in zip(
+            worst_cases(by_hand()),
+            take_pictures(worst_cases(by_hand()), Images(pixels)),
+            strict=True,
+        )
+    }
     assert sorted(asked) == [10, 20, 30]
-    for group in pictures:
-        for picture in group:
-            assert (picture.pixels is None) == (picture.case.image_id == 20)
+    for picture in (picture for pictures in groups.values() for picture in pictures):
+        assert (picture.pixels is None) == (picture.case.image_id == 10)
+    (lost,) = groups["Better boxes lost in NMS"]
+    x1, y1, x2, y2 = lost.window
+    assert lost.pixels.shape == (y2 - y1, x2 - x1, 3)
+    rows, columns = np.nonzero(lost.pixels[:, :, 0])
+    truth = lost.case.outlines[0].box - [x1, y1, x1, y1]
+    assert truth.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
-
-def lost_picture(images: Images) -> Picture:
-    groups: tuple[CaseGroup, ...] = worst_cases(by_hand())
-    return take_pictures(groups, images)[-1][0]
+    huge = study(
+        truth_of([1], [1], [[0, 0, 3000, 900]], [0], ("cat",)),
+        DetectionTable([1], [[0, 0, 3000, 2000]], [0.9], [0]),
+    )
+    image = np.zeros((2000, 3000, 3), np.uint8)
+    ((large,), *_) = take_pictures(worst_cases(huge), Images(lambda image_id: image))
+    assert large.pixels.shape == (267, 400, 3)
+    assert large.window == (0, 0, 3000, 2000)

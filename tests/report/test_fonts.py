@@ -10,11 +10,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from harmonic_jax.report import boxes, fonts, png
+from harmonic_jax.report import boxes, fonts, plots
 from harmonic_jax.report.boxes import LabelledBoxes, draw_objects, text_mask
 from harmonic_jax.report.fonts import BASE, Fonts
-from harmonic_jax.report.panels import Axis, Figure, Line, Notes, Panel
-from harmonic_jax.report.png import save_figure
+from harmonic_jax.report.plots import chart_style, new_axes, save_panels, set_rows, svg_of
 
 CAT = "\u732b"  # a letter of Chinese and Japanese
 
@@ -49,7 +48,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(font_manager, "findSystemFonts", found)
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
     fresh = Fonts()
-    for module in (fonts, boxes, png):
+    for module in (fonts, boxes, plots):
         monkeypatch.setattr(module, "FONTS", fresh)
     fonts._system_fonts.cache_clear()
     text_mask.cache_clear()
@@ -107,20 +106,27 @@ def test_signs_that_are_no_letters(system: Path, name: str, drawn: str) -> None:
     assert text_mask(name, 13).max() > 0.9
 
 
-def test_figures_use_the_same_letters(system: Path, tmp_path: Path) -> None:
+def test_charts_use_the_same_letters(system: Path, tmp_path: Path) -> None:
     """pytest makes an error of matplotlib's warning of a missing glyph."""
 
-    def picture(name: str) -> np.ndarray:
-        axis = Axis(f"x {name}", 0.0, 1.0, ((0.5, name),))
-        line = Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "a", name)
-        notes = Notes(np.array([0.5]), np.array([0.5]), (name,))
-        panel = Panel(name, axis, axis, (line, notes), 0.5)
-        save_figure(tmp_path / "f.png", Figure("f", "title", "reading", "finding", (panel,)))
-        return cv2.imread(str(tmp_path / "f.png"))
+    def chart(name: str) -> tuple[str, np.ndarray]:
+        with chart_style([name]):
+            axes = new_axes(name, height=2.0)
+            set_rows(axes, [name, f"b {name}"])
+            svg = svg_of(axes, "", "")
+            save_panels(tmp_path / "f.png", [axes])
+        return svg, cv2.imread(str(tmp_path / "f.png"))
 
-    np.testing.assert_array_equal(picture(CAT), picture("\\u732b"))
-    for name in ("$x_{2}$", "\udcff", "\x1b[0m", "a\nb", "[/b]"):
-        assert picture(name).shape
+    svg, picture = chart(CAT)
+    np.testing.assert_array_equal(picture, chart("\\u732b")[1])
+    assert svg.count(f">{CAT}</text>") == 2  # a page leaves it to its reader's fonts
+    for name, text in (
+        ("$x_{2}$",) * 2,
+        ("\udcff", "\\udcff"),
+        ("\x1b\0", "\\x1b\\x00"),
+        ("\uffff", "�"),
+    ):
+        assert f">{text}</text>" in chart(name)[0]
 
 
 def test_a_name_wider_than_the_picture_is_cut_not_left_out() -> None:

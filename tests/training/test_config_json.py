@@ -35,7 +35,7 @@ def test_what_is_no_object(values: Any) -> None:
         ("type", ["Config"], r"config.type is \['Config'\]"),
         ("type", "ConfigError", r"config.type is 'ConfigError'"),
         ("model.type", "TrainConfig", r"config.model.type is 'TrainConfig'"),
-        ("model.type", "BackboneConfig", r"config.model.type is 'BackboneConfig'"),
+        ("model.type", "ResNetConfig", r"config.model.type is 'ResNetConfig'"),
         ("data.type", None, r"config.data.type is None; it must be DataConfig"),
         ("data.augment", [], r"config.data.augment is \[\]; .* of the type AugmentConfig"),
         ("data", "coco", r"config.data is 'coco'"),

@@ -15,13 +15,13 @@ from flax import nnx
 
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
     BoxHeadConfig,
     Config,
     ConfigError,
     DefaultBoxConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
+    ResNetConfig,
     RetinaNetConfig,
     SSDConfig,
     VGGConfig,
@@ -49,7 +49,7 @@ SMALL_SSD = SSDConfig(
     default_boxes=DefaultBoxConfig(sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)),
 )
 SMALL_MASK_RCNN = MaskRCNNConfig(
-    backbone=BackboneConfig(10, width=8, norm="batch"),
+    backbone=ResNetConfig(10, width=8, norm="batch"),
     channels=8,
     box_head=BoxHeadConfig(num_hidden=12, pool_size=3),
     mask_head=MaskHeadConfig(num_convs=1, channels=8, pool_size=4),
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_named(changes: dict, words: str) -> None:
 
 
 def test_a_config_names_one_start() -> None:
-    model = RetinaNetConfig(BackboneConfig(weights="resnet50.pth"))
+    model = RetinaNetConfig(ResNetConfig(weights="resnet50.pth"))
     with pytest.raises(ConfigError, match=r"model\.backbone\.weights is 'resnet50\.pth'"):
         Config(name="both", model=model, init="runs/other")
 
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_weights_is_refused_before_anything_is_compiled(
     path = tmp_path / "resnet50.pth"
     if content is not None:
         path.write_bytes(content)
-    backbone = BackboneConfig(weights=str(path))
+    backbone = ResNetConfig(weights=str(path))
     store = CheckpointStore(tmp_path / "checkpoints")
     monkeypatch.setattr(start, "init_variables", None)
     for changes in ({"model": RetinaNetConfig(backbone)}, {"init": str(path)}):

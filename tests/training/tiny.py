@@ -5,10 +5,10 @@ import numpy as np
 
 from harmonic_jax.config import (
     AnchorConfig,
-    BackboneConfig,
     Config,
     DataConfig,
     OptimConfig,
+    ResNetConfig,
     RetinaNetConfig,
     TrainConfig,
 )
@@ -25,7 +25,7 @@ def tiny_config(
         name="tiny",
         data=DataConfig(short_sides=(64,), max_side=64, max_objects=4),
         model=RetinaNetConfig(
-            backbone=BackboneConfig(depth=10, width=8, norm=norm),
+            backbone=ResNetConfig(depth=10, width=8, norm=norm),
             levels=(4, 5),
             channels=16,
             head_convs=1,

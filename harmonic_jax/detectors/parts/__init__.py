@@ -1,0 +1,1 @@
+"""What the detectors share: anchors, matching, heads, the pyramid, selection, loss sums."""

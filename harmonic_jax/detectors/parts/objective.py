@@ -1,0 +1,216 @@
+"""What a detector minimises: the settings of its losses, and sums that are divided once.
+
+Sums and what they are divided by are kept apart, so that a batch processed in parts and a batch
+sharded over devices give the gradient of the whole.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from harmonic_jax import losses
+from harmonic_jax.checks import check_fields, require
+
+FactorGradient = Literal["through", "stop", "cls_only"]
+FactorSource = Literal["loss", "ce"]
+ClsLoss = Literal["focal", "quality_focal", "varifocal", "task_aligned", "iou_balanced", "isr"]
+BoxLoss = Literal[
+    "smooth_l1", "giou", "diou", "ciou", "eiou", "task_aligned", "iou_balanced", "carl"
+]
+
+# These weigh a sample by what the others of its batch or object do.
+_WEIGHTED = ("task_aligned", "iou_balanced", "isr", "carl")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Focal loss and SmoothL1, joined by HarDet where `hardet` is set; RetinaNet has others."""
+
+    hardet: bool = True
+    """The Harmonic, task-contrastive and Harmonic IoU losses; off: the plain baseline."""
+    alpha: float = 1.5
+    """Weight of the Harmonic IoU loss."""
+    gamma: float = 0.8
+    """Exponent of the Harmonic IoU loss; above 1 it is not monotone in the IoU."""
+    margin: float = 0.2
+    """Difference of score and IoU that the task-contrastive loss forgives."""
+    factor_gradient: FactorGradient = "through"
+    factor_source: FactorSource = "loss"
+    cls_loss: ClsLoss = "focal"
+    """RetinaNet's classification loss; any but `focal` replaces HarDet (`hardet` off). `isr` and
+    `iou_balanced` weigh the focal loss of positives."""
+    focal_alpha: float = 0.25
+    """Weight of the true class; 1 - focal_alpha is that of the others, and of varifocal's."""
+    focal_gamma: float = 2.0
+    """Focusing exponent, also of the quality focal, varifocal and task-aligned losses."""
+    box_loss: BoxLoss = "smooth_l1"
+    """RetinaNet's localization loss; torchvision's v2 has `giou`, its first version SmoothL1 with
+    beta 0, which is L1. `iou_balanced` and `carl` weigh SmoothL1, `task_aligned` GIoU."""
+    smooth_l1_beta: float = 0.11
+    """Where SmoothL1's parabola ends; 0 is L1."""
+    box_weight: float = 1.0
+    """Weight of the localization loss; HarDet has it on SmoothL1, and not in its factors."""
+    correlation: Literal["none", "concordance", "pearson"] = "none"
+    """RetinaNet: adds 1 - the correlation of the positives' scores and IoUs (`hardet` off)."""
+    correlation_weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "loss",
+            alpha="[0, 1000]",
+            gamma="[0, 1]",
+            margin="[0, 1]",
+            focal_alpha="[0, 1]",
+            focal_gamma="[0, 100]",
+            smooth_l1_beta="[0, 1000]",
+            box_weight="[0, 1000]",
+            correlation_weight="[0, 1000]",
+        )
+        if not self.hardet:
+            return
+        instead = "with hardet (--loss.no-hardet to compare with it)"
+        require(self.cls_loss == "focal", "loss.cls_loss", self.cls_loss, f"focal {instead}")
+        require(
+            self.box_loss not in _WEIGHTED,
+            "loss.box_loss",
+            self.box_loss,
+            f"a loss of single samples, none of {', '.join(_WEIGHTED)}, {instead}",
+        )
+        require(self.correlation == "none", "loss.correlation", self.correlation, f"none {instead}")
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a sample's loss depends on other samples."""
+        chosen = {self.cls_loss, self.box_loss}
+        return not chosen.isdisjoint(_WEIGHTED) or self.correlation != "none"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossSums:
+    """Sums over all samples of a batch; `add` joins the parts of one batch.
+
+    Attributes:
+      total: float32 scalar, what is minimised, not yet divided.
+      terms: float32 scalars by name, for logs; each a sum over samples.
+      normalizer: float32 scalar; the loss is total / max(normalizer, 1).
+      num_positive: float32 scalar, for logs.
+    """
+
+    total: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
+    normalizer: Float[Array, ""]
+    num_positive: Float[Array, ""]
+
+    def add(self, other: "LossSums") -> "LossSums":
+        return jax.tree.map(jnp.add, self, other)
+
+    def scale(self) -> Float[Array, ""]:
+        """1 / max(normalizer, 1): times a gradient of `total`, that of the loss."""
+        return 1.0 / jnp.maximum(self.normalizer, 1.0)
+
+    def normalized(self) -> dict[str, Float[Array, ""]]:
+        """`loss` and every term, divided by max(normalizer, 1)."""
+        scale = self.scale()
+        return {"loss": self.total * scale} | {k: v * scale for k, v in self.terms.items()}
+
+
+def masked(values: Float[Array, "*b"], is_sample: Bool[Array, "*s"]) -> Float[Array, "*b"]:
+    """`values` [*s, ...] with zeros where `is_sample` [*s] is False: whatever stands there, no sum
+    and no gradient sees it."""
+    expanded = is_sample.reshape(is_sample.shape + (1,) * (values.ndim - is_sample.ndim))
+    return jnp.where(expanded, values, 0.0)
+
+
+def positive_losses(
+    cls_loss: Float[Array, "*n"],
+    box_loss: Float[Array, "*n"],
+    prob: Float[Array, "*n"],
+    iou: Float[Array, "*n"],
+    entropy: Float[Array, "*n"],
+    *,
+    cross_entropy: Float[Array, "*n"],
+    where: Bool[Array, "*n"],
+    loss: LossConfig,
+) -> tuple[Float[Array, "*n"], dict[str, Float[Array, ""]]]:
+    """cls_loss + box_weight * box_loss, or with `loss.hardet` the HarDet loss of each sample.
+
+    Args:
+      cls_loss: classification loss, as the head is trained.
+      box_loss: localization loss, not weighted: HarDet's factor comes from it.
+      prob: predicted probability of the true class.
+      iou: of the decoded box with its object.
+      entropy: of the class distribution.
+      cross_entropy: of the true class; what `loss.factor_source = "ce"` asks for.
+      where: the positive samples.
+      loss: which losses, and their constants.
+
+    Returns:
+      The loss of each sample, exactly 0 where it is not positive; and, with HarDet, the sums
+      `hiou_loss` and `tc_loss` for the log.
+    """
+    if not loss.hardet:
+        return jnp.where(where, cls_loss + loss.box_weight * box_loss, 0.0), {}
+    total = losses.hardet_loss(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        entropy,
+        alpha=loss.alpha,
+        gamma=loss.gamma,
+        margin=loss.margin,
+        box_weight=loss.box_weight,
+        factor_gradient=loss.factor_gradient,
+        factor_source=loss.factor_source,
+        cross_entropy=cross_entropy if loss.factor_source == "ce" else None,
+        where=where,
+    )
+    # Evaluated again for the log only: the compiler shares the work with hardet_loss.
+    hiou = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=where)
+    tc = losses.task_contrastive_loss(prob, iou, entropy, margin=loss.margin, where=where)
+    return total, {"hiou_loss": hiou.sum(), "tc_loss": tc.sum()}
+
+
+def join_groups(
+    groups: Sequence[LossSums], is_real: Bool[Array, " b"], *, batch_axis: str | None = None
+) -> LossSums:
+    """Groups of samples with normalizers of their own (anchors, RoIs, masks) as one.
+
+    loss = sum_g total_g / max(normalizer_g, 1)
+
+    Each group is multiplied by the number of real images, which becomes the common normalizer.
+    The parts of a batch that is processed in parts are divided by counts of their own: their
+    sum is the whole batch's gradient as far as those counts are proportional to the images.
+
+    Args:
+      groups: sums over the same batch, with different terms.
+      is_real: [b], False for slots that only fill the batch.
+      batch_axis: within `jax.shard_map`, the mesh axis that splits the batch: the normalizers are
+        then those of all devices, and the sums returned are this device's share.
+
+    Returns:
+      Their sum; `num_positive` is that of the last group.
+
+    >>> import jax.numpy as jnp
+    >>> def group(name: str, total: float, count: float) -> LossSums:
+    ...     total, count = jnp.float32(total), jnp.float32(count)
+    ...     return LossSums(total, {name: total}, count, count)
+    >>> joined = join_groups([group("rpn", 6.0, 3.0), group("box", 8.0, 2.0)], jnp.ones(5, bool))
+    >>> {name: float(value) for name, value in joined.normalized().items()}
+    {'loss': 6.0, 'rpn': 2.0, 'box': 4.0}
+    """
+    own_images = is_real.sum(dtype=jnp.float32)
+    counts = jnp.stack([own_images, *(group.normalizer for group in groups)])
+    if batch_axis is not None:
+        counts = jax.lax.psum(counts, batch_axis)
+    weights = counts[0] / jnp.maximum(counts[1:], 1.0)
+    weighted = list(zip(groups, weights, strict=True))
+    total = sum((g.total * weight for g, weight in weighted), jnp.zeros((), jnp.float32))
+    terms = {k: v * weight for g, weight in weighted for k, v in g.terms.items()}
+    return LossSums(total, terms, own_images, groups[-1].num_positive)

@@ -1,0 +1,118 @@
+"""From scored boxes to detections: the last step of every detector, with static shapes."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Integer, Real
+
+from harmonic_jax.checks import check_fields
+from harmonic_jax.ops import Suppression, clip_boxes, suppress
+from harmonic_jax.ops.boxes import AnyArray
+from harmonic_jax.structures import Detections
+
+NmsName = Literal["class", "agnostic", "soft_linear", "soft_gaussian", "matrix", "weighted"]
+MIN_SCORE = 0.001  # Of methods that lower scores: what they lower is kept while it is above this.
+
+
+@dataclasses.dataclass(frozen=True)
+class PostprocessConfig:
+    """From raw predictions to final boxes."""
+
+    score_threshold: float = 0.05
+    topk: int | None = 1000
+    """Candidates that enter the suppression: the best of each pyramid level (RetinaNet) or of each
+    class (SSD, RefineDet), or of all (Faster R-CNN, Mask R-CNN). None: all of them."""
+    min_size: float = 0.0
+    """Boxes with a shorter side, in pixels, are dropped."""
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    nms: NmsName = "class"
+    """`class`: of boxes of a class that overlap, the best stays; `agnostic`: of any classes;
+    `soft_linear`, `soft_gaussian`, `matrix`: others lose score; `weighted`: they are averaged."""
+    nms_sigma: float = 0.5
+    """How soft `soft_gaussian` and `matrix` are."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "postprocess",
+            score_threshold="[0, 1]",
+            topk="[1, 1000000]",
+            min_size="[0, 16384]",
+            nms_iou="[0, 1]",
+            nms_sigma="[0.001, 1000]",
+            max_detections="[1, 10000]",
+        )
+
+
+def select_detections(
+    boxes: Real[AnyArray, "n 4"],
+    scores: Real[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
+    image_size: Real[AnyArray, "2"],
+    config: PostprocessConfig,
+) -> Detections:
+    """The detections of an image: its candidates clipped, thresholded and suppressed.
+
+    A candidate takes part where its score is above `config.score_threshold`, its box is finite and,
+    clipped to the image, has sides of at least `config.min_size`.
+
+    Args:
+      boxes: `[n 4]`, decoded, xyxy in pixels.
+      scores: `[n]`; NaN never takes part.
+      labels: `[n]`, 0..k-1.
+      image_size: `[2]`, height and width in pixels.
+      config: thresholds, and the way of suppression. Of the methods that lower scores, what they
+        lower is kept while it is above 0.001, or above the score threshold where that is less.
+
+    Returns:
+      `Detections` `[config.max_detections]`, best first; rows that are not valid hold zeros.
+
+    >>> import jax.numpy as jnp
+    >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
+    >>> scores, labels, size = jnp.array([0.5, 0.9]), jnp.array([3, 7]), jnp.array([8.0, 8.0])
+    >>> config = PostprocessConfig(nms="agnostic", max_detections=2)
+    >>> found = select_detections(boxes, scores, labels, size, config)
+    >>> found.labels.tolist(), found.valid.tolist()
+    ([7, 0], [True, False])
+
+    Source: see `harmonic_jax.ops.Suppression`.
+    """
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    labels = jnp.asarray(labels, jnp.int32)
+    is_finite = jnp.isfinite(boxes).all(axis=-1)
+    boxes = clip_boxes(boxes, image_size)
+    is_large = (boxes[:, 2:] - boxes[:, :2] >= config.min_size).all(axis=-1)
+    is_candidate = (scores > config.score_threshold) & is_finite & is_large
+    settings = Suppression(
+        config.nms,
+        config.nms_iou,
+        config.nms_sigma,
+        min(config.score_threshold, MIN_SCORE),
+        max_outputs=config.max_detections,
+    )
+    found = suppress(boxes, scores, labels, settings, valid=is_candidate)
+    return Detections(found.boxes, found.scores, found.labels, found.valid)
+
+
+def mark_non_finite(found: Detections, outputs: Any) -> Detections:
+    """NaN for all scores of an image for which the network's output is not finite.
+
+    No detections are then not taken for an image without objects.
+
+    Args:
+      found: `[b d]`.
+      outputs: arrays `[b ..]`, what the network said of each image.
+    """
+    is_finite = jnp.ones(found.scores.shape[0], jnp.bool_)
+    for leaf in jax.tree.leaves(outputs):
+        is_finite &= jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+    return dataclasses.replace(found, scores=jnp.where(is_finite[:, None], found.scores, jnp.nan))
+
+
+def non_finite_images(found: Detections) -> np.ndarray:
+    """The rows of a batch, on the host, that `mark_non_finite` marked."""
+    return np.flatnonzero(np.isnan(np.asarray(found.scores)).any(axis=-1))

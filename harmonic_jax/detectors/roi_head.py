@@ -1,0 +1,277 @@
+"""The RoI head of Faster R-CNN (Girshick 2015, Ren et al. 2015): regions -> classes and boxes."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from harmonic_jax import losses
+from harmonic_jax.backbones.conv import xavier_uniform
+from harmonic_jax.backbones.norm import NewNormKind
+from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts.heads import ConvStack, Linear
+from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.rpn import Proposals
+from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.ops.sampling import AnyKey, sample_balanced
+from harmonic_jax.structures import GroundTruth
+
+NUM_BOX_CONVS = 4
+
+# --- Settings ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RoIAlignConfig:
+    """How features are cut out of the pyramid (He et al. 2017)."""
+
+    aligned: bool = True
+    """Cell centers lie at half-integers, which is right; False: torchvision's detectors."""
+    sampling_ratio: int = 2
+    """Samples of a bin along each axis."""
+    canonical_size: float = 224.0
+    """Side in pixels of a box that is pooled from P4; half of it goes to P3, and so on."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "roi_align", sampling_ratio="[1, 8]", canonical_size="[1, 16384]")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxHeadConfig:
+    """The RoI head: pooled features -> classes and a box for each of them."""
+
+    layers: Literal["two_fc", "four_conv_fc"] = "two_fc"
+    """`two_fc`: two hidden layers; `four_conv_fc`: four 3x3 convolutions and one hidden layer."""
+    norm: NewNormKind = "none"
+    """Of the convolutions; torchvision's v2 has `batch`."""
+    num_hidden: int = 1024
+    pool_size: int = 7
+    match: MatchConfig = MatchConfig(positive_iou=0.5, negative_iou=0.5, low_quality=False)
+    num_samples: int = 512
+    """RoIs an image that the losses see, out of proposals and ground truth."""
+    positive_fraction: float = 0.25
+    """Upper bound of the positives among them."""
+    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """Factors of the regression targets dx, dy, dw, dh: the inverse of SSD's variances."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "box_head",
+            num_hidden="[1, 16384]",
+            pool_size="[1, 64]",
+            num_samples="[1, 100000]",
+            positive_fraction="(0, 1]",
+            delta_weights="[0.001, 1000]",
+        )
+        require(
+            self.norm == "none" or self.layers == "four_conv_fc",
+            "box_head.norm",
+            self.norm,
+            "none with layers = two_fc, which have no convolution",
+        )
+
+
+# --- Module --------------------------------------------------------------------------------------
+
+
+class BoxHead(nnx.Module):
+    """Features of a RoI -> logits of all classes, and a box for each of them.
+
+    The last class is background. It has box deltas as well, which nothing reads, so that the
+    weights are those of torchvision, all of them.
+
+    Args of the call:
+        x: `[r, s, s, channels]`.
+        where: `[r]`, rows that exist.
+
+    Returns of the call:
+        Logits `[r, k + 1]` and deltas `[r, k + 1, 4]`, float32.
+    """
+
+    def __init__(
+        self,
+        config: BoxHeadConfig,
+        channels: int,
+        num_classes: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def linear(num_in: int, num_out: int, kernel_init: Initializer) -> Linear:
+            return Linear(num_in, num_out, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+
+        has_convs = config.layers == "four_conv_fc"
+        self.convs = ConvStack(
+            channels,
+            channels,
+            num_convs=NUM_BOX_CONVS if has_convs else 0,
+            norm=config.norm if has_convs else "none",
+            dtype=dtype,
+            rngs=rngs,
+        )
+        hidden, flat = config.num_hidden, channels * config.pool_size**2
+        sizes = [flat, hidden] if has_convs else [flat, hidden, hidden]
+        self.hidden = nnx.List(
+            [linear(sizes[i], sizes[i + 1], xavier_uniform) for i in range(len(sizes) - 1)]
+        )
+        normal = nnx.initializers.normal
+        self.logits = linear(hidden, num_classes + 1, normal(0.01))
+        self.deltas = linear(hidden, 4 * (num_classes + 1), normal(0.001))
+
+    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        x = self.convs(x, where)
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.hidden:
+            x = jax.nn.relu(layer(x))
+        deltas = self.deltas(x).astype(jnp.float32)
+        return self.logits(x).astype(jnp.float32), deltas.reshape(x.shape[0], -1, 4)
+
+
+# --- Targets and loss ----------------------------------------------------------------------------
+
+
+class RoISamples(NamedTuple):
+    """RoIs that the head is trained on: positives first, then negatives, then padding."""
+
+    boxes: Float[Array, "*b s 4"]
+    labels: Int[Array, "*b s"]  # 0..k-1 where positive, k elsewhere (background)
+    targets: Float[Array, "*b s 4"]  # the matched box; the RoI itself where not positive
+    objects: Int[Array, "*b s"]  # the matched row of the ground truth; 0 where not positive
+    is_positive: Bool[Array, "*b s"]
+    valid: Bool[Array, "*b s"]
+
+
+def sample_rois(
+    key: AnyKey,
+    proposals: Proposals,
+    ground_truth: GroundTruth,
+    config: BoxHeadConfig,
+    *,
+    num_classes: int,
+) -> RoISamples:
+    """Match the proposals of one image to its objects and draw a balanced sample.
+
+    The objects' own boxes are proposals too: early in training they are the only good ones.
+
+    Args:
+      key: a random key.
+      proposals: `[p]`, of the image.
+      ground_truth: its objects, padded.
+      config: `match`, see `match_anchors`; `num_samples`, s, and `positive_fraction`, see
+        `sample_balanced`.
+      num_classes: k, the number of object classes.
+
+    Returns:
+      `RoISamples` of `[s]`; rows that are not valid hold the box 0 0 0 0 and background.
+
+    >>> import jax, jax.numpy as jnp
+    >>> objects = GroundTruth(
+    ...     jnp.array([[0.0, 0.0, 8.0, 7.0]]), jnp.array([2]), jnp.array([True])
+    ... )
+    >>> proposals = Proposals(jnp.array([[40.0, 40.0, 48.0, 48.0]]), jnp.ones(1), jnp.array([True]))
+    >>> config = BoxHeadConfig(num_samples=3, positive_fraction=0.5)
+    >>> rois = sample_rois(jax.random.key(0), proposals, objects, config, num_classes=3)
+    >>> rois.boxes[:2].tolist()
+    [[0.0, 0.0, 8.0, 7.0], [40.0, 40.0, 48.0, 48.0]]
+    >>> rois.labels.tolist(), rois.valid.tolist()
+    ([2, 3, 3], [True, True, False])
+
+    Source: Girshick, Fast R-CNN, 2015, section 2.3.
+    """
+    proposed, truth = (
+        jnp.where(boxes.valid[:, None], jnp.asarray(boxes.boxes, jnp.float32), 0.0)
+        for boxes in (proposals, ground_truth)
+    )
+    candidates = jnp.concatenate((proposed, truth))
+    exists = jnp.concatenate((proposals.valid, ground_truth.valid))
+    matches = match_anchors(candidates, truth, ground_truth.valid, config.match)
+    sample = sample_balanced(
+        key,
+        (matches.state == MatchState.POSITIVE) & exists,
+        (matches.state == MatchState.NEGATIVE) & exists,
+        num_samples=config.num_samples,
+        positive_fraction=config.positive_fraction,
+    )
+    drawn = jnp.where(sample.valid[:, None], candidates[sample.indices], 0.0)
+    objects = jnp.where(sample.is_positive, matches.index[sample.indices], 0)
+    labels = jnp.asarray(ground_truth.labels, jnp.int32)[objects]
+    return RoISamples(
+        boxes=drawn,
+        labels=jnp.where(sample.is_positive, labels, num_classes),
+        targets=jnp.where(sample.is_positive[:, None], truth[objects], drawn),
+        objects=objects,
+        is_positive=sample.is_positive,
+        valid=sample.valid,
+    )
+
+
+def roi_sums(
+    cls_logits: Float[Array, "b s c"],
+    deltas: Float[Array, "b s c 4"],
+    samples: RoISamples,
+    is_real: Bool[Array, " b"],
+    loss: LossConfig,
+    config: BoxHeadConfig,
+) -> tuple[LossSums, LossSums]:
+    """Softmax cross entropy and SmoothL1 of the true class's box, or HarDet, of sampled RoIs.
+
+    HarDet joins the two losses of positives; negatives keep their cross entropy. Its probability
+    is the softmax's of the true class, its entropy runs over all c = k + 1 classes, background
+    included. In either case the sum is divided by the number of sampled RoIs, positive and
+    negative, so that the balance with the RPN is the baseline's.
+
+    Args:
+      cls_logits: background last.
+      deltas: for each class.
+      samples: [b, s].
+      is_real: [b], False for slots that only fill the batch.
+      loss: which losses, and their constants.
+      config: `delta_weights`, factors of the regression targets.
+
+    Returns:
+      Sums over the batch, to be divided by the number of sampled RoIs; and means for the log,
+      `positive_score` and `positive_iou`, to be divided by the number of positive ones. With
+      HarDet the log has `hiou_loss` and `tc_loss` too.
+    """
+    counted = samples.valid & is_real[:, None]
+    positive = samples.is_positive & counted
+    cls_loss = losses.softmax_cross_entropy(cls_logits, samples.labels, where=counted)
+    own = masked(_of_class(deltas, samples), positive)
+    target_deltas = encode_boxes(samples.targets, samples.boxes, weights=config.delta_weights)
+    box_loss = losses.smooth_l1_loss(own, target_deltas, beta=loss.smooth_l1_beta, where=positive)
+    boxes = decode_boxes(own, samples.boxes, weights=config.delta_weights)
+    iou = losses.aligned_iou(boxes, samples.targets, where=positive)
+    prob = jnp.exp(-cls_loss)  # of the true class
+
+    terms = {"cls_loss": cls_loss.sum(), "box_loss": (loss.box_weight * box_loss).sum()}
+    log = {"positive_score": masked(prob, positive).sum(), "positive_iou": iou.sum()}
+    per_positive, hardet_terms = positive_losses(
+        cls_loss,
+        box_loss,
+        prob,
+        iou,
+        losses.softmax_entropy(cls_logits, where=positive),
+        cross_entropy=cls_loss,  # of a softmax head they are one
+        where=positive,
+        loss=loss,
+    )
+    total = per_positive.sum() + masked(cls_loss, counted & ~positive).sum()
+    num_positive = positive.sum(dtype=jnp.float32)
+    num_counted = counted.sum(dtype=jnp.float32)
+    nothing = jnp.zeros((), jnp.float32)
+    return (
+        LossSums(total, terms, normalizer=num_counted, num_positive=num_positive),
+        LossSums(nothing, log | hardet_terms, normalizer=num_positive, num_positive=num_positive),
+    )
+
+
+def _of_class(deltas: Float[Array, "b s c 4"], samples: RoISamples) -> Float[Array, "b s 4"]:
+    """The deltas of each RoI's class."""
+    return jnp.take_along_axis(deltas, samples.labels[..., None, None], axis=2)[:, :, 0]

@@ -1,1 +1,0 @@
-"""Predictions and ground truth in, one scalar and its named terms out."""

@@ -1,0 +1,209 @@
+"""What is drawn lies where the numbers say; colours can be told apart."""
+
+import itertools
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harmonic_jax.report.charts import (
+    classes_chart,
+    curves_chart,
+    density_chart,
+    errors_chart,
+    headroom_chart,
+    reliability_chart,
+)
+from harmonic_jax.report.plots import (
+    DARK,
+    DARK_RAMP,
+    LIGHT,
+    RAMP,
+    chart_style,
+    count_steps,
+    draw_density,
+    new_axes,
+    new_bars,
+    set_fractions,
+    svg_of,
+)
+from tests.report.studies import studied, tables
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Any:
+    return studied(*tables(images=100))
+
+
+def bars_of(axes: Any) -> list[float]:
+    return [patch.get_width() for patch in axes.patches]
+
+
+def test_the_density_shows_every_box(drawn: Any) -> None:
+    case, report = drawn
+    chart = density_chart(case, report)
+    assert [axes.get_title().split(":")[0] for axes in chart.panels] == ["Before NMS", "After NMS"]
+    for axes, pairs in zip(chart.panels, (case.raw_pairs, case.pairs), strict=True):
+        cells = np.concatenate([patch.get_path().vertices for patch in axes.patches])
+        corners = np.unique(np.round(cells.reshape(-1, 5, 2)[:, 0] * 50).astype(int), axis=0)
+        place = np.minimum(np.stack([pairs.score, pairs.iou], axis=1) * 50, 49).astype(int)
+        expected = np.unique(place, axis=0)
+        different = set(map(tuple, corners.tolist())) ^ set(map(tuple, expected.tolist()))
+        assert len(different) <= 0.01 * len(expected)  # a value on an edge may round
+    far = int((np.abs(case.pairs.score - case.pairs.iou) > 0.2).sum())
+    assert f"Of {len(case.pairs):,} boxes {far:,} (" in chart.finding
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 7, 8, 50, 12_345, 3_000_000])
+def test_steps_hold_their_counts(top: int) -> None:
+    counts = np.unique(np.round(np.geomspace(1, top, 200)))
+    step, texts = count_steps(np.append(counts, 0)[None])
+    assert step[0, -1] == -1
+    assert step[0, -2] == len(texts) - 1
+    assert step[0, 0] == 0
+    lows = [float(t[:-1].removesuffix("k")) * (1000 if "k" in t else 1) for t in texts]
+    assert lows == sorted(set(lows))
+    ends = [*lows[1:], np.inf]
+    for count, i in zip(counts, step[0, :-1], strict=True):
+        rounding = 0.006 * count if count > 1000 else 0  # texts have three digits
+        assert lows[i] - rounding <= count < ends[i] + rounding
+
+
+def test_bars_and_curves_are_the_report_s_numbers(drawn: Any) -> None:
+    _, report = drawn
+    overall = report["overall"]
+    errors = errors_chart(report)
+    assert errors is not None
+    kinds = ("location", "class", "both", "duplicate", "background", "missed")
+    assert bars_of(errors.panels[0]) == [overall[f"dAP_{kind}"]["value"] for kind in kinds]
+
+    classes = classes_chart(report)
+    assert classes is not None
+    for axes, metric in zip(classes.panels, ("AP", "mean_gap"), strict=True):
+        names = [text.get_gid().removeprefix("name:") for text in axes.get_yticklabels()]
+        assert bars_of(axes) == [report["classes"][name][metric]["value"] for name in names]
+    values = bars_of(classes.panels[0])
+    assert values == sorted(values)
+    assert len(values) == 3
+
+    (axes,) = curves_chart(report).panels
+    for line, key in zip(axes.lines, ("AP50", "AP75"), strict=True):
+        assert np.mean(line.get_ydata()) == pytest.approx(overall[key]["value"], abs=1e-12)
+
+    (axes,) = headroom_chart(report).panels
+    assert bars_of(axes) == [
+        overall[f"AP{suffix}"]["value"] for suffix in ("", "_ranked_by_iou", "_best_raw")
+    ]
+
+
+def test_reliability_leaves_out_bins_of_few_boxes(drawn: Any) -> None:
+    _, report = drawn
+    table = report["reliability"]["all"]
+    few = {**table, "count": [9 if i == 3 else n for i, n in enumerate(table["count"])]}
+    chart = reliability_chart(report | {"reliability": report["reliability"] | {"all": few}})
+    assert chart is not None
+    keep = [i for i in range(25) if few["count"][i] >= 10]
+    assert 3 not in keep
+    assert len(keep) > 5
+    for line, column in zip(chart.panels[0].lines[1:], ("mean_iou", "precision"), strict=True):
+        assert line.get_xdata().tolist() == [table["mean_score"][i] for i in keep]
+        assert line.get_ydata().tolist() == [table[column][i] for i in keep]
+    assert "above the IoUs" in chart.finding  # scores at random, few good boxes
+
+
+def test_a_panel_as_svg() -> None:
+    """A line's ends are the corners, cells cover their area, colours are the page's."""
+    with chart_style():
+        axes = new_axes("<b>&")
+        set_fractions(axes, x="x", y="y")
+        axes.plot([0.0, 0.4, 0.5, 1.0], [0.0, np.nan, 0.5, 1.0], color=LIGHT["b"])
+        draw_density(axes, np.array([[0, 1], [3, 3]]), np.array([0, 0.5, 1]), np.array([0, 0.5, 1]))
+        svg = svg_of(axes, 'a "word"', "one-")
+    assert 'aria-label="&lt;b&gt;&amp;. a &quot;word&quot;"' in svg
+    assert ">&lt;b&gt;&amp;</text>" in svg
+    assert not re.search(r"style=|http|<style|font-family|#[0-9a-f]{6}\b", svg)
+    assert all(
+        name.startswith("one-") for name in re.findall(r'(?:id=|url\(#|href="#)"?(\w+-)', svg)
+    )
+    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke="var\(--b\)"', svg)
+    x, y = np.array(re.findall(r"([\d.]+) ([\d.]+)", line), float).T
+    (x1, y1, width, height) = map(
+        float, *re.findall(r'<rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', svg)
+    )
+    np.testing.assert_allclose([x[0], y[0]], [x1, y1 + height], atol=0.02)
+    np.testing.assert_allclose([x[-1], y[-1]], [x1 + width, y1], atol=0.02)
+    assert line.count("M") == 2  # NaN breaks it
+    for color, share in (("d0", 0.25), ("d6", 0.5)):
+        path = re.findall(rf'<path d="([^"]*)"[^>]*fill="var\(--{color}\)"', svg)[0]
+        corners = np.array(re.findall(r"([\d.]+) ([\d.]+)", path), float).reshape(-1, 4, 2)
+        sides = corners.max(axis=1) - corners.min(axis=1)
+        assert sides.prod(axis=1).sum() == pytest.approx(share * width * height, rel=0.01)
+
+
+def test_texts_beside_bars_stay_in_the_picture() -> None:
+    """Digits and signs take about half of a font's size each."""
+    name = "a name that takes all the room there is"
+    rows = {name: {"value": 1.0, "interval": [0.9, 1.3]}, "b": {"value": 0.5}, "c": {"value": None}}
+    with chart_style():
+        svg = svg_of(new_bars("title", "x", rows), "", "")
+    assert f"<title>{name}</title>" in svg
+    assert ">a name that takes a…</text>" in svg
+    for text in ("1.000", "0.500"):
+        (x,) = re.findall(rf'x="([\d.]+)"[^>]*>{re.escape(text)}</text>', svg)
+        assert float(x) + 0.53 * 8 * len(text) < 288
+    bars = re.findall(r'<path d="M ([\d.]+) [\d.]+\s+L ([\d.]+)[^>]*fill="var\(--a\)"', svg)
+    assert len(bars) == 2
+    assert float(bars[0][1]) - float(bars[0][0]) > 50  # there is room for them
+
+
+def linear(color: str) -> np.ndarray:
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG's ratio."""
+    low, high = sorted(float(linear(color) @ [0.2126, 0.7152, 0.0722]) for color in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    t = np.array(to_xyz) @ np.clip(rgb, 0, 1) / [0.9505, 1.0, 1.089]
+    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Machado, Oliveira and Fernandes, 2009, severity 1; linear RGB.
+VISION = {
+    "full": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("colors", "ramp"), [(LIGHT, RAMP), (DARK, DARK_RAMP)])
+def test_colours_can_be_read(colors: dict[str, str], ramp: tuple[str, ...]) -> None:
+    for name in ("ink", "muted"):
+        assert contrast(colors[name], colors["paper"]) > 4.5, name
+        assert contrast(colors[name], colors["card"]) > 4.5, name
+    for name in ("a", "b"):
+        assert contrast(colors[name], colors["paper"]) > 3, name
+    for name, matrix in VISION.items():
+        seen = [lab(np.array(matrix) @ linear(colors[key])) for key in ("a", "b")]
+        for one, other in itertools.combinations(seen, 2):
+            assert np.linalg.norm(one - other) > 20, name
+    away = [contrast(color, colors["paper"]) for color in ramp]
+    assert away == sorted(away)
+    assert min(b / a for a, b in itertools.pairwise(away)) > 1.15
