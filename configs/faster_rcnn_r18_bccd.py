@@ -10,36 +10,21 @@ Cost: not timed; about an hour on 2 CPU cores.
 
 from harmonic_jax.config import (
     AnchorConfig,
-    AugmentConfig,
     BoxHeadConfig,
     Config,
-    DataConfig,
     FasterRCNNConfig,
-    OptimConfig,
-    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
-    TrainConfig,
 )
+from harmonic_jax.recipes import BCCD, BCCD_HOUR, FROM_SCRATCH, SMALL_RESNET
 
 
 def config() -> Config:
     return Config(
         name="faster_rcnn_r18_bccd",
-        data=DataConfig(
-            format="voc",
-            root="data/bccd",
-            train_split="trainval",
-            eval_split="test",
-            short_sides=(240,),
-            max_side=320,
-            max_objects=64,
-            # A microscope has no up: flips both ways are free data. The colours of the stain
-            # tell the classes apart: no photometric distortion, which permutes them.
-            augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
-        ),
+        data=BCCD,
         model=FasterRCNNConfig(
-            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+            backbone=SMALL_RESNET,
             levels=(2, 5),
             channels=64,
             fpn_norm="group",
@@ -55,14 +40,6 @@ def config() -> Config:
             roi_align=RoIAlignConfig(canonical_size=112.0),
             box_head=BoxHeadConfig(num_hidden=256, num_samples=128),
         ),
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup_steps=200,
-            clip_norm=10.0,
-            ema_decay=0.998,
-        ),
-        train=TrainConfig(steps=2000, batch_size=8, eval_every=500, checkpoint_every=200),
+        optim=FROM_SCRATCH,
+        train=BCCD_HOUR,
     )

@@ -9,39 +9,29 @@ Cost: 30 images a second on 2 CPU cores that did little else, 18 minutes and the
     python train.py configs/faster_rcnn_r18_scenes.py --loss.no-hardet   # the baseline
 """
 
+from dataclasses import replace
+
 from harmonic_jax.config import (
     AnchorConfig,
-    AugmentConfig,
     BoxHeadConfig,
     Config,
-    DataConfig,
     FasterRCNNConfig,
-    OptimConfig,
-    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
-    TrainConfig,
 )
+from harmonic_jax.recipes import FROM_SCRATCH, SCENES, SCENES_MINUTES, SMALL_RESNET
 
 
 def config() -> Config:
     return Config(
         name="faster_rcnn_r18_scenes",
-        data=DataConfig(
-            name="fashion_scenes",
-            # Scenes are 128 pixels wide; at 96 a step costs half and the items, drawn from
-            # 28 pixels, lose next to nothing.
-            short_sides=(96,),
-            max_side=96,
-            max_objects=8,
-            augment=AugmentConfig(flip=0.5),
-        ),
+        data=SCENES,
+        # Everything is smaller by the ratio of image sizes, 800 to 96: anchors, RoIs, counts.
         model=FasterRCNNConfig(
-            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+            backbone=SMALL_RESNET,
             levels=(2, 5),
             channels=64,
             fpn_norm="group",
-            # Everything is smaller by the ratio of image sizes, 800 to 96: anchors, RoIs, counts.
             rpn=RPNConfig(
                 anchors=AnchorConfig(size_factor=4.0, scales=(1.0,)),
                 num_samples=64,
@@ -53,14 +43,6 @@ def config() -> Config:
             roi_align=RoIAlignConfig(canonical_size=64.0),
             box_head=BoxHeadConfig(num_hidden=256, num_samples=64),
         ),
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=2e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup_steps=100,
-            clip_norm=10.0,
-            ema_decay=0.998,
-        ),
-        train=TrainConfig(steps=2000, batch_size=16, eval_every=1000, checkpoint_every=250),
+        optim=replace(FROM_SCRATCH, learning_rate=2e-3, warmup_steps=100),
+        train=SCENES_MINUTES,
     )

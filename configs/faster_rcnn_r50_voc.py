@@ -12,46 +12,16 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    FasterRCNNConfig,
-    LossConfig,
-    OptimConfig,
-    ResNetConfig,
-    TrainConfig,
-)
+from dataclasses import replace
+
+from harmonic_jax.config import Config, OptimConfig
+from harmonic_jax.recipes import COCO_1X, RESNET50, VOC, faster_rcnn_1x
 
 
 def config() -> Config:
-    return Config(
-        name="faster_rcnn_r50_voc",
-        data=DataConfig(
-            name="voc/2007+2012",
-            train_split="trainval",
-            eval_split="test",
-            short_sides=tuple(range(480, 801, 32)),
-            max_side=1333,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
-        model=FasterRCNNConfig(
-            backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2),
-        ),
-        loss=LossConfig(smooth_l1_beta=1 / 9),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=0.02,
-            schedule="step",
-            milestones=(2 / 3, 8 / 9),
-            warmup_steps=100,
-        ),
-        train=TrainConfig(
-            steps=18_000,
-            batch_size=16,
-            precision="bfloat16",
-            eval_every=4_500,
-            checkpoint_every=500,
-        ),
+    return replace(
+        faster_rcnn_1x("faster_rcnn_r50_voc", RESNET50),
+        data=replace(VOC, short_sides=tuple(range(480, 801, 32))),
+        optim=OptimConfig(learning_rate=0.02, warmup_steps=100),
+        train=replace(COCO_1X, steps=18_000, eval_every=4500, checkpoint_every=500),
     )

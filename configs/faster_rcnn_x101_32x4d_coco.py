@@ -13,52 +13,9 @@ SmoothL1's beta of 1/9, in both stages, is torchvision's.
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    FasterRCNNConfig,
-    LossConfig,
-    OptimConfig,
-    ResNetConfig,
-    TrainConfig,
-)
+from harmonic_jax.config import Config
+from harmonic_jax.recipes import RESNEXT101_32X4D, faster_rcnn_1x
 
 
 def config() -> Config:
-    return Config(
-        name="faster_rcnn_x101_32x4d_coco",
-        data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
-            short_sides=(800,),
-            max_side=1333,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
-        # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
-        model=FasterRCNNConfig(
-            backbone=ResNetConfig(
-                depth=101, norm="frozen", frozen_stages=2, groups=32, width_per_group=4
-            )
-        ),
-        loss=LossConfig(smooth_l1_beta=1 / 9),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=0.02,
-            momentum=0.9,
-            weight_decay=1e-4,
-            schedule="step",
-            milestones=(2 / 3, 8 / 9),
-            warmup_steps=500,
-            warmup_factor=0.001,
-        ),
-        train=TrainConfig(
-            steps=90_000,
-            batch_size=16,
-            precision="bfloat16",
-            eval_every=10_000,
-            checkpoint_every=1_000,
-        ),
-    )
+    return faster_rcnn_1x("faster_rcnn_x101_32x4d_coco", RESNEXT101_32X4D)

@@ -12,50 +12,9 @@ SmoothL1's beta of 1/9, in both stages, is torchvision's.
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    MaskRCNNConfig,
-    OptimConfig,
-    ResNetConfig,
-    TrainConfig,
-)
+from harmonic_jax.config import Config
+from harmonic_jax.recipes import RESNET101, mask_rcnn_1x
 
 
 def config() -> Config:
-    return Config(
-        name="mask_rcnn_r101_coco",
-        data=DataConfig(
-            format="coco",
-            root="data/coco",
-            train_split="train2017",
-            eval_split="val2017",
-            short_sides=(800,),
-            max_side=1333,
-            masks=True,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
-        # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
-        model=MaskRCNNConfig(backbone=ResNetConfig(depth=101, norm="frozen", frozen_stages=2)),
-        loss=LossConfig(smooth_l1_beta=1 / 9),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=0.02,
-            momentum=0.9,
-            weight_decay=1e-4,
-            schedule="step",
-            milestones=(2 / 3, 8 / 9),
-            warmup_steps=500,
-            warmup_factor=0.001,
-        ),
-        train=TrainConfig(
-            steps=90_000,
-            batch_size=16,
-            precision="bfloat16",
-            eval_every=10_000,
-            checkpoint_every=1_000,
-        ),
-    )
+    return mask_rcnn_1x("mask_rcnn_r101_coco", RESNET101)

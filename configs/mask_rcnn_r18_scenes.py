@@ -9,42 +9,30 @@ Cost: not timed alone; 7 images a second on 2 CPU cores that did much else.
     python train.py configs/mask_rcnn_r18_scenes.py --loss.no-hardet   # the baseline
 """
 
+from dataclasses import replace
+
 from harmonic_jax.config import (
     AnchorConfig,
-    AugmentConfig,
     BoxHeadConfig,
     Config,
-    DataConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
-    OptimConfig,
-    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
-    TrainConfig,
 )
+from harmonic_jax.recipes import FROM_SCRATCH, SCENES, SCENES_MINUTES, SMALL_RESNET
 
 
 def config() -> Config:
     return Config(
         name="mask_rcnn_r18_scenes",
-        data=DataConfig(
-            name="fashion_scenes",
-            # Scenes are 128 pixels wide; at 96 a step costs half and the items, drawn from
-            # 28 pixels, lose next to nothing.
-            short_sides=(96,),
-            max_side=96,
-            max_objects=8,
-            masks=True,
-            mask_size=56,
-            augment=AugmentConfig(flip=0.5),
-        ),
+        data=replace(SCENES, masks=True, mask_size=56),
+        # Everything is smaller by the ratio of image sizes, 800 to 96: anchors, RoIs, counts.
         model=MaskRCNNConfig(
-            backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+            backbone=SMALL_RESNET,
             levels=(2, 5),
             channels=64,
             fpn_norm="group",
-            # Everything is smaller by the ratio of image sizes, 800 to 96: anchors, RoIs, counts.
             rpn=RPNConfig(
                 anchors=AnchorConfig(size_factor=4.0, scales=(1.0,)),
                 num_samples=64,
@@ -57,14 +45,6 @@ def config() -> Config:
             box_head=BoxHeadConfig(num_hidden=256, num_samples=64),
             mask_head=MaskHeadConfig(num_convs=2, channels=64, norm="group"),
         ),
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=2e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup_steps=100,
-            clip_norm=10.0,
-            ema_decay=0.998,
-        ),
-        train=TrainConfig(steps=2000, batch_size=16, eval_every=1000, checkpoint_every=250),
+        optim=replace(FROM_SCRATCH, learning_rate=2e-3, warmup_steps=100),
+        train=SCENES_MINUTES,
     )

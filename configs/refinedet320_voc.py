@@ -14,47 +14,16 @@ normalised otherwise: --model.backbone.normalization torchvision.
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    RefineDetConfig,
-    TrainConfig,
-)
+from harmonic_jax.config import Config, RefineDetConfig
+from harmonic_jax.recipes import REFINEDET_LOSS, SSD_SGD, SSD_VOC, VOC, for_ssd
 
 
 def config() -> Config:
     return Config(
         name="refinedet320_voc",
-        data=DataConfig(
-            name="voc/2007+2012",
-            train_split="trainval",
-            eval_split="test",
-            resize="warp",
-            short_sides=(320,),
-            max_side=320,
-            stride=32,
-            augment=AugmentConfig(photometric=True, expand=4.0, crop=True, flip=0.5),
-            num_threads=16,
-        ),
+        data=for_ssd(VOC, 320),
         model=RefineDetConfig(),
-        loss=LossConfig(smooth_l1_beta=1.0),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=1e-3,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="step",
-            milestones=(2 / 3, 5 / 6),
-            warmup_steps=500,
-        ),
-        train=TrainConfig(
-            steps=120_000,
-            batch_size=32,
-            precision="bfloat16",
-            eval_every=10_000,
-            checkpoint_every=1_000,
-        ),
+        loss=REFINEDET_LOSS,
+        optim=SSD_SGD,
+        train=SSD_VOC,
     )

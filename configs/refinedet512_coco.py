@@ -14,47 +14,18 @@ normalised otherwise: --model.backbone.normalization torchvision.
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    RefineDetConfig,
-    TrainConfig,
-)
+from dataclasses import replace
+
+from harmonic_jax.config import Config, RefineDetConfig
+from harmonic_jax.recipes import COCO, REFINEDET_LOSS, SSD_COCO, SSD_SGD, for_ssd
 
 
 def config() -> Config:
     return Config(
         name="refinedet512_coco",
-        data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
-            resize="warp",
-            short_sides=(512,),
-            max_side=512,
-            stride=32,
-            augment=AugmentConfig(photometric=True, expand=4.0, crop=True, flip=0.5),
-            num_threads=16,
-        ),
+        data=for_ssd(COCO, 512),
         model=RefineDetConfig(),
-        loss=LossConfig(smooth_l1_beta=1.0),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=1e-3,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="step",
-            milestones=(0.7, 0.9),
-            warmup_steps=500,
-        ),
-        train=TrainConfig(
-            steps=400_000,
-            batch_size=32,
-            precision="bfloat16",
-            eval_every=20_000,
-            checkpoint_every=1_000,
-        ),
+        loss=REFINEDET_LOSS,
+        optim=replace(SSD_SGD, milestones=(0.7, 0.9)),
+        train=SSD_COCO,
     )

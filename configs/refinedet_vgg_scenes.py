@@ -8,47 +8,27 @@ Cost: about 1.6 seconds a step on 2 CPU cores that did much other work as well.
     python train.py configs/refinedet_vgg_scenes.py --loss.no-hardet   # the baseline
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    OptimConfig,
-    RefineDetConfig,
-    TrainConfig,
-    VGGConfig,
-)
+from dataclasses import replace
+
+from harmonic_jax.config import Config, RefineDetConfig
+from harmonic_jax.recipes import FROM_SCRATCH, REFINEDET_LOSS, SCENES, SCENES_MINUTES, SMALL_VGG
 
 
 def config() -> Config:
     return Config(
         name="refinedet_vgg_scenes",
-        data=DataConfig(
-            name="fashion_scenes",
-            short_sides=(96,),
-            max_side=96,
-            max_objects=8,
-            augment=AugmentConfig(flip=0.5),
-        ),
+        data=SCENES,
         model=RefineDetConfig(
-            backbone=VGGConfig(width=16, norm="batch", fc6_dilation=1),
-            extra_channels=128,
-            norm="batch",
+            backbone=replace(SMALL_VGG, fc6_dilation=1),
             # The published 10 and 8 are for four times as many channels.
             l2_scales=(5.0, 4.0),
+            extra_channels=128,
+            norm="batch",
             channels=64,
             # Anchors of 20, 40, 80 and 160 pixels; the last matches nothing, and costs nothing.
             size_factor=2.5,
         ),
-        loss=LossConfig(smooth_l1_beta=1.0),
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=2e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup_steps=50,
-            clip_norm=10.0,
-            ema_decay=0.99,
-        ),
-        train=TrainConfig(steps=1200, batch_size=16, eval_every=600, checkpoint_every=300),
+        loss=REFINEDET_LOSS,
+        optim=replace(FROM_SCRATCH, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+        train=replace(SCENES_MINUTES, steps=1200, eval_every=600, checkpoint_every=300),
     )

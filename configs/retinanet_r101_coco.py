@@ -11,46 +11,9 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    OptimConfig,
-    ResNetConfig,
-    RetinaNetConfig,
-    TrainConfig,
-)
+from harmonic_jax.config import Config
+from harmonic_jax.recipes import RESNET101, retinanet_1x
 
 
 def config() -> Config:
-    return Config(
-        name="retinanet_r101_coco",
-        data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
-            short_sides=(800,),
-            max_side=1333,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
-        # The stem and the first stage stay as ImageNet left them, as in the reference recipe.
-        model=RetinaNetConfig(backbone=ResNetConfig(depth=101, norm="frozen", frozen_stages=2)),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=0.01,
-            momentum=0.9,
-            weight_decay=1e-4,
-            schedule="step",
-            milestones=(2 / 3, 8 / 9),
-            warmup_steps=500,
-            warmup_factor=0.001,
-        ),
-        train=TrainConfig(
-            steps=90_000,
-            batch_size=16,
-            precision="bfloat16",
-            eval_every=10_000,
-            checkpoint_every=1_000,
-        ),
-    )
+    return retinanet_1x("retinanet_r101_coco", RESNET101)

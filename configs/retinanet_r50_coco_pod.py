@@ -14,34 +14,17 @@ Cost: 460 steps of 4,096 images at 800 x 1333, about 1.5 TFLOP a training image;
   the time a step takes at least.
 
     python train.py configs/retinanet_r50_coco_pod.py --model.backbone.weights resnet50.pth
-    python -m harmonic_jax compile configs/retinanet_r50_coco_pod.py --topology v5e:16x16
+    harmonic-jax compile configs/retinanet_r50_coco_pod.py --topology v5e:16x16
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    OptimConfig,
-    ResNetConfig,
-    RetinaNetConfig,
-    TrainConfig,
-)
-
-IMAGES = 117_266  # of train2017 that have objects
+from harmonic_jax.config import Config, OptimConfig, ResNetConfig, RetinaNetConfig, TrainConfig
+from harmonic_jax.recipes import COCO
 
 
 def config() -> Config:
     return Config(
         name="retinanet_r50_coco_pod",
-        data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
-            short_sides=(800,),
-            max_side=1333,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
+        data=COCO,
         model=RetinaNetConfig(backbone=ResNetConfig(depth=50, norm="batch")),
         optim=OptimConfig(
             optimizer="lamb",
@@ -49,13 +32,11 @@ def config() -> Config:
             reference_batch_size=512,
             rate_scaling="sqrt",
             weight_decay=0.01,
-            schedule="step",
             milestones=(12 / 16, 14 / 16),
-            warmup_images=round(2.5 * IMAGES),
-            warmup_factor=0.001,
+            warmup_images=293_165,  # 2.5 epochs
         ),
         train=TrainConfig(
-            steps=460,  # 16 epochs
+            steps=460,
             batch_size=4096,
             eval_batch_size=512,
             precision="bfloat16",

@@ -4,30 +4,26 @@ Not a row of the paper: what a user with a small data set of photos does (docs/w
 Expected: nothing is promised; not run by this project yet, which has no published weights at hand.
 Cost: 3,000 steps of 8 images at 800 x 1333, about 1.5 TFLOP a training image.
 
-    python -m harmonic_jax import-weights retinanet_resnet50_fpn_coco.safetensors \\
+    harmonic-jax import-weights retinanet_resnet50_fpn_coco.safetensors \\
         --to retinanet_resnet50_fpn --out runs/coco
     python train.py configs/retinanet_r50_fine_tune.py --init runs/coco --data.root DIR
 """
 
-import dataclasses
+from dataclasses import replace
 
-from harmonic_jax.config import AugmentConfig, Config, LossConfig, OptimConfig, TrainConfig
+from harmonic_jax.config import Config, OptimConfig, TrainConfig
 from harmonic_jax.pretrained.models import DETECTORS
 
-COCO = DETECTORS["retinanet_resnet50_fpn"]
+TORCHVISION = DETECTORS["retinanet_resnet50_fpn"]
 
 
 def config() -> Config:
     return Config(
         name="retinanet_r50_fine_tune",
-        data=dataclasses.replace(
-            COCO.data, train_split="train", eval_split="val", augment=AugmentConfig(flip=0.5)
-        ),
+        data=replace(TORCHVISION.data, train_split="train", eval_split="val"),
         # The stem and the first stage stay as they are, and all statistics.
-        model=COCO.model,
-        loss=LossConfig(hardet=True),
+        model=TORCHVISION.model,
         optim=OptimConfig(
-            optimizer="sgd",
             learning_rate=0.0025,
             schedule="cosine",
             warmup_steps=200,

@@ -12,44 +12,17 @@ Starts from ImageNet weights in torchvision's layout (docs/training.md says how 
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    OptimConfig,
-    ResNetConfig,
-    RetinaNetConfig,
-    TrainConfig,
-)
+from dataclasses import replace
+
+from harmonic_jax.config import Config, OptimConfig, RetinaNetConfig
+from harmonic_jax.recipes import COCO_1X, RESNET50, VOC
 
 
 def config() -> Config:
     return Config(
         name="retinanet_r50_voc",
-        data=DataConfig(
-            name="voc/2007+2012",
-            train_split="trainval",
-            eval_split="test",
-            short_sides=(600,),
-            max_side=1000,
-            augment=AugmentConfig(flip=0.5),
-            num_threads=16,
-        ),
-        model=RetinaNetConfig(
-            backbone=ResNetConfig(depth=50, norm="frozen", frozen_stages=2),
-        ),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=0.01,
-            schedule="step",
-            milestones=(0.75,),
-            warmup_steps=500,
-        ),
-        train=TrainConfig(
-            steps=12_400,
-            batch_size=16,
-            precision="bfloat16",
-            eval_every=3_100,
-            checkpoint_every=500,
-        ),
+        data=replace(VOC, short_sides=(600,), max_side=1000),
+        model=RetinaNetConfig(backbone=RESNET50),
+        optim=OptimConfig(milestones=(0.75,)),
+        train=replace(COCO_1X, steps=12_400, eval_every=3100, checkpoint_every=500),
     )

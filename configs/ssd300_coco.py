@@ -13,53 +13,20 @@ normalised otherwise: --model.backbone.normalization torchvision.
     # the baseline: --loss.no-hardet
 """
 
-from harmonic_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    DefaultBoxConfig,
-    LossConfig,
-    OptimConfig,
-    SSDConfig,
-    TrainConfig,
-)
+from dataclasses import replace
+
+from harmonic_jax.config import Config, DefaultBoxConfig, SSDConfig
+from harmonic_jax.recipes import COCO, SSD_COCO, SSD_LOSS, SSD_SGD, for_ssd
 
 
 def config() -> Config:
     return Config(
         name="ssd300_coco",
-        data=DataConfig(
-            name="coco/2017",
-            train_split="train",
-            eval_split="validation",
-            resize="warp",
-            short_sides=(300,),
-            max_side=300,
-            stride=4,  # 300 is no multiple of 32
-            augment=AugmentConfig(photometric=True, expand=4.0, crop=True, flip=0.5),
-            num_threads=16,
-        ),
+        data=replace(for_ssd(COCO, 300), stride=4),  # 300 is no multiple of 32
         model=SSDConfig(
-            default_boxes=DefaultBoxConfig(
-                sizes=(21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0),
-            ),
+            default_boxes=DefaultBoxConfig(sizes=(21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0))
         ),
-        # Factors as weights: with them SSD trained better than through them (docs/results.md).
-        loss=LossConfig(smooth_l1_beta=1.0, factor_gradient="stop"),
-        optim=OptimConfig(
-            optimizer="sgd",
-            learning_rate=1e-3,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="step",
-            milestones=(0.7, 0.9),
-            warmup_steps=500,
-        ),
-        train=TrainConfig(
-            steps=400_000,
-            batch_size=32,
-            precision="bfloat16",
-            eval_every=20_000,
-            checkpoint_every=1_000,
-        ),
+        loss=SSD_LOSS,
+        optim=replace(SSD_SGD, milestones=(0.7, 0.9)),
+        train=SSD_COCO,
     )

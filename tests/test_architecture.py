@@ -18,6 +18,8 @@ ALLOWED = {
     "checks": set(),
     # An experiment is made of the rooms' own settings, and knows nothing else of them.
     "config": {"checks", "data", "backbones", "detectors"},
+    # What the files of configs/ have in common.
+    "recipes": {"config"},
     # What every room that writes for people needs: whole files, and lines on a terminal.
     "files": set(),
     "terminal": {"rich"},
