@@ -1,4 +1,4 @@
-"""See `python eval.py --help` and the README."""
+"""`harmonic-jax eval`; see `python eval.py --help` and the README."""
 
 from harmonic_jax.__main__ import run_script
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from harmonic_jax.cli.config_file import call_in_file
+from harmonic_jax.cli.configs import call_in_file
 from harmonic_jax.config import ConfigError
 
 

@@ -25,7 +25,7 @@ from rich.progress import (
 from benchmarks.ablation_grid import Grid, GridError, Run
 from benchmarks.ablation_measure import measure, training_curve
 from benchmarks.ablation_results import Row, read_results
-from harmonic_jax.cli.config_file import config_from_args
+from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_folder import RunFolder
 
@@ -145,7 +145,7 @@ def core_slots(jobs: int) -> list[set[int]]:
 def config_of(run: Run) -> dict[str, Any]:
     """The config of a run as JSON, without the folder that it is in."""
     args = [str(ROOT / run.args[0]), *run.args[1:], "--train.seed", str(run.seed)]
-    config = config_from_args(args, default=ROOT, prog=run.name, description="")
+    config = config_from_args(args)
     found: dict[str, Any] = json.loads(json.dumps(config_to_json(config)))
     del found["run_dir"]
     # Where the data lies is no part of an experiment.

@@ -29,8 +29,8 @@ from benchmarks.ablation_grid import Run
 from benchmarks.ablation_recipe import CASES, hardet
 from benchmarks.ablation_tables import turned_table
 from harmonic_jax import losses
-from harmonic_jax.cli.config_file import config_from_args
-from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import train_batches
 from harmonic_jax.data.sources import open_source
@@ -58,7 +58,7 @@ def main() -> None:
     use_both_cores()
     for case in args.cases:
         run = Run(case, "hardet", 0, (*CASES[case], *hardet()))
-        config = config_from_args(run.args, default=Path(run.args[0]), prog=case, description="")
+        config = config_from_args(run.args)
         for step, positives in trained_positives(config):
             is_one = np.allclose(positives["loss"], positives["ce"], atol=1e-4)  # of a softmax head
             for source in ("loss",) if is_one else ("loss", "ce"):

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.side_by_side import compare
 from benchmarks.torchvision_pairs import NAMES, Pair, make_pair
-from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.cli.command import use_both_cores
 from harmonic_jax.structures import Detections
 from harmonic_jax.training.sharding import data_mesh, put_batch
 from harmonic_jax.training.step import make_predict_step

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from benchmarks.detector_cases import NAMES, make_case, random_batch
-from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.cli.command import use_both_cores
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import TrainState, build_detector, init_state, init_variables

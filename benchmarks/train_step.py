@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.side_by_side import compare
 from benchmarks.torchvision_pairs import NAMES, Pair, make_pair
-from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.cli.command import use_both_cores
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import init_state

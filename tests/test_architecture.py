@@ -62,7 +62,7 @@ ALLOWED = {
     # What readers look at: pictures with boxes, charts, and the page of what metrics computed.
     "report": {"numpy", "cv2", "matplotlib", "jinja2", "metrics", "masks", "files", "terminal"},
     "__init__": {"inference"},  # `load`, imported when it is first named
-    "__main__": {"cli"},
+    "__main__": {"cli", "__version__"},
 }  # fmt: skip
 
 

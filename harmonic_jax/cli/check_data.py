@@ -1,6 +1,5 @@
-"""`python -m harmonic_jax check-data SPEC`: what is in a data set, and what is wrong with it."""
+"""`harmonic-jax check-data SPEC`: what is in a data set, and what is wrong with it."""
 
-import argparse
 import dataclasses
 import hashlib
 import os
@@ -9,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from tyro.conf import Positional
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import complain, run_command
+from harmonic_jax.cli.options import parse_options
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
 from harmonic_jax.data.records import DataError, DetectionSource
@@ -24,43 +23,41 @@ _MOST_TWINS = 3
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Read a data set as training would, decode every image, and report."""
+
+    spec: Positional[str]
+    """coco:DIR, voc:DIR or tfds:NAME; append :SPLIT for one split only."""
+    root: str | None = None
+    """TFDS data directory of a tfds: data set."""
+    max_objects: int = DataConfig().max_objects
+    """As data.max_objects."""
+    masks: bool = False
+    """Read instance masks too."""
+    decode: bool = True
+    """Decode the images; annotations alone are faster."""
+
+
+def main(args: Sequence[str]) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
-    return run_command(lambda: _main(_parser().parse_args(argv)))
+    return run_command(lambda: _main(parse_options(Options, args, prog="harmonic-jax check-data")))
 
 
-def _main(args: argparse.Namespace) -> int:
-    config, split = parse_spec(args.spec)
-    config = dataclasses.replace(
-        config, root=args.root or config.root, max_objects=args.max_objects, masks=args.masks
-    )
+def _main(options: Options) -> int:
+    config, split = parse_spec(options.spec)
+    root, objects = options.root or config.root, options.max_objects
+    config = dataclasses.replace(config, root=root, max_objects=objects, masks=options.masks)
     splits = [split] if split else list_splits(config)
     if not splits:
-        raise DataError(f"{args.spec}: no split found")
+        raise DataError(f"{options.spec}: no split found")
     images = _SameImages()
-    unusable = [name for name in splits if not _check(config, name, images, not args.no_decode)]
+    unusable = [name for name in splits if not _check(config, name, images, options.decode)]
     for line in images.lines():
         Terminal().print(line)
     if unusable:
         complain(f"no usable image in {', '.join(map(repr, unusable))}")
     return 1 if unusable else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m harmonic_jax check-data",
-        description="Read a data set as training would, decode every image, and report.",
-    )
-    parser.add_argument(
-        "spec", help="coco:DIR, voc:DIR or tfds:NAME; append :SPLIT for one split only"
-    )
-    parser.add_argument("--root", help="TFDS data directory of a tfds: data set")
-    parser.add_argument(
-        "--max-objects", type=int, default=DataConfig().max_objects, help="as data.max_objects"
-    )
-    parser.add_argument("--masks", action="store_true", help="read instance masks too")
-    parser.add_argument("--no-decode", action="store_true", help="annotations only: faster")
-    return parser
 
 
 def _check(config: DataConfig, split: str, images: "_SameImages", decode: bool) -> bool:
@@ -192,7 +189,3 @@ def _size_quantiles(source: DetectionSource) -> Iterator[str]:
     for name, values in rows.items():
         cells = "".join(f"{value:>9.4g}" for value in np.quantile(values, QUANTILES))
         yield f"{name:<18}{cells}"
-
-
-if __name__ == "__main__":
-    run_script("check-data")

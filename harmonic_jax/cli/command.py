@@ -1,31 +1,56 @@
-"""How every command ends: with a status, and in one line where something a user can cause fails."""
+"""How every command runs and ends: with a status, and in one line where a user's input fails.
+
+A command that trains or evaluates may be one of several processes; `run_as_process` joins them.
+"""
 
 import contextlib
+import logging
 import os
 import shlex
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
+from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.records import DataError
 from harmonic_jax.files import explained
 from harmonic_jax.pretrained import WeightsError
-from harmonic_jax.terminal import OUTPUT, discard, flush_output, prepare_terminal, printable
+from harmonic_jax.terminal import (
+    OUTPUT,
+    Terminal,
+    discard,
+    flush_output,
+    log_lines,
+    prepare_terminal,
+    printable,
+)
 from harmonic_jax.training.checkpoint import CheckpointError
 from harmonic_jax.training.log import NonFiniteLossError
-from harmonic_jax.training.processes import label
-from harmonic_jax.training.watchdog import interrupting
+from harmonic_jax.training.processes import (
+    ProcessFailedError,
+    ProcessOptions,
+    is_primary,
+    join_processes,
+    label,
+)
+from harmonic_jax.training.sharding import check_devices, check_flags
+from harmonic_jax.training.watchdog import (
+    exit_on_lost_process,
+    exit_process,
+    interrupting,
+    report_sudden_end,
+)
 
 FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 """What a user, a file or a disk can cause: told in one line, without a traceback."""
+INPUT_FAILURES = (*FAILURES, ValueError)
+"""ValueError too: what the tables of detections and objects refuse."""
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
-
-
-class UsageError(ConfigError):
-    """An option that does not exist, or has a value that is not legal."""
 
 
 def run_command(
@@ -42,6 +67,7 @@ def run_command(
       The exit status; 2 where an option is wrong, 3 where Ctrl-C, SIGTERM or SIGHUP ended it.
     """
     prepare_terminal()
+    use_both_cores()
     try:
         with interrupting():
             status = body()
@@ -63,6 +89,77 @@ def run_command(
     finally:
         _give_up_output()
     return status
+
+
+def use_both_cores() -> None:
+    """With asynchronous dispatch, chained CPU steps run on one core of two.
+
+    Harmless elsewhere; it must be set before the first array is made.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def run_as_process(
+    options: ProcessOptions,
+    body: Callable[[Terminal], int],
+    failures: tuple[type[Exception], ...] = FAILURES,
+    *,
+    needs_devices: bool = True,
+    needs_output: bool = True,
+) -> int:
+    """Joins the other processes, if any, and runs a command's body as one of them.
+
+    Only process 0 prints; the others say what went wrong, with their number.
+
+    Args:
+      options: how to find the others.
+      body: takes where to print, and returns the exit status.
+      failures: what is told in one line, without a traceback; the status is then 1.
+      needs_devices: whether the body computes on them; False: it runs where JAX has none.
+      needs_output: whether the command has failed where what it prints is lost; in any case it
+        does its work to the end.
+
+    Returns:
+      The exit status; of several processes, one that fails alone does not return.
+    """
+    is_shared = False
+    try:
+        with exit_on_lost_process():
+            if needs_devices:
+                check_flags()
+            join_processes(options)
+            if needs_devices:
+                check_devices()
+            if not is_primary():
+                log_lines(logging.ERROR, prefix=label())
+                warnings.simplefilter("ignore")
+            with report_sudden_end():
+                console = Terminal(quiet=not is_primary(), lossy=True)
+                status = body(console)
+                return EXIT_FAILED if needs_output and console.is_lost else status
+    except ProcessFailedError as error:
+        is_shared = True
+        if error.__cause__ is not None and not isinstance(error.__cause__, failures):
+            traceback.print_exception(error.__cause__)
+        complain(error)
+    except failures as error:
+        if isinstance(error, BrokenPipeError) and not label():
+            raise
+        complain(error)
+    except KeyboardInterrupt as stop:
+        if not label():
+            raise
+        complain(f"stopped by {str(stop) or 'SIGINT'}")
+        exit_process(EXIT_STOPPED)
+    except BaseException as error:
+        if not label():
+            raise
+        complain(error)
+        traceback.print_exc()
+    if label() and not is_shared:
+        # A normal exit waits for all others, and they wait for this process in a collective.
+        exit_process(1)
+    return 1
 
 
 def complain(problem: BaseException | str) -> None:

@@ -1,17 +1,16 @@
-"""`python -m harmonic_jax compare A B`: two detectors on the same images, number by number."""
+"""`harmonic-jax compare A B`: two detectors on the same images, number by number."""
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from tyro.conf import Positional
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.checks import check_count
-from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import FAILURES, quoted, run_command
+from harmonic_jax.cli.command import INPUT_FAILURES, quoted, run_command
+from harmonic_jax.cli.options import UsageError, parse_options
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, write_text
@@ -30,13 +29,30 @@ from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.run_folder import RunFolder
 
-DESCRIPTION = """\
-Compare two detectors on the same images. A and B are each
-  - the folder of a run: its report's detections and its data set,
-  - a folder that `eval.py --report DIR` wrote: its detections, boxes before NMS and annotations,
-  - or a COCO results file, with --annotations.
-Several runs a side (seeds of one training): compare --a RUN RUN .. --b RUN RUN ..
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare two detectors on the same images.
+
+    A and B are each the folder of a run (its report's detections and its data set), a folder that
+    `eval --report DIR` wrote (its detections, boxes before NMS and annotations), or a COCO results
+    file, with --annotations. Several runs a side, seeds of one training: --a RUN .. --b RUN ..
+    """
+
+    pair: Positional[tuple[Path, ...]] = ()
+    """A and B: one run a side."""
+    a: tuple[Path, ...] = ()
+    """Several runs."""
+    b: tuple[Path, ...] = ()
+    """Several others."""
+    annotations: Path | None = None
+    """Of the images, in COCO format."""
+    root: str | None = None
+    """Where the data of the runs lies now, if it has moved."""
+    json: Path | None = None
+    """File to write all numbers to."""
+    resamples: Annotated[int, "[1, 100000]"] = RESAMPLES
+    """Of the images, for the intervals."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,50 +68,35 @@ class _Side:
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    failures = (*FAILURES, ValueError)
-    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
+    return run_command(
+        lambda: _main(parse_options(Options, args, prog="harmonic-jax compare")),
+        failures=INPUT_FAILURES,
+    )
 
 
-def _main(parsed: argparse.Namespace) -> int:
+def _main(options: Options) -> int:
     console = Terminal()
-    if parsed.json is not None:
-        check_writable(parsed.json)
-    result, text = _compare(parsed)
+    if options.json is not None:
+        check_writable(options.json)
+    result, text = _compare(options)
     try:
-        if parsed.json is not None:
-            write_text(parsed.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        if options.json is not None:
+            write_text(options.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
     finally:
         console.print(text)
-    if parsed.json is not None:
-        console.print(f"written: {parsed.json}")
+    if options.json is not None:
+        console.print(f"written: {options.json}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m harmonic_jax compare",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("pair", nargs="*", type=Path, metavar="A B", help="one run a side")
-    parser.add_argument("--a", nargs="+", type=Path, metavar="A", help="several runs")
-    parser.add_argument("--b", nargs="+", type=Path, metavar="B", help="several others")
-    parser.add_argument("--annotations", type=Path, help="of the images, in COCO format")
-    parser.add_argument("--root", help="where the data of the runs lies now, if it has moved")
-    parser.add_argument("--json", type=Path, help="also write all numbers to this file")
-    parser.add_argument(
-        "--resamples", type=int, default=RESAMPLES, help="of the images (%(default)s)"
-    )
-    return parser
-
-
-def _compare(args: argparse.Namespace) -> tuple[Comparison, str]:
+def _compare(options: Options) -> tuple[Comparison, str]:
     """The numbers, and the same as text."""
-    check_count("--resamples", args.resamples, "[1, 100000]")
-    a, b = ([_side(path) for path in paths] for paths in _paths(args))
-    truth = _truth([*a, *b], args)
+    a, b = ([_side(path) for path in paths] for paths in _paths(options))
+    truth = _truth([*a, *b], options)
     raw = all(side.raw is not None for side in [*a, *b])
-    samples = [[_sample(side, truth, args.resamples, raw=raw) for side in part] for part in (a, b)]
+    samples = [
+        [_sample(side, truth, options.resamples, raw=raw) for side in part] for part in (a, b)
+    ]
     result = compare_samples(*samples)
     names = [", ".join(str(side.path) for side in part) for part in (a, b)]
     text = format_comparison(result, names=(names[0], names[1]))
@@ -104,12 +105,12 @@ def _compare(args: argparse.Namespace) -> tuple[Comparison, str]:
     return result, text
 
 
-def _paths(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    if len(args.pair) == 2 and args.a is None and args.b is None:
-        return [args.pair[0]], [args.pair[1]]
-    if not args.pair and args.a and args.b:
-        return args.a, args.b
-    raise ConfigError("give two runs, or several a side: compare A B, or compare --a A A --b B B")
+def _paths(options: Options) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    if len(options.pair) == 2 and not options.a and not options.b:
+        return options.pair[:1], options.pair[1:]
+    if not options.pair and options.a and options.b:
+        return options.a, options.b
+    raise UsageError("give two runs, or several a side: compare A B, or compare --a A A --b B B")
 
 
 def _side(path: Path) -> _Side:
@@ -126,13 +127,13 @@ def _side(path: Path) -> _Side:
             last = "" if CheckpointStore(run.best).steps() else "--last "  # not evaluated yet
             raise ConfigError(
                 f"{path} has no {folder / 'detections.json'}: evaluate it with "
-                f"`python -m harmonic_jax eval {quoted(path)} {last}--report DIR` and "
+                f"`harmonic-jax eval {quoted(path)} {last}--report DIR` and "
                 "compare that folder"
             )
         return _Side(path, folder / "detections.json", None, None, run)
     if not (path / "detections.json").exists():
         raise ConfigError(
-            f"{path} is no run, no folder that eval.py --report wrote, and no results file"
+            f"{path} is no run, no folder that eval --report wrote, and no results file"
         )
     raw, annotations = path / "raw_boxes.npz", path / "annotations.json"
     return _Side(
@@ -144,16 +145,16 @@ def _side(path: Path) -> _Side:
     )
 
 
-def _truth(sides: list[_Side], args: argparse.Namespace) -> GroundTruthTable:
+def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
     """The one ground truth of all sides; refuses different ones."""
-    if args.annotations is not None:
-        return load_coco_annotations(args.annotations)
+    if options.annotations is not None:
+        return load_coco_annotations(options.annotations)
     known = {}
     for side in sides:
         if side.annotations is not None:
             known[side.path] = load_coco_annotations(side.annotations)
         elif side.run is not None:
-            known[side.path] = _of_run(side.run, args.root)
+            known[side.path] = _of_run(side.run, options.root)
     if not known:
         raise ConfigError("two results files need --annotations FILE, of the images they are of")
     (first, truth), *others = known.items()
@@ -188,7 +189,3 @@ def _sample(side: _Side, truth: GroundTruthTable, resamples: int, *, raw: bool) 
     found = load_coco_results(side.detections, truth, masks=False)
     boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
     return sample_metrics(study(truth, found, boxes), resamples=resamples, seed=0)
-
-
-if __name__ == "__main__":
-    run_script("compare")

@@ -1,6 +1,5 @@
 """`harmonic-jax compile CONFIG.py --topology v5e:16x16`."""
 
-import argparse
 import dataclasses
 import importlib.util
 import itertools
@@ -9,15 +8,12 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.checks import check_count
-from harmonic_jax.cli.arguments import Parser
 from harmonic_jax.cli.command import FAILURES, run_command
-from harmonic_jax.cli.config_file import config_from_args
-from harmonic_jax.cli.train import DEFAULT_CONFIG
-from harmonic_jax.config import BATCH_SIZES, Config, ConfigError
+from harmonic_jax.cli.configs import config_and_rest
+from harmonic_jax.cli.options import ConfigFields, parse_options
+from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.files import check_writable, write_text
 from harmonic_jax.pods.collectives import Collective, ring_all_reduce_bytes
 from harmonic_jax.pods.compilation import (
@@ -30,12 +26,32 @@ from harmonic_jax.pods.compilation import (
     parse_slice,
 )
 
-PROG = "python -m harmonic_jax compile"
 # The release that was tried with JAX 0.10 and 0.12.
 LIBTPU = "libtpu==0.0.50.*"
 # Classes of the data sets that a TFDS name stands for; a folder's are not known from its config.
 NUM_CLASSES = {"coco": 80, "voc": 20, "fashion_scenes": 10}
 SCALING_CHIPS = (4, 16, 64, 256, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compile a config's train step for a TPU slice, without one, and print what it needs there.
+
+    Takes minutes and needs libtpu. Fields of the config are replaced as in `train`."""
+
+    config: ConfigFields
+    topology: str
+    """The slice: v5e:16x16, v6e:8x8, v4:2x2x1, v5p:4x4x4."""
+    num_slices: Annotated[int, "[1, 1000]"] = 1
+    """Slices that train together."""
+    batch_size: Annotated[int | None, "[1, 65536]"] = None
+    """Images a step, instead of the config's."""
+    num_classes: Annotated[int | None, "[1, 65536]"] = None
+    """None: those of the config's data."""
+    fast: bool = False
+    """Compile without optimisations: several times faster."""
+    json: Path | None = None
+    """File to write the same to."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -44,20 +60,11 @@ def main(args: Sequence[str]) -> int:
 
 
 def _main(args: Sequence[str]) -> int:
-    options, rest = _parser().parse_known_args(args)
+    config, rest = config_and_rest(args)
+    options = parse_options(Options, rest, prog="harmonic-jax compile CONFIG", config=config)
     if options.json is not None:
         check_writable(options.json)
-    check_count("--num-slices", options.num_slices, "[1, 1000]")
-    for option, value in (
-        ("--batch-size", options.batch_size),
-        ("--num-classes", options.num_classes),
-    ):
-        if value is not None:
-            check_count(option, value, BATCH_SIZES)
-    pod = parse_slice(options.topology, num_slices=options.num_slices)
-    config = config_from_args(
-        rest, default=DEFAULT_CONFIG, prog=PROG, description="Fields of the config."
-    )
+    config, pod = options.config, parse_slice(options.topology, num_slices=options.num_slices)
     config = _with_batch_size(config, pod, options.batch_size or config.train.batch_size)
     num_classes = options.num_classes or _num_classes(config)
     if importlib.util.find_spec("libtpu") is None:
@@ -79,30 +86,6 @@ def _main(args: Sequence[str]) -> int:
     if options.json is not None:
         print(f"\nwritten: {options.json}")
     return 0 if report.fits else 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=PROG,
-        usage=f"{PROG} CONFIG.py --topology CHIP:AxB [options] [--field.name VALUE ..]",
-        description="Compile a config's train step for a TPU slice, without one, and print what "
-        "it needs there. Takes minutes and needs libtpu.",
-        epilog="Fields of the config are replaced as in train.py, which lists them.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--topology", required=True, help="the slice: v5e:16x16, v6e:8x8, v4:2x2x1, v5p:4x4x4"
-    )
-    parser.add_argument(
-        "--num-slices", type=int, default=1, help="slices that train together (default: 1)"
-    )
-    parser.add_argument("--batch-size", type=int, help="images a step, instead of the config's")
-    parser.add_argument("--num-classes", type=int, help="default: those of the config's data")
-    parser.add_argument(
-        "--fast", action="store_true", help="compile without optimisations: several times faster"
-    )
-    parser.add_argument("--json", type=Path, help="file to write the same to")
-    return parser
 
 
 def _with_batch_size(config: Config, pod: Slice, size: int) -> Config:
@@ -285,7 +268,3 @@ def _gib(num_bytes: float) -> str:
 
 def _giga(value: float) -> str:
     return f"{value / 1e9:,.1f}" if value >= 1e10 else f"{value / 1e9:.3g}"
-
-
-if __name__ == "__main__":
-    run_script("compile")

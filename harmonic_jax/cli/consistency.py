@@ -1,11 +1,25 @@
-"""The consistency report of `eval.py`, written to a folder."""
+"""The consistency report of `eval`: boxes before NMS, pictures, and the files that are written."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from harmonic_jax.cli.raw_boxes import MOST_RAW_BOXES, RawBoxes
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from harmonic_jax import terminal
+from harmonic_jax.coco_format.annotations import CocoFile
+from harmonic_jax.coco_format.entries import images_of
+from harmonic_jax.coco_format.values import as_int64, side, text
+from harmonic_jax.config import Config, DataConfig
+from harmonic_jax.data.decode import ImageError, decode_image
+from harmonic_jax.data.file_names import ImageFinder, name_in_words
+from harmonic_jax.data.image_file import read_image_file
+from harmonic_jax.data.loader import eval_batches
+from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import format_report, report_of
@@ -13,11 +27,97 @@ from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study, study
 from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.report import Images, write_page
+from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.terminal import printable
+from harmonic_jax.training.processes import is_primary
+from harmonic_jax.training.saved_run import SavedRun
+from harmonic_jax.training.sharding import eval_batch_size, put_batch
+from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.step import PredictStep, make_predict_step
+from harmonic_jax.training.watchdog import Watchdog
 
 NO_RAW_BOXES = "boxes before NMS were not given: what NMS loses is not known"
+MOST_RAW_BOXES = 2000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawBoxes:
+    """Boxes before NMS.
+
+    Attributes:
+      boxes: at most `MOST_RAW_BOXES` an image, the best.
+      num_full: images that have so many: they may have had more.
+    """
+
+    boxes: DetectionTable
+    num_full: int
+
+
+def make_raw_step(run: SavedRun, mesh: Mesh) -> PredictStep:
+    """A predict step of the same detector without suppression: NMS at IoU 1 removes nothing.
+
+    What comes before NMS stays as the config has it: the score threshold, and the best
+    candidates of each level or class. Masks are not computed.
+    """
+    model: Any = run.config.model  # whichever: all detectors name these fields alike
+    settings = dataclasses.replace(
+        model.postprocess, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES
+    )
+    config = dataclasses.replace(run.config, model=dataclasses.replace(model, postprocess=settings))
+    step = make_predict_step(build_detector(config, len(run.class_names)), mesh)
+
+    def without_masks(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        found, index = step(variables, batch)
+        return dataclasses.replace(found, masks=None), index
+
+    return jax.jit(without_masks)
+
+
+def detect_raw(
+    raw_step: PredictStep,
+    variables: Variables,
+    source: DetectionSource,
+    config: Config,
+    mesh: Mesh,
+    *,
+    watchdog: Watchdog | None = None,
+) -> RawBoxes:
+    """Runs a raw step over every image of a source; all processes call it.
+
+    Args:
+      raw_step: from `make_raw_step`, perhaps with a data set's labels.
+      variables: the arrays.
+      source: the images.
+      config: batch size, shapes.
+      mesh: all devices.
+      watchdog: fed with every batch.
+    """
+    watchdog = watchdog or Watchdog(0)
+    batches = eval_batches(
+        source,
+        config.data,
+        batch_size=eval_batch_size(config, mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    track = functools.partial(terminal.track, enabled=is_primary())
+    image_ids = np.array([record.image_id for record in source.records], np.int64)
+    tables, num_full = [], 0
+    with batches:
+        for number, batch in enumerate(track(batches, len(batches), "before NMS"), start=1):
+            with watchdog.first_call(("raw", batch.images.shape)):
+                found, index = jax.device_get(raw_step(variables, put_batch(batch, mesh)))
+            num_full += int(np.asarray(found.valid).all(axis=1).sum())
+            rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
+            tables.append(
+                DetectionTable.from_padded(
+                    image_ids[rows], found.boxes, found.scores, found.labels, found.valid
+                )
+            )
+            watchdog.feed(f"batch {number} of {len(batches)} before NMS")
+    return RawBoxes(concatenate_detections(tables), num_full)
 
 
 def make_consistency(
@@ -88,3 +188,64 @@ def write_consistency(folder: Path, report: dict[str, Any], case: Study) -> list
         save_raw(raw, case.raw, case.truth.category_ids)
         files.append(raw)
     return files
+
+
+def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:
+    """The images of a data set; those that cannot be decoded are left out."""
+    records = source.records
+    place = {record.image_id: i for i, record in enumerate(records)}
+
+    def pixels(image_id: int) -> np.ndarray | None:
+        record = records[place[image_id]]
+        try:
+            data = source.image_bytes(place[image_id])
+            return _decoded(data, (record.height, record.width), max_pixels)
+        except OSError:
+            return None
+
+    names = {record.image_id: record.file_name for record in records}
+    return Images(
+        pixels, names, {record.image_id: (record.height, record.width) for record in records}
+    )
+
+
+def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
+    """The images that a COCO annotation file names.
+
+    Args:
+      file: its images have been checked already.
+      folder: where the image files lie; None: their names and sizes alone.
+
+    Raises:
+      DataError: none of them is there.
+    """
+    entries = {as_int64(key): entry for key, entry in images_of(file, lambda fault: None).items()}
+    names = {key: e["file_name"] for key, e in entries.items() if text(e.get("file_name"))}
+    stated = {key: (side(e.get("height")), side(e.get("width"))) for key, e in entries.items()}
+    sizes = {key: (height, width) for key, (height, width) in stated.items() if height and width}
+    if folder is None:
+        return Images(None, names, sizes)
+    finder = ImageFinder(folder, [""], list(names.values()))
+    paths = {key: path for key, name in names.items() if (path := finder.find(name))}
+    if not paths:
+        name = next(iter(names.values()), "")
+        example = f"{name_in_words(name)}{finder.nearby(name)}" if name else "no file_name at all"
+        raise DataError(
+            f"--images {folder} holds none of the images that {file.name} names ({example})"
+        )
+
+    def pixels(image_id: int) -> np.ndarray | None:
+        try:
+            data = read_image_file(paths[image_id])
+        except (KeyError, OSError):
+            return None
+        return _decoded(data, sizes.get(image_id), DataConfig().max_pixels)
+
+    return Images(pixels, names, sizes)
+
+
+def _decoded(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> np.ndarray | None:
+    try:
+        return decode_image(data, max_pixels=max_pixels, annotated_size=size).image
+    except ImageError:
+        return None

@@ -1,166 +1,179 @@
-"""`eval.py RUN`, or `eval.py --predictions P.json --annotations A.json`."""
+"""`harmonic-jax eval RUN`, or `eval --predictions P.json --annotations A.json`."""
 
-import argparse
-import sys
+import dataclasses
+import hashlib
+import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.checks import check_count
-from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import FAILURES, run_command
-from harmonic_jax.cli.evaluate_run import evaluate_run
-from harmonic_jax.cli.evaluation_output import check_outputs, print_and_save, write_agreement
-from harmonic_jax.cli.inference_options import add_inference_options
-from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
-from harmonic_jax.cli.report_images import images_of_folder
-from harmonic_jax.cli.train import use_both_cores
+from tyro.conf import Positional
+
+from harmonic_jax.cli.command import INPUT_FAILURES, run_as_process, run_command
+from harmonic_jax.cli.consistency import (
+    RawBoxes,
+    detect_raw,
+    images_of_folder,
+    images_of_source,
+    make_consistency,
+    make_raw_step,
+)
+from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
+from harmonic_jax.cli.predict import InferenceOptions
 from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
-from harmonic_jax.config import BATCH_SIZES, ConfigError
-from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.settings import DataConfig
+from harmonic_jax.data.sources import open_source
+from harmonic_jax.files import check_writable, make_folder, write_text
+from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
+from harmonic_jax.inference.detector import with_nms
+from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
+from harmonic_jax.metrics.consistency.report import format_overall
 from harmonic_jax.metrics.masks_json import MaskError
 from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.results_json import ground_truth_from_coco, load_coco_results, with_masks
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.report import Images
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.processes import is_primary
+from harmonic_jax.training.compilation import use_compilation_cache
+from harmonic_jax.training.evaluation import (
+    Evaluation,
+    MatchedPredictions,
+    classes_found,
+    evaluate,
+    match_classes,
+    write_report,
+)
+from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all, run_on_primary
+from harmonic_jax.training.saved_run import open_detector
+from harmonic_jax.training.sharding import data_mesh, eval_batch_size, replicated
+from harmonic_jax.training.step import make_predict_step
+from harmonic_jax.training.watchdog import exit_on_lost_process, process_watchdog
 
 _MASKS = {None: None, "bbox": False, "segm": True}
-_OF_RUNS = (
-    "--last", "--root", "--format", "--name", "--batch-size", "--split", "--out", "--nms",
-    "--nms-sigma", "--tta",
-)  # fmt: skip
 
 
-def main(args: Sequence[str] | None = None) -> int:
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What goes with a run alone."""
+
+    last: bool = False
+    """The newest checkpoint instead of the best."""
+    root: str | None = None
+    """Where the data lies now, if it has moved."""
+    format: Literal["tfds", "coco", "voc"] | None = None
+    """Of other data."""
+    name: str | None = None
+    """The TFDS name of other data."""
+    batch_size: Annotated[int | None, "[1, 65536]"] = None
+    """Images at a time."""
+    split: str | None = None
+    """The split to evaluate on; None: the config's."""
+    out: Path | None = None
+    """Folder for the report; None: one in the run's folder, named after the data, the split, the
+    step and the options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """What goes with a results file alone."""
+
+    predictions: Path | None = None
+    """Detections in COCO results format."""
+    annotations: Path | None = None
+    """Annotations in COCO format."""
+    iou_type: Literal["bbox", "segm"] | None = None
+    """Boxes or masks alone; None: boxes, and masks where every entry of both files has one."""
+    raw_predictions: Path | None = None
+    """Boxes before NMS that belong to --predictions, for --report."""
+    images: Path | None = None
+    """Folder with the images of --annotations, for the pictures of --report."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Evaluate a run, or a COCO results file of any detector."""
+
+    run: Positional[Path | None] = None
+    """The folder of a run, runs/NAME, or a file of one."""
+    of_run: Annotated[RunOptions, FLAT] = RunOptions()
+    of_files: Annotated[FileOptions, FLAT] = FileOptions()
+    json: Path | None = None
+    """File to write the numbers to."""
+    report: Path | None = None
+    """Folder to write how scores and boxes agree to (docs/consistency.md)."""
+    resamples: Annotated[int, "[0, 100000]"] = RESAMPLES
+    """Of the images, for the intervals of --report."""
+    inference: Annotated[InferenceOptions, FLAT] = InferenceOptions()
+    processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
+
+
+def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message, 4 another process is lost."""
-    words = sys.argv[1:] if args is None else args
-    return run_command(lambda: _main(_parser().parse_args(words)))
+    return run_command(lambda: _main(parse_options(Options, args, prog="harmonic-jax eval")))
 
 
-def _main(args: argparse.Namespace) -> int:
-    options = process_options(args)
-    _check_options(args)
-    body = _evaluate_files if args.run is None else evaluate_run
-    use_both_cores()
-    # ValueError: what the tables of detections and objects refuse.
+def _main(options: Options) -> int:
+    _check(options)
     return run_as_process(
-        options,
-        lambda console: body(args, console),
-        failures=(*FAILURES, ValueError),
-        needs_devices=args.run is not None,
+        options.processes,
+        lambda console: (_evaluate_files if options.run is None else _evaluate_run)(
+            options, console
+        ),
+        failures=INPUT_FAILURES,
+        needs_devices=options.run is not None,
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="eval.py", description="Evaluate a run, or a COCO results file of any detector."
-    )
-    parser.add_argument(
-        "run", nargs="?", type=Path, help="the folder of a run, runs/NAME, or a file of one"
-    )
-    parser.add_argument(
-        "--last", action="store_true", help="the newest checkpoint instead of the best"
-    )
-    parser.add_argument("--root", help="where the data lies now, if it has moved")
-    parser.add_argument("--format", choices=("tfds", "coco", "voc"), help="of other data")
-    parser.add_argument("--name", help="the TFDS name of other data")
-    parser.add_argument("--batch-size", type=int, help="images at a time")
-    parser.add_argument("--split", help="the split to evaluate on (default: the config's)")
-    parser.add_argument("--predictions", type=Path, help="detections in COCO results format")
-    parser.add_argument("--annotations", type=Path, help="annotations in COCO format")
-    parser.add_argument(
-        "--iou-type",
-        choices=("bbox", "segm"),
-        help="boxes or masks alone, of --predictions; by default boxes, and masks where every "
-        "entry of both files has one",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="write the report of a run to this folder (default: one in the run's folder, named "
-        "after the data, the split, the step and the options)",
-    )
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="write how scores and boxes agree to this folder (docs/consistency.md)",
-    )
-    parser.add_argument(
-        "--raw-predictions",
-        type=Path,
-        metavar="FILE",
-        help="boxes before NMS that belong to --predictions, for --report",
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="the images of --annotations, for the pictures of --report",
-    )
-    parser.add_argument(
-        "--resamples",
-        type=int,
-        metavar="N",
-        default=RESAMPLES,
-        help="of the images, for the intervals of --report (%(default)s)",
-    )
-    add_inference_options(parser)
-    add_process_options(parser)
-    return parser
-
-
-def _check_options(args: argparse.Namespace) -> None:
+def _check(options: Options) -> None:
     """Refuses options that do not go together.
 
     Raises:
-      ConfigError: names two of them.
+      UsageError: names them.
     """
-    is_run = args.run is not None
-    if is_run and (args.predictions is not None or args.annotations is not None):
-        raise ConfigError("give either a run or --predictions with --annotations, not both")
-    if not is_run and (args.predictions is None or args.annotations is None):
-        raise ConfigError(
-            "give the folder of a run, or both --predictions P.json and --annotations A.json"
-        )
-    for option in () if is_run else _OF_RUNS:
-        value = getattr(args, option[2:].replace("-", "_"))
-        if value is not None and value is not False:
-            raise ConfigError(f"{option} goes with a run, not with --predictions")
-    check_count("--resamples", args.resamples, "[0, 100000]")
-    if args.batch_size is not None:
-        check_count("--batch-size", args.batch_size, BATCH_SIZES)
-    if is_run and args.iou_type is not None:
-        raise ConfigError(f"--iou-type {args.iou_type} goes with --predictions")
-    for option, value in (("--raw-predictions", args.raw_predictions), ("--images", args.images)):
-        if value is not None and (args.report is None or args.predictions is None):
-            raise ConfigError(f"{option} goes with --predictions and --report DIR")
+    files = options.of_files
+    if options.run is None:
+        if files.predictions is None or files.annotations is None:
+            raise UsageError(
+                "give the folder of a run, or both --predictions P.json and --annotations A.json"
+            )
+        for option in (*given_options(options.of_run), *given_options(options.inference)):
+            raise UsageError(f"{option} goes with a run, not with --predictions")
+    else:
+        for option in given_options(files):
+            raise UsageError(f"{option} goes with --predictions and --annotations, not with a run")
+    if options.report is None and (files.raw_predictions or files.images):
+        option = "--raw-predictions" if files.raw_predictions else "--images"
+        raise UsageError(f"{option} goes with --report DIR")
 
 
-def _evaluate_files(args: argparse.Namespace, console: Terminal) -> int:
+def _evaluate_files(options: Options, console: Terminal) -> int:
     if not is_primary():
         return 0
-    file = read_coco_file(args.annotations, segmentations=args.iou_type != "bbox")
+    paths = options.of_files
+    assert paths.predictions is not None
+    assert paths.annotations is not None
+    file = read_coco_file(paths.annotations, segmentations=paths.iou_type != "bbox")
     truth = ground_truth_from_coco(file)
-    images = images_of_folder(file, args.images) if args.report is not None else None
+    images = images_of_folder(file, paths.images) if options.report is not None else None
     try:
-        found = load_coco_results(args.predictions, truth, masks=_MASKS[args.iou_type])
+        found = load_coco_results(paths.predictions, truth, masks=_MASKS[paths.iou_type])
     except MaskError as error:
-        hint = "; --iou-type bbox evaluates the boxes alone" if args.iou_type is None else ""
+        hint = "; --iou-type bbox evaluates the boxes alone" if paths.iou_type is None else ""
         raise ConfigError(f"{error}{hint}") from error
-    check_outputs(args)
-    metrics = {} if args.iou_type == "segm" else coco_metrics(truth, found)
+    _check_outputs(options)
+    metrics = {} if paths.iou_type == "segm" else coco_metrics(truth, found)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
-        metrics |= _metrics_of_masks(file, truth, found, console, must=args.iou_type == "segm")
-    print_and_save(args, console, metrics)
+        metrics |= _metrics_of_masks(file, truth, found, console, must=paths.iou_type == "segm")
+    _print_and_save(options, console, metrics)
     if images is not None:
-        raw = None if args.raw_predictions is None else load_raw(args.raw_predictions, truth)
-        title = f"{args.predictions.name} on {args.annotations.name}"
-        write_agreement(args, console, truth, found, raw, images, title)
+        raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
+        title = f"{paths.predictions.name} on {paths.annotations.name}"
+        _write_agreement(options, console, truth, found, raw, images, title)
     return 0
 
 
@@ -185,5 +198,147 @@ def _metrics_of_masks(
     return {} if drawn.masks is None else mask_metrics(drawn, found)
 
 
-if __name__ == "__main__":
-    run_script("eval")
+def _evaluate_run(options: Options, console: Terminal) -> int:
+    """What can be refused is refused first; then the numbers, and what may fail behind them."""
+    assert options.run is not None
+    chosen, inference = options.of_run, options.inference
+    tta = inference.augmentation()
+    use_compilation_cache()
+    mesh = data_mesh()
+    run = open_detector(options.run, sharding=replicated(mesh), last=chosen.last)
+    run = with_nms(run, inference.nms, inference.nms_sigma)
+    config = run_on_all(lambda: _with_options(run.config, chosen))
+    eval_batch_size(config, mesh)  # refuses one that is too large, before the data are read
+    split = chosen.split or config.data.eval_split
+    source = run_on_all(lambda: open_source(config.data, split), primary_first=True)
+    labels = match_classes(run.class_names, source.class_names, found=classes_found(source))
+    name = f"eval_{data_slug(source.name, config.data, split)}_step{run.step}"
+    place = options.run if options.run.is_dir() else options.run.parent
+    folder = chosen.out or place / f"{name}{inference.suffix}"
+    run_on_primary(lambda: _check_outputs(options, folder))
+    console.print(f"step {run.step} of {options.run} on {source.name}")
+    if source.report.findings:  # what is dropped is not in the numbers
+        console.print(source.report.format())
+    step = (
+        make_predict_step(run.detector, mesh)
+        if tta is None
+        else AugmentedPredictions(run.detector, mesh, source, tta)
+    )
+    predict_step = MatchedPredictions(step, labels)
+    with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():
+        evaluation = evaluate(predict_step, run.variables, source, config, mesh, watchdog=watchdog)
+        if is_primary():
+            _tell(options, console, evaluation, source, predict_step)
+            with watchdog.paused():
+                _print_files(console, write_report(folder, evaluation, source, data=config.data))
+        if options.report is None:
+            return 0
+        raw: RawBoxes | None = None
+        if tta is None:
+            raw_step = MatchedPredictions(make_raw_step(run, mesh), labels)
+            raw = detect_raw(raw_step, run.variables, source, config, mesh, watchdog=watchdog)
+    if is_primary():
+        images = images_of_source(source, max_pixels=config.data.max_pixels)
+        title = f"{options.run.name}, step {run.step}, on {source.name}"
+        tables = (evaluation.ground_truth, evaluation.detections, raw)
+        _write_agreement(options, console, *tables, images, title)
+    return 0
+
+
+def data_slug(name: str, data: DataConfig, split: str) -> str:
+    """Names a folder after data and split: no two have the same, whatever they are called.
+
+    >>> data_slug("coco:photos:val", DataConfig(format="coco", root="/photos"), "val")[:-6]
+    'coco_photos_val_'
+    """
+    root = os.path.realpath(data.root) if data.root is not None else ""
+    facts = "\0".join([data.format, data.name, root, split])
+    digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{re.sub(r'[^a-zA-Z0-9.+-]+', '_', name)[:80]}_{digest[:6]}"
+
+
+def _check_outputs(options: Options, folder: Path | None = None) -> None:
+    """Tries what the options name to be written, before the evaluation.
+
+    Raises:
+      OSError, ConfigError: a file or folder cannot be.
+    """
+    if options.json is not None:
+        check_writable(options.json)
+    if options.report is not None:
+        make_folder(options.report)
+    if folder is not None:
+        try:
+            make_folder(folder)
+        except OSError as error:
+            hint = "" if options.of_run.out is not None else "; name another folder with --out DIR"
+            raise ConfigError(f"{folder} cannot be written: {error.strerror}{hint}") from error
+
+
+def _print_and_save(options: Options, console: Terminal, metrics: dict[str, float]) -> None:
+    try:
+        if options.json is not None:
+            write_text(options.json, json.dumps(metrics, indent=2) + "\n")
+    finally:
+        console.print(format_table(metrics))
+    if options.json is not None:
+        console.print(f"written: {options.json}")
+
+
+def _write_agreement(
+    options: Options,
+    console: Terminal,
+    truth: GroundTruthTable,
+    found: DetectionTable,
+    raw: RawBoxes | DetectionTable | None,
+    images: Images,
+    title: str,
+) -> None:
+    """Writes how scores and boxes agree to the folder of --report, and prints the overall part."""
+    assert options.report is not None
+    report, files = make_consistency(
+        options.report, truth, found, raw, resamples=options.resamples, images=images, title=title
+    )
+    console.print(f"\n{format_overall(report)}")
+    _print_files(console, files)
+
+
+def _print_files(console: Terminal, files: list[Path]) -> None:
+    for path in files:
+        console.print(f"written: {path}")
+
+
+def _tell(
+    options: Options,
+    console: Terminal,
+    evaluation: Evaluation,
+    source: DetectionSource,
+    predict_step: MatchedPredictions,
+) -> None:
+    _print_and_save(options, console, evaluation.metrics)
+    console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
+    if evaluation.warning:
+        console.print(evaluation.warning)
+    if predict_step.other_classes:
+        console.print(
+            f"dropped {predict_step.num_dropped} detections of the {predict_step.other_classes} "
+            f"classes that {source.name} does not have"
+        )
+
+
+def _with_options(config: Config, options: RunOptions) -> Config:
+    """The run's config with another place of the data, or other data."""
+    data = dataclasses.replace(
+        config.data,
+        format=options.format or config.data.format,
+        name=options.name or config.data.name,
+        root=options.root or config.data.root,
+    )
+    if options.name is not None and data.format != "tfds":
+        raise ConfigError(
+            f"--name {options.name} goes with --format tfds; this data is {data.format}"
+        )
+    train = config.train
+    if options.batch_size is not None:
+        train = dataclasses.replace(train, eval_batch_size=options.batch_size)
+    return dataclasses.replace(config, data=data, train=train)

@@ -1,19 +1,19 @@
-"""`python -m harmonic_jax import-weights FILE --to MODEL --out RUN`."""
+"""`harmonic-jax import-weights FILE --to MODEL --out RUN`."""
 
-import argparse
 import contextlib
 import dataclasses
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
+from tyro.conf import Positional
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.cli.arguments import Parser
-from harmonic_jax.cli.command import FAILURES, quoted, run_command
+from harmonic_jax.cli.command import INPUT_FAILURES, quoted, run_command
+from harmonic_jax.cli.options import parse_options
 from harmonic_jax.config import (
     Config,
     ConfigError,
@@ -39,47 +39,40 @@ from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Variables, abstract_variables, build_detector
 
+_MODELS = (*DETECTORS, *CLASSIFIERS)
 KEPT = "not_in_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Make a run of a state dict of torchvision's, to evaluate or to fine-tune."""
+
+    file: Positional[Path]
+    """.safetensors, or .pth (needs PyTorch)."""
+    to: Literal[_MODELS]  # type: ignore[valid-type]
+    """torchvision's name: of a detector, or of a classifier, whose file is checked only."""
+    out: Path | None = None
+    """Folder of the run, made here."""
+    class_names: Path | None = None
+    """Text file with the name of each class of the detector on a line, without the background of
+    softmax detectors; None: torchvision's COCO classes."""
+    norm_eps: float | None = None
+    """Epsilon of the backbone's norms; None: that of the published COCO weights, 0 for the first
+    versions, 1e-5 for _v2."""
 
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    failures = (*FAILURES, ValueError)
-    return run_command(lambda: _main(_parser().parse_args(args)), failures=failures)
+    return run_command(
+        lambda: _main(parse_options(Options, args, prog="harmonic-jax import-weights")),
+        failures=INPUT_FAILURES,
+    )
 
 
-def _main(args: argparse.Namespace) -> int:
-    return _check(args.file, args.to) if args.to in CLASSIFIERS else _import(args)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m harmonic_jax import-weights",
-        description="Make a run of a state dict of torchvision's, to evaluate or to fine-tune.",
-    )
-    parser.add_argument("file", type=Path, help=".safetensors, or .pth (needs PyTorch)")
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=(*DETECTORS, *CLASSIFIERS),
-        metavar="MODEL",
-        help=f"torchvision's name: a detector ({', '.join(DETECTORS)}), or a classifier, whose "
-        f"file is checked only ({', '.join(CLASSIFIERS)})",
-    )
-    parser.add_argument("--out", type=Path, help="folder of the run, made here")
-    parser.add_argument(
-        "--class-names",
-        type=Path,
-        help="text file with the name of each class of the detector on a line, without the "
-        "background of softmax detectors (default: torchvision's COCO classes)",
-    )
-    parser.add_argument(
-        "--norm-eps",
-        type=float,
-        help="epsilon of the backbone's norms (default: that of the published COCO weights: 0 "
-        "for the first versions, 1e-5 for _v2)",
-    )
-    return parser
+def _main(options: Options) -> int:
+    if options.to in CLASSIFIERS:
+        return _check(options.file, options.to)
+    return _import(options)
 
 
 def _check(file: Path, name: str) -> int:
@@ -90,29 +83,29 @@ def _check(file: Path, name: str) -> int:
     return 0
 
 
-def _import(args: argparse.Namespace) -> int:
-    if args.out is None:
+def _import(options: Options) -> int:
+    if options.out is None:
         raise ConfigError("--out is missing; it must name the folder of the run to make")
-    if args.out.exists():
-        raise ConfigError(f"{args.out} exists; choose another folder with --out")
-    foreign = _with_options(DETECTORS[args.to], args)
-    state_dict = read_state_dict(args.file)
+    if options.out.exists():
+        raise ConfigError(f"{options.out} exists; choose another folder with --out")
+    foreign = _with_options(DETECTORS[options.to], options)
+    state_dict = read_state_dict(options.file)
     config = Config(
-        name=args.to,
+        name=options.to,
         data=foreign.data,
         model=foreign.model,
         train=TrainConfig(eval_batch_size=4),
-        run_dir=str(args.out),
+        run_dir=str(options.out),
     )
-    console, name = Terminal(), quoted(args.out)
+    console, name = Terminal(), quoted(options.out)
     try:
-        with _becoming(args.out) as folder:
+        with _becoming(options.out) as folder:
             line = import_run(state_dict, config, foreign, RunFolder(folder))
     except WeightsError as error:
-        raise WeightsError(f"weights file {args.file}: {error}") from error
-    console.print(f"{args.out}: {line}")
-    console.print(f"evaluate it with: python -m harmonic_jax eval {name} --root COCO_FOLDER")
-    console.print(f"fine-tune it with: python -m harmonic_jax train CONFIG.py --init {name}")
+        raise WeightsError(f"weights file {options.file}: {error}") from error
+    console.print(f"{options.out}: {line}")
+    console.print(f"evaluate it with: harmonic-jax eval {name} --root COCO_FOLDER")
+    console.print(f"fine-tune it with: harmonic-jax train CONFIG.py --init {name}")
     return 0
 
 
@@ -183,16 +176,12 @@ def _with_eps(model: ModelConfig, eps: float) -> ModelConfig:
     return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, norm_eps=eps))
 
 
-def _with_options(foreign: TorchvisionDetector, args: argparse.Namespace) -> TorchvisionDetector:
-    if args.norm_eps is not None:
-        foreign = dataclasses.replace(foreign, model=_with_eps(foreign.model, args.norm_eps))
-    if args.class_names is not None:
-        names = read_class_names(args.class_names, repeatable=PLACEHOLDER)
+def _with_options(foreign: TorchvisionDetector, options: Options) -> TorchvisionDetector:
+    if options.norm_eps is not None:
+        foreign = dataclasses.replace(foreign, model=_with_eps(foreign.model, options.norm_eps))
+    if options.class_names is not None:
+        names = read_class_names(options.class_names, repeatable=PLACEHOLDER)
         foreign = dataclasses.replace(
             foreign, class_names=names, category_ids=tuple(range(len(names)))
         )
     return foreign
-
-
-if __name__ == "__main__":
-    run_script("import-weights")

@@ -1,22 +1,22 @@
-"""`python -m harmonic_jax predict IMAGES.. --run RUN`."""
+"""`harmonic-jax predict IMAGES.. --run RUN`."""
 
-import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.checks import check_number
-from harmonic_jax.cli.arguments import Parser
+from tyro.conf import FlagCreatePairsOff, Positional
+
 from harmonic_jax.cli.command import (
     EXIT_FAILED,
     EXIT_STOPPED,
-    FAILURES,
+    INPUT_FAILURES,
     complain,
     run_command,
 )
-from harmonic_jax.cli.inference_options import add_inference_options, tta_of
-from harmonic_jax.cli.train import use_both_cores
-from harmonic_jax.inference import load
+from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
+from harmonic_jax.config import NmsName
+from harmonic_jax.inference import TTA, load
 from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video
 from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFolder
@@ -28,73 +28,115 @@ from harmonic_jax.training.watchdog import StopSignal
 _NAMED = 20
 
 
+@dataclasses.dataclass(frozen=True)
+class InferenceOptions:
+    """How detections are made (docs/inference.md)."""
+
+    nms: NmsName | None = None
+    """Another suppression than the run's."""
+    nms_sigma: float | None = None
+    """Of soft_gaussian and matrix; None: 0.5."""
+    tta: bool = False
+    """Test-time augmentation: other scales, and mirrored."""
+    tta_scales: tuple[float, ...] = TTA().scales
+    """Factors of the run's image size."""
+    tta_no_flip: FlagCreatePairsOff[bool] = False
+    """No mirrored images."""
+    tta_merge: Literal["auto", "nms", "soft_nms", "wbf"] = TTA().merge
+    """How the looks are joined; auto: by weighted boxes fusion (wbf), with masks nms."""
+    tta_iou: float | None = None
+    """Overlap of one object, with nms or wbf."""
+
+    def augmentation(self) -> TTA | None:
+        """None without --tta.
+
+        Raises:
+          ConfigError: a value is not legal.
+        """
+        if not self.tta:
+            for option in given_options(dataclasses.replace(self, nms=None, nms_sigma=None)):
+                raise UsageError(f"{option} goes with --tta")
+            return None
+        return TTA(
+            scales=self.tta_scales,
+            flip=not self.tta_no_flip,
+            merge=self.tta_merge,
+            merge_iou=self.tta_iou,
+        )
+
+    @property
+    def suffix(self) -> str:
+        """Names a report after the options that it was made with; empty without any."""
+        parts = []
+        if self.nms is not None:
+            parts.append(f"_{self.nms}")
+        if self.nms_sigma is not None:
+            parts.append(f"_sigma{self.nms_sigma:g}")
+        if self.tta:
+            scales = "_".join(f"{scale:g}" for scale in self.tta_scales)
+            parts.append(f"_tta_{self.tta_merge}_{scales}{'_unflipped' * self.tta_no_flip}")
+            parts.append("" if self.tta_iou is None else f"_iou{self.tta_iou:g}")
+        return "".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Find objects in images and videos: results in COCO format, and pictures."""
+
+    inputs: Positional[tuple[str, ...]]
+    """Files, folders, globs ('photos/**/*.jpg')."""
+    run: Path
+    """The folder of a run."""
+    last: bool = False
+    """The newest checkpoint instead of the best."""
+    out: Path = Path("predictions")
+    """Folder to write to."""
+    score_threshold: Annotated[float, "[0, 1]"] = 0.3
+    """What scores less is left out, of the files too."""
+    batch_size: Annotated[int, "[1, 65536]"] = 4
+    """Images at a time."""
+    pictures: bool = True
+    """Write pictures too, not only results."""
+    stored_pixels: bool = False
+    """Do not turn photos as EXIF says: boxes as in COCO's and VOC's annotations."""
+    inference: Annotated[InferenceOptions, FLAT] = InferenceOptions()
+
+
 def main(args: Sequence[str]) -> int:
     """Returns the exit status: 0 done; 1 failed, nothing read or a file not written; 3 stopped."""
-    failures = (*FAILURES, ValueError)
-    return run_command(lambda: _predict(_parser().parse_args(args)), failures=failures)
+    return run_command(
+        lambda: _predict(parse_options(Options, args, prog="harmonic-jax predict")),
+        failures=INPUT_FAILURES,
+    )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m harmonic_jax predict",
-        description="Find objects in images and videos: results in COCO format, and pictures.",
-    )
-    parser.add_argument(
-        "inputs", nargs="+", metavar="IMAGES", help="files, folders, globs ('photos/**/*.jpg')"
-    )
-    parser.add_argument("--run", required=True, type=Path, help="the folder of a run")
-    parser.add_argument(
-        "--last", action="store_true", help="the newest checkpoint instead of the best"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), help="folder to write to (%(default)s)"
-    )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.3,
-        help="what scores less is left out, of the files too (%(default)s)",
-    )
-    parser.add_argument("--batch-size", type=int, default=4, help="images at a time (%(default)s)")
-    parser.add_argument("--no-pictures", action="store_true", help="results only")
-    parser.add_argument(
-        "--stored-pixels",
-        action="store_true",
-        help="do not turn photos as EXIF says: boxes as in COCO's and VOC's annotations",
-    )
-    add_inference_options(parser)
-    return parser
-
-
-def _predict(args: argparse.Namespace) -> int:
-    use_both_cores()
+def _predict(options: Options) -> int:
     console = Terminal()
-    check_number("--score-threshold", args.score_threshold, "[0, 1]")
-    tta = tta_of(args)
-    inputs = find_inputs(args.inputs)
+    tta = options.inference.augmentation()
+    inputs = find_inputs(options.inputs)
     use_compilation_cache()
     detector = load(
-        args.run,
-        last=args.last,
-        nms=args.nms,
-        nms_sigma=args.nms_sigma,
-        batch_size=_batch_size(args.batch_size, inputs.paths),
-        upright=not args.stored_pixels,
+        options.run,
+        last=options.last,
+        nms=options.inference.nms,
+        nms_sigma=options.inference.nms_sigma,
+        batch_size=_batch_size(options.batch_size, inputs.paths),
+        upright=not options.stored_pixels,
     )
     if tta is not None:
         tta = settled(tta, detector.config)
     folder = OutputFolder(
-        args.out,
+        options.out,
         inputs.paths,
         class_names=detector.class_names,
         category_ids=detector.category_ids,
-        draws=not args.no_pictures,
+        draws=options.pictures,
     )
     with StopSignal() as stop:
         predictor = Predictor(
             detector,
             folder=folder,
-            score_threshold=args.score_threshold,
+            score_threshold=options.score_threshold,
             tta=tta,
             track=track,
             stops=lambda: stop.requested,
@@ -146,7 +188,3 @@ def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
         )
     pictures = f", {summary.num_pictures} in {PICTURES}/" if summary.num_pictures else ""
     console.print(f"written to {folder.path}: {DETECTIONS}, {IMAGES}{pictures}")
-
-
-if __name__ == "__main__":
-    run_script("predict")

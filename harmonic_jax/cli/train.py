@@ -1,24 +1,24 @@
-"""`train.py [CONFIG.py] [--field value ..]`: train, evaluate, report."""
+"""`harmonic-jax train CONFIG [--field VALUE ..]`: train, evaluate, report."""
 
+import dataclasses
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
-# The processor's client reads these when it starts.
+# The processor's client reads this when it starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 
-from harmonic_jax.__main__ import run_script
-from harmonic_jax.cli.command import EXIT_STOPPED, quoted, run_command
-from harmonic_jax.cli.config_file import config_from_args
-from harmonic_jax.cli.processes import (
-    process_help,
-    process_options,
+from harmonic_jax.cli.command import (
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    quoted,
     run_as_process,
-    split_process_options,
+    run_command,
 )
+from harmonic_jax.cli.configs import config_and_rest, format_configs
+from harmonic_jax.cli.options import FLAT, ConfigFields, parse_options
 from harmonic_jax.config import Config
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
@@ -27,39 +27,44 @@ from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.evaluation import write_report
 from harmonic_jax.training.loop import train
-from harmonic_jax.training.processes import is_primary, run_on_all
+from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh
 
-DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "configs" / "retinanet_r18_scenes.py"
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train a detector, evaluate it, and write a report.
+
+    CONFIG is a name that `harmonic-jax train` lists, or a Python file. On several hosts the same
+    command runs on each (docs/pods.md)."""
+
+    config: ConfigFields
+    processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed with a message, 3 stopped by a signal, 4 lost.
-
-    The last is that of one of several processes, when another is gone or hangs.
-    """
-    return run_command(lambda: _main(sys.argv[1:] if args is None else args))
+def main(args: Sequence[str]) -> int:
+    """Returns the exit status; without a config, lists those there are."""
+    return run_command(lambda: _main(args))
 
 
 def _main(args: Sequence[str]) -> int:
-    parsed, rest = split_process_options(args)
-    options = process_options(parsed)
-    config = config_from_args(
-        rest,
-        default=DEFAULT_CONFIG,
-        prog="train.py",
-        description="Train a detector, evaluate it, and write a report.\n\n" + process_help(),
+    if not args:
+        Terminal().print(f"usage: harmonic-jax train CONFIG ..\n\n{format_configs()}")
+        return EXIT_USAGE
+    config, rest = config_and_rest(args)
+    prog = f"harmonic-jax train {'CONFIG' if args[0].startswith('-') else args[0]}"
+    options = parse_options(Options, rest, prog=prog, config=config)
+    return run_as_process(
+        options.processes, lambda console: _run(options.config, console), needs_output=False
     )
-    use_both_cores()
-    return run_as_process(options, lambda console: _run(config, console), needs_output=False)
 
 
 def _run(config: Config, console: Terminal) -> int:
     use_compilation_cache()
     # Before the data are read or prepared, which may take an hour.
     check_batch_sizes(config, data_mesh())
-    run_dir = RunFolder.of(config)
+    run_folder = RunFolder.of(config)
     # Process 0 first: it prepares the data where that has not been done.
     train_source, eval_source = run_on_all(
         lambda: (
@@ -68,15 +73,15 @@ def _run(config: Config, console: Terminal) -> int:
         ),
         primary_first=True,
     )
-    with run_dir.opened(config) as is_continued:
+    with run_folder.opened(config) as is_continued:
         how = "continuing" if is_continued else "starting"
-        console.print(f"{how} the run in {run_dir.path}")
-        return _train_and_report(config, run_dir, train_source, eval_source, console)
+        console.print(f"{how} the run in {run_folder.path}")
+        return _train_and_report(config, run_folder, train_source, eval_source, console)
 
 
 def _train_and_report(
     config: Config,
-    run_dir: RunFolder,
+    run_folder: RunFolder,
     train_source: DetectionSource,
     eval_source: DetectionSource,
     console: Terminal,
@@ -86,35 +91,18 @@ def _train_and_report(
     for source in (train_source, eval_source):
         console.print(f"{source.name}: {len(source.records)} images")
         console.print(source.report.format())
-    result = train(config, run_dir, train_source, eval_source)
+    result = train(config, run_folder, train_source, eval_source)
     if result.evaluation is None:
         return EXIT_STOPPED
     if not is_primary():
         return 0
+    place, log = run_folder.report, run_folder.log
     try:  # first: the terminal may be gone
-        files = write_report(
-            run_dir.report,
-            result.evaluation,
-            eval_source,
-            data=config.data,
-            log=run_dir.log,
-        )
+        files = write_report(place, result.evaluation, eval_source, data=config.data, log=log)
     finally:
         console.print(format_table(result.evaluation.metrics))
     console.print("written:")
-    for path in (run_dir.best, run_dir.checkpoints, run_dir.tensorboard, *files):
+    for path in (run_folder.best, run_folder.checkpoints, run_folder.tensorboard, *files):
         console.print(f"  {path}")
-    console.print(f"evaluate it again with: python -m harmonic_jax eval {quoted(run_dir.path)}")
+    console.print(f"evaluate it again with: harmonic-jax eval {quoted(run_folder.path)}")
     return 0
-
-
-def use_both_cores() -> None:
-    """With asynchronous dispatch, chained CPU steps run on one core of two.
-
-    Harmless elsewhere; it must be set before the first array is made.
-    """
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-
-
-if __name__ == "__main__":
-    run_script("train")

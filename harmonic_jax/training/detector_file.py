@@ -155,7 +155,7 @@ def _advice(path: Path, header: dict[str, str]) -> str:
     looks = "" if model is None else f" (it looks like {model})"
     return (
         f"{path} is no detector of harmonic_jax: it does not say what model and which classes it "
-        f"holds{looks}. Make a run of it with `python -m harmonic_jax import-weights {name} --to "
+        f"holds{looks}. Make a run of it with `harmonic-jax import-weights {name} --to "
         "MODEL --out RUN`, and use RUN in its place"
     )
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-
-from harmonic_jax.detectors.parts.anchors import level_shapes
 from harmonic_jax.assign.default_boxes import make_default_boxes
+
 from harmonic_jax.config import DefaultBoxConfig, SSDConfig
+from harmonic_jax.detectors.parts.anchors import level_shapes
 
 SSD300 = SSDConfig()
 SSD512 = SSDConfig(

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.assign.multibox_matcher import match_default_boxes, multibox_targets
 
 from harmonic_jax.detectors.parts.matching import MatchState
-from harmonic_jax.assign.multibox_matcher import match_default_boxes, multibox_targets
 from harmonic_jax.structures import GroundTruth
 
 match = jax.jit(match_default_boxes, static_argnames="positive_iou")

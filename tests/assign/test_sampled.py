@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from harmonic_jax.assign.sampled import sample_anchors, sample_rois
+
 from harmonic_jax.structures import GroundTruth
 
 roi_samples = jax.jit(

@@ -1,10 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harmonic_jax.assign.targets import dense_targets
 
 from harmonic_jax.detectors.parts.anchors import make_anchors
 from harmonic_jax.detectors.parts.matching import match_anchors
-from harmonic_jax.assign.targets import dense_targets
 from harmonic_jax.structures import GroundTruth
 from tests.ops.scenes import random_boxes
 

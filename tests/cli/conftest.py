@@ -87,7 +87,12 @@ def trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Trained:
 
     def run(data: Path) -> tuple[int, str, Path]:
         folder = tmp_path / "run"
-        words = ["--data.format=coco", "--data.train-split=train", "--data.eval-split=valid"]
+        words = [
+            "retinanet_r18_scenes",
+            "--data.format=coco",
+            "--data.train-split=train",
+            "--data.eval-split=valid",
+        ]
         words += [f"--data.root={data}", f"--run-dir={folder}", *SMALL, "--train.steps=2"]
         status = train.main(words)
         shown = capsys.readouterr()

@@ -285,8 +285,8 @@ def test_iou_type_names_what_it_lacks(cases: Path, capsys: Capture, tmp_path: Pa
     alone = folder / "results" / "mask_only.json"
     line, _ = evaluated(alone, plain, capsys, tmp_path, *more)
     assert f"{plain}: no annotation has a segmentation" in line
-    assert evaluate.main(["runs/none", "--iou-type", "bbox"]) == 1
-    assert "--iou-type bbox goes with --predictions" in capsys.readouterr().err
+    assert evaluate.main(["runs/none", "--iou-type", "bbox"]) == 2
+    assert "--iou-type goes with --predictions" in capsys.readouterr().err
 
 
 def renumbered(truth: Path, found: Path, tmp_path: Path) -> tuple[Path, Path]:

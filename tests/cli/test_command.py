@@ -4,7 +4,6 @@ import errno
 import io
 import logging
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -180,7 +179,7 @@ def test_what_is_logged_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """Runs a script as `python -m harmonic_jax` does; its exit status."""
+    """Runs a script as `harmonic-jax` does; its exit status."""
 
     def run(*words: str) -> object:
         monkeypatch.setattr(sys, "argv", ["harmonic_jax", *words])
@@ -199,8 +198,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
 def test_a_script_ends_with_the_status_of_its_command(
     script, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script("nonsense") == 2
-    assert "usage: python -m harmonic_jax COMMAND" in capsys.readouterr().err
+    assert script() == 2
+    assert "usage: harmonic-jax COMMAND" in capsys.readouterr().err
+    assert script("evel") == 2
+    assert capsys.readouterr().err == "error: there is no command 'evel'; near it: eval\n"
     assert script("check-data", "nonsense") == 1
     assert capsys.readouterr().err.startswith("error: 'nonsense' must be coco:DIR")
 
@@ -214,21 +215,25 @@ def test_the_current_folder_was_deleted(
     assert str(script("train")).startswith("error: the current folder is not there any more")
 
 
-@pytest.mark.parametrize("name", sorted(harmonic_jax.__main__._MODULES.values()))
-def test_a_module_of_a_command_runs_it(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`python -m harmonic_jax.cli.train` did nothing, with status 0."""
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    before = [signal.getsignal(number) for number in SIGNALS]
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / "harmonic_jax" / "cli" / f"{name}.py"), run_name="__main__")
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-    assert end.value.code == 0
-    assert "usage: " in capsys.readouterr().out
+def test_nothing_large_is_imported_for_the_list_of_commands() -> None:
+    code = (
+        "import sys; from harmonic_jax.__main__ import main\n"
+        "assert main(['--help']) == main(['--version']) == 0\n"
+        "assert not {'jax', 'numpy', 'rich', 'tyro'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"harmonic-jax {harmonic_jax.__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_options(shell: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        harmonic_jax.__main__.main(["--completion", shell])
+    assert end.value.code in (0, None)
+    script = capsys.readouterr().out
+    for word in ("export-weights", "--score-threshold", "--optim.learning-rate", "--topology"):
+        assert word in script
 
 
 def test_a_signal_before_the_command_listens() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.cli import evaluate, train
+import harmonic_jax.__main__
 from tests.cli.conftest import ROOT, SMALL
 
 
@@ -55,17 +55,18 @@ def test_train_continue_evaluate(command, coco_folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
-        (("train.py", "configs/nowhere.py"), 1, "there is no config file configs/nowhere.py"),
-        (("train.py", "--optim.learning-rate", "-1"), 2, "optim.learning_rate is -1.0"),
-        (("train.py", "--model.backbone.depth", "19"), 2, "19"),
+        (("train", "configs/nowhere.py"), 1, "there is no config file configs/nowhere.py"),
+        (("train", "ssd300_voc", "--optim.learning-rate", "-1"), 2, "optim.learning_rate is -1.0"),
+        (("train", "ssd300_vox"), 1, "there is no config 'ssd300_vox'; near it: ssd300_voc"),
+        (("train", "--train.steps", "3"), 2, "the config comes first: a name that `harmonic-jax t"),
         (
-            ("train.py", "configs/retinanet_r18_bccd.py", "--data.root", "/nowhere"),
+            ("train", "configs/retinanet_r18_bccd.py", "--data.root", "/nowhere"),
             1,
             "data.root is '/nowhere'",
         ),
-        (("eval.py", "/nowhere"), 1, "/nowhere holds no run"),
-        (("eval.py",), 1, "--predictions P.json and --annotations A.json"),
-        (("eval.py", "--predictions", "a.json", "--annotations", "b.json"), 1, "b.json"),
+        (("eval", "/nowhere"), 1, "/nowhere holds no run"),
+        (("eval",), 2, "--predictions P.json and --annotations A.json"),
+        (("eval", "--predictions", "a.json", "--annotations", "b.json"), 1, "b.json"),
     ],
 )
 def test_mistakes_are_explained_in_a_line(
@@ -73,12 +74,7 @@ def test_mistakes_are_explained_in_a_line(
 ) -> None:
     """Called as the scripts call them; a process each would spend its time on imports."""
     monkeypatch.chdir(ROOT)
-    main = {"train.py": train.main, "eval.py": evaluate.main}[args[0]]
-    try:
-        returned = main(args[1:])
-    except SystemExit as exit:  # of the parsers of the command line
-        returned = exit.code
-    assert returned == status
+    assert harmonic_jax.__main__.main(list(args)) == status
     shown = capsys.readouterr()
     assert words in shown.err
-    assert "Traceback" not in shown.err
+    assert shown.err.count("\n") == 1

@@ -7,9 +7,8 @@ import pytest
 
 from harmonic_jax import config as c
 from harmonic_jax.cli import train
-from harmonic_jax.cli.command import UsageError
-from harmonic_jax.cli.config_file import load_config_file
-from harmonic_jax.cli.config_options import replace_fields
+from harmonic_jax.cli.configs import list_configs, load_config, replace_fields
+from harmonic_jax.cli.options import UsageError
 from tests.cli.conftest import ROOT
 
 BASE = c.Config("x", model=c.MaskRCNNConfig(), data=c.DataConfig(masks=True))
@@ -50,12 +49,11 @@ def test_values_of_every_kind() -> None:
         ("--data", "there is no option --data"),
         ("--model.type SSDConfig", "there is no option --model.type"),
         ("-x", "there is no option -x"),
-        ("--", "there is no option --"),
         ("--train.steps", "--train.steps needs a value: a whole number"),
         ("--train.steps --train.seed 1", "--train.steps needs a value"),
         ("--data.root --train.seed 1", "--data.root needs a value: a text"),
         ("--train.steps 10 20", "'20' belongs to no option"),
-        ("--train.steps 10 a/b.py", "'a/b.py' belongs to no option, the config file comes first"),
+        ("--train.steps 10 a/b.py", "'a/b.py' belongs to no option, the config comes first"),
         ("--train.steps 1e3", "train.steps is '1e3'; it must be a whole number"),
         ("--train.steps ten", "train.steps is 'ten'; it must be a whole number"),
         ("--train.steps=", "train.steps is ''; it must be a whole number"),
@@ -112,7 +110,7 @@ def test_a_config_file_that_fails_names_its_line(tmp_path: Path, source: bytes, 
     path = tmp_path / "bad.py"
     path.write_bytes(source)
     with pytest.raises(c.ConfigError, match=words) as caught:
-        load_config_file(path)
+        load_config(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
 
@@ -124,7 +122,7 @@ def test_the_file_is_read_anew(tmp_path: Path) -> None:
         text = "from harmonic_jax.config import *\ndef config():\n"
         path.write_text(f"{text}    return Config('x', train=TrainConfig(seed={seed}))\n")
         os.utime(path, (1e9, 1e9))
-        assert load_config_file(path).train.seed == seed
+        assert load_config(path).train.seed == seed
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -135,9 +133,14 @@ def test_the_file_is_read_anew(tmp_path: Path) -> None:
         (["configs"], 1, "configs is a folder"),
         (["README.md"], 1, "README.md:3: SyntaxError"),
         (["configs/ssd300_voc.py", "--help-me"], 2, "there is no option --help-me"),
-        (["--loss.hardet", "false"], 2, "--loss.hardet takes no value"),
-        (["--train.batch-size", "1000000000"], 2, "train.batch_size is 1000000000"),
-        (["--num-processes", "two"], 2, "argument --num-processes: invalid int value: 'two'"),
+        (["ssd300_voc", "--loss.hardet", "false"], 2, "--loss.hardet takes no value"),
+        (["ssd300_voc", "--train.batch-size", "1000000000"], 2, "train.batch_size is 1000000000"),
+        (
+            ["ssd300_voc", "--num-processes", "two"],
+            2,
+            "--num-processes is 'two'; it must be a whole",
+        ),
+        (["ssd300_voc", "--coordinator", "h"], 2, "--coordinator is 'h'; it must be HOST:PORT"),
     ],
 )
 def test_the_command_says_it_in_a_line(
@@ -151,20 +154,29 @@ def test_the_command_says_it_in_a_line(
     assert shown.out == ""
 
 
-def test_without_the_configs_of_the_repository(
-    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As a wheel is installed: no place of a library is named."""
-    monkeypatch.setattr(train, "DEFAULT_CONFIG", tmp_path / "site-packages" / "configs" / "a.py")
-    assert train.main([]) == 1
-    assert capsys.readouterr().err == (
-        "error: no config file is named: give one of your own, or of the folder configs/ of the "
-        "repository, which is not installed with the package\n"
-    )
+def test_the_configs_that_come_with_the_package_are_listed(capsys) -> None:
+    assert train.main([]) == 2
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == list(list_configs())
+    assert len(lines) > 20
+    assert all(len(line) < 150 for line in lines)
+    assert "retinanet_r18_scenes         RetinaNet on a narrow ResNet-18 for" in "\n".join(lines)
+
+
+def test_a_name_is_a_config_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("retinanet_r50_voc").name == "retinanet_r50_voc"
+    with pytest.raises(c.ConfigError, match="there is no config 'zebra'; `harmonic-jax train`"):
+        load_config("zebra")
+
+
+def test_help_without_a_config(capsys) -> None:
     with pytest.raises(SystemExit) as exit:
         train.main(["--help"])
     assert exit.value.code == 0
-    assert "usage: train.py CONFIG.py" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage: harmonic-jax train CONFIG" in shown
+    assert "--model.anchors.scales" in shown
 
 
 def test_help_lists_the_fields(monkeypatch, capsys) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.cli import evaluate, evaluate_run
-from harmonic_jax.cli.evaluate_run import data_slug
+from harmonic_jax.cli import evaluate
+from harmonic_jax.cli.evaluate import data_slug
 from harmonic_jax.config import DataConfig
 from tests.cli.coco import write_coco
 from tests.inference.tiny_run import run_config, write_run
@@ -74,7 +74,7 @@ def test_what_cannot_be_written_is_found_before_the_evaluation(
     root = write_coco(tmp_path / "data", "valid")
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "below"
-    monkeypatch.setattr(evaluate_run, "evaluate", lambda *args, **more: pytest.fail("evaluated"))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args, **more: pytest.fail("evaluated"))
     for option in ("--out", "--report", "--json"):
         status, shown = evaluation(root, option, below)
         assert status == 1
@@ -87,7 +87,7 @@ def test_what_cannot_be_written_is_found_before_the_evaluation(
     def refuse(folder: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(folder))
 
-    monkeypatch.setattr(evaluate_run, "make_folder", refuse)
+    monkeypatch.setattr(evaluate, "make_folder", refuse)
     status, shown = evaluation(root)
     assert status == 1
     assert shown.startswith(f"error: {run}/eval_coco_data_valid_")
@@ -147,23 +147,28 @@ def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path: Path) -> N
     [
         ("", "give the folder of a run, or both --predictions P.json and --annotations A.json"),
         ("--predictions p", "or both --predictions P.json and --annotations A.json"),
-        ("RUN --annotations a", "give either a run or --predictions with --annotations"),
-        ("RUN --images x", "--images goes with --predictions and --report DIR"),
-        ("RUN --raw-predictions x", "--raw-predictions goes with --predictions and --report"),
-        ("--predictions p --annotations a --images x", "--images goes with"),
+        (
+            "RUN --annotations a",
+            "--annotations goes with --predictions and --annotations, not with a",
+        ),
+        ("RUN --images x", "--images goes with --predictions"),
+        ("RUN --raw-predictions x", "--raw-predictions goes with --predictions"),
+        ("--predictions p --annotations a --images x", "--images goes with --report DIR"),
         ("--predictions p --annotations a --last", "--last goes with a run"),
-        ("--predictions p --annotations a --batch-size 0", "--batch-size goes with a run"),
+        ("--predictions p --annotations a --batch-size 3", "--batch-size goes with a run"),
         ("--predictions p --annotations a --out o", "--out goes with a run"),
         ("--predictions p --annotations a --tta", "--tta goes with a run"),
+        ("RUN --batch-size 0", "--batch-size is 0; it must be"),
+        ("RUN --batch-size -3", "--batch-size is -3; it must be"),
         ("RUN --resamples -1", "--resamples is -1; it must be"),
-        ("RUN --resamples ten", "argument --resamples: invalid int value: 'ten'"),
+        ("RUN --resamples ten", "--resamples is 'ten'; it must be a whole number"),
         ("RUN --tta-iou 0.5", "--tta-iou goes with --tta"),
         ("RUN --tta-no-flip", "--tta-no-flip goes with --tta"),
         ("RUN --tta --tta-scales nan", "tta.scales is (nan,)"),
-        ("RUN --nms nothing", "argument --nms: invalid choice: 'nothing'"),
-        ("RUN --surplus", "unrecognized arguments: --surplus"),
-        ("RUN OTHER", "unrecognized arguments: OTHER"),
-        ("RUN --json", "argument --json: expected one argument"),
+        ("RUN --nms nothing", "--nms is 'nothing'; it must be class or agnostic"),
+        ("RUN --surplus", "there is no option --surplus"),
+        ("RUN OTHER", "'OTHER' belongs to no option"),
+        ("RUN --json", "--json needs a value"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -179,8 +184,6 @@ def test_options_that_do_not_go_together(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--batch-size 0", "--batch-size is 0; it must be"),
-        ("--batch-size -3", "--batch-size is -3; it must be"),
         ("--nms-sigma nan", "nms_sigma is nan"),
         ("--name coco/2017", "--name coco/2017 goes with --format tfds"),
         ("--format coco", "data.root is None; it must be"),

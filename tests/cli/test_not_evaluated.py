@@ -85,9 +85,9 @@ def test_compare_says_how_to_evaluate(
     run: Path, imported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", str(run), str(run)]) == 1
-    assert f"`python -m harmonic_jax eval {run} --last --report DIR`" in capsys.readouterr().err
+    assert f"`harmonic-jax eval {run} --last --report DIR`" in capsys.readouterr().err
     assert main(["compare", str(imported), str(imported)]) == 1
-    assert f"`python -m harmonic_jax eval {imported} --report DIR`" in capsys.readouterr().err
+    assert f"`harmonic-jax eval {imported} --report DIR`" in capsys.readouterr().err
 
 
 def test_a_run_without_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

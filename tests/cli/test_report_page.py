@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harmonic_jax.cli import evaluate
-from harmonic_jax.cli.report_images import images_of_folder, images_of_source
+from harmonic_jax.cli.consistency import images_of_folder, images_of_source
 from harmonic_jax.coco_format.annotations import coco_file
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import decode_image
@@ -69,8 +69,8 @@ def test_errors(
     assert "(0.png)" in message
     assert not (tmp_path / "out").exists()
     args = ("--predictions", files[0], "--annotations", files[1], "--images", tmp_path)
-    assert evaluate.main([str(arg) for arg in args]) == 1
-    assert "--images goes with --predictions and --report DIR" in capsys.readouterr().err
+    assert evaluate.main([str(arg) for arg in args]) == 2
+    assert "--images goes with --report DIR" in capsys.readouterr().err
 
 
 def test_pixels_of_a_folder(coco_folder: Path, tmp_path: Path) -> None:

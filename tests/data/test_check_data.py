@@ -1,4 +1,4 @@
-"""`python -m harmonic_jax check-data SPEC`."""
+"""`harmonic-jax check-data SPEC`."""
 
 import json
 import re

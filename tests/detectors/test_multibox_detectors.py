@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from harmonic_jax.backbones.refinedet import RefineDetPredictions
 
 from harmonic_jax import detectors
 from harmonic_jax.config import (
@@ -20,10 +21,8 @@ from harmonic_jax.config import (
     SSDConfig,
     VGGConfig,
 )
-from harmonic_jax.detectors import refinedet
+from harmonic_jax.detectors import build_model, refinedet
 from harmonic_jax.detectors.parts.selection import non_finite_images
-from harmonic_jax.detectors import build_model
-from harmonic_jax.backbones.refinedet import RefineDetPredictions
 from harmonic_jax.structures import Batch, Predictions
 from tests.objectives.multibox_reference import decode, softmax
 from tests.training.tiny import random_batch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.cli.config_file import load_config_file
+from harmonic_jax.cli.configs import load_config
 from harmonic_jax.config import (
     AugmentConfig,
     Config,
@@ -67,7 +67,7 @@ def eight_photos(coco_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _config(name: str, folder: Path) -> Config:
-    base = load_config_file(CONFIGS / f"{name}.py")
+    base = load_config(CONFIGS / f"{name}.py")
     return dataclasses.replace(
         base,
         data=DataConfig(

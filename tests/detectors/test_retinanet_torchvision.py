@@ -14,10 +14,10 @@ from flax import nnx
 from harmonic_jax import detectors
 from harmonic_jax.config import (
     AnchorConfig,
-    ResNetConfig,
     Config,
     DataConfig,
     PostprocessConfig,
+    ResNetConfig,
     RetinaNetConfig,
 )
 from harmonic_jax.detectors import build_model

@@ -13,13 +13,13 @@ from flax import nnx
 from harmonic_jax import detectors
 from harmonic_jax.config import (
     AnchorConfig,
-    ResNetConfig,
     BoxHeadConfig,
     Config,
     FasterRCNNConfig,
     LossConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
+    ResNetConfig,
     RoIAlignConfig,
     RoIPostprocessConfig,
     RPNConfig,

@@ -12,8 +12,8 @@ from flax import nnx
 
 from harmonic_jax import detectors
 from harmonic_jax.config import Config, FasterRCNNConfig
-from harmonic_jax.masks import RleTable, paste_masks
 from harmonic_jax.detectors import build_model
+from harmonic_jax.masks import RleTable, paste_masks
 from harmonic_jax.pretrained import detector_layout
 from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.models import DETECTORS

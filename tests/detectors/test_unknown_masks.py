@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-
 from harmonic_jax.assign.sampled import RoISamples
-from harmonic_jax.config import MaskRCNNConfig
 from harmonic_jax.detectors.two_stage import _mask_sums
+
+from harmonic_jax.config import MaskRCNNConfig
 from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.config import (
     AnchorConfig,
-    ResNetConfig,
     BoxHeadConfig,
     FasterRCNNConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
+    ResNetConfig,
     RoIAlignConfig,
     RPNConfig,
 )
 from harmonic_jax.detectors import build_model
-from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.pretrained import load_detector
 from harmonic_jax.structures import Batch, GroundTruth
 

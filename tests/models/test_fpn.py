@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
 from harmonic_jax.backbones.fpn import FeaturePyramid, upsample_like
 
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
-from harmonic_jax.detectors.parts.anchors import level_shapes
-from harmonic_jax.config import AnchorConfig, ResNetConfig, RetinaNetConfig
-from harmonic_jax.models import Frozen, build_model
 from harmonic_jax.backbones.heads import DenseHead
-from harmonic_jax.backbones.resnet import ResNet
+from harmonic_jax.models import Frozen, build_model
+
 from harmonic_jax.backbones.layers import normalize_images
+from harmonic_jax.backbones.resnet import ResNet
+from harmonic_jax.config import AnchorConfig, ResNetConfig, RetinaNetConfig
+from harmonic_jax.detectors.parts.anchors import level_shapes
 
 TINY = RetinaNetConfig(
     backbone=ResNetConfig(depth=18, width=8, norm="batch"), channels=16, head_convs=1

@@ -7,24 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from harmonic_jax.backbones.fpn import FeaturePyramid
+from harmonic_jax.backbones.roi_heads import BoxHead, MaskHead, Upsample
+from harmonic_jax.backbones.rpn import RPNHead
+from harmonic_jax.models import FasterRCNN, MaskRCNN, build_model
 
-from harmonic_jax.detectors.parts.anchors import level_shapes
+from harmonic_jax.backbones.conv import Conv, convolve
+from harmonic_jax.backbones.norm import BatchNorm
+from harmonic_jax.backbones.resnet import ResNet
 from harmonic_jax.config import (
-    ResNetConfig,
     BoxHeadConfig,
     ConfigError,
     FasterRCNNConfig,
     MaskHeadConfig,
     MaskRCNNConfig,
+    ResNetConfig,
     RPNConfig,
 )
-from harmonic_jax.models import FasterRCNN, MaskRCNN, build_model
-from harmonic_jax.backbones.conv import Conv, convolve
-from harmonic_jax.backbones.fpn import FeaturePyramid
-from harmonic_jax.backbones.norm import BatchNorm
-from harmonic_jax.backbones.resnet import ResNet
-from harmonic_jax.backbones.roi_heads import BoxHead, MaskHead, Upsample
-from harmonic_jax.backbones.rpn import RPNHead
+from harmonic_jax.detectors.parts.anchors import level_shapes
 from harmonic_jax.pretrained.convert import fit_state
 from harmonic_jax.pretrained.layout import Layout
 from harmonic_jax.pretrained.torchvision import RESNET

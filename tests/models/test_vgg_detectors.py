@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
-from harmonic_jax.detectors.parts.anchors import level_shapes
-from harmonic_jax.config import DefaultBoxConfig, ModelConfig, RefineDetConfig, SSDConfig, VGGConfig
-from harmonic_jax.detectors import build_model
-from harmonic_jax.backbones.conv import convolve
 from harmonic_jax.backbones.deconv import Doubling
 from harmonic_jax.backbones.multibox_head import L2Norm
 from harmonic_jax.backbones.pooling import max_pool
+
+from harmonic_jax.backbones.conv import convolve
+from harmonic_jax.config import DefaultBoxConfig, ModelConfig, RefineDetConfig, SSDConfig, VGGConfig
+from harmonic_jax.detectors import build_model
+from harmonic_jax.detectors.parts.anchors import level_shapes
 
 BACKBONE = VGGConfig(width=4, norm="batch")
 SMALL_SSD = SSDConfig(

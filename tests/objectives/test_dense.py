@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.objectives.dense import dense_objective
 
 from harmonic_jax.config import LossConfig, MatchConfig
-from harmonic_jax.objectives.dense import dense_objective
 from harmonic_jax.structures import GroundTruth, Predictions
 
 NUM_CLASSES = 3

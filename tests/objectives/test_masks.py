@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from harmonic_jax.config import LossConfig, MatchConfig, MultiBoxMatchConfig
 from harmonic_jax.objectives.dense import dense_objective
 from harmonic_jax.objectives.mask import mask_objective
 from harmonic_jax.objectives.multibox import multibox_objective
 from harmonic_jax.objectives.refinedet import refinedet_objective
 from harmonic_jax.objectives.two_stage import roi_objective, rpn_objective
+
+from harmonic_jax.config import LossConfig, MatchConfig, MultiBoxMatchConfig
 from harmonic_jax.structures import Predictions
 from tests.objectives import test_dense, test_multibox, test_refinedet, test_two_stage
 

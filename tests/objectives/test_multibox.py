@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.objectives.multibox import hardest, multibox_objective
 
 from harmonic_jax.config import LossConfig, MultiBoxMatchConfig
-from harmonic_jax.objectives.multibox import hardest, multibox_objective
 from harmonic_jax.structures import GroundTruth, Predictions
 from tests.objectives.multibox_reference import image_loss
 

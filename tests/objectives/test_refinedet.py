@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.objectives.refinedet import refinedet_objective
 
 from harmonic_jax.config import LossConfig, MultiBoxMatchConfig
-from harmonic_jax.objectives.refinedet import refinedet_objective
 from harmonic_jax.structures import GroundTruth, Predictions
 from tests.objectives.multibox_reference import decode, image_loss, softmax
 from tests.objectives.test_multibox import random_case

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from harmonic_jax.config import RIVALS, LossConfig, MatchConfig
 from harmonic_jax.objectives.choices import box_losses
 from harmonic_jax.objectives.dense import dense_objective
+
+from harmonic_jax.config import RIVALS, LossConfig, MatchConfig
 from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.structures import Predictions
 from tests.losses import reference as plain

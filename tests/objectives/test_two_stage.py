@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from harmonic_jax.assign.sampled import AnchorSamples, RoISamples
-from harmonic_jax.config import LossConfig
 from harmonic_jax.objectives.mask import mask_objective
 from harmonic_jax.objectives.sums import join_groups
 from harmonic_jax.objectives.two_stage import roi_objective, rpn_objective
+
+from harmonic_jax.config import LossConfig
 from harmonic_jax.structures import Predictions
 from tests.detectors.two_stage_peer import import_torchvision
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.postprocess.proposals import Proposals
 
 from harmonic_jax import assign, ops, postprocess
 from harmonic_jax.ops import Suppression, SuppressionMethod
-from harmonic_jax.postprocess.proposals import Proposals
 from harmonic_jax.structures import Detections, GroundTruth, Predictions
 
 N, G, K = 24, 6, 3

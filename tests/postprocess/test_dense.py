@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.postprocess import postprocess_dense
 
 from harmonic_jax.detectors.parts.anchors import make_anchors
-from harmonic_jax.postprocess import postprocess_dense
 from harmonic_jax.structures import Predictions
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.test_nms import greedy

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from harmonic_jax.postprocess.multibox import postprocess_multibox
 
 SETTINGS = {"score_threshold": 0.1, "topk_per_class": 12, "nms_iou": 0.45, "max_detections": 20}

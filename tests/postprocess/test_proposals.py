@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harmonic_jax.postprocess.proposals import select_proposals
 
 from harmonic_jax.detectors.parts.anchors import make_anchors
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.ops.boxes import clip_boxes
-from harmonic_jax.postprocess.proposals import select_proposals
 from harmonic_jax.structures import Predictions
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import random_boxes

@@ -6,19 +6,19 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from harmonic_jax.config import (
-    ConfigError,
-    MultiBoxPostprocessConfig,
-    PostprocessConfig,
-    RoIPostprocessConfig,
-)
-from harmonic_jax.config import NmsName
 from harmonic_jax.postprocess.dense import postprocess_dense
 from harmonic_jax.postprocess.multibox import postprocess_multibox
 from harmonic_jax.postprocess.proposals import Proposals
 from harmonic_jax.postprocess.selection import Suppression
 from harmonic_jax.postprocess.two_stage import postprocess_rois
+
+from harmonic_jax.config import (
+    ConfigError,
+    MultiBoxPostprocessConfig,
+    NmsName,
+    PostprocessConfig,
+    RoIPostprocessConfig,
+)
 from harmonic_jax.structures import Predictions
 from harmonic_jax.training.config_json import config_from_json, config_to_json
 from tests.training.tiny import tiny_config

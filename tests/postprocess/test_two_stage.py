@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from harmonic_jax.postprocess.proposals import Proposals
 from harmonic_jax.postprocess.two_stage import postprocess_rois, take_masks
+
 from harmonic_jax.structures import Detections
 
 K, P = 3, 30

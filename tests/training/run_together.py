@@ -4,7 +4,6 @@ Every process prints one line of JSON: what it trained on, where it ended, and a
 Started with the same options by several processes, or by one, it is the same run.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
@@ -12,21 +11,23 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
+from tyro.conf import Positional
 
-from harmonic_jax.cli.processes import add_process_options, process_options, run_as_process
-from harmonic_jax.cli.train import use_both_cores
+from harmonic_jax.cli.command import run_as_process, use_both_cores
+from harmonic_jax.cli.options import FLAT, parse_options
 from harmonic_jax.config import AnchorConfig, Config, OptimConfig
 from harmonic_jax.data import loader
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.processes import is_primary, run_on_all
+from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
 from harmonic_jax.training.state import Variables
@@ -39,14 +40,31 @@ NUM_IMAGES = 24  # 16 landscape, 8 portrait: an epoch is 3 whole batches
 EVAL_COUNTS = (1, 7, 8, 9, 203)
 
 
-def config_of(args: argparse.Namespace) -> Config:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    run_dir: Positional[Path]
+    steps: int = 12
+    seed: int = 0
+    save: Path | None = None
+    more: bool = False
+    """Also the order, and evaluations."""
+    full: bool = False
+    """Another detector, both orientations."""
+    hang: int | None = None
+    """Images after which process 1 hangs."""
+    step_timeout: int = 600
+    fail: Literal["alone", "together"] | None = None
+    processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
+
+
+def config_of(options: Options) -> Config:
     """The tiny run; unless `--full`, with less to compile: one level, one block a stage, SGD, one
     orientation."""
-    config = tiny_run_config(args.run_dir, steps=args.steps, batch_size=BATCH)
+    config = tiny_run_config(options.run_dir, steps=options.steps, batch_size=BATCH)
     data = dataclasses.replace(config.data, max_side=96, short_sides=(64,))
-    train = dataclasses.replace(config.train, step_timeout=args.step_timeout, seed=args.seed)
+    train = dataclasses.replace(config.train, step_timeout=options.step_timeout, seed=options.seed)
     config = dataclasses.replace(config, data=data, train=train)
-    if args.full:
+    if options.full:
         return config
     optim = OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant")
     anchors = AnchorConfig(scales=(0.25,), ratios=(1.0,))
@@ -159,16 +177,16 @@ def evaluations(config: Config) -> list[dict]:
     return results
 
 
-def train_and_print(args: argparse.Namespace, console: Console) -> int:
+def train_and_print(options: Options, console: Console) -> int:
     seen = record_batches()
-    config = config_of(args)
+    config = config_of(options)
     run_dir = RunFolder.of(config)
     source = mixed_images(NUM_IMAGES)
     eval_source = wide_images(source)
-    train_source = source if args.full else eval_source
-    if args.hang is not None and jax.process_index() == 1:
+    train_source = source if options.full else eval_source
+    if options.hang is not None and jax.process_index() == 1:
         train_source = HangingSource(
-            train_source.records, train_source.files, num_answers=args.hang
+            train_source.records, train_source.files, num_answers=options.hang
         )
     with run_dir.opened(config):
         result = loop.train(config, run_dir, train_source, eval_source)
@@ -176,9 +194,9 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())
-    if args.save is not None and is_primary():
+    if options.save is not None and is_primary():
         leaves = jax.tree_util.tree_leaves_with_path(state.variables)
-        np.savez(args.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        np.savez(options.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
     metrics = None if result.evaluation is None else result.evaluation.metrics
     report = {
         "process": jax.process_index(),
@@ -188,8 +206,8 @@ def train_and_print(args: argparse.Namespace, console: Console) -> int:
         "hash": digest.hexdigest(),
         "batches": seen,
         "metrics": metrics,
-        "order": order_of_both(config) if args.more else [],
-        "evaluations": evaluations(config) if args.more else [],
+        "order": order_of_both(config) if options.more else [],
+        "evaluations": evaluations(config) if options.more else [],
     }
     print(json.dumps(report), flush=True)
     return 3 if result.evaluation is None else 0
@@ -209,24 +227,13 @@ def fail(how: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path)
-    parser.add_argument("--more", action="store_true", help="also the order, and evaluations")
-    parser.add_argument("--full", action="store_true", help="another detector, both orientations")
-    parser.add_argument("--hang", type=int, help="images after which process 1 hangs")
-    parser.add_argument("--step-timeout", type=int, default=600)
-    parser.add_argument("--fail", choices=("alone", "together"))
-    add_process_options(parser)
-    args = parser.parse_args()
+    options = parse_options(Options, sys.argv[1:], prog="run_together.py")
     use_both_cores()
 
     def body(console: Console) -> int:
-        return fail(args.fail) if args.fail else train_and_print(args, console)
+        return fail(options.fail) if options.fail else train_and_print(options, console)
 
-    return run_as_process(process_options(args), body)
+    return run_as_process(options.processes, body)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import json
 import jax
 import pytest
 
-from harmonic_jax.cli.processes import process_options, split_process_options
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.loader import LoaderError
 from harmonic_jax.training.checkpoint import CheckpointError
@@ -64,14 +63,6 @@ def test_what_started_this_process(environ: dict[str, str], name: str | None) ->
 def test_illegal_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ProcessOptions(**options)
-
-
-def test_options_are_taken_out_of_the_command_line() -> None:
-    parsed, rest = split_process_options(
-        ["c.py", "--coordinator=h:1", "--train.steps", "3", "--process-id", "1", "--name", "x"]
-    )
-    assert rest == ["c.py", "--train.steps", "3", "--name", "x"]
-    assert process_options(parsed) == ProcessOptions(coordinator="h:1", process_id=1)
 
 
 def test_what_counts_as_a_lost_process() -> None:

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from harmonic_jax.cli.config_options import replace_fields
+from harmonic_jax.cli.configs import replace_fields
 from harmonic_jax.config import Config, ConfigError, OptimConfig
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, replicated

@@ -55,7 +55,15 @@ def test_a_batch_that_no_memory_holds(field: str) -> None:
 
 def test_train_says_so_before_it_reads_the_data(monkeypatch, capsys) -> None:
     monkeypatch.setattr(train, "data_mesh", lambda: mesh_of(4))
-    args = ["--data.format", "coco", "--data.root", "/nowhere", "--train.batch-size", "6"]
+    args = [
+        "retinanet_r18_scenes",
+        "--data.format",
+        "coco",
+        "--data.root",
+        "/nowhere",
+        "--train.batch-size",
+        "6",
+    ]
     assert train.main(args) == 1
     shown = capsys.readouterr()
     assert "train.batch_size is 6; it must be a multiple of 4" in shown.err
@@ -71,7 +79,7 @@ def test_load_checks_the_batch_size_first(size: Any) -> None:
 @pytest.mark.parametrize("size", [0, -1, 10**9])
 def test_eval_checks_its_option(capsys, size: int) -> None:
     """0 is not the config's own size."""
-    assert evaluate.main(["/nowhere", "--batch-size", str(size)]) == 1
+    assert evaluate.main(["/nowhere", "--batch-size", str(size)]) == 2
     shown = capsys.readouterr()
     assert f"--batch-size is {size}; it must be a whole number in [1, 65536]" in shown.err
     assert shown.err.count("\n") == 1
