@@ -199,7 +199,9 @@ def test_a_script_ends_with_the_status_of_its_command(
     script, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script() == 2
-    assert "usage: harmonic-jax COMMAND" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "usage: harmonic-jax COMMAND" in shown
+    assert "check-data SPEC" in shown
     assert script("evel") == 2
     assert capsys.readouterr().err == "error: there is no command 'evel'; near it: eval\n"
     assert script("check-data", "nonsense") == 1

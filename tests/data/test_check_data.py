@@ -235,13 +235,6 @@ def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "ImageSets/Main holds no .txt file" in err
 
 
-def test_unknown_commands_print_the_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["no-such-command"]) == 2
-    assert "check-data SPEC" in capsys.readouterr().err
-    assert main(["--help"]) == 0
-    assert "check-data SPEC" in capsys.readouterr().out
-
-
 def test_runs_as_a_module(folder: Path) -> None:
     command = [sys.executable, "-m", "harmonic_jax", "check-data", f"coco:{folder}", "--no-decode"]
     done = subprocess.run(
