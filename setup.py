@@ -1,4 +1,4 @@
-"""Which packages there are: those of the package, and the configs, which a wheel holds inside it."""
+"""The packages, and the configs, which a wheel holds inside of the package."""
 
 from setuptools import find_packages, setup
 
