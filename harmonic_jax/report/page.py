@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,16 @@ from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency import METRICS, spoken
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.report.boxes import encode_jpeg
-from harmonic_jax.report.cases import CaseGroup, worst_cases
+from harmonic_jax.report.cases import (
+    Case,
+    CaseGroup,
+    Images,
+    add_pictures,
+    save_contact_sheet,
+    worst_cases,
+)
 from harmonic_jax.report.charts import Chart, make_charts
-from harmonic_jax.report.numbers import percent, show_interval, show_number
-from harmonic_jax.report.pictures import Images, Picture, save_contact_sheet, take_pictures
+from harmonic_jax.report.numbers import in_words, percent, show_interval, show_number
 from harmonic_jax.report.plots import (
     DARK,
     DARK_RAMP,
@@ -76,24 +81,24 @@ def write_page(
     images = images or Images()
     names = study.truth.class_names
     groups = worst_cases(study)
-    pictures = take_pictures(groups, images)
+    add_pictures(groups, images)
     with chart_style(names):
         charts = make_charts(study, report)
         html = _render(
             title=title,
             class_names=names,
-            charts=[_drawn(chart) for chart in charts],
-            **_cases(groups, pictures, images),
+            charts={name: _drawn(name, chart) for name, chart in charts.items()},
+            **_cases(groups, images),
             **_numbers(report),
         )
         # Names may hold control characters, and what UTF-8 cannot say.
         write_text(files[0], printable(html))
-        for chart in charts if pngs else ():
-            files.append(folder / f"{chart.name}.png")
+        for name, chart in charts.items() if pngs else ():
+            files.append(folder / f"{name}.png")
             save_panels(files[-1], chart.panels)
-    if pngs and any(picture.pixels is not None for row in pictures for picture in row):
+    if pngs and any(case.pixels is not None for group in groups for case in group.cases):
         files.append(folder / CONTACT_SHEET)
-        worst = [picture for row in pictures for picture in row[:_OF_EACH_GROUP]]
+        worst = [case for group in groups for case in group.cases[:_OF_EACH_GROUP]]
         save_contact_sheet(files[-1], worst, names)
     return files
 
@@ -112,20 +117,21 @@ def _render(**context: Any) -> str:
     environment.filters |= {
         "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
         "thousands": lambda count: f"{count:,}",
-        "number": lambda entry: show_number(entry.get("value")),
+        "number": show_number,
+        "words": in_words,
+        "percent": percent,
         "interval": show_interval,
     }
     colors = {"light": (LIGHT, RAMP), "dark": (DARK, DARK_RAMP)}
     return environment.get_template("page.html").render(colors=colors, metrics=METRICS, **context)
 
 
-def _drawn(chart: Chart) -> dict[str, Any]:
-    """A chart with its panels as SVG."""
-    panels = [
-        svg_of(axes, chart.finding, f"{chart.name}-{i}-") for i, axes in enumerate(chart.panels)
-    ]
-    more = [svg_of(axes, "", f"{chart.name}-more-{i}-") for i, axes in enumerate(chart.more)]
-    return {**vars(chart), "panels": panels, "more": more}
+def _drawn(name: str, chart: Chart) -> dict[str, Any]:
+    """What the page needs of a chart: its panels as SVG."""
+    finding = f"{name}-finding"  # the id of the words that tell it
+    panels = [svg_of(axes, finding, f"{name}-{i}-") for i, axes in enumerate(chart.panels)]
+    more = [svg_of(axes, finding, f"{name}-more-{i}-") for i, axes in enumerate(chart.more)]
+    return {**chart.facts, "panels": panels, "more": more, "num_classes": chart.num_classes}
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,50 +157,41 @@ def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cases(
-    groups: Sequence[CaseGroup], pictures: Sequence[Sequence[Picture]], images: Images
-) -> dict[str, Any]:
+def _cases(groups: Sequence[CaseGroup], images: Images) -> dict[str, Any]:
     """The worst cases as the page shows them, in pictures as long as the page stays small."""
-    left, counts = MOST_BYTES, Counter[str]()
+    left, num_without, num_dropped = MOST_BYTES, 0, 0
     shown = []
-    for group, row in zip(groups, pictures, strict=True):
+    for group in groups:
         shots = []
-        for picture in row:
+        for case in group.cases:
             uri = ""
-            if picture.pixels is None:
-                counts["without"] += 1
+            if case.pixels is None:
+                num_without += 1
             else:
-                data = base64.b64encode(encode_jpeg(picture.pixels, quality=_QUALITY)).decode()
+                data = base64.b64encode(encode_jpeg(case.pixels, quality=_QUALITY)).decode()
                 if len(data) <= left:
                     left -= len(data)
                     uri = f"data:image/jpeg;base64,{data}"
                 else:
-                    counts["dropped"] += 1
-            case = picture.case
+                    num_dropped += 1
             name = images.names.get(case.image_id, f"image {case.image_id}")
-            shots.append({"case": case, "name": name, "uri": uri, **_shapes(picture)})
+            shots.append({"case": case, "name": name, "uri": uri, "paths": _paths(case)})
         shown.append((group, shots))
-    total = sum(map(len, pictures))
-    notes = []
-    if counts["without"]:
-        notes.append(
-            f"{percent(counts['without'], total)} of the pictures are boxes on a blank ground: "
-            "their images were not at hand."
-        )
-    if counts["dropped"]:
-        notes.append(
-            f"{counts['dropped']} pictures are boxes on a blank ground, so that the page stays "
-            "small."
-        )
-    labels = sorted({picture.case.label for row in pictures for picture in row})
-    return {"groups": shown, "picture_notes": notes, "labels": labels}
+    cases = [case for group in groups for case in group.cases]
+    return {
+        "groups": shown,
+        "num_cases": len(cases),
+        "num_without": num_without,
+        "num_dropped": num_dropped,
+        "labels": sorted({case.label for case in cases}),
+    }
 
 
-def _shapes(picture: Picture) -> dict[str, Any]:
-    """The size of a picture in pixels of its image, and its boxes as kinds and SVG paths."""
-    left, top, right, bottom = picture.window
+def _paths(case: Case) -> list[tuple[str, str]]:
+    """The boxes of a case, as kinds and SVG paths in pixels of its window."""
+    left, top, _, _ = case.window
     paths = []
-    for outline in picture.case.outlines:
-        x1, y1, x2, y2 = (outline.box - [left, top, left, top]).tolist()
-        paths.append((outline.kind, f"M{x1:.1f} {y1:.1f}H{x2:.1f}V{y2:.1f}H{x1:.1f}z"))
-    return {"width": right - left, "height": bottom - top, "paths": paths}
+    for kind, objects in (("truth", case.truth), ("found", case.found), ("raw", case.raw)):
+        for x1, y1, x2, y2 in (objects.boxes - [left, top, left, top]).tolist():
+            paths.append((kind, f"M{x1:.1f} {y1:.1f}H{x2:.1f}V{y2:.1f}H{x1:.1f}z"))
+    return paths

@@ -46,7 +46,7 @@ HATCHES = {"a": None, "b": "////"}
 LONGEST_NAME = 20  # letters beside an axis
 _STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "harmonic_jax", "text.parse_math": False,
-    "font.size": 9.0, "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.labelsize": 9.0,
+    "font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0,
     "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["muted"], "xtick.color": LIGHT["muted"],
     "ytick.color": LIGHT["muted"], "axes.edgecolor": LIGHT["muted"], "grid.color": LIGHT["grid"],
     "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "hatch.color": "#ffffff",
@@ -70,7 +70,7 @@ def new_axes(title: str, *, height: float = 3.4, width: float = 4.0) -> "Axes":
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(width, height), layout="constrained").subplots()
-    axes.set_title(_legible(title))
+    axes.set_title(_legible(title), loc="left")
     return axes
 
 
@@ -278,7 +278,7 @@ _VARIABLES = {color: f"var(--{name})" for name, color in LIGHT.items()} | {
 }
 
 
-def svg_of(axes: "Axes", description: str, ids: str) -> str:
+def svg_of(axes: "Axes", finding: str, ids: str) -> str:
     """A panel as an `<svg>` element to stand in a page.
 
     Colours are variables of the page's style sheet (`--a`, `--ink`, ..), texts are in its font, and
@@ -286,7 +286,7 @@ def svg_of(axes: "Axes", description: str, ids: str) -> str:
 
     Args:
       axes: the panel.
-      description: what a screen reader says in its place, after its title.
+      finding: the id of what a screen reader says of it, after its title.
       ids: what the ids inside start with; unique in the page.
     """
     stream = io.StringIO()
@@ -302,9 +302,13 @@ def svg_of(axes: "Axes", description: str, ids: str) -> str:
         given, parent.attrib = parent.attrib, {}
         for key, value in given.items():
             _set_attribute(parent, key.rpartition("}")[2], value, ids)
-    box = root.attrib["viewBox"]
-    label = f"{axes.get_title(loc='left')}. {description}"
-    root.attrib = {"class": "chart", "viewBox": box, "role": "img", "aria-label": label}
+    root.attrib = {
+        "class": "chart",
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-label": axes.get_title(loc="left"),
+        "aria-describedby": finding,
+    }
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -52,7 +52,7 @@ def test_a_results_file_with_its_images(
 def test_a_results_file_alone(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmonic_jax.report.page.make_charts", lambda *args: [])
+    monkeypatch.setattr("harmonic_jax.report.page.make_charts", lambda *args: {})
     assert report(files, tmp_path / "without") == 0
     page = (tmp_path / "without" / "consistency.html").read_text()
     assert "data:image/jpeg" not in page

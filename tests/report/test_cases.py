@@ -7,8 +7,12 @@ import pytest
 
 from harmonic_jax.metrics.consistency.study import Study, study
 from harmonic_jax.metrics.tables import DetectionTable
-from harmonic_jax.report.cases import worst_cases
-from harmonic_jax.report.pictures import Images, take_pictures, window_around
+from harmonic_jax.report.cases import (
+    Images,
+    add_pictures,
+    window_around,
+    worst_cases,
+)
 from tests.report.studies import studied, tables, truth_of
 
 
@@ -28,36 +32,34 @@ def by_hand() -> Study:
 
 
 def test_cases_by_hand() -> None:
-    groups = {group.title: group for group in worst_cases(by_hand())}
+    groups = {group.kind: group for group in worst_cases(by_hand())}
     texts = {
-        title: [(case.image_id, case.text) for case in group.cases]
-        for title, group in groups.items()
+        kind: [(case.image_id, case.text) for case in group.cases] for kind, group in groups.items()
     }
     assert texts == {
-        "Sure, but badly placed": [(10, "cat: score 0.90, IoU 0.25")],
-        "Sure, but no such object there": [
+        "misplaced": [(10, "cat: score 0.90, IoU 0.25")],
+        "background": [
             (20, "cat: score 0.80, IoU 0.00; it overlaps an object of class dog by 0.90")
         ],
-        "Well placed, but unsure": [(20, "cat: score 0.30, IoU 0.80")],
-        "Missed objects": [
+        "unsure": [(20, "cat: score 0.30, IoU 0.80")],
+        "missed": [
             (30, "dog: missed; no box touches it"),
             (10, "cat: missed; the nearest box is of class cat: score 0.90, IoU 0.25"),
             (30, "cat: missed; no box touches it"),
         ],
-        "Better boxes lost in NMS": [
-            (20, "cat: kept: score 0.30, IoU 0.80; before NMS: score 0.20, IoU 1.00")
-        ],
+        "lost": [(20, "cat: kept: score 0.30, IoU 0.80; before NMS: score 0.20, IoU 1.00")],
     }
-    lost = groups["Better boxes lost in NMS"].cases[0]
-    assert [outline.kind for outline in lost.outlines] == ["truth", "found", "other"]
-    assert lost.outlines[2].box.tolist() == [50, 50, 60, 60]
+    (lost,) = groups["lost"].cases
+    assert lost.truth.boxes.tolist() == lost.raw.boxes.tolist() == [[50, 50, 60, 60]]
+    assert lost.found.boxes.tolist() == [[50, 50, 60, 58]]
+    assert groups["background"].cases[0].truth.boxes.tolist() == [[0, 0, 10, 10]]
 
 
 @pytest.mark.parametrize("images", [4, 60])
 def test_a_group_holds_few_of_an_image_worst_first(images: int) -> None:
     truth, _, found = tables(images=images)
     case, _ = studied(truth, found, resamples=0)
-    (group,) = [g for g in worst_cases(case) if g.title == "Sure, but badly placed"]
+    (group,) = [g for g in worst_cases(case) if g.kind == "misplaced"]
     pairs, expected, seen = case.pairs, [], []
     rows = [
         i for i in range(len(pairs)) if pairs.iou[i] >= 0.1 and pairs.score[i] - pairs.iou[i] > 0.2
@@ -66,7 +68,7 @@ def test_a_group_holds_few_of_an_image_worst_first(images: int) -> None:
         if seen.count(pairs.image[row]) < 2 and len(seen) < 16:
             seen.append(pairs.image[row])
             expected.append(found.boxes[pairs.detection[row]].tolist())
-    drawn = [o.box.tolist() for c in group.cases for o in c.outlines if o.kind == "found"]
+    drawn = [box for c in group.cases for box in c.found.boxes.tolist()]
     assert drawn == expected
     assert group.total == len(rows) > len(drawn)
     assert len(drawn) == 16 or images == 4
@@ -97,22 +99,16 @@ def test_pictures_are_cut_out_once_each_and_may_be_missing() -> None:
         image[50:60, 50:60] = 250
         return None if image_id == 10 else image.astype(np.uint8)
 
-    groups = {
-        group.title: pictures
-        for group, pictures in zip(
-            worst_cases(by_hand()),
-            take_pictures(worst_cases(by_hand()), Images(pixels)),
-            strict=True,
-        )
-    }
+    groups = worst_cases(by_hand())
+    add_pictures(groups, Images(pixels))
     assert sorted(asked) == [10, 20, 30]
-    for picture in (picture for pictures in groups.values() for picture in pictures):
-        assert (picture.pixels is None) == (picture.case.image_id == 10)
-    (lost,) = groups["Better boxes lost in NMS"]
+    for case in (case for group in groups for case in group.cases):
+        assert (case.pixels is None) == (case.image_id == 10)
+    (lost,) = groups[-1].cases
     x1, y1, x2, y2 = lost.window
     assert lost.pixels.shape == (y2 - y1, x2 - x1, 3)
     rows, columns = np.nonzero(lost.pixels[:, :, 0])
-    truth = lost.case.outlines[0].box - [x1, y1, x1, y1]
+    truth = lost.truth.boxes[0] - [x1, y1, x1, y1]
     assert truth.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
     huge = study(
@@ -120,6 +116,8 @@ def test_pictures_are_cut_out_once_each_and_may_be_missing() -> None:
         DetectionTable([1], [[0, 0, 3000, 2000]], [0.9], [0]),
     )
     image = np.zeros((2000, 3000, 3), np.uint8)
-    ((large,), *_) = take_pictures(worst_cases(huge), Images(lambda image_id: image))
+    groups = worst_cases(huge)
+    add_pictures(groups, Images(lambda image_id: image))
+    (large,) = groups[0].cases
     assert large.pixels.shape == (267, 400, 3)
     assert large.window == (0, 0, 3000, 2000)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.report.plots import DARK, LIGHT
 from harmonic_jax.terminal import printable
@@ -106,6 +107,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     assert len(links) > 20
     ids = [attrs["id"] for _, attrs in parsed.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
+    assert {attrs.get("aria-describedby", ids[0]) for _, attrs in parsed.elements} <= set(ids)
     inside = [f"#{name}" for name in ids]
     assert all(value in inside or (value or "").startswith("data:image/jpeg") for value in links)
     assert set(re.findall(r"url\(([^)]*)", page)) <= set(inside)
@@ -131,7 +133,7 @@ def test_the_policy_allows_exactly_the_page_s_own_style_and_script(page: str) ->
     drawings = [attrs for tag, attrs in parsed.elements if tag == "svg"]
     assert len(drawings) > 30
     for attrs in drawings:
-        named = attrs.get("role") == "img" and len(attrs.get("aria-label") or "") > 3
+        named = attrs.get("role") == "img" and attrs.get("aria-label")
         assert named or attrs.get("aria-hidden") == "true"
 
 
@@ -143,6 +145,15 @@ def test_numbers_and_boxes_stand_on_the_page(page: str, drawn: Any) -> None:
         for tag in ("b", "td"):
             start = f"<{tag}>{entry['value']:.3f}"
             assert re.search(rf"{start}(</b>)?<small>{low:.3f} to {high:.3f}</small>", page), name
+    words = " ".join(page.split())
+    apart = np.abs(case.pairs.score - case.pairs.iou) > 0.2
+    assert f"Of {len(apart)} boxes {apart.sum()} ({100 * apart.mean():.0f} %) are further" in words
+    assert re.search(
+        r"On average, scores are 0\.\d{3} above the IoUs of their boxes\. LaECE", words
+    )
+    worst = max((e["value"], name) for name, e in report["overall"].items() if name[:4] == "dAP_")
+    title = METRICS[worst[1]].title
+    assert f"“{title}”: without it AP50 would be higher by {worst[0]:.3f} (" in words
     shot = re.findall(r'<svg class="shot".*?</svg>', page, flags=re.DOTALL)[0]
     width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', shot)[0]
     assert f'<image width="{width}" height="{height}" href="data:image/jpeg' in shot
@@ -211,7 +222,7 @@ def test_a_page_stays_small(tmp_path: Path, monkeypatch: Any) -> None:
     assert re.search(r"the 40 of \d+ classes with the lowest AP", text)
     assert text.count(f"{names[7]}</th>") == 1
 
-    monkeypatch.setattr("harmonic_jax.report.page.make_charts", lambda *args: [])
+    monkeypatch.setattr("harmonic_jax.report.page.make_charts", lambda *args: {})
     monkeypatch.setattr("harmonic_jax.report.page.MOST_BYTES", 300_000)
     text = written(tmp_path, case, report, Images(lambda image_id: noise))
     uris = re.findall(r"data:image/jpeg;base64,([^\"]+)", text)
