@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.data.voc_folder import SIZE, thing, write
         ("coco:{0}/absent:train", "{0}/absent", "train"),
         ("voc:{0}/absent:b/c", "{0}/absent:b/c", None),
         ("voc:C:\\photos\\VOC", "C:\\photos\\VOC", None),
+        ("voc:{0}/c", "{0}/c", None),
     ],
 )
 def test_a_folder_is_taken_as_a_whole(
@@ -30,12 +32,25 @@ def test_a_folder_is_taken_as_a_whole(
         (tmp_path / name).mkdir()
     config, found = parse_spec(spec.format(tmp_path))
     assert (config.root, found) == (where.format(tmp_path), split)
+    assert config.format == spec.partition(":")[0]
 
 
-@pytest.mark.parametrize("split", [None, "train", "train[:10%]", "train[1:2]+test[3:]"])
+@pytest.mark.parametrize("split", [None, "train", "train[:10%]", "train[1:2]+test[3:]", "trainval"])
 def test_a_slice_keeps_its_colons(split: str | None) -> None:
     config, found = parse_spec(f"tfds:voc/2007:{split}" if split else "tfds:voc/2007")
     assert (config.name, found) == ("voc/2007", split)
+
+
+@pytest.mark.parametrize("spec", ["", "voc", "voc:", "voc::train", "pets:there", "bccd"])
+def test_a_bad_spec_says_what_is_legal(spec: str) -> None:
+    with pytest.raises(DataError, match="must be coco:DIR, voc:DIR or tfds:NAME"):
+        parse_spec(spec)
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_a_folder_that_is_not_there_is_named(form: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.root is 'no/such/folder'"):
+        open_source(DataConfig(format=form, root="no/such/folder"), "train")
 
 
 def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from harmonic_jax.config import DataConfig
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.tfds import read_tfds, tfds_splits
 from tests.data.fake_source import encode, noise
-from tests.data.test_tfds_source import COCO_FEATURES, coco_object, prepare
+from tests.data.test_tfds import COCO_FEATURES, coco_object, prepare
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 

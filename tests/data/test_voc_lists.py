@@ -1,8 +1,7 @@
-"""Lists of images as VOC, scripts, tools and systems write them."""
+"""Lists of images as VOC, scripts, tools and systems write them, and the files that they name."""
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,17 @@ from harmonic_jax.data.decode import SUFFIXES, decode_image
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
 from harmonic_jax.data.voc import voc_splits
-from tests.data.voc_folder import SIZE, counts, read, thing, write
+from tests.data.coco_folder import counts
+from tests.data.voc_folder import SIZE, read, thing, write
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+CAT = SIZE + thing()
 
 
-def files(root: Path, data: str | bytes, *, images: Sequence[str] = ()) -> list[str]:
+def files(root: Path, data: str | bytes, *images: str) -> list[str]:
     """The images that a list with these contents gives, of those with these names."""
     if images:
-        write(root, dict.fromkeys(images, SIZE + thing()))
+        write(root, dict.fromkeys(images, CAT))
     path = root / "ImageSets" / "Main" / "train.txt"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return [record.file_name for record in read(root).records]
@@ -30,44 +31,31 @@ def files(root: Path, data: str | bytes, *, images: Sequence[str] = ()) -> list[
 @pytest.mark.parametrize(
     ("line", "image"),
     [
-        ("a", "a"),
-        ("a ", "a"),
-        ("\ta", "a"),
-        ("part 1", "part 1"),
-        ("gear (1)", "gear (1)"),
-        ('"part 1"', "part 1"),
-        ("'part 1'", "part 1"),
-        ('"a"', "a"),
-        ("'a", "'a"),
-        ('"quoted"', '"quoted"'),
-        ("a ", "a "),
-        ("a.jpg", "a"),
-        ("./a", "a"),
-        ("JPEGImages/a.jpg", "a"),
-        ("JPEGImages\\a.jpg", "a"),
-        ("VOC2007/JPEGImages/a", "a"),
-        ("../JPEGImages/a.jpg", "a"),
-        ("/home/ann/VOC2007/JPEGImages/part 1.jpg", "part 1"),
-        ("/home/ann/photos/a.jpg", "a"),
-        ("C:\\Users\\Ann\\a.jpg", "a"),
-        ("photo.2020", "photo.2020"),
+        *((line, "a") for line in (
+            "a", "a ", "\ta", '"a"', "a.jpg", "./a", "JPEGImages/a.jpg", "JPEGImages\\a.jpg",
+            "VOC2007/JPEGImages/a", "../JPEGImages/a.jpg", "/home/ann/photos/a.jpg",
+            "C:\\Users\\Ann\\a.jpg",
+        )),
+        *((line, "part 1") for line in (
+            "part 1", '"part 1"', "'part 1'", "/home/ann/VOC2007/JPEGImages/part 1.jpg",
+        )),
+        *((name, name) for name in (
+            "gear (1)", "'a", '"quoted"', "a ", "photo.2020", "#1", NFC, "red\x1b[31m",
+            "two\u2028lines",
+        )),
         ("photo.2020.jpg", "photo.2020"),
-        ("#1", "#1"),
-        (NFC, NFC),
         (NFC, NFD),
         (NFD, NFC),
-        ("red\x1b[31m", "red\x1b[31m"),
-        ("two\u2028lines", "two\u2028lines"),
     ],
-)
+)  # fmt: skip
 def test_a_line_means_the_image_of_its_name(tmp_path: Path, line: str, image: str) -> None:
-    assert files(tmp_path, line + "\n", images=[image, "other", "1", "part"]) == [image + ".jpg"]
+    assert files(tmp_path, line + "\n", image, "other", "1", "part") == [image + ".jpg"]
     assert not read(tmp_path).report.findings
 
 
 def test_the_very_name_goes_before_what_it_may_also_mean(tmp_path: Path) -> None:
     images = ["gear", "gear 1", '"gear"', "gear ", NFC, NFD, "gear.jpg"]
-    write(tmp_path, dict.fromkeys(images, SIZE + thing()))
+    write(tmp_path, dict.fromkeys(images, CAT))
     for name in images:
         assert files(tmp_path, name + "\n") == [name if name == "gear.jpg" else f"{name}.jpg"]
 
@@ -76,24 +64,19 @@ def test_the_very_name_goes_before_what_it_may_also_mean(tmp_path: Path) -> None
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_marks_and_line_ends_of_all_systems(tmp_path: Path, encoding: str, end: str) -> None:
     data = end.join(["a", "", "part 1", "  ", NFC]).encode(encoding)
-    found = files(tmp_path, data, images=["a", "part 1", NFC])
-    assert found == ["a.jpg", "part 1.jpg", f"{NFC}.jpg"]
+    assert files(tmp_path, data, "a", "part 1", NFC) == ["a.jpg", "part 1.jpg", f"{NFC}.jpg"]
 
 
 def test_a_list_may_have_bytes_that_are_no_text(tmp_path: Path) -> None:
     name = "h\udcf6hle"  # Latin-1, as an old disk has it
-    assert files(tmp_path, b"a\nh\xf6hle\n", images=["a", name]) == ["a.jpg", f"{name}.jpg"]
+    assert files(tmp_path, b"a\nh\xf6hle\n", "a", name) == ["a.jpg", f"{name}.jpg"]
     assert len(read(tmp_path).fingerprint()) == 64
     assert main(["check-data", f"voc:{tmp_path}", "--no-decode"]) == 0
 
 
 def test_flags_of_a_list_of_one_class(tmp_path: Path) -> None:
-    images = ["a", "part 1", "c", "d"]
-    assert files(tmp_path, "a  1\npart 1 -1\nc  0\nd\t1\n", images=images) == [
-        "a.jpg",
-        "c.jpg",
-        "d.jpg",
-    ]
+    found = files(tmp_path, "a  1\npart 1 -1\nc  0\nd\t1\n", "a", "part 1", "c", "d")
+    assert found == ["a.jpg", "c.jpg", "d.jpg"]
     source = read(tmp_path)
     assert [record.image_id for record in source.records] == [0, 2, 3]
     assert counts(source) == {Reason.NEGATIVE_IMAGE: 1}
@@ -103,18 +86,18 @@ def test_flags_of_a_list_of_one_class(tmp_path: Path) -> None:
 
 def test_a_name_is_not_cut_to_one_with_a_flag(tmp_path: Path) -> None:
     """Some lines end in a number: those are names, and no other image is taken in their place."""
-    assert files(tmp_path, "part 0\npart 1\npart 2\n", images=["part", "part 2"]) == ["part 2.jpg"]
+    assert files(tmp_path, "part 0\npart 1\npart 2\n", "part", "part 2") == ["part 2.jpg"]
     source = read(tmp_path)
     assert counts(source) == {Reason.MISSING_IMAGE: 2}
     assert source.report.examples(Reason.MISSING_IMAGE)[0] == (
         f"part 0: not in {tmp_path / 'JPEGImages'}; there is 'part.jpg'"
     )
     # Every line ends in one, but one is an image's whole name.
-    assert files(tmp_path, "part 0\npart 1\n", images=["part 1"]) == ["part 1.jpg"]
+    assert files(tmp_path, "part 0\npart 1\n", "part 1") == ["part 1.jpg"]
 
 
 def test_lists_of_one_class_are_no_splits(tmp_path: Path) -> None:
-    write(tmp_path, {"a": SIZE + thing(), "part 1": SIZE + thing()})
+    write(tmp_path, {"a": CAT, "part 1": CAT})
     lists = tmp_path / "ImageSets" / "Main"
     for name, text in {
         "cat_train": "a  1\npart 1 -1\n",
@@ -133,8 +116,8 @@ def test_lists_of_one_class_are_no_splits(tmp_path: Path) -> None:
 
 
 def test_a_list_may_have_a_plus_in_its_name(tmp_path: Path) -> None:
-    write(tmp_path, {"a": SIZE + thing()}, split="day+night")
-    write(tmp_path, {"b": SIZE + thing()}, split="day")
+    write(tmp_path, {"a": CAT}, split="day+night")
+    write(tmp_path, {"b": CAT}, split="day")
     assert len(read(tmp_path, "day+night").records) == 1
     assert len(read(tmp_path, "day + day").records) == 1
     with pytest.raises(DataError, match=r"no split 'night' .*: day, day\+night$"):
@@ -163,7 +146,7 @@ def test_a_list_may_have_a_plus_in_its_name(tmp_path: Path) -> None:
 def test_an_image_that_is_not_clear_is_named_as_written(
     tmp_path: Path, line: str, there: list[str], told: str
 ) -> None:
-    write(tmp_path, {"good": SIZE + thing()})
+    write(tmp_path, {"good": CAT})
     folder = tmp_path / "JPEGImages"
     for name in there:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -181,36 +164,29 @@ def test_an_image_that_is_not_clear_is_named_as_written(
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Jpg", ".BMP", ".WEBP"])
 def test_images_with_any_suffix_that_is_decoded(tmp_path: Path, suffix: str) -> None:
     kinds = {".jfif": "JPEG", ".jpe": "JPEG", ".mpo": "JPEG", ".dib": "BMP", ".pnm": "PPM"}
-    write(tmp_path, {"a": SIZE + thing()})
-    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    write(tmp_path, {"a": CAT})
     path = tmp_path / "JPEGImages" / f"a{suffix}"
     Image.new("RGB", (40, 30)).save(path, kinds.get(suffix.lower()))
-    source = read(tmp_path)
-    assert [record.file_name for record in source.records] == [path.name]
-    assert decode_image(source.image_bytes(0), max_pixels=2000).image.shape == (30, 40, 3)
-
-
-def test_jpeg_goes_before_other_suffixes(tmp_path: Path) -> None:
-    write(tmp_path, {"a": SIZE + thing()})
-    Image.new("RGB", (40, 30)).save(tmp_path / "JPEGImages" / "a.bmp")
-    assert files(tmp_path, "a\n") == ["a.jpg"]
-    assert files(tmp_path, "a.bmp\n") == ["a.bmp"]
+    if suffix.lower() != ".jpg":  # which goes before the others
+        assert files(tmp_path, "a\n") == ["a.jpg"]
+        assert files(tmp_path, path.name) == [path.name]
+    (tmp_path / "JPEGImages" / "a.jpg").unlink(missing_ok=suffix == ".jpg")
+    Image.new("RGB", (40, 30)).save(path, kinds.get(suffix.lower()))
+    assert files(tmp_path, "a\n") == [path.name]
+    data = read(tmp_path).image_bytes(0)
+    assert decode_image(data, max_pixels=2000).image.shape == (30, 40, 3)
 
 
 def test_images_and_annotations_in_sub_folders(tmp_path: Path) -> None:
-    write(tmp_path, dict.fromkeys(["a", "b", "c", "d", "e"], SIZE + thing()))
+    write(tmp_path, dict.fromkeys(["a", "b", "c", "d", "e"], CAT))
     images, xml = tmp_path / "JPEGImages", tmp_path / "Annotations"
     for folder, name in (images, "a.jpg"), (xml, "b.xml"), (images, "c.jpg"), (xml, "c.xml"):
         (folder / "sub").mkdir(exist_ok=True)
         (folder / name).rename(folder / "sub" / name)
     (images / "sub" / "e.jpg").write_bytes((images / "e.jpg").read_bytes())
     (images / "loop").symlink_to(images)
-    assert files(tmp_path, "a\nsub/c\nb\ne\nsub/e\n") == [
-        "sub/a.jpg",
-        "sub/c.jpg",
-        "b.jpg",
-        "e.jpg",
-    ]
+    found = files(tmp_path, "a\nsub/c\nb\ne\nsub/e\n")
+    assert found == ["sub/a.jpg", "sub/c.jpg", "b.jpg", "e.jpg"]
     source = read(tmp_path)
     # e.xml may be that of e.jpg alone: there are two of the name.
     assert counts(source) == {Reason.MISSING_ANNOTATION: 1}
@@ -218,14 +194,19 @@ def test_images_and_annotations_in_sub_folders(tmp_path: Path) -> None:
     assert example == f"sub/e.jpg: no sub/e.xml in {xml}; there is 'e.xml'"
 
 
-def test_annotations_of_a_backup_are_no_data(tmp_path: Path) -> None:
+def test_annotations_of_a_backup_and_of_systems_are_no_data(tmp_path: Path) -> None:
     write(tmp_path, {"a": SIZE + thing("zebra"), "sub/a": SIZE + thing("ape")})
     backup = tmp_path / "Annotations" / "old"
     backup.mkdir()
     (backup / "a.xml").write_text("<annotation><object><name>gnu</name></object></annotation>")
+    for folder in "ImageSets/Main", "Annotations", "JPEGImages":
+        for name in "._a.xml", "._a.jpg", "._train.txt", ".DS_Store", "Thumbs.db":
+            (tmp_path / folder / name).write_bytes(b"\0\x05\x16\x07\xff")
     source = read(tmp_path)
     assert source.class_names == ("ape", "zebra")
     assert [record.labels.tolist() for record in source.records] == [[1], [0]]
+    assert voc_splits(tmp_path) == ("train",)
+    assert not source.report.findings
 
 
 @pytest.mark.parametrize(
@@ -242,28 +223,18 @@ def test_annotations_of_a_backup_are_no_data(tmp_path: Path) -> None:
 def test_annotations_in_another_case_or_twice(
     tmp_path: Path, names: list[str], reason: Reason | None
 ) -> None:
-    write(tmp_path, {"good": SIZE + thing(), "a": SIZE + thing()})
-    content = (tmp_path / "Annotations" / "a.xml").read_bytes()
-    (tmp_path / "Annotations" / "a.xml").unlink()
+    write(tmp_path, {"good": CAT, "a": CAT})
+    folder = tmp_path / "Annotations"
+    content = (folder / "a.xml").read_bytes()
+    (folder / "a.xml").unlink()
     for name in names:
-        (tmp_path / "Annotations" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "Annotations" / name).write_bytes(content)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
     source = read(tmp_path)
     assert len(source.records) == (1 if reason else 2)
     assert counts(source) == ({reason: 1} if reason else {})
-    if reason:
-        assert all(
-            name in source.report.examples(reason)[0] for name in names[:1] if ".xml" in name
-        )
-
-
-def test_what_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
-    write(tmp_path, {"a": SIZE + thing()})
-    for folder in "ImageSets/Main", "Annotations", "JPEGImages":
-        for name in "._a.xml", "._a.jpg", "._train.txt", ".DS_Store", "Thumbs.db":
-            (tmp_path / folder / name).write_bytes(b"\0\x05\x16\x07\xff")
-    assert voc_splits(tmp_path) == ("train",)
-    assert not read(tmp_path).report.findings
+    if reason and ".xml" in names[0]:
+        assert names[0] in source.report.examples(reason)[0]
 
 
 @pytest.mark.parametrize(
@@ -291,12 +262,9 @@ def test_reported_lists(
     assert shown.keys() == found.keys()
     assert all(shown[split].startswith(text) for split, text in found.items())
     rules = re.findall(r"^([a-z_]+) +\d+  [a-z]", out, re.MULTILINE)
-    assert rules == (["negative_image"] if "flags" in found else []) + ["palette"] * (
-        "suf" in case[-3:]
-    )
-
-
-def test_the_reported_copy_is_the_image_that_is_listed(cases: Path) -> None:
-    source = read(cases / "08-voc-names-with-spaces" / "copies")
-    assert [record.file_name for record in source.records] == ["gear (1).jpg"]
-    assert source.class_names[source.records[0].labels[0]] == "nut"
+    expected = {"data": ["negative_image"] * ("flags" in found), "suf": ["palette"]}
+    assert rules == expected.get(case.rpartition("/")[2], [])
+    if case.endswith("copies"):  # the copy is the image that is listed
+        source = read(cases / case)
+        assert [record.file_name for record in source.records] == ["gear (1).jpg"]
+        assert source.class_names[source.records[0].labels[0]] == "nut"

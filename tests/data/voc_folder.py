@@ -35,7 +35,3 @@ def write(root: Path, images: dict[str, str | None], *, split: str = "train") ->
 
 def read(root: Path, split: str = "train") -> FolderSource:
     return read_voc(root, split, DataConfig())
-
-
-def counts(source: FolderSource) -> dict[str, int]:
-    return {rule: finding.count for rule, finding in source.report.findings.items()}

@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from harmonic_jax.data import tfds as tfds_data
 from harmonic_jax.data.coco import read_coco
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
-from harmonic_jax.data.sources import list_splits, open_source, parse_spec, read_source
-from harmonic_jax.data.tfds import COCO_CATEGORY_IDS, read_tfds, tfds_splits
+from harmonic_jax.data.scenes import SceneOptions, load_items
+from harmonic_jax.data.scenes.builder import FashionScenes, make_scene
+from harmonic_jax.data.sources import list_splits, open_source, read_source
+from harmonic_jax.data.tfds import COCO_CATEGORY_IDS, read_tfds
 from harmonic_jax.data.voc import VOC_CLASSES
 
 Examples = dict[str, list[dict[str, Any]]]
@@ -167,8 +169,12 @@ def by_name(source: Any) -> dict[str, Any]:
     return {record.file_name: record for record in source.records}
 
 
-def test_coco_boxes_become_pixels_of_the_file(data_dir: Path) -> None:
-    source = read(data_dir, "coco/2017", "train")
+def test_coco_boxes_become_pixels_of_the_file(data_dir: Path, coco_tiny: Path) -> None:
+    source = read(data_dir, "coco/2017:1.1.0", "train")  # a version can be named
+    assert source.name == "tfds:coco/2017:1.1.0:train"
+    assert source.category_ids == COCO_CATEGORY_IDS
+    assert source.category_ids == read_coco(coco_tiny, "val2017", DataConfig()).category_ids
+    assert len(source.class_names) == 80
     record = by_name(source)["000000000139.jpg"]
     assert (record.image_id, record.height, record.width) == (139, 60, 80)
     np.testing.assert_allclose(record.boxes, [[20, 0, 80, 30], [16, 6, 32, 18]], atol=1e-4)
@@ -194,20 +200,7 @@ def test_image_bytes_follow_their_records_past_dropped_ones(data_dir: Path) -> N
     copy = pickle.loads(pickle.dumps(source))
     assert copy.image_bytes(0) == source.image_bytes(0)
     # Image 285 occurs in both splits, so ids are positions among all examples.
-    ids = [record.image_id for record in source.records]
-    assert ids == source.positions.tolist()
-    assert len(set(ids)) == 3
-
-
-def test_coco_category_ids_are_those_of_the_annotation_files(coco_tiny: Path) -> None:
-    assert read_coco(coco_tiny, "val2017", DataConfig()).category_ids == COCO_CATEGORY_IDS
-
-
-def test_coco_results_use_cocos_ids(data_dir: Path) -> None:
-    source = read(data_dir, "coco/2017", "train")
-    assert source.category_ids[:2] == (1, 2)
-    assert source.category_ids[-1] == 90
-    assert len(source.category_ids) == len(source.class_names) == 80
+    assert [record.image_id for record in source.records] == source.positions.tolist()
 
 
 def test_voc_corners_agree_with_the_xml_reader(data_dir: Path) -> None:
@@ -242,19 +235,14 @@ def test_two_years_of_voc(data_dir: Path, split: str, names: set[str]) -> None:
     assert source.image_bytes(len(names) - 1) == jpeg(50, 100)
 
 
-def test_slices_of_splits(data_dir: Path) -> None:
-    assert len(read(data_dir, "coco/2017", "train[1:]").records) in (1, 2)
-    assert len(read(data_dir, "coco/2017", "validation[:1]+validation").records) == 2
-
-
-def test_splits_are_listed(data_dir: Path) -> None:
-    assert set(tfds_splits(DataConfig(name="coco/2017", root=str(data_dir)))) == {
-        "train",
-        "validation",
-    }
-    assert set(tfds_splits(DataConfig(name="voc/2007+2012", root=str(data_dir)))) == {
+def test_splits_are_listed_and_sliced(data_dir: Path) -> None:
+    coco, voc = (DataConfig(name=n, root=str(data_dir)) for n in ("coco/2017", "voc/2007+2012"))
+    assert set(list_splits(coco)) == {"train", "validation"}
+    assert set(list_splits(voc)) == {
         "2007_train", "2007_validation", "2007_test", "2012_train", "2012_validation",
     }  # fmt: skip
+    assert len(read(data_dir, "coco/2017", "train[1:]").records) in (1, 2)
+    assert len(read(data_dir, "coco/2017", "validation[:1]+validation").records) == 2
 
 
 @pytest.mark.parametrize(
@@ -273,10 +261,6 @@ def test_splits_are_listed(data_dir: Path) -> None:
 def test_what_is_not_there_is_named(data_dir: Path, name: str, split: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(data_dir, name, split)
-
-
-def test_a_version_can_be_named(data_dir: Path) -> None:
-    assert read(data_dir, "coco/2017:1.1.0", "train").name == "tfds:coco/2017:1.1.0:train"
 
 
 def test_the_newest_version_is_opened(tmp_path: Path) -> None:
@@ -350,60 +334,38 @@ def test_an_unwritable_cache_is_no_error(
     assert len(read(data_dir, "coco/2017", "validation").records) == 1
 
 
-@pytest.fixture
-def small_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harmonic_jax.data.scenes.builder import FashionScenes
-
+def test_the_built_in_data_set_prepares_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With masks where they are asked for, and again from the saved pass."""
     for config in FashionScenes.BUILDER_CONFIGS:
         monkeypatch.setattr(config, "num_train", 6)
         monkeypatch.setattr(config, "num_validation", 3)
-
-
-@pytest.mark.usefixtures("small_scenes")
-def test_the_built_in_data_set_prepares_itself(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = DataConfig(root=str(tmp_path / "new"))
-    source = open_source(config, config.train_split)
-    assert capfd.readouterr().out == ""
-    assert len(source.records) == 6
-    assert len(source.class_names) == 10
-    assert all(len(record.boxes) for record in source.records)
-    assert set(list_splits(config)) == {"train", "validation"}
-    assert len(open_source(config, config.eval_split).records) == 3
-    assert open_source(config, config.train_split).fingerprint() == source.fingerprint()
-
-
-@pytest.mark.usefixtures("small_scenes")
-def test_masks_of_the_built_in_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they are asked for, and again from the saved pass."""
-    from harmonic_jax.data.scenes import SceneOptions, load_items
-    from harmonic_jax.data.scenes.builder import make_scene
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tfds_data, "SAVED_FROM", 1)
-    config = DataConfig(root=str(tmp_path / "new"), masks=True)
+    plain, config = (DataConfig(root=str(tmp_path / "new"), masks=m) for m in (False, True))
+    without = open_source(plain, "train+validation")
+    assert capfd.readouterr().out == ""
+    assert set(list_splits(config)) == {"train", "validation"}
     sources = [open_source(config, "train+validation") for _ in range(2)]
-    plain = open_source(DataConfig(root=config.root), "train+validation")
     assert len(list((tmp_path / "cache" / "harmonic_jax" / "annotations").iterdir())) == 2
-    assert sources[0].fingerprint() == sources[1].fingerprint() != plain.fingerprint()
-    for record, without in zip(sources[1].records, plain.records, strict=True):
+    assert sources[0].fingerprint() == sources[1].fingerprint() != without.fingerprint()
+    assert len(without.class_names) == 10
+    assert len(without.records) == 9
+    for record, other in zip(sources[1].records, without.records, strict=True):
         split, number = record.file_name.removesuffix(".jpg").split("_")
         scene, _ = make_scene(load_items(split), split, int(number), SceneOptions())
-        assert record.masks.areas().tolist() == record.area.tolist() == without.area.tolist()
+        assert record.masks.areas().tolist() == record.area.tolist() == other.area.tolist()
         for row, mask in enumerate(scene.masks):
             np.testing.assert_array_equal(record.masks.decode(row), mask)
         np.testing.assert_array_equal(record.boxes, record.masks.boxes())
-        assert without.masks is None
+        assert other.masks is None
 
 
-def test_masks_that_a_data_set_does_not_have(data_dir: Path) -> None:
+def test_what_cannot_be_trained_on_is_refused(data_dir: Path, tmp_path: Path) -> None:
     config = DataConfig(name="coco/2017", root=str(data_dir), masks=True)
     with pytest.raises(DataError, match=r"TFDS data set 'coco/2017' has no instance masks.*=coco"):
         open_source(config, "train")
-
-
-def test_open_source_refuses_a_split_with_nothing_usable(tmp_path: Path) -> None:
     broken = {
         "image": b"\xff\xd8\xff", "image/filename": "x.jpg", "image/id": 1, "objects": [],
     }  # fmt: skip
@@ -415,40 +377,13 @@ def test_open_source_refuses_a_split_with_nothing_usable(tmp_path: Path) -> None
     assert "unreadable_header" in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["coco", "voc"])
-def test_a_folder_that_is_not_there_is_named(form: Any) -> None:
-    with pytest.raises(DataError, match=r"data\.root is 'no/such/folder'"):
-        open_source(DataConfig(format=form, root="no/such/folder"), "train")
-
-
-@pytest.mark.parametrize("spec", ["", "voc", "voc:", "voc::train", "pets:there", "bccd"])
-def test_a_bad_spec_says_what_is_legal(spec: str) -> None:
-    with pytest.raises(DataError, match="must be coco:DIR, voc:DIR or tfds:NAME"):
-        parse_spec(spec)
-
-
-def test_specs(tmp_path: Path) -> None:
-    odd = tmp_path / "a:b"
-    odd.mkdir()
-    cases: list[tuple[str, Callable[[DataConfig], str | None], str, str | None]] = [
-        ("tfds:coco/2017", lambda config: config.name, "coco/2017", None),
-        ("tfds:voc/2007+2012:trainval", lambda config: config.name, "voc/2007+2012", "trainval"),
-        (f"voc:{odd}", lambda config: config.root, str(odd), None),
-        (f"coco:{odd}:val", lambda config: config.root, str(odd), "val"),
-    ]
-    for spec, get, where, split in cases:
-        config, found = parse_spec(spec)
-        assert (get(config), found) == (where, split)
-        assert config.format == spec.partition(":")[0]
-
-
 def test_tensorflow_is_never_imported(data_dir: Path, tmp_path: Path) -> None:
     # One that is installed, because libraries look for it, and that ends whoever imports it.
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('imported')\n")
     code = (
         "import sys\n"
-        "from harmonic_jax.config import DataConfig\n"
+        "from harmonic_jax.data.settings import DataConfig\n"
         "from harmonic_jax.data.sources import open_source\n"
         "assert 'tensorflow_datasets' not in sys.modules, 'folders need no TFDS'\n"
         f"config = DataConfig(name='coco/2017', root={str(data_dir)!r})\n"

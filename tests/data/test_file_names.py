@@ -1,4 +1,4 @@
-"""Which file a COCO `file_name` means, and what is said where it means none."""
+"""Which file a name means, what is said where it means none, and what a folder holds."""
 
 import os
 import unicodedata
@@ -6,21 +6,81 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.config import DataConfig
-from harmonic_jax.data.coco import read_coco
+from harmonic_jax.data.file_names import list_folder
+from harmonic_jax.data.folders import FolderSource, read_class_names
+from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
-from tests.data.test_coco_json import image, write
+from tests.data.coco_folder import image, read, write
 
 NFC, NFD = (unicodedata.normalize(form, "Übung é.png") for form in ("NFC", "NFD"))
 
 
-def read_names(root: Path, names: list[str], files: list[str]):
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+# Folders
+
+
+def test_what_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
+    names = ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "a.jpg", "__MACOSX/b.jpg")
+    fill(tmp_path, *names)
+    assert list_folder(tmp_path).files == list_folder(tmp_path, depth=0).files == ("a.jpg",)
+    assert list_folder(tmp_path / "absent").files == list_folder(tmp_path / "a.jpg").files == ()
+
+
+def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:
+    fill(tmp_path, "sub/a.jpg")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "alias").symlink_to(tmp_path / "sub")
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "sub" / "a.jpg")
+    (tmp_path / "c.jpg").mkdir()
+    listing = list_folder(tmp_path)
+    assert listing.files == ("b.jpg", "sub/a.jpg")
+    assert listing.others == ("alias", "c.jpg", "gone.jpg", "self.jpg", "sub", "sub/up")
+    assert list_folder(tmp_path, depth=0).files == ("b.jpg",)
+    assert "'c.jpg' (a folder)" in listing.nearby("c")
+    assert "'self.jpg' (a link that leads nowhere" in listing.nearby("self.jpg")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ("a.png", "a.jpg"),
+        ("a.JPG", "a.jpg"),
+        ("A.jpg", "a"),
+        ("sub/a.jpg", "images/a.jpg"),
+        ("a.jpg", "C:\\photos\\a.jpg"),
+        ("a .jpg", "a.jpg"),
+        ("a.jpg", "a.jpg "),
+        (NFD, NFC),
+    ],
+)
+def test_what_is_near_an_absent_file_is_named(tmp_path: Path, there: str, wanted: str) -> None:
+    told = list_folder(fill(tmp_path, there, "other.jpg")).nearby(wanted)
+    assert told.startswith(f"; there is {there!r}")
+    assert ("normal form" in told) == (not there.isascii())
+    assert list_folder(tmp_path).nearby("b.jpg") == ""
+
+
+def test_of_many_near_ones_a_few_are_named(tmp_path: Path) -> None:
+    told = list_folder(fill(tmp_path, *(f"{sub}/a.jpg" for sub in range(9)))).nearby("a")
+    assert told == "; there is '0/a.jpg', '1/a.jpg', '2/a.jpg', 6 more"
+
+
+# Names in COCO's files
+
+
+def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
     """A split `train` of images with these names, where there are these files."""
     write(root, [image(i, name) for i, name in enumerate(names)], [], files=())
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_bytes(b"")
-    return read_coco(root, "train", DataConfig())
+    fill(root, *files)
+    return read(root)
 
 
 @pytest.mark.parametrize(
@@ -50,21 +110,16 @@ def read_names(root: Path, names: list[str], files: list[str]):
         ("12:30.png", "train/12:30.png"),
         ("a\x1b[31m\n.png", "train/a\x1b[31m\n.png"),
         ("café\udce9.png", os.fsdecode("train/café".encode() + b"\xe9.png")),
+        ("{root}/train/a.png", "train/a.png"),
     ],
 )
 def test_names_that_mean_a_file(tmp_path: Path, name: str, file: str) -> None:
+    name = name.replace("{root}", str(tmp_path))
     source = read_names(tmp_path, [name], [file])
     assert source.paths == (str(tmp_path / file),)
     assert source.records[0].file_name == name
     source.fingerprint()
     assert "\n" not in source.report.examples(Reason.EMPTY_IMAGE)[0]
-
-
-def test_an_absolute_name_under_the_root_is_there(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    source = read_names(data, [f"{data}/train/a.png"], ["train/a.png"])
-    assert source.paths == (str(data / "train" / "a.png"),)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +133,7 @@ def test_an_absolute_name_under_the_root_is_there(tmp_path: Path) -> None:
         ("https://host/a.png", "an address; it must name a file under"),
         ("file:///a.png", "an address"),
         ("data:image/png;base64," + "iVBOR" * 10_000, "an address"),
-        ("", "which names no file"),
-        (" ", "which names no file"),
-        (".", "which names no file"),
-        ("train/", "which names no file"),
-        ("train/..", "which names no file"),
-        ("a.png\0", "which names no file"),
+        *((name, "which names no file") for name in ("", " ", ".", "train/", "train/..", "a\0")),
     ],
 )
 def test_names_that_lead_out_or_nowhere_are_malformed(
@@ -118,9 +168,8 @@ def test_an_absent_file_is_told_with_where_it_was_looked_for(
     source = read_names(tmp_path, [name], [file])
     (example,) = source.report.examples(Reason.MISSING_IMAGE)
     assert near in example
-    assert (
-        f"not under {tmp_path}, in any of train, images/train, train/images, images, ." in example
-    )
+    searched = "in any of train, images/train, train/images, images, ."
+    assert f"not under {tmp_path}, {searched}" in example
     assert "\x1b" not in example
 
 
@@ -145,3 +194,39 @@ def test_what_is_near_is_looked_for_only_where_it_is_shown(
     source = read_names(tmp_path, [f"{i}.png" for i in range(300)], [])
     assert source.report.count(Reason.MISSING_IMAGE) == 300
     assert len(looked) == 5
+
+
+# Files of class names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_line_ends_and_spaces_are_no_part_of_a_name(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(end.join(["cat", "", " traffic  light\t", "猫"]).encode(encoding))
+    assert read_class_names(path) == ("cat", "traffic light", "猫")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "it has none"),
+        (b" \n\r\n", "it has none"),
+        (b"cat\ndog\n cat\n", "each once; line 3 repeats 'cat' of line 1"),
+        ("é\ne\u0301".encode(), "line 2 repeats"),
+        (b"cat\nh\xf6hle", "is not UTF-8 text: .* in line 2"),
+        (b"\xff\xfe\xff", "is not UTF-16 text"),
+        ("cat\ndog".encode("utf-16-le"), "is no text: it has a zero byte in line 1"),
+        (b"cat\n\x80\x04\x95", "is not UTF-8 text: .* in line 2"),
+        (b"N/A\ncat\nN/A\ncat\n", "line 4 repeats 'cat'"),  # N/A may be there more than once
+    ],
+)
+def test_what_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"^{path}.*{message}"):
+        read_class_names(path, repeatable="N/A")
+    path.write_text("cat\nN/A\ndog\nN/A\n")
+    assert read_class_names(path, repeatable="N/A") == ("cat", "N/A", "dog", "N/A")
