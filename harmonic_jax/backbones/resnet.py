@@ -1,6 +1,8 @@
 """ResNet (He et al. 2016, v1.5: the stride is on the 3x3 convolution) and ResNeXt (Xie 2017)."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -10,7 +12,7 @@ from jax.typing import DTypeLike
 
 from harmonic_jax.backbones.conv import Conv
 from harmonic_jax.backbones.layers import max_pool, normalize_images
-from harmonic_jax.backbones.norm import BatchNorm, FrozenBatchNorm, NormKind, build_norm
+from harmonic_jax.backbones.norm import BatchNorm, FrozenBatchNorm, build_norm
 from harmonic_jax.checks import check_fields, require
 
 # depth: (has bottlenecks, blocks of each stage)
@@ -22,6 +24,7 @@ LAYOUT = {
     101: (True, (3, 4, 23, 3)),
 }
 BOTTLENECK_EXPANSION = 4
+Norm = BatchNorm | FrozenBatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,33 +82,6 @@ class ResNetConfig:
         return tuple(self.width * 2**i * expansion for i in range(4))
 
 
-@dataclasses.dataclass(frozen=True)
-class _ConvNorm:
-    """Makes the (convolution, norm) pairs of one stage."""
-
-    norm: NormKind
-    norm_eps: float
-    trainable: bool
-    dtype: DTypeLike
-    rngs: nnx.Rngs
-
-    def __call__(
-        self, num_in: int, num_out: int, kernel_size: int, stride: int, groups: int = 1
-    ) -> tuple[Conv, BatchNorm | FrozenBatchNorm]:
-        conv = Conv(
-            num_in,
-            num_out,
-            kernel_size=kernel_size,
-            stride=stride,
-            groups=groups,
-            trainable=self.trainable,
-            dtype=self.dtype,
-            rngs=self.rngs,
-        )
-        norm = build_norm(self.norm, num_out, trainable=self.trainable, eps=self.norm_eps)
-        return conv, norm
-
-
 class Block(nnx.Module):
     """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1.
 
@@ -116,7 +92,7 @@ class Block(nnx.Module):
         groups: of the bottleneck's 3x3 convolution; ResNeXt has many.
         has_bottleneck: which of the two.
         stride: of the first 3x3 convolution, and of the shortcut.
-        conv_norm: makes the layers.
+        conv_norm: makes a convolution and its norm.
     """
 
     def __init__(
@@ -128,7 +104,7 @@ class Block(nnx.Module):
         groups: int,
         has_bottleneck: bool,
         stride: int,
-        conv_norm: _ConvNorm,
+        conv_norm: Callable[..., tuple[Conv, Norm]],
     ) -> None:
         # (channels, kernel size, stride, groups) of each convolution
         layers = [(inner, 3, stride, 1), (num_out, 3, 1, 1)]
@@ -159,12 +135,25 @@ class ResNet(nnx.Module):
         self, config: ResNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         has_bottleneck, num_blocks = LAYOUT[config.depth]
+
+        def conv_norm(
+            stage: int, num_in: int, num_out: int, kernel_size: int, stride: int, groups: int = 1
+        ) -> tuple[Conv, Norm]:
+            trainable = stage > config.frozen_stages
+            conv = Conv(
+                num_in,
+                num_out,
+                kernel_size=kernel_size,
+                stride=stride,
+                groups=groups,
+                trainable=trainable,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            return conv, build_norm(config.norm, num_out, trainable=trainable, eps=config.norm_eps)
+
         # Stage 1 is the stem, stages 2 to 5 give C2 to C5.
-        makers = [
-            _ConvNorm(config.norm, config.norm_eps, stage > config.frozen_stages, dtype, rngs)
-            for stage in range(1, 6)
-        ]
-        self.conv, self.norm = makers[0](3, config.width, 7, 2)
+        self.conv, self.norm = conv_norm(1, 3, config.width, 7, 2)
         stages = []
         num_in = config.width
         for i, (num, num_out) in enumerate(zip(num_blocks, config.channels, strict=True)):
@@ -177,7 +166,7 @@ class ResNet(nnx.Module):
                     groups=config.groups,
                     has_bottleneck=has_bottleneck,
                     stride=2 if i > 0 and j == 0 else 1,
-                    conv_norm=makers[i + 1],
+                    conv_norm=partial(conv_norm, i + 2),
                 )
                 blocks.append(block)
                 num_in = num_out

@@ -1,6 +1,7 @@
 """VGG-16 (Simonyan & Zisserman 2015) as SSD and RefineDet use it: fully convolutional."""
 
 import dataclasses
+from functools import partial
 from typing import Literal
 
 import jax
@@ -78,39 +79,20 @@ class VGG16(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        has_norm = config.norm == "batch"
+        layer = partial(ConvReLU, has_norm=config.norm == "batch", dtype=dtype, rngs=rngs)
         stages, num_in = [], 3
         for stage, (num_convs, factor) in enumerate(LAYOUT, start=1):
             width = config.width * factor
-            convs = [
-                ConvReLU(
-                    num_in if i == 0 else width,
-                    width,
-                    kernel_size=3,
-                    has_norm=has_norm,
-                    kernel_init=he_normal,
-                    trainable=stage > config.frozen_stages,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(num_convs)
-            ]
-            stages.append(nnx.List(convs))
+            conv = partial(
+                layer, kernel_size=3, kernel_init=he_normal, trainable=stage > config.frozen_stages
+            )
+            inputs = [num_in, *[width] * (num_convs - 1)]
+            stages.append(nnx.List([conv(num, width) for num in inputs]))
             num_in = width
         self.stages = nnx.List(stages)
         num_fc = config.width * FC_CHANNELS
-        self.fc6 = ConvReLU(
-            num_in,
-            num_fc,
-            kernel_size=3,
-            dilation=config.fc6_dilation,
-            has_norm=has_norm,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.fc7 = ConvReLU(
-            num_fc, num_fc, kernel_size=1, has_norm=has_norm, dtype=dtype, rngs=rngs
-        )
+        self.fc6 = layer(num_in, num_fc, kernel_size=3, dilation=config.fc6_dilation)
+        self.fc7 = layer(num_fc, num_fc, kernel_size=1)
         self.is_atrous = config.atrous
         self.normalization = config.normalization
         self.dtype = dtype

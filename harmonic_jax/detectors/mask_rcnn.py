@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from harmonic_jax import losses
-from harmonic_jax.backbones.conv import Conv, add_bias, he_normal
+from harmonic_jax.backbones.conv import Conv, he_normal
 from harmonic_jax.backbones.norm import NewNormKind, check_groups
 from harmonic_jax.checks import check_fields
 from harmonic_jax.detectors.faster_rcnn import (
@@ -19,7 +19,7 @@ from harmonic_jax.detectors.faster_rcnn import (
     detect_boxes,
     stage_sums,
 )
-from harmonic_jax.detectors.parts.heads import ConvStack
+from harmonic_jax.detectors.parts.heads import ConvStack, ConvTranspose
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
 from harmonic_jax.detectors.parts.selection import mark_non_finite
 from harmonic_jax.detectors.roi_head import RoISamples
@@ -59,21 +59,6 @@ class MaskRCNNConfig(FasterRCNNConfig):
 # --- Module --------------------------------------------------------------------------------------
 
 
-class Upsample(nnx.Module):
-    """A 2x2 transposed convolution with stride 2: each cell becomes four, `[r, 2h, 2w, out]`."""
-
-    def __init__(self, num_in: int, num_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(he_normal(rngs.params(), (2, 2, num_in, num_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((num_out,), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        r, h, w, _ = x.shape
-        kernel = self.kernel[...].astype(self.dtype)
-        x = jnp.einsum("rhwi,yxio->rhywxo", x, kernel).reshape(r, 2 * h, 2 * w, -1)
-        return add_bias(x, self.bias[...])
-
-
 class MaskHead(nnx.Module):
     """Features of a RoI -> a mask for each class, of twice the side.
 
@@ -105,7 +90,9 @@ class MaskHead(nnx.Module):
             rngs=rngs,
         )
         num_in = config.channels if config.num_convs else channels
-        self.upsample = Upsample(num_in, config.channels, dtype=dtype, rngs=rngs)
+        self.upsample = ConvTranspose(
+            num_in, config.channels, size=2, kernel_init=he_normal, dtype=dtype, rngs=rngs
+        )
         self.output = Conv(
             config.channels,
             num_classes + 1,

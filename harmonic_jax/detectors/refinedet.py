@@ -5,6 +5,7 @@ and an object detection module (ODM) starts from those.
 """
 
 import dataclasses
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,11 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
-from harmonic_jax.backbones.conv import add_bias, xavier_uniform
+from harmonic_jax.backbones.conv import xavier_uniform
 from harmonic_jax.backbones.layers import ConvReLU
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, level_shapes, make_default_boxes
-from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
+from harmonic_jax.detectors.parts.heads import ConvTranspose, L2Norm, MultiBoxHead
 from harmonic_jax.detectors.parts.matching import multibox_targets
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
 from harmonic_jax.detectors.parts.selection import PostprocessConfig, mark_non_finite
@@ -102,67 +103,6 @@ class RefineDetPredictions(NamedTuple):
     odm: Predictions  # every class, background last; deltas of the refined anchors
 
 
-class Doubling(nnx.Module):
-    """Transposed convolution of stride 2 with a 2x2 kernel, or a 4x4 one that overlaps by two.
-
-    PyTorch's `ConvTranspose2d(num_in, num_out, size, stride=2, padding=(size - 2) / 2)`. The
-    kernel is `[size, size, num_in, num_out]`; tap (y, x) of cell (r, c) adds to the output cell
-    (2 r + y - padding, 2 c + x - padding).
-
-    Args of the call:
-        x: `[b, h, w, num_in]`.
-
-    Returns of the call:
-        `[b, 2 h, 2 w, num_out]` in `dtype`.
-    """
-
-    def __init__(
-        self,
-        num_in: int,
-        num_out: int,
-        *,
-        size: Literal[2, 4],
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        shape = (size, size, num_in, num_out)
-        self.kernel = nnx.Param(xavier_uniform(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((num_out,), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        # Every tap of every cell, then what falls on one output is added up: no multiplication
-        # with the zeros between the cells, on which XLA's transposed convolution spends most.
-        taps = jnp.einsum("bhwi,yxio->bhwyxo", x.astype(self.dtype), self._kernel())
-        taps = _overlap_add(taps, axis=1, tap_axis=3)  # [b, 2h, w, x, o]
-        taps = _overlap_add(taps, axis=2, tap_axis=3)  # [b, 2h, 2w, o]
-        return add_bias(taps, self.bias[...])
-
-    def _kernel(self) -> jax.Array:
-        return self.kernel[...].astype(self.dtype)
-
-
-def _overlap_add(taps: jax.Array, *, axis: int, tap_axis: int) -> jax.Array:
-    """Adds the taps of one axis: twice as many cells there, and no axis of taps."""
-    tap = [jax.lax.index_in_dim(taps, i, tap_axis, False) for i in range(taps.shape[tap_axis])]
-    if len(tap) == 2:
-        even, odd = tap
-    else:
-        # Tap y of cell r adds to 2r + y - 1: an even output has tap 1 of its own cell and tap 3
-        # of the cell before, an odd one tap 2 of its own and tap 0 of the next.
-        even = tap[1] + _shift(tap[3], axis=axis, by=1)
-        odd = tap[2] + _shift(tap[0], axis=axis, by=-1)
-    pairs = jnp.stack((even, odd), axis=axis + 1)
-    return pairs.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
-
-
-def _shift(x: jax.Array, *, axis: int, by: int) -> jax.Array:
-    """Moves cells along an axis by one; zeros come in."""
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (by, -by, 0)
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
-
-
 class TransferBlock(nnx.Module):
     """A level of the ARM -> the level of the ODM, with what comes from the coarser one.
 
@@ -185,27 +125,17 @@ class TransferBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        channels = config.channels
-
-        def conv(num_in: int, *, has_relu: bool = True) -> ConvReLU:
-            return ConvReLU(
-                num_in,
-                channels,
-                kernel_size=3,
-                has_norm=config.norm == "batch",
-                has_relu=has_relu,
-                dtype=dtype,
-                rngs=rngs,
+        channels, size = config.channels, config.deconv_size
+        has_norm = config.norm == "batch"
+        conv = partial(ConvReLU, kernel_size=3, has_norm=has_norm, dtype=dtype, rngs=rngs)
+        self.first = conv(num_in, channels)
+        self.second = conv(channels, channels, has_relu=False)
+        self.double = None
+        if not is_top:
+            self.double = ConvTranspose(
+                channels, channels, size=size, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
             )
-
-        self.first = conv(num_in)
-        self.second = conv(channels, has_relu=False)
-        self.double = (
-            None
-            if is_top
-            else Doubling(channels, channels, size=config.deconv_size, dtype=dtype, rngs=rngs)
-        )
-        self.last = conv(channels)
+        self.last = conv(channels, channels)
 
     def __call__(self, x: jax.Array, coarser: jax.Array | None) -> jax.Array:
         x = self.second(self.first(x))
@@ -252,17 +182,10 @@ class RefineDet(nnx.Module):
             ]
         )
 
-        def head(num_in: tuple[int, ...], num_outputs: int) -> MultiBoxHead:
-            return MultiBoxHead(
-                num_in,
-                num_outputs=num_outputs,
-                per_location=(config.per_location,) * 4,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.arm = head(channels, 2)
-        self.odm = head((config.channels,) * 4, num_classes + 1)
+        per_location = (config.per_location,) * 4
+        head = partial(MultiBoxHead, per_location=per_location, dtype=dtype, rngs=rngs)
+        self.arm = head(channels, num_outputs=2)
+        self.odm = head((config.channels,) * 4, num_outputs=num_classes + 1)
         self.config = config
 
     def __call__(

@@ -5,6 +5,7 @@ A feature pyramid, one head slid over its levels, sigmoid scores, max-IoU assign
 
 import dataclasses
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -112,20 +113,18 @@ class RetinaNet(nnx.Module):
             rngs=rngs,
         )
 
-        def head(num_out: int, bias: float) -> DenseHead:
-            return DenseHead(
-                config.channels,
-                num_out,
-                num_anchors=config.anchors.per_location,
-                num_convs=config.head_convs,
-                norm=config.head_norm,
-                bias=bias,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.cls_head = head(num_classes, -math.log((1 - config.prior) / config.prior))
-        self.box_head = head(4, 0.0)
+        head = partial(
+            DenseHead,
+            config.channels,
+            num_anchors=config.anchors.per_location,
+            num_convs=config.head_convs,
+            norm=config.head_norm,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        prior_logit = -math.log((1 - config.prior) / config.prior)
+        self.cls_head = head(num_classes, bias=prior_logit)
+        self.box_head = head(4)
         self.config = config
 
     def __call__(self, images: jax.Array, image_size: jax.Array | None = None) -> Predictions:

@@ -1,12 +1,13 @@
 """The RoI head of Faster R-CNN (Girshick 2015, Ren et al. 2015): regions -> classes and boxes."""
 
 import dataclasses
+from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -104,9 +105,7 @@ class BoxHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def linear(num_in: int, num_out: int, kernel_init: Initializer) -> Linear:
-            return Linear(num_in, num_out, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
-
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
         has_convs = config.layers == "four_conv_fc"
         self.convs = ConvStack(
             channels,
@@ -119,11 +118,11 @@ class BoxHead(nnx.Module):
         hidden, flat = config.num_hidden, channels * config.pool_size**2
         sizes = [flat, hidden] if has_convs else [flat, hidden, hidden]
         self.hidden = nnx.List(
-            [linear(sizes[i], sizes[i + 1], xavier_uniform) for i in range(len(sizes) - 1)]
+            [linear(*pair, kernel_init=xavier_uniform) for pair in pairwise(sizes)]
         )
         normal = nnx.initializers.normal
-        self.logits = linear(hidden, num_classes + 1, normal(0.01))
-        self.deltas = linear(hidden, 4 * (num_classes + 1), normal(0.001))
+        self.logits = linear(hidden, num_classes + 1, kernel_init=normal(0.01))
+        self.deltas = linear(hidden, 4 * (num_classes + 1), kernel_init=normal(0.001))
 
     def __call__(self, x: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         x = self.convs(x, where)

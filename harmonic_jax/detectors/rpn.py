@@ -5,6 +5,7 @@ Anchors of a feature pyramid -> objectness and boxes -> proposals.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -92,20 +93,10 @@ class RPNHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def conv(num_out: int, kernel_size: int) -> Conv:
-            return Conv(
-                channels,
-                num_out,
-                kernel_size=kernel_size,
-                bias=0.0,
-                kernel_init=head_normal,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.convs = nnx.List([conv(channels, 3) for _ in range(config.num_convs)])
-        self.objectness = conv(config.anchors.per_location, 1)
-        self.deltas = conv(4 * config.anchors.per_location, 1)
+        conv = partial(Conv, channels, bias=0.0, kernel_init=head_normal, dtype=dtype, rngs=rngs)
+        self.convs = nnx.List([conv(channels, kernel_size=3) for _ in range(config.num_convs)])
+        self.objectness = conv(config.anchors.per_location, kernel_size=1)
+        self.deltas = conv(4 * config.anchors.per_location, kernel_size=1)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for conv in self.convs:

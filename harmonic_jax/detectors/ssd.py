@@ -5,6 +5,7 @@ max-IoU assignment, hard negatives. RefineDet is built on the same parts.
 """
 
 import dataclasses
+from functools import partial
 from typing import Literal
 
 import jax
@@ -146,22 +147,10 @@ def extra_layer(
 ) -> nnx.List:
     """A 1x1 convolution to half of the channels, and the second of `EXTRA_LAYERS`."""
     size, stride, padding = EXTRA_LAYERS[kind]
-
-    def conv(num_in: int, num_out: int, size: int, stride: int, padding: int) -> ConvReLU:
-        return ConvReLU(
-            num_in,
-            num_out,
-            kernel_size=size,
-            stride=stride,
-            padding=padding,
-            has_norm=norm == "batch",
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    return nnx.List(
-        [conv(num_in, num_out // 2, 1, 1, 0), conv(num_out // 2, num_out, size, stride, padding)]
-    )
+    conv = partial(ConvReLU, has_norm=norm == "batch", dtype=dtype, rngs=rngs)
+    first = conv(num_in, num_out // 2, kernel_size=1)
+    second = conv(num_out // 2, num_out, kernel_size=size, stride=stride, padding=padding)
+    return nnx.List([first, second])
 
 
 class SSD(nnx.Module):

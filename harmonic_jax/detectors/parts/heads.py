@@ -1,11 +1,13 @@
 """The heads that detectors put on feature maps, and the layers of heads on single regions."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from harmonic_jax.backbones.conv import Conv, add_bias, head_normal, xavier_uniform
@@ -38,22 +40,13 @@ class DenseHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        has_norm = norm == "group"
-
-        def conv(num_out: int, bias: float | None) -> Conv:
-            return Conv(
-                channels,
-                num_out,
-                kernel_size=3,
-                bias=bias,
-                kernel_init=head_normal,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.convs = nnx.List([conv(channels, None if has_norm else 0.0) for _ in range(num_convs)])
+        conv = partial(
+            Conv, channels, kernel_size=3, kernel_init=head_normal, dtype=dtype, rngs=rngs
+        )
+        own_bias = 0.0 if norm == "none" else None
+        self.convs = nnx.List([conv(channels, bias=own_bias) for _ in range(num_convs)])
         self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
-        self.output = conv(num_anchors * num_out, bias)
+        self.output = conv(num_anchors * num_out, bias=bias)
         self.num_out = num_out
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -101,21 +94,13 @@ class MultiBoxHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
+        conv = partial(
+            Conv, kernel_size=3, bias=0.0, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+        )
+
         def convs(num_out: int) -> nnx.List:
-            return nnx.List(
-                [
-                    Conv(
-                        channels,
-                        num_boxes * num_out,
-                        kernel_size=3,
-                        bias=0.0,
-                        kernel_init=xavier_uniform,
-                        dtype=dtype,
-                        rngs=rngs,
-                    )
-                    for channels, num_boxes in zip(num_in, per_location, strict=True)
-                ]
-            )
+            sizes = zip(num_in, per_location, strict=True)
+            return nnx.List([conv(channels, boxes * num_out) for channels, boxes in sizes])
 
         self.cls = convs(num_outputs)
         self.box = convs(4)
@@ -165,19 +150,10 @@ class ConvStack(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.convs = nnx.List(
-            [
-                Conv(
-                    num_in if i == 0 else channels,
-                    channels,
-                    kernel_size=3,
-                    bias=0.0 if norm == "none" else None,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(num_convs)
-            ]
-        )
+        bias = 0.0 if norm == "none" else None
+        conv = partial(Conv, kernel_size=3, bias=bias, dtype=dtype, rngs=rngs)
+        inputs = [num_in, *[channels] * num_convs][:num_convs]
+        self.convs = nnx.List([conv(num, channels) for num in inputs])
         self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
         self.has_statistics = norm == "batch"
 
@@ -188,3 +164,63 @@ class ConvStack(nnx.Module):
                 x = self.norms[i](x, where) if self.has_statistics else self.norms[i](x)
             x = jax.nn.relu(x)
         return x
+
+
+class ConvTranspose(nnx.Module):
+    """Transposed convolution of stride 2 with a 2x2 kernel, or a 4x4 one that overlaps by two.
+
+    PyTorch's `ConvTranspose2d(num_in, num_out, size, stride=2, padding=(size - 2) / 2)`. The
+    kernel is `[size, size, num_in, num_out]`; tap (y, x) of cell (r, c) adds to the output cell
+    (2 r + y - padding, 2 c + x - padding).
+
+    Args of the call:
+        x: `[b, h, w, num_in]`.
+
+    Returns of the call:
+        `[b, 2 h, 2 w, num_out]` in `dtype`.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        *,
+        size: Literal[2, 4],
+        kernel_init: Initializer,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (size, size, num_in, num_out)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_out,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Every tap of every cell, then what falls on one output is added up: no multiplication
+        # with the zeros between the cells, on which XLA's transposed convolution spends most.
+        kernel = self.kernel[...].astype(self.dtype)
+        taps = jnp.einsum("bhwi,yxio->bhwyxo", x.astype(self.dtype), kernel)
+        taps = _overlap_add(taps, axis=1, tap_axis=3)  # [b, 2h, w, x, o]
+        taps = _overlap_add(taps, axis=2, tap_axis=3)  # [b, 2h, 2w, o]
+        return add_bias(taps, self.bias[...])
+
+
+def _overlap_add(taps: jax.Array, *, axis: int, tap_axis: int) -> jax.Array:
+    """Adds the taps of one axis: twice as many cells there, and no axis of taps."""
+    tap = [jax.lax.index_in_dim(taps, i, tap_axis, False) for i in range(taps.shape[tap_axis])]
+    if len(tap) == 2:
+        even, odd = tap
+    else:
+        # Tap y of cell r adds to 2r + y - 1: an even output has tap 1 of its own cell and tap 3
+        # of the cell before, an odd one tap 2 of its own and tap 0 of the next.
+        even = tap[1] + _shift(tap[3], axis=axis, by=1)
+        odd = tap[2] + _shift(tap[0], axis=axis, by=-1)
+    pairs = jnp.stack((even, odd), axis=axis + 1)
+    return pairs.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
+
+
+def _shift(x: jax.Array, *, axis: int, by: int) -> jax.Array:
+    """Moves cells along an axis by one; zeros come in."""
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (by, -by, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)

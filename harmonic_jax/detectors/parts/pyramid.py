@@ -1,6 +1,7 @@
 """Feature pyramid network (Lin et al. 2017, "Feature Pyramid Networks for Object Detection")."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -72,33 +73,21 @@ class FeaturePyramid(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def conv(num_in: int, kernel_size: int, stride: int = 1, bias: float | None = 0.0) -> Conv:
-            return Conv(
-                num_in,
-                channels,
-                kernel_size=kernel_size,
-                stride=stride,
-                bias=bias,
-                kernel_init=xavier_uniform,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
+        conv = partial(Conv, num_out=channels, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
         first, last = levels
         self.num_unused = backbone.strides.index(2**first)  # maps finer than the first level
         num_in = backbone.channels[self.num_unused :]
         bias = 0.0 if norm == "none" else None
-        self.laterals = nnx.List([conv(num, 1, bias=bias) for num in num_in])
-        self.outputs = nnx.List([conv(channels, 3, bias=bias) for _ in num_in])
+        self.laterals = nnx.List([conv(num, kernel_size=1, bias=bias) for num in num_in])
+        self.outputs = nnx.List([conv(channels, kernel_size=3, bias=bias) for _ in num_in])
         self.lateral_norms = new_norms(norm, channels, len(num_in), dtype=dtype, rngs=rngs)
         self.output_norms = new_norms(norm, channels, len(num_in), dtype=dtype, rngs=rngs)
         self.extra_levels_from = extra_levels_from
         self.num_extra = last - LAST_BACKBONE_LEVEL
         source = num_in[-1] if extra_levels_from == "c5" else channels
         num_convs = 0 if extra_levels_from == "pool" else self.num_extra
-        self.extra = nnx.List(
-            [conv(source if i == 0 else channels, 3, stride=2) for i in range(num_convs)]
-        )
+        inputs = [source, *[channels] * num_convs][:num_convs]
+        self.extra = nnx.List([conv(num, kernel_size=3, stride=2, bias=0.0) for num in inputs])
 
     def __call__(self, features: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         features = features[self.num_unused :]
