@@ -5,8 +5,6 @@ statistics are `nnx.BatchStat`; what the settings freeze is `Frozen`: `nnx.split
 ...)` separates what an optimizer may touch.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -56,15 +54,17 @@ def build_model(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; it must be >= 1")
-    kinds: dict[type[ModelConfig], Any] = {
-        RetinaNetConfig: RetinaNet,
-        SSDConfig: SSD,
-        RefineDetConfig: RefineDet,
-        FasterRCNNConfig: FasterRCNN,
-        MaskRCNNConfig: MaskRCNN,
-    }
-    model: nnx.Module = kinds[type(config)](config, num_classes, dtype=dtype, rngs=rngs)
-    return model
+    match config:
+        case RetinaNetConfig():
+            return RetinaNet(config, num_classes, dtype=dtype, rngs=rngs)
+        case SSDConfig():
+            return SSD(config, num_classes, dtype=dtype, rngs=rngs)
+        case RefineDetConfig():
+            return RefineDet(config, num_classes, dtype=dtype, rngs=rngs)
+        case MaskRCNNConfig():  # before its base class
+            return MaskRCNN(config, num_classes, dtype=dtype, rngs=rngs)
+        case FasterRCNNConfig():
+            return FasterRCNN(config, num_classes, dtype=dtype, rngs=rngs)
 
 
 def loss_sums(

@@ -20,7 +20,7 @@ from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
 from harmonic_jax.detectors.parts.heads import DenseHead
 from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
-from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.parts.pyramid import FeaturePyramid, check_pyramid
 from harmonic_jax.detectors.parts.rivals import (
     box_losses,
@@ -192,27 +192,17 @@ def _level_sums(
     cls_loss = cls_losses(cls_logits, labels, iou, where=positive | negative, loss=loss).sum(-1)
     box_loss = box_losses(deltas, boxes, anchors, targets.boxes, where=positive, loss=loss)
     true_logit = true_class_logit(cls_logits, labels)
-    prob = jax.nn.sigmoid(true_logit)
-
-    terms = {
-        "cls_loss": cls_loss.sum(),
-        "box_loss": (loss.box_weight * box_loss).sum(),
-        "positive_score": masked(prob, positive).sum(),
-        "positive_iou": iou.sum(),
-    }
-    per_positive, hardet_terms = positive_losses(
+    return sample_sums(
         cls_loss,
         box_loss,
-        prob,
+        jax.nn.sigmoid(true_logit),
         iou,
         losses.sigmoid_entropy(true_logit, where=positive),
         cross_entropy=jax.nn.softplus(-true_logit),
-        where=positive,
+        positive=positive,
+        negative=negative,
         loss=loss,
     )
-    total = per_positive.sum() + masked(cls_loss, negative).sum()
-    num_positive = positive.sum(dtype=jnp.float32)
-    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
 
 
 # --- Detections ----------------------------------------------------------------------------------

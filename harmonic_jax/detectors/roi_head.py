@@ -17,7 +17,7 @@ from harmonic_jax.backbones.norm import NewNormKind
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.heads import ConvStack, Linear
 from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
-from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.rpn import Proposals
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.ops.sampling import AnyKey, sample_balanced
@@ -247,27 +247,23 @@ def roi_sums(
     box_loss = losses.smooth_l1_loss(own, target_deltas, beta=loss.smooth_l1_beta, where=positive)
     boxes = decode_boxes(own, samples.boxes, weights=config.delta_weights)
     iou = losses.aligned_iou(boxes, samples.targets, where=positive)
-    prob = jnp.exp(-cls_loss)  # of the true class
-
-    terms = {"cls_loss": cls_loss.sum(), "box_loss": (loss.box_weight * box_loss).sum()}
-    log = {"positive_score": masked(prob, positive).sum(), "positive_iou": iou.sum()}
-    per_positive, hardet_terms = positive_losses(
+    sums = sample_sums(
         cls_loss,
         box_loss,
-        prob,
+        jnp.exp(-cls_loss),
         iou,
         losses.softmax_entropy(cls_logits, where=positive),
         cross_entropy=cls_loss,  # of a softmax head they are one
-        where=positive,
+        positive=positive,
+        negative=counted & ~positive,
         loss=loss,
     )
-    total = per_positive.sum() + masked(cls_loss, counted & ~positive).sum()
-    num_positive = positive.sum(dtype=jnp.float32)
+    minimised = {name: sums.terms[name] for name in ("cls_loss", "box_loss")}
+    logged = {name: value for name, value in sums.terms.items() if name not in minimised}
     num_counted = counted.sum(dtype=jnp.float32)
-    nothing = jnp.zeros((), jnp.float32)
     return (
-        LossSums(total, terms, normalizer=num_counted, num_positive=num_positive),
-        LossSums(nothing, log | hardet_terms, normalizer=num_positive, num_positive=num_positive),
+        dataclasses.replace(sums, terms=minimised, normalizer=num_counted),
+        dataclasses.replace(sums, terms=logged, total=jnp.zeros((), jnp.float32)),
     )
 
 

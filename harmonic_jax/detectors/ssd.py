@@ -25,7 +25,7 @@ from harmonic_jax.detectors.parts.anchors import (
 )
 from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
 from harmonic_jax.detectors.parts.matching import multibox_targets
-from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, positive_losses
+from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.parts.selection import (
     PostprocessConfig,
     mark_non_finite,
@@ -303,26 +303,17 @@ def multibox_sums(
     )
     boxes = decode_boxes(deltas, anchors, weights=BOX_WEIGHTS)
     iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
-    prob = jnp.exp(-cls_loss)
-    terms = {
-        "cls_loss": masked(cls_loss, positive | negative).sum(),
-        "box_loss": (loss.box_weight * box_loss).sum(),
-        "positive_score": masked(prob, positive).sum(),
-        "positive_iou": iou.sum(),
-    }
-    per_positive, hardet_terms = positive_losses(
+    return sample_sums(
         cls_loss,
         box_loss,
-        prob,
+        jnp.exp(-cls_loss),
         iou,
         losses.softmax_entropy(cls_logits, where=positive),
         cross_entropy=cls_loss,  # of a softmax head they are one
-        where=positive,
+        positive=positive,
+        negative=negative,
         loss=loss,
     )
-    total = per_positive.sum() + masked(cls_loss, negative).sum()
-    num_positive = positive.sum(dtype=jnp.float32)
-    return LossSums(total, terms | hardet_terms, normalizer=num_positive, num_positive=num_positive)
 
 
 def hardest(

@@ -127,7 +127,7 @@ def masked(values: Float[Array, "*b"], is_sample: Bool[Array, "*s"]) -> Float[Ar
     return jnp.where(expanded, values, 0.0)
 
 
-def positive_losses(
+def sample_sums(
     cls_loss: Float[Array, "*n"],
     box_loss: Float[Array, "*n"],
     prob: Float[Array, "*n"],
@@ -135,10 +135,14 @@ def positive_losses(
     entropy: Float[Array, "*n"],
     *,
     cross_entropy: Float[Array, "*n"],
-    where: Bool[Array, "*n"],
+    positive: Bool[Array, "*n"],
+    negative: Bool[Array, "*n"],
     loss: LossConfig,
-) -> tuple[Float[Array, "*n"], dict[str, Float[Array, ""]]]:
-    """cls_loss + box_weight * box_loss, or with `loss.hardet` the HarDet loss of each sample.
+) -> LossSums:
+    """The losses of the samples of every detector's last head, to be divided by the positives.
+
+    A positive contributes the HarDet loss with `loss.hardet`, cls_loss + box_weight * box_loss
+    without; a negative its cls_loss; any other nothing, whatever its numbers are.
 
     Args:
       cls_loss: classification loss, as the head is trained.
@@ -147,34 +151,44 @@ def positive_losses(
       iou: of the decoded box with its object.
       entropy: of the class distribution.
       cross_entropy: of the true class; what `loss.factor_source = "ce"` asks for.
-      where: the positive samples.
+      positive, negative: which samples are.
       loss: which losses, and their constants.
 
     Returns:
-      The loss of each sample, exactly 0 where it is not positive; and, with HarDet, the sums
-      `hiou_loss` and `tc_loss` for the log.
+      Their sum, with the terms `cls_loss` and `box_loss`; for the log `positive_score` and
+      `positive_iou`, and with HarDet `hiou_loss` and `tc_loss`.
     """
-    if not loss.hardet:
-        return jnp.where(where, cls_loss + loss.box_weight * box_loss, 0.0), {}
-    total = losses.hardet_loss(
-        cls_loss,
-        box_loss,
-        prob,
-        iou,
-        entropy,
-        alpha=loss.alpha,
-        gamma=loss.gamma,
-        margin=loss.margin,
-        box_weight=loss.box_weight,
-        factor_gradient=loss.factor_gradient,
-        factor_source=loss.factor_source,
-        cross_entropy=cross_entropy if loss.factor_source == "ce" else None,
-        where=where,
-    )
-    # Evaluated again for the log only: the compiler shares the work with hardet_loss.
-    hiou = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=where)
-    tc = losses.task_contrastive_loss(prob, iou, entropy, margin=loss.margin, where=where)
-    return total, {"hiou_loss": hiou.sum(), "tc_loss": tc.sum()}
+    num_positive = positive.sum(dtype=jnp.float32)
+    terms = {
+        "cls_loss": masked(cls_loss, positive | negative).sum(),
+        "box_loss": (loss.box_weight * box_loss).sum(),
+        "positive_score": masked(prob, positive).sum(),
+        "positive_iou": iou.sum(),
+    }
+    if loss.hardet:
+        per_positive = losses.hardet_loss(
+            cls_loss,
+            box_loss,
+            prob,
+            iou,
+            entropy,
+            alpha=loss.alpha,
+            gamma=loss.gamma,
+            margin=loss.margin,
+            box_weight=loss.box_weight,
+            factor_gradient=loss.factor_gradient,
+            factor_source=loss.factor_source,
+            cross_entropy=cross_entropy if loss.factor_source == "ce" else None,
+            where=positive,
+        )
+        # Evaluated again for the log only: the compiler shares the work with hardet_loss.
+        hiou = losses.harmonic_iou_loss(iou, gamma=loss.gamma, where=positive)
+        tc = losses.task_contrastive_loss(prob, iou, entropy, margin=loss.margin, where=positive)
+        terms |= {"hiou_loss": hiou.sum(), "tc_loss": tc.sum()}
+    else:
+        per_positive = masked(cls_loss + loss.box_weight * box_loss, positive)
+    total = per_positive.sum() + masked(cls_loss, negative).sum()
+    return LossSums(total, terms, normalizer=num_positive, num_positive=num_positive)
 
 
 def join_groups(
