@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonic_jax.metrics.coco import coco_metrics
-from harmonic_jax.metrics.results_json import (
+from harmonic_jax.metrics.files import (
     load_coco_annotations,
     load_coco_results,
     save_coco_annotations,

@@ -28,7 +28,7 @@ ALLOWED = {
     # Every file of JSON is read by it, and refused in the same words.
     "json_file": {"file_kinds"},
     # The one parser of COCO's JSON: data and metrics both read it, and may not import each other.
-    "coco_format": {"numpy", "json_file"},
+    "coco_format": {"numpy", "msgspec", "json_file"},
     "ops": {"jax", "jaxtyping", "numpy"},
     "backbones": {"jax", "numpy", "flax", "checks"},
     "detectors": {

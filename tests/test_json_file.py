@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harmonic_jax.coco_format.annotations import read_coco_file
+from harmonic_jax.coco_format.files import read_coco_file
 from harmonic_jax.json_file import JsonFileError, read_json
 
 VALUE = [{"name": "Tür", "id": 1}, {"name": "门", "id": 2}]

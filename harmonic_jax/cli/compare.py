@@ -22,8 +22,8 @@ from harmonic_jax.metrics.consistency.compare import (
 )
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.raw_boxes import load_raw
-from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore

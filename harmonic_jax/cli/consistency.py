@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from harmonic_jax import terminal
-from harmonic_jax.coco_format.annotations import CocoFile
-from harmonic_jax.coco_format.entries import images_of
+from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import Config, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
@@ -25,8 +24,8 @@ from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.raw_boxes import save_raw
-from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections

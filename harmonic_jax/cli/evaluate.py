@@ -22,7 +22,7 @@ from harmonic_jax.cli.consistency import (
 )
 from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
 from harmonic_jax.cli.predict import InferenceOptions
-from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
+from harmonic_jax.coco_format.files import CocoFile, read_coco_file
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.settings import DataConfig
@@ -33,9 +33,13 @@ from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import format_overall
-from harmonic_jax.metrics.masks_json import MaskError
+from harmonic_jax.metrics.files import (
+    MaskError,
+    ground_truth_from_coco,
+    load_coco_results,
+    with_masks,
+)
 from harmonic_jax.metrics.raw_boxes import load_raw
-from harmonic_jax.metrics.results_json import ground_truth_from_coco, load_coco_results, with_masks
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report import Images
 from harmonic_jax.terminal import Terminal

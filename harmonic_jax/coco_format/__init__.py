@@ -1,1 +1,1 @@
-"""COCO's JSON files as people and tools write them: one parser, for training and for metrics."""
+"""COCO's JSON files: one parser, for training and for metrics."""

@@ -1,6 +1,6 @@
 """What a value of a COCO file means; None where it means nothing.
 
-The docstring of each function is what messages call its legal values.
+The docstring of each function from `identity` on is what messages call its legal values.
 """
 
 import hashlib
@@ -11,80 +11,24 @@ from typing import Any
 from harmonic_jax.json_file import shown
 
 Id = int | str
+Box = tuple[float, float, float, float]
 
 _FLAGS = {0: False, 1: True, "0": False, "1": True}
 _LARGEST = 1e300  # beyond it a product of two is infinite
 
 
-def identity(value: Any) -> Id | None:
-    """a whole number, or a text"""
-    if type(value) is int or (type(value) is str and value):
-        return value
-    return _whole(value)
-
-
-def class_id(value: Any) -> int | None:
-    """a whole number of 64 bits"""
-    number = value if type(value) is int else _whole(value)
-    return number if number is not None and -(2**63) <= number < 2**63 else None
-
-
-def side(value: Any) -> int | None:
-    """a number of pixels"""
-    number = value if type(value) is int else _whole(value)
-    return number if number is not None and 0 < number < 2**31 else None
-
-
-def _whole(value: Any) -> int | None:
-    # A larger float has lost digits: it may have been another id.
-    is_whole = type(value) is float and abs(value) < 2**53 and value.is_integer()
-    return int(value) if is_whole else None
-
-
-def number(value: Any) -> float | None:
-    """a number"""
-    # A float may be NaN or infinite, which has its own rule; an int too large for a float may not.
-    if type(value) is float or (type(value) is int and -_LARGEST < value < _LARGEST):
-        return float(value)
-    return None
-
-
-def flag(value: Any) -> bool | None:
-    """0 or 1"""
-    if value is None:
-        return False
-    return _FLAGS.get(value) if isinstance(value, int | float | str) else None
-
-
-def text(value: Any) -> str | None:
-    """a text"""
-    return value if type(value) is str else None
-
-
-def class_name(value: Any) -> str | None:
-    """a text that is not empty, and has no half of a character"""
-    is_whole = type(value) is str and not any(0xD800 <= ord(letter) < 0xE000 for letter in value)
-    return clean_name(value) or None if is_whole else None
-
-
-def box(value: Any) -> tuple[float, float, float, float] | None:
-    """four numbers: x, y, width, height"""
-    if type(value) is not list or len(value) != 4:
-        return None
-    x, y, width, height = value
-    if type(x) is type(y) is type(width) is type(height) is float:  # most are
-        return x, y, width, height
-    x, y, width, height = map(number, value)
-    if x is None or y is None or width is None or height is None:
-        return None
-    return x, y, width, height
-
-
-def problem(entry: dict[str, Any], field: str, legal: Callable[[Any], Any]) -> str:
-    """What is wrong with a field, in words."""
+def problem(entry: Any, field: str, legal: Callable[[Any], Any]) -> str:
+    """What is wrong with a field of an entry, in words."""
+    if not isinstance(entry, dict):
+        return f"{shown(entry)} must be an object"
     if field not in entry:
-        return f"no {field}; its keys are {', '.join(map(shown, list(entry)[:8])) or 'none'}"
+        return f"no {field}; {keys_of(entry)}"
     return f"{field} is {shown(entry[field])}; it must be {legal.__doc__}"
+
+
+def keys_of(entry: dict[str, Any]) -> str:
+    """What an object has, where something else was expected."""
+    return f"its keys are {', '.join(map(shown, list(entry)[:8])) or 'none'}"
 
 
 def unknown(value: Id, known: Container[Id], where: str) -> str:
@@ -121,3 +65,73 @@ def clean_name(text: str) -> str:
       'traffic light'
     """
     return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def identity(value: Any) -> Id | None:
+    """a whole number, or a text"""
+    if type(value) is int or (type(value) is str and value):
+        return value
+    return _whole(value)
+
+
+def class_id(value: Any) -> int | None:
+    """a whole number of 64 bits"""
+    number = value if type(value) is int else _whole(value)
+    return number if number is not None and -(2**63) <= number < 2**63 else None
+
+
+def side(value: Any) -> int | None:
+    """a number of pixels"""
+    number = value if type(value) is int else _whole(value)
+    return number if number is not None and 0 < number < 2**31 else None
+
+
+def number(value: Any) -> float | None:
+    """a number"""
+    # A float may be NaN or infinite, which has its own rule; an int too large for a float may not.
+    if type(value) is float or (type(value) is int and -_LARGEST < value < _LARGEST):
+        return float(value)
+    return None
+
+
+def flag(value: Any) -> bool | None:
+    """0 or 1"""
+    if value is None:
+        return False
+    return _FLAGS.get(value) if isinstance(value, int | float | str) else None
+
+
+def text(value: Any) -> str | None:
+    """a text"""
+    return value if type(value) is str else None
+
+
+def class_name(value: Any) -> str | None:
+    """a text that is not empty, and has no half of a character"""
+    is_whole = type(value) is str and not any(0xD800 <= ord(letter) < 0xE000 for letter in value)
+    return clean_name(value) or None if is_whole else None
+
+
+def box(value: Any) -> Box | None:
+    """four numbers: x, y, width, height"""
+    if type(value) is not list or len(value) != 4:
+        return None
+    x, y, width, height = value
+    if type(x) is type(y) is type(width) is type(height) is float:  # most are
+        return x, y, width, height
+    x, y, width, height = map(number, value)
+    if x is None or y is None or width is None or height is None:
+        return None
+    return x, y, width, height
+
+
+def area(value: Any) -> float | None:
+    """a number of square pixels"""
+    pixels = number(value)
+    return pixels if pixels is not None and 0 <= pixels < float("inf") else None
+
+
+def _whole(value: Any) -> int | None:
+    # A larger float has lost digits: it may have been another id.
+    is_whole = type(value) is float and abs(value) < 2**53 and value.is_integer()
+    return int(value) if is_whole else None

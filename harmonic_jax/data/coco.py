@@ -4,8 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harmonic_jax.coco_format.annotations import CocoFile, read_coco_file
-from harmonic_jax.coco_format.entries import EntryFault, FaultKind, images_of, objects_of
+from harmonic_jax.coco_format.files import (
+    CocoFile,
+    EntryFault,
+    FaultKind,
+    images_of,
+    objects_of,
+    read_coco_file,
+)
 from harmonic_jax.coco_format.values import Id, flag, identity, problem, side, text
 from harmonic_jax.data.file_names import ImageFinder, is_hidden, list_folder, name_in_words
 from harmonic_jax.data.folders import (

@@ -19,7 +19,7 @@ from harmonic_jax.files import write_text
 from harmonic_jax.inference.detections import ImageDetections, detection_table
 from harmonic_jax.inference.inputs import is_video, unique_names
 from harmonic_jax.json_file import read_json
-from harmonic_jax.metrics.results_json import save_coco_results
+from harmonic_jax.metrics.files import save_coco_results
 
 DETECTIONS, IMAGES, PICTURES = "detections.json", "images.json", "pictures"
 _MADE_BY = "harmonic_jax predict"

@@ -10,7 +10,7 @@ from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.coco import format_table
-from harmonic_jax.metrics.results_json import save_coco_results
+from harmonic_jax.metrics.files import save_coco_results
 from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
 from harmonic_jax.report.plots import plot_loss_curves
 from harmonic_jax.terminal import printable

@@ -11,8 +11,8 @@ import pytest
 import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
 from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw, make_raw_step
+from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.raw_boxes import load_raw, save_raw
-from harmonic_jax.metrics.results_json import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.consistency import brute
 

@@ -21,7 +21,7 @@ from harmonic_jax.inference.detector import NonFiniteOutputError
 from harmonic_jax.inference.images import read_image
 from harmonic_jax.inference.output import OutputFolder
 from harmonic_jax.inference.predictions import Predictor
-from harmonic_jax.metrics.results_json import load_coco_annotations, load_coco_results
+from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
 from tests.data.fake_source import noise
 from tests.inference.tiny_run import run_config
 from tests.training.tiny import tiny_config

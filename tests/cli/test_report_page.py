@@ -9,7 +9,7 @@ import pytest
 
 from harmonic_jax.cli import evaluate
 from harmonic_jax.cli.consistency import images_of_folder, images_of_source
-from harmonic_jax.coco_format.annotations import coco_file
+from harmonic_jax.coco_format.files import coco_file
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import decode_image
 from harmonic_jax.data.sources import open_source

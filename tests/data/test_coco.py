@@ -12,7 +12,7 @@ from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
 from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics.coco import coco_metrics
-from harmonic_jax.metrics.results_json import (
+from harmonic_jax.metrics.files import (
     load_coco_annotations,
     load_coco_results,
     save_coco_annotations,
@@ -231,7 +231,7 @@ GOOD = [{"id": 1, "name": "a"}]
                 ({"id": 2, "name": 7}, "categories[1]: name is 7; it must be a text"),
                 ({"id": 2, "name": " "}, "categories[1]: name is ' '; it must be a text"),
                 ({"id": 2, "name": "cup\ud83d"}, r"name is 'cup\ud83d'; it must be a text"),
-                ("b", "categories[1] is 'b'; it must be an object"),
+                ("b", "categories[1]: 'b' must be an object"),
                 ({"id": 2, "name": "a"}, {"id": 3, "name": "a (id 1)"},
                  "two categories are called 'a (id 1)'; rename one"),
             )

@@ -10,8 +10,8 @@ import pytest
 
 from harmonic_jax.masks import encode_masks
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
-from harmonic_jax.metrics.masks_json import MaskError
-from harmonic_jax.metrics.results_json import (
+from harmonic_jax.metrics.files import (
+    MaskError,
     ground_truth_from_coco,
     load_coco_annotations,
     load_coco_results,

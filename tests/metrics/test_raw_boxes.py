@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonic_jax.metrics.files import ground_truth_from_coco
 from harmonic_jax.metrics.raw_boxes import load_raw, save_raw
-from harmonic_jax.metrics.results_json import ground_truth_from_coco
 from harmonic_jax.metrics.tables import GroundTruthTable
 
 BIG = 2**63 + 5
@@ -67,7 +67,7 @@ def test_ids_of_64_bits_and_more_survive(tmp_path: Path) -> None:
     [
         ({"image_id": np.array(["3", "4", "3"])}, "image_id is of type <U1; it must be whole num"),
         ({"image_id": np.array([3.0, 4, 3])}, "image_id is of type float64; it must be whole num"),
-        ({"image_id": np.array([3, 4, "3"], object)}, "image_id is of type object; it must be who"),
+        ({"image_id": np.array([3, 4, "3"], object)}, "image_id: Object arrays cannot be loaded"),
         ({"scores": np.array([1, 2, 3], complex)}, "scores is of type complex128; it must be numb"),
         ({"scores": np.array([True, False, True])}, "scores is of type bool; it must be numbers"),
         ({"scores": np.array([0.5, 0.1])}, "different lengths"),
@@ -99,10 +99,9 @@ def array_file(shape: str, dtype: str = "<f8", data: bytes = b"\0" * 32) -> byte
     ("boxes", "message"),
     [
         (array_file("(10**13, 4)"), "boxes"),
-        (array_file("(10000000000000, 4)"), r"boxes claims the shape \(10000000000000, 4\)"),
-        (array_file("(2, 4)"), r"boxes claims the shape \(2, 4\) of float64, and has 32 bytes"),
-        (array_file("(-1, 4)"), r"boxes claims the shape \(-1, 4\)"),
-        (array_file("(1, 4)", "|O"), "boxes is of type object"),
+        (array_file("(2, 4)"), "boxes: .*expected 64 bytes got 32"),
+        (array_file("(-1, 4)"), "boxes: "),
+        (array_file("(1, 4)", "|O"), "boxes: Object arrays cannot be loaded"),
         (array_file("(" * 2000), "not a file of boxes before NMS"),
         (b"\x93NUMPY\x09\x09", "not a file of boxes before NMS"),
         (b"", "not a file of boxes before NMS"),

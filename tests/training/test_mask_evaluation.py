@@ -13,7 +13,7 @@ import pytest
 from harmonic_jax.cli.evaluate import main as eval_main
 from harmonic_jax.config import Config, DataConfig, TrainConfig
 from harmonic_jax.masks import encode_masks
-from harmonic_jax.metrics.results_json import load_coco_results, save_coco_annotations
+from harmonic_jax.metrics.files import load_coco_results, save_coco_annotations
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.evaluation import Evaluation, evaluate
 from harmonic_jax.training.report import write_report

@@ -9,7 +9,7 @@ import pytest
 
 from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics.coco import coco_metrics
-from harmonic_jax.metrics.results_json import (
+from harmonic_jax.metrics.files import (
     ground_truth_from_coco,
     load_coco_annotations,
     load_coco_results,
@@ -181,8 +181,8 @@ def test_labels_counted_from_0_are_suspected(tmp_path: Path) -> None:
         ({"annotations": [result()]}, "with the key 'annotations' alone: write its list, without"),
         ({"3": [result()], "4": []}, "with a list for each of 2 keys, '3' ..: join the lists"),
         (annotations(), "an annotation file; it must be a list"),
-        ({"a": 1}, "with the keys 'a'; it must be"),
-        ({}, "with the keys none; it must be"),
+        ({"a": 1}, "an object, its keys are 'a'; it must be"),
+        ({}, "an object, its keys are none; it must be"),
         (7, "r.json holds 7; it must be a list of objects"),
         (None, "r.json holds None; it must be a list of objects"),
     ],

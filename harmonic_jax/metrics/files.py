@@ -1,0 +1,367 @@
+"""Tables from and to files in COCO format, whose boxes are x, y, width, height.
+
+Every error is one line that names the file, the entry and the value.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harmonic_jax.coco_format.files import (
+    CocoFile,
+    EntryFault,
+    coco_file,
+    images_of,
+    objects_of,
+    read_coco_file,
+    read_results,
+    says_mask,
+)
+from harmonic_jax.coco_format.values import Id, as_int64, side, unknown
+from harmonic_jax.files import write_text
+from harmonic_jax.json_file import JsonFileError, shown
+from harmonic_jax.masks import RleTable, encode_segmentations
+from harmonic_jax.metrics.coco import coco_metrics
+from harmonic_jax.metrics.matching import IouType
+from harmonic_jax.metrics.tables import (
+    DetectionTable,
+    GroundTruthTable,
+    box_sizes,
+    check_labels,
+)
+
+_LOG = logging.getLogger(__name__)
+
+_LARGEST = 1e100  # the product of two is far from infinite
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+
+
+class MaskError(JsonFileError):
+    """A file whose boxes may be good, and whose masks are not."""
+
+
+def coco_metrics_of_files(
+    annotations: str | Path, results: str | Path, *, iou_type: IouType = "bbox"
+) -> dict[str, float]:
+    """`coco_metrics` of a COCO annotation file and a COCO results file.
+
+    Args:
+      annotations: the file with "images", "categories" and "annotations".
+      results: the list of detections.
+      iou_type: "bbox", the boxes, or "segm", the masks.
+
+    Raises:
+      OSError: a file cannot be read.
+      ValueError: it is not what it should be; the message names the entry and the value.
+    """
+    masks = iou_type == "segm"
+    truth = load_coco_annotations(annotations, masks=masks)
+    return coco_metrics(truth, load_coco_results(results, truth, masks=masks), iou_type=iou_type)
+
+
+def load_coco_annotations(path: str | Path, *, masks: bool = False) -> GroundTruthTable:
+    """Reads a COCO annotation file; see `ground_truth_from_coco`."""
+    return ground_truth_from_coco(read_coco_file(path, segmentations=masks), masks=masks)
+
+
+def ground_truth_from_coco(
+    content: Any, *, name: str = "annotations", masks: bool = False
+) -> GroundTruthTable:
+    """The table of a COCO annotation dict.
+
+    Classes are in the order of their category ids; of several with one name each is called
+    "NAME (id ID)", which is logged. Where an annotation lacks them, `iscrowd` is 0 and `area` the
+    box's. `difficult`, which COCO does not have, is read where it is there. Annotation ids are not
+    used: pycocotools takes an object with the id 0 for an unmatched one.
+
+    Args:
+      content: A dict with the lists "images", "categories" and "annotations", or a `CocoFile`.
+      name: What messages call a dict, a file for instance.
+      masks: Also draw the segmentations, where the file has them: polygons or run lengths.
+
+    Raises:
+      ValueError: A list or a field is missing or wrong, or an id is not known; with `masks`, some
+        objects have a usable segmentation and some have none.
+    """
+    file = content if isinstance(content, CocoFile) else coco_file(content, name=name)
+    for told in file.same_names:
+        _LOG.warning("%s: %s", file.name, told)
+
+    def refuse(fault: EntryFault) -> None:
+        raise JsonFileError(f"{file.name}: {fault}")
+
+    images = images_of(file, refuse)
+    objects = list(objects_of(file, images, refuse))
+    xywh = np.array([item.xywh for item in objects], np.float64).reshape(-1, 4)
+    check_numbers("bbox", xywh, f"{file.name}: annotations")
+    if (xywh[:, 2:] < 0).any():
+        row = int(np.argmax((xywh[:, 2:] < 0).any(axis=1)))
+        raise JsonFileError(
+            f"{file.name}: annotations[{row}]: bbox is {shown(xywh[row].tolist())}; its width and "
+            "height must be >= 0"
+        )
+    area = np.array([item.area for item in objects], np.float64)
+    keys = {key: as_int64(key) for key in images}
+    sizes = [
+        [side(image.get(key)) or 0 for key in ("height", "width")] for image in images.values()
+    ]
+    table = GroundTruthTable(
+        image_ids=np.array(list(keys.values()), np.int64),
+        image_id=np.array([keys[item.image] for item in objects], np.int64),
+        boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+        labels=np.array([item.label for item in objects], np.int32),
+        is_crowd=np.array([item.is_crowd for item in objects], bool),
+        is_difficult=np.array([item.is_difficult for item in objects], bool),
+        area=np.where(np.isnan(area), xywh[:, 2] * xywh[:, 3], area),
+        class_names=file.class_names,
+        category_ids=file.category_ids,
+        sizes=xywh[:, 2:],
+        image_sizes=np.array(sizes, np.int32).reshape(-1, 2),
+        original_ids={value: key for key, value in keys.items() if key != value},
+    )
+    return with_masks(table, file) if masks else table
+
+
+def with_masks(truth: GroundTruthTable, file: CocoFile) -> GroundTruthTable:
+    """The table of a file, with its segmentations drawn, where it has any.
+
+    Raises:
+      ValueError: some objects have a usable segmentation and some have none, or the size of an
+        image with objects is not stated.
+    """
+    segmentations = [annotation.get("segmentation") for annotation in file.annotations]
+    if not any(segmentations):
+        return truth
+    sizes = _image_sizes(truth, truth.image_id)
+    unsized = np.flatnonzero((sizes == 0).any(axis=1))
+    if len(unsized):
+        key = int(truth.image_id[unsized[0]])
+        owner = shown(truth.original_ids.get(key, key))
+        raise MaskError(f"{file.name}: image {owner} has no height and width; its masks need them")
+    masks, faults = encode_segmentations(segmentations, sizes)
+    if faults:
+        where = f"{file.name}: annotations[{faults[0].row}]"
+        raise MaskError(f"{where} has no usable mask: {faults[0].message}")
+    return dataclasses.replace(truth, masks=masks)
+
+
+def load_coco_results(
+    path: str | Path, ground_truth: GroundTruthTable, *, masks: bool | None = None
+) -> DetectionTable:
+    """Reads detections from a COCO results file, a list of
+    {"image_id", "category_id", "bbox", "score"}, and "segmentation" where there are masks.
+
+    A mask is compressed run lengths, {"size": [height, width], "counts": text}. An entry with a
+    mask may leave out its box, or have [], which is then the tight one of the mask.
+
+    Args:
+      path: The JSON file.
+      ground_truth: Gives the images and category ids that are legal.
+      masks: Whether the table has masks. None: where every entry has one; where some have, that is
+        logged. True: an entry without is refused. False: never; masks only stand in for boxes.
+
+    Raises:
+      OSError: The file cannot be read.
+      ValueError: It is not a results file, an entry lacks a field or has a wrong one, or an image
+        or category is not in the ground truth.
+    """
+    results, name = read_results(path), str(path)
+    image_id = known_images([result.image_id for result in results], ground_truth, name)
+    labels = known_labels([result.category_id for result in results], ground_truth, name)
+    is_masked = [says_mask(result.segmentation) for result in results]
+    if not all(is_masked):
+        row = is_masked.index(False)
+        if masks:
+            raise _no_run_lengths(f"{name}[{row}]", results[row].segmentation)
+        if masks is None and any(is_masked):
+            _LOG.warning("%s[%d] has no mask, others have: masks are left out", name, row)
+        masks = False
+    boxless = [row for row, result in enumerate(results) if result.bbox is None]
+    rows = boxless if masks is False else list(range(len(results)))
+    sizes = _image_sizes(ground_truth, image_id[rows])
+    drawn = _detected_masks([results[row].segmentation for row in rows], rows, sizes, name)
+    numbers = itertools.chain.from_iterable(result.bbox or (0.0,) * 4 for result in results)
+    xywh = np.fromiter(numbers, np.float64, 4 * len(results)).reshape(-1, 4)
+    tight = drawn.boxes()[np.searchsorted(rows, boxless)]
+    xywh[boxless] = np.hstack([tight[:, :2], tight[:, 2:] - tight[:, :2]])
+    scores = np.array([result.score for result in results], np.float64)
+    check_numbers("bbox", xywh, name)
+    check_numbers("score", scores, name)
+    return DetectionTable(
+        image_id=image_id,
+        boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+        scores=scores,
+        labels=labels,
+        sizes=xywh[:, 2:],
+        masks=drawn if masks or (rows and masks is None) else None,
+    )
+
+
+def save_coco_results(
+    path: str | Path,
+    detections: DetectionTable,
+    category_ids: Sequence[int],
+    original_ids: Mapping[int, Id] | None = None,
+) -> None:
+    """Writes detections as a COCO results file, which pycocotools reads too.
+
+    Args:
+      path: The JSON file; replaced where it exists.
+      detections: Every row becomes an entry, in order; with its mask where the table has masks.
+      category_ids: The data set's own id of each label.
+      original_ids: The data set's own ids of images for which the table has others.
+    """
+    check_labels("detection", detections.image_id, detections.labels, len(category_ids))
+    entries = _entries(detections, category_ids, original_ids or {})
+    for entry, score in zip(entries, detections.scores.tolist(), strict=True):
+        entry["score"] = score
+    write_text(path, json.dumps(entries))
+
+
+def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> None:
+    """Writes the table as a COCO annotation file; annotation ids count from 1.
+
+    Difficult objects carry `"difficult": 1`, which `load_coco_annotations` reads and pycocotools
+    does not. Image entries hold ids, and sizes where they are known.
+    """
+    table = ground_truth
+    annotations = _entries(table, table.category_ids, table.original_ids)
+    columns = {"area": table.area, "iscrowd": table.is_crowd, "difficult": table.is_difficult}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    for i, (annotation, row) in enumerate(zip(annotations, rows, strict=True), start=1):
+        area, *flags = row
+        annotation |= {"id": i} | dict(zip(columns, (area, *map(int, flags)), strict=True))
+    sizes = dict(zip(table.image_ids.tolist(), _image_sizes(table, table.image_ids), strict=True))
+    if table.masks is not None:
+        sizes |= dict(zip(table.image_id.tolist(), table.masks.sizes, strict=True))
+    images: list[dict[str, Any]] = []
+    for image, (height, width) in sizes.items():
+        images.append({"id": table.original_ids.get(image, image)})
+        if height and width:
+            images[-1] |= {"height": int(height), "width": int(width)}
+    names = zip(table.category_ids, table.class_names, strict=True)
+    content = {
+        "images": images,
+        "categories": [{"id": int(category), "name": name} for category, name in names],
+        "annotations": annotations,
+    }
+    write_text(path, json.dumps(content))
+
+
+def _entries(
+    table: DetectionTable | GroundTruthTable,
+    category_ids: Sequence[int],
+    original_ids: Mapping[int, Id],
+) -> list[dict[str, Any]]:
+    """What entries of both kinds of files have."""
+    columns = zip(
+        table.image_id.tolist(),
+        np.asarray(category_ids, np.int64)[table.labels].tolist(),
+        np.hstack([table.boxes[:, :2], box_sizes(table)]).tolist(),
+        strict=True,
+    )
+    entries: list[dict[str, Any]] = [
+        {"image_id": original_ids.get(image, image), "category_id": category, "bbox": xywh}
+        for image, category, xywh in columns
+    ]
+    if table.masks is not None:
+        for entry, rle in zip(entries, table.masks, strict=True):
+            entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    return entries
+
+
+def _image_sizes(truth: GroundTruthTable, image_id: np.ndarray) -> np.ndarray:
+    """Height and width of images, int [n, 2]; 0 where not known."""
+    if truth.image_sizes is None:
+        return np.zeros((len(image_id), 2), np.int32)
+    order = np.argsort(truth.image_ids)
+    return truth.image_sizes[order[np.searchsorted(truth.image_ids, image_id, sorter=order)]]
+
+
+def known_images(written: Sequence[Id], truth: GroundTruthTable, name: str) -> np.ndarray:
+    """The image ids of entries as the table has them, int64 [n]; refuses others."""
+    ids = np.array(written)
+    if ids.dtype != np.int64:
+        ids = np.array([as_int64(value) for value in written], np.int64)
+    rows = np.flatnonzero(~np.isin(ids, truth.image_ids))
+    if len(rows):
+        value = written[rows[0]]
+        known = {*truth.image_ids.tolist(), *truth.original_ids.values()}
+        is_name = isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)
+        hint = "; it is a file name, where the id of the image should be" if is_name else ""
+        what = unknown(value, known, "the ground truth")
+        raise JsonFileError(f"{name}[{rows[0]}]: image_id {what}{_others(rows, ids)}{hint}")
+    return ids
+
+
+def known_labels(
+    category_ids: Sequence[int] | np.ndarray, truth: GroundTruthTable, name: str
+) -> np.ndarray:
+    """The labels of entries, 0..k-1 in the order of the table's classes; refuses others."""
+    ids: np.ndarray = np.asarray(category_ids).astype(np.int64)
+    known = np.array(truth.category_ids, np.int64)
+    rows = np.flatnonzero(~np.isin(ids, known))
+    if len(rows):
+        legal = ", ".join(map(str, truth.category_ids[:10])) + (", .." if len(known) > 10 else "")
+        is_label = 0 not in known and ids.min() == 0 and ids.max() < len(known)
+        hint = "; is it a label, counted from 0, and no category id?" if is_label else ""
+        raise JsonFileError(
+            f"{name}[{rows[0]}]: category_id {ids[rows[0]]} is not in the ground truth"
+            f"{_others(rows, ids)}, whose ids are {legal}{hint}"
+        )
+    order = np.argsort(known)
+    labels: np.ndarray = order[np.searchsorted(known, ids, sorter=order)]
+    return labels
+
+
+def _others(rows: np.ndarray, ids: np.ndarray) -> str:
+    return f" ({len(rows)} of {len(ids)} entries have such ids)" if len(rows) > 1 else ""
+
+
+def check_numbers(field: str, values: np.ndarray, name: str) -> None:
+    """Refuses numbers [n] or [n, 4] that are not finite, or so large that an area would not be."""
+    good = (np.abs(values) <= _LARGEST).all(axis=tuple(range(1, values.ndim)))
+    if not good.all():
+        row = int(np.argmin(good))
+        found = shown(values[row].tolist())
+        raise JsonFileError(
+            f"{name}[{row}]: {field} is {found}; numbers must be finite, up to 1e100"
+        )
+
+
+def _detected_masks(
+    segmentations: list[Any], rows: list[int], sizes: np.ndarray, name: str
+) -> RleTable:
+    """The masks of some rows of the entries, and of images of these sizes, 0 where not known."""
+    for row, segmentation in zip(rows, segmentations, strict=True):
+        if _run_lengths(segmentation) is None:
+            raise _no_run_lengths(f"{name}[{row}]", segmentation)
+    stated = np.array([s["size"] for s in segmentations], np.int64).reshape(-1, 2)
+    expected = np.where((sizes == 0).any(axis=1, keepdims=True), stated, sizes)
+    drawn, faults = encode_segmentations(segmentations, expected)
+    if faults:
+        row, counts = rows[faults[0].row], segmentations[faults[0].row]["counts"]
+        is_bytes = counts.startswith(("b'", 'b"'))
+        hint = "; they are the text of Python bytes: write counts.decode()" if is_bytes else ""
+        raise MaskError(f"{name}[{row}]: segmentation: {faults[0].message}{hint}")
+    return drawn
+
+
+def _no_run_lengths(where: str, value: Any) -> MaskError:
+    found = "no segmentation" if value is None else f"segmentation is {shown(value)}"
+    return MaskError(f"{where}: {found}; it must be {_run_lengths.__doc__}")
+
+
+def _run_lengths(value: Any) -> dict[str, Any] | None:
+    """compressed run lengths: {"size": [height, width], "counts": text}"""
+    if type(value) is not dict or type(value.get("counts")) is not str:
+        return None
+    size = value.get("size")
+    is_size = type(size) is list and len(size) == 2 and all(map(side, size))
+    return value if is_size else None
