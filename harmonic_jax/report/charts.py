@@ -122,12 +122,14 @@ def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
         gap = float(np.nansum(count * gaps) / count.sum())
     names = [name for name, table in bins.items() if table["count"].max() >= FEWEST]
     names.sort(key=lambda name: -bins[name]["count"].sum())
-    more = _small_panels(names, lambda name: _reliability_panel(name, bins[name]))
+    more = _small_panels(names, lambda name: _reliability_panel(name, bins[name], is_small=True))
     return Chart((panel, counted), {"gap": gap, "fewest": FEWEST}, more, len(names))
 
 
-def _reliability_panel(title: str, bins: Mapping[str, np.ndarray]) -> "Axes":
-    axes = new_axes(title)
+def _reliability_panel(
+    title: str, bins: Mapping[str, np.ndarray], *, is_small: bool = False
+) -> "Axes":
+    axes = new_axes(title, is_small=is_small)
     set_fractions(axes, x="mean score", y="IoU, share right")
     many = bins["count"] >= FEWEST
     axes.plot([0, 1], [0, 1], **LINES["guide"], label="perfect")
@@ -160,7 +162,9 @@ def curves_chart(report: Mapping[str, Any]) -> Chart:
     recall, tables = np.array(report["curves"]["recall"]), report["curves"]["precision"]
     names = [name for name in tables if name != "all" and _is_known(tables[name]["0.50"])]
     names.sort(key=lambda name: value_of(report["classes"].get(name, {}), "AP"))
-    more = _small_panels(names, lambda name: _curves_panel(name, recall, tables[name]))
+    more = _small_panels(
+        names, lambda name: _curves_panel(name, recall, tables[name], is_small=True)
+    )
     at_50 = tables["all"]["0.50"]
     panel = _curves_panel("Mean over classes", recall, tables["all"])
     if panel.lines:
@@ -173,8 +177,10 @@ def _is_known(curve: Any) -> bool:
     return curve is not None and bool(np.isfinite(np.array(curve, float)).any())
 
 
-def _curves_panel(title: str, recall: np.ndarray, table: Mapping[str, Any]) -> "Axes":
-    axes = new_axes(title)
+def _curves_panel(
+    title: str, recall: np.ndarray, table: Mapping[str, Any], *, is_small: bool = False
+) -> "Axes":
+    axes = new_axes(title, is_small=is_small)
     set_fractions(axes, x="recall", y="precision")
     for series, key in (("a", "0.50"), ("b", "0.75")):
         if _is_known(table.get(key)):

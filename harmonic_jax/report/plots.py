@@ -65,11 +65,19 @@ def chart_style(names: Iterable[str] = ()) -> Iterator[None]:
         yield
 
 
-def new_axes(title: str, *, height: float = 3.4, width: float = 4.0) -> "Axes":
-    """One panel: the only axes of a figure of so many inches, to draw on as matplotlib does."""
+def new_axes(
+    title: str, *, height: float = 3.4, width: float = 4.0, is_small: bool = False
+) -> "Axes":
+    """One panel: the only axes of a figure of so many inches, to draw on as matplotlib does.
+
+    One of many small panels, whose axes are fractions and have no legend, is not laid out anew.
+    """
     from matplotlib.figure import Figure
 
-    axes = Figure(figsize=(width, height), layout="constrained").subplots()
+    if is_small:
+        axes = Figure(figsize=(0.8 * width, 0.8 * height)).add_axes((0.14, 0.16, 0.82, 0.73))
+    else:
+        axes = Figure(figsize=(width, height), layout="constrained").subplots()
     axes.set_title(_legible(title), loc="left")
     return axes
 
