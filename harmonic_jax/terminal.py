@@ -33,6 +33,7 @@ OUTPUT = "standard output"  # as errors name it
 # words of India and Iran and emoji are made with.
 _UNSEEN = frozenset((0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2060, 0x2065), 0xFEFF))
 _WIDEST_COLUMN = 40
+PLAIN_SECONDS = 30.0  # between lines where the output is no terminal
 
 
 def printable(text: str) -> str:
@@ -195,13 +196,21 @@ def track(
     description: str,
     *,
     enabled: bool = True,
-    plain_interval: float = 30.0,
     console: Terminal | None = None,
+    bar: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[_T]:
     """Yields from `iterable` and shows how far it is: a bar, or a line now and then in a file.
 
-    Not inside a TrainProgress, which has its own `track`: a terminal shows one live display.
+    Args:
+      iterable: anything.
+      total: its length.
+      description: what stands before the bar.
+      enabled: False shows nothing.
+      console: where to; None: standard output.
+      bar: a display that is live, which takes the loop's bar while that lasts: a terminal shows
+        one live display.
+      clock: seconds.
 
     >>> list(track(range(3), 3, "eval", enabled=False))
     [0, 1, 2]
@@ -211,10 +220,22 @@ def track(
         return
     console = console or Terminal(lossy=True)
     if not is_live(console):
-        yield from track_plain(iterable, total, description, console, plain_interval, clock)
+        shown_at = clock()
+        for done, item in enumerate(iterable, start=1):
+            yield item
+            if clock() - shown_at >= PLAIN_SECONDS and done < total:
+                shown_at = clock()
+                console.print(f"{description} {done}/{total}")
+        console.print(f"{description} done")
         return
-    with make_bar(console, TimeRemainingColumn()) as bar:
-        yield from track_bar(iterable, total, description, bar)
+    with contextlib.nullcontext(bar) if bar else make_bar(console, TimeRemainingColumn()) as shown:
+        task = shown.add_task(printable(description), total=total, details="")
+        try:
+            for item in iterable:
+                yield item
+                shown.advance(task)
+        finally:
+            shown.remove_task(task)
 
 
 def is_live(console: Console) -> bool:
@@ -222,7 +243,9 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def make_bar(console: Terminal, *columns: ProgressColumn) -> Progress:
+def make_bar(
+    console: Terminal, *columns: ProgressColumn, clock: Callable[[], float] | None = None
+) -> Progress:
     """A bar of the house's looks, with columns behind it."""
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -231,33 +254,6 @@ def make_bar(console: Terminal, *columns: ProgressColumn) -> Progress:
         *columns,
         console=console,
         refresh_per_second=4,  # The processor is for the training.
+        speed_estimate_period=600.0,
+        get_time=clock,
     )
-
-
-def track_bar(iterable: Iterable[_T], total: int, description: str, bar: Progress) -> Iterator[_T]:
-    """Yields from `iterable`; its bar, within a display that runs, goes when that ends."""
-    task = bar.add_task(printable(description), total=total, details="")
-    try:
-        for item in iterable:
-            yield item
-            bar.advance(task)
-    finally:
-        bar.remove_task(task)
-
-
-def track_plain(
-    iterable: Iterable[_T],
-    total: int,
-    description: str,
-    console: Terminal,
-    interval: float,
-    clock: Callable[[], float],
-) -> Iterator[_T]:
-    """Yields from `iterable` and prints a line every `interval` seconds, and one at the end."""
-    shown_at = clock()
-    for done, item in enumerate(iterable, start=1):
-        yield item
-        if clock() - shown_at >= interval and done < total:
-            shown_at = clock()
-            console.print(f"{description} {done}/{total}")
-    console.print(f"{description} done")

@@ -50,9 +50,9 @@ from harmonic_jax.training.evaluation import (
     classes_found,
     evaluate,
     match_classes,
-    write_report,
 )
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all, run_on_primary
+from harmonic_jax.training.results import write_results
 from harmonic_jax.training.saved_run import open_detector
 from harmonic_jax.training.sharding import data_mesh, eval_batch_size, replicated
 from harmonic_jax.training.step import make_predict_step
@@ -234,7 +234,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
         if is_primary():
             _tell(options, console, evaluation, source, predict_step)
             with watchdog.paused():
-                _print_files(console, write_report(folder, evaluation, source, data=config.data))
+                _print_files(console, write_results(folder, evaluation, source, data=config.data))
         if options.report is None:
             return 0
         raw: RawBoxes | None = None

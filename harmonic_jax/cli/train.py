@@ -25,9 +25,9 @@ from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
-from harmonic_jax.training.evaluation import write_report
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
+from harmonic_jax.training.results import write_results
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh
 
@@ -98,7 +98,7 @@ def _train_and_report(
         return 0
     place, log = run_folder.report, run_folder.log
     try:  # first: the terminal may be gone
-        files = write_report(place, result.evaluation, eval_source, data=config.data, log=log)
+        files = write_results(place, result.evaluation, eval_source, data=config.data, log=log)
     finally:
         console.print(format_table(result.evaluation.metrics))
     console.print("written:")

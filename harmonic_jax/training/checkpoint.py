@@ -1,30 +1,39 @@
 """Checkpoints that survive a kill at any moment and notice a flipped bit.
 
-`step_folders` knows what lies on the disk, `manifest` what a step consists of, `arrays` how its
-arrays are stored; here the processes agree on what is done and when.
+`step_folders` knows what lies on the disk, `arrays` how arrays are stored; here the processes
+agree on what is done and when.
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
 
-from harmonic_jax.training import arrays, manifest
-from harmonic_jax.training.checkpoint_error import CheckpointError, one_line
-from harmonic_jax.training.processes import run_on_all, run_on_primary
+from harmonic_jax.files import explained
+from harmonic_jax.training import arrays
+from harmonic_jax.training.processes import first_line, run_on_all, run_on_primary
 from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
 _ARRAYS = "arrays"
+_FULL_DISK = {  # as TensorStore says it
+    errno.ENOSPC: re.compile("ENOSPC|No space left on device"),
+    errno.EDQUOT: re.compile("EDQUOT|Disk quota exceeded"),
+}
 PyTree = Any
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, read, or used for the state at hand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +109,7 @@ class CheckpointStore:
             self._folders.claim()
         except OSError as error:
             raise CheckpointError(
-                f"cannot write to {self.directory}: {one_line(error, self.directory)}"
+                f"cannot write to {self.directory}: {_one_line(error, self.directory)}"
             ) from error
 
     def save(self, step: int, state: PyTree, metadata: dict[str, Any]) -> None:
@@ -127,7 +136,7 @@ class CheckpointStore:
                 "leaves": arrays.describe(leaves),
             }
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"cannot store step {step}: {one_line(error)}") from error
+            raise CheckpointError(f"cannot store step {step}: {_one_line(error)}") from error
         run_on_all(lambda: self._begin(step, leaves))
         try:
             written = arrays.write(self._folders.temporary(step) / _ARRAYS, leaves)
@@ -151,26 +160,17 @@ class CheckpointStore:
         try:
             leaves = arrays.named_leaves(abstract_state)
         except ValueError as error:
-            raise CheckpointError(f"cannot restore this state: {one_line(error)}") from error
+            raise CheckpointError(f"cannot restore this state: {_one_line(error)}") from error
         with contextlib.ExitStack() as held:
-            return self._restore(abstract_state, leaves, step, held)
-
-    def _restore(
-        self,
-        abstract_state: PyTree,
-        leaves: dict[str, Any],
-        step: int | None,
-        held: contextlib.ExitStack,
-    ) -> Restored:
-        choice = run_on_primary(lambda: self._folders.choose(step, manifest.verify, held))
-        for skipped_step, reason in choice["skipped"] if self._is_primary else ():
-            _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
-        folder = self.directory / self._usable(choice, step)
-        document = choice["document"]
-        difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
-        if difference is not None:
-            raise CheckpointError(f"{folder} does not fit: {difference}")
-        stored = run_on_all(lambda: _read(folder, document["leaves"], leaves))
+            choice = run_on_primary(lambda: self._folders.choose(step, held))
+            for skipped_step, reason in choice["skipped"] if self._is_primary else ():
+                _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
+            folder = self.directory / self._usable(choice, step)
+            document = choice["document"]
+            difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
+            if difference is not None:
+                raise CheckpointError(f"{folder} does not fit: {difference}")
+            stored = run_on_all(lambda: _read(folder, document["leaves"], leaves))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(stored.values()))
         skipped = tuple((int(number), str(reason)) for number, reason in choice["skipped"])
         return Restored(document["step"], state, document["metadata"], skipped)
@@ -182,8 +182,7 @@ class CheckpointStore:
         still be damaged: what `restore` returns is the metadata of what it restored.
         """
         with contextlib.ExitStack() as held:
-            check = manifest.verify if verify else manifest.read
-            choice = self._folders.choose(step, check, held)
+            choice = self._folders.choose(step, held, all_files=verify)
         self._usable(choice, step)
         return choice["document"]["metadata"]
 
@@ -207,12 +206,7 @@ class CheckpointStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.close()
             return
@@ -261,7 +255,7 @@ class CheckpointStore:
             self._folders.discard(step)
         return CheckpointError(
             f"cannot write checkpoint step {step} to {self.directory}: "
-            f"{one_line(error, self.directory)}"
+            f"{_one_line(error, self.directory)}"
         )
 
 
@@ -270,9 +264,20 @@ def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) ->
         arrays.check_stored(folder / _ARRAYS, described)
         stored = arrays.read(folder / _ARRAYS, leaves)
     except Exception as error:
-        raise CheckpointError(f"cannot read {folder}: {one_line(error)}") from error
+        raise CheckpointError(f"cannot read {folder}: {_one_line(error)}") from error
     _check_finite(stored, str(folder))
     return stored
+
+
+def _one_line(error: Exception, folder: Path | None = None) -> str:
+    """An exception, whichever library raises it, in a line; with its class where the text alone
+    would be a riddle."""
+    for number, words in _FULL_DISK.items():
+        if words.search(str(error)):
+            error = OSError(number, os.strerror(number))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if folder is None else explained(error, folder)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _check_finite(leaves: Mapping[str, Any], where: str) -> None:

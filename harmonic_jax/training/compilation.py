@@ -9,9 +9,9 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -22,6 +22,7 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sample import empty_batch
 from harmonic_jax.files import cache_folder, make_folder
 from harmonic_jax.structures import Batch
+from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.sharding import eval_batch_size, split_batch
 from harmonic_jax.training.state import TrainState
 from harmonic_jax.training.step import PredictStep, TrainStep
@@ -30,14 +31,6 @@ _LOG = logging.getLogger(__name__)
 CACHE_BYTES = 4 * 2**30
 NEEDED_BYTES = 64 * 2**20
 CACHE_SECONDS = 0.5  # What compiles faster is not worth a file.
-
-
-class Display(Protocol):
-    """What the progress is shown on: a TrainProgress."""
-
-    def message(self, text: str) -> None: ...
-
-    def track(self, iterable: Iterable[Any], total: int, description: str) -> Iterator[Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,56 +121,46 @@ def run_programs(
     config: Config,
     mesh: Mesh,
     state: TrainState,
-    *,
-    train_step: TrainStep,
-    predict_step: PredictStep,
-    train_source: DetectionSource,
-    eval_source: DetectionSource,
+    training: tuple[TrainStep, DetectionSource],
+    evaluation: tuple[PredictStep, DetectionSource],
 ) -> list[Program]:
     """All that a run from this state on calls: both steps, for each bucket that has images."""
     data, settings = config.data, config.train
+    train_step, train_source = training
+    predict_step, eval_source = evaluation
 
-    def batch(shape: tuple[int, int], size: int, masks: bool) -> Batch:
-        return abstract_batch(data, shape, batch_size=size, masks=masks, mesh=mesh)
+    def program(step: Any, first: Any, shape: tuple[int, int], size: int, masks: bool) -> Program:
+        height, width = shape
+        form = "square" if height == width else "landscape" if width > height else "portrait"
+        kind = "train step" if step is train_step else "inference"
+        batch = abstract_batch(data, shape, batch_size=size, masks=masks, mesh=mesh)
+        return Program(f"{kind}, {form} {height} x {width}", step, (first, batch))
 
     programs = []
     if int(state.step) < settings.steps:
         size = settings.batch_size
-        programs += [
-            Program(f"train step, {_name(s)}", train_step, (state, batch(s, size, data.masks)))
-            for s in train_shapes(train_source, data, batch_size=size, num_steps=settings.steps)
-        ]
-    size = eval_batch_size(config, mesh)
-    return programs + [
-        Program(
-            f"inference, {_name(s)}", predict_step, (state.for_evaluation, batch(s, size, False))
-        )
-        for s in eval_shapes(eval_source, data, batch_size=size)
-    ]
+        shapes = train_shapes(train_source, data, batch_size=size, num_steps=settings.steps)
+        programs += [program(train_step, state, shape, size, data.masks) for shape in shapes]
+    size, variables = eval_batch_size(config, mesh), state.for_evaluation
+    shapes = eval_shapes(eval_source, data, batch_size=size)
+    return programs + [program(predict_step, variables, shape, size, False) for shape in shapes]
 
 
 def compile_programs(
     programs: Sequence[Program],
-    display: Display,
+    progress: TrainProgress,
     *,
     stops: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Compiles one after the other and tells how long each took.
 
     Nothing is run and nothing donated. JAX keeps what is compiled with the function, whose later
     calls with such arguments find it. Before each it asks `stops`, and leaves off where that is so.
     """
-    display.message(f"compiling {len(programs)} programs before the first step")
-    for program in display.track(programs, len(programs), "compiling"):
+    progress.message(f"compiling {len(programs)} programs before the first step")
+    for program in progress.track(programs, len(programs), "compiling"):
         if stops():
             return
-        begun = clock()
+        begun = time.monotonic()
         program.function.lower(*program.arguments).compile()
-        display.message(f"{program.name} ... {clock() - begun:.1f} s")
-
-
-def _name(shape: tuple[int, int]) -> str:
-    height, width = shape
-    form = "square" if height == width else "landscape" if width > height else "portrait"
-    return f"{form} {height} x {width}"
+        progress.message(f"{program.name} ... {time.monotonic() - begun:.1f} s")

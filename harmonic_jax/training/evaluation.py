@@ -1,16 +1,17 @@
-# ruff: noqa: E402
 """Detections of a whole data set split, and their metrics."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from harmonic_jax import terminal
-from harmonic_jax.config import Config
+from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.data.folders import shared_images
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
@@ -18,7 +19,7 @@ from harmonic_jax.data.sample import num_blank
 from harmonic_jax.detectors.parts.selection import non_finite_images
 from harmonic_jax.masks import RleTable, join_tables, paste_masks
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
@@ -33,18 +34,6 @@ Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
 class EvaluationStopped(Exception):
     """An evaluation was given up before its end."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Found:
-    """The detections of a batch, in original pixels: one row each; masks where there are any."""
-
-    non_finite: list[int]  # records for which the network says NaN or infinity
-    record_index: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: RleTable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +68,65 @@ class Evaluation:
         )
 
 
+def detect_all(
+    predict_step: PredictStep,
+    variables: Variables,
+    source: DetectionSource,
+    config: Config,
+    mesh: Mesh,
+    *,
+    loaded: DataReport | None = None,
+    description: str = "evaluating",
+    track: Tracker | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    watchdog: Watchdog | None = None,
+) -> Iterator[tuple[Detections, np.ndarray]]:
+    """Runs the detector over every image of a source, batch by batch, in any order.
+
+    All processes call it, each loads its share of the images, and every one gets all detections:
+    they come back whole from the device. An image that cannot be decoded has none.
+
+    Args:
+      predict_step: made by `make_predict_step` for this mesh.
+      variables: the arrays to evaluate.
+      source: the images.
+      config: batch size, shapes.
+      mesh: all devices.
+      loaded: takes what the loaders of all processes met, at the end.
+      description: of the display.
+      track: shows how far a loop over batches is; None: on standard output, by process 0.
+      should_stop: asked before every batch; True gives the evaluation up. All processes must
+        have the same answer.
+      watchdog: fed with every batch.
+
+    Yields:
+      Detections `[b d]` on the host, in pixels of the original images, and the records of the
+      images, int32 `[b]`; rows that only fill a batch have no valid detection.
+
+    Raises:
+      EvaluationStopped: `should_stop` said so.
+    """
+    watchdog = watchdog or Watchdog(0)
+    track = track or functools.partial(terminal.track, enabled=is_primary())
+    batches = eval_batches(
+        source,
+        config.data,
+        batch_size=eval_batch_size(config, mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with batches:
+        for number, batch in enumerate(track(batches, len(batches), description), start=1):
+            if should_stop():
+                raise EvaluationStopped
+            with watchdog.first_call((description, batch.images.shape)):
+                detections = jax.device_get(predict_step(variables, put_batch(batch, mesh)))
+            watchdog.feed(f"{description}: batch {number} of {len(batches)}")
+            yield detections
+        if loaded is not None:
+            loaded.findings.update(report_of_all(batches.report).findings)
+
+
 def evaluate(
     predict_step: PredictStep,
     variables: Variables,
@@ -92,49 +140,39 @@ def evaluate(
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
 
-    All processes call it, each loads its share of the images, and every one returns the same
-    numbers: predictions come back whole from the device.
-    An image that cannot be decoded has no detections, and its objects count as missed; so has one
-    for which the network says NaN or infinity, which the report names. Where the
-    detector finds masks and the source has them, the metrics hold those of masks too, as mask_AP
-    and so on; objects whose mask is unknown are ignored in them.
+    All processes call it, and every one returns the same numbers. The objects of an image that
+    cannot be decoded count as missed; so do those of one for which the network says NaN or
+    infinity, which the report names. Where the detector finds masks and the source has them, the
+    metrics hold those of masks too, as mask_AP and so on; objects whose mask is unknown are
+    ignored in them.
 
-    Args:
-      predict_step: made by `make_predict_step` for this mesh.
-      variables: the arrays to evaluate.
-      source: images and objects.
-      config: batch size, shapes.
-      mesh: all devices.
-      track: shows how far a loop over batches is; None: on standard output, by process 0.
-      should_stop: asked before every batch; True gives the evaluation up. All processes must
-        have the same answer.
-      watchdog: fed with every batch.
+    Args: those of `detect_all`.
 
     Raises:
       EvaluationStopped: `should_stop` said so.
       WeightsError: it finds nothing at all, and the network says NaN or infinity for an image.
     """
-    watchdog = watchdog or Watchdog(0)
-    track = track or functools.partial(terminal.track, enabled=is_primary())
-    batches = eval_batches(
-        source,
-        config.data,
-        batch_size=eval_batch_size(config, mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    with batches:
-        tracked = track(batches, len(batches), "evaluating")
-        found = []
-        for number, batch in enumerate(tracked, start=1):
-            if should_stop():
-                raise EvaluationStopped
-            with watchdog.first_call(("predict", batch.images.shape)):
-                found.append(_detect(predict_step, variables, put_batch(batch, mesh), source))
-            watchdog.feed(f"evaluation batch {number} of {len(batches)}")
-        loaded = report_of_all(batches.report)
-    _report_non_finite(loaded, found, source)
-    detections = _collect(found, source)
+    loaded = DataReport()
+    batches = detect_all(
+        predict_step, variables, source, config, mesh,
+        loaded=loaded, track=track, should_stop=should_stop, watchdog=watchdog,
+    )  # fmt: skip
+    image_ids = np.array([record.image_id for record in source.records], np.int64)
+    tables: list[DetectionTable] = []
+    records = [np.zeros(0, np.int32)]  # of each detection
+    non_finite: list[int] = []
+    for found, index in batches:
+        non_finite += index[non_finite_images(found)].tolist()
+        boxes, scores, labels = map(np.asarray, (found.boxes, found.scores, found.labels))
+        valid = np.asarray(found.valid) & ~np.isnan(scores)
+        masks = _paste(found.masks, boxes, valid, index, source)
+        ids = image_ids[np.clip(index, 0, len(image_ids) - 1)]  # empty slots detect nothing
+        tables.append(DetectionTable.from_padded(ids, boxes, scores, labels, valid, masks))
+        records.append(np.repeat(index, valid.sum(axis=1)))
+    # Batches group images by shape; results are written in the data set's own order.
+    order = np.argsort(np.concatenate(records), kind="stable")
+    detections = _take(concatenate_detections(tables), order)
+    _report_non_finite(loaded, sorted(non_finite), len(detections.scores), source)
     truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
     metrics = coco_metrics(truth, detections)
     if truth.masks is not None and detections.masks is not None:
@@ -142,23 +180,10 @@ def evaluate(
         known = dataclasses.replace(truth, is_difficult=truth.is_difficult | is_unknown)
         metrics |= mask_metrics(known, detections)
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
-        metrics |= _voc_summary(truth, detections)
+        # At IoU 0.5: as defined since 2010, and with 2007's eleven points.
+        metrics["VOC_mAP"] = voc_metrics(truth, detections, method="area")["mAP"]
+        metrics["VOC07_mAP"] = voc_metrics(truth, detections, method="11point")["mAP"]
     return Evaluation(metrics, truth, detections, loaded)
-
-
-def _report_non_finite(report: DataReport, found: list[_Found], source: DetectionSource) -> None:
-    """Says for which images the network's output was NaN or infinite."""
-    indices = sorted(index for part in found for index in part.non_finite)
-    if not indices:
-        return
-    names = [source.records[index].file_name for index in indices]
-    if not any(len(part.scores) for part in found):
-        raise WeightsError(
-            f"the network says NaN or inf for {len(names)} of {len(source.records)} images of "
-            f"{source.name} (the first is {names[0]}), and finds nothing in others: its weights "
-            "are broken, or grow too large"
-        )
-    report.add("non_finite_output", names, outcome="no detections: the network says NaN or inf")
 
 
 def report_of_all(report: DataReport) -> DataReport:
@@ -170,72 +195,147 @@ def report_of_all(report: DataReport) -> DataReport:
     return total
 
 
-def _voc_summary(truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
-    """PASCAL VOC's mAP at IoU 0.5: as defined since 2010, and with 2007's eleven points."""
-    return {
-        "VOC_mAP": voc_metrics(truth, detections, method="area")["mAP"],
-        "VOC07_mAP": voc_metrics(truth, detections, method="11point")["mAP"],
-    }
+def _report_non_finite(
+    report: DataReport, records: list[int], num_detections: int, source: DetectionSource
+) -> None:
+    """Says for which images the network's output was NaN or infinite."""
+    if not records:
+        return
+    names = [source.records[index].file_name for index in records]
+    if not num_detections:
+        raise WeightsError(
+            f"the network says NaN or inf for {len(names)} of {len(source.records)} images of "
+            f"{source.name} (the first is {names[0]}), and finds nothing in others: its weights "
+            "are broken, or grow too large"
+        )
+    report.add("non_finite_output", names, outcome="no detections: the network says NaN or inf")
 
 
-def _detect(
-    predict_step: PredictStep, variables: Variables, batch: Batch, source: DetectionSource
-) -> _Found:
-    detections, index = jax.device_get(predict_step(variables, batch))
-    non_finite = non_finite_images(detections)
-    valid = detections.valid & ~np.isnan(detections.scores)
-    detections = dataclasses.replace(detections, valid=valid)
-    image, slot = np.nonzero(valid)
-    return _Found(
-        non_finite=index[non_finite].tolist(),
-        record_index=index[image],
-        boxes=detections.boxes[image, slot],
-        scores=detections.scores[image, slot],
-        labels=detections.labels[image, slot],
-        masks=_paste(detections, index, source),
-    )
-
-
-def _paste(detections: Detections, index: np.ndarray, source: DetectionSource) -> RleTable | None:
+def _paste(
+    masks: Any, boxes: np.ndarray, valid: np.ndarray, index: np.ndarray, source: DetectionSource
+) -> RleTable | None:
     """The masks of the valid detections in their images, image by image, as run lengths."""
-    if detections.masks is None:
+    if masks is None:
         return None
-    pasted = []
-    for image, slots in enumerate(np.asarray(detections.valid)):
-        if slots.any():
-            record = source.records[int(index[image])]
-            grids, boxes = np.asarray(detections.masks[image]), np.asarray(detections.boxes[image])
-            pasted.append(paste_masks(grids[slots], boxes[slots], record.height, record.width))
+    grids, pasted = np.asarray(masks), []
+    for image in np.flatnonzero(valid.any(axis=1)):
+        rows, record = valid[image], source.records[int(index[image])]
+        size = (record.height, record.width)
+        pasted.append(paste_masks(grids[image][rows], boxes[image][rows], *size))
     return join_tables(pasted)
 
 
-def _collect(found: list[_Found], source: DetectionSource) -> DetectionTable:
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in found])
-
-    # Batches group images by shape; results are written in the data set's own order.
-    index = column("record_index")
-    order = np.argsort(index, kind="stable")
-    image_ids = np.array([record.image_id for record in source.records], np.int64)
-    masks = [part.masks for part in found if part.masks is not None]
-    return DetectionTable(
-        image_id=image_ids[index[order]],
-        boxes=column("boxes")[order],
-        scores=column("scores")[order],
-        labels=column("labels")[order],
-        masks=join_tables(masks).take(order) if masks else None,
-    )
+def _take(table: DetectionTable, rows: np.ndarray) -> DetectionTable:
+    columns = ("image_id", "boxes", "scores", "labels", "sizes")
+    masks = None if table.masks is None else table.masks.take(rows)
+    return DetectionTable(**{name: getattr(table, name)[rows] for name in columns}, masks=masks)
 
 
-from harmonic_jax.training.classes import (
-    MatchedPredictions as MatchedPredictions,
-)
-from harmonic_jax.training.classes import (
-    classes_found as classes_found,
-)
-from harmonic_jax.training.classes import (
-    match_classes as match_classes,
-)
-from harmonic_jax.training.report import (
-    write_report as write_report,
-)
+# A detector's classes and a data set's, matched by name.
+
+
+class MatchedPredictions:
+    """A predict step with a data set's labels; detections of other classes are dropped.
+
+    They are dropped after the detector's own cap on detections, as torchvision's users would.
+    `num_dropped` counts them, `other_classes` the classes that are dropped.
+    """
+
+    def __init__(self, predict_step: PredictStep, labels: np.ndarray) -> None:
+        self._predict_step = predict_step
+        self._labels = labels
+        self.other_classes = int((labels < 0).sum())
+        self.num_dropped = 0
+
+    def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        on_device, index = self._predict_step(variables, batch)
+        found = jax.device_get(on_device)
+        labels = self._labels[found.labels]
+        self.num_dropped += int((found.valid & (labels < 0)).sum())
+        valid = found.valid & (labels >= 0)
+        return dataclasses.replace(found, labels=np.where(valid, labels, 0), valid=valid), index
+
+
+def match_classes(
+    known: Sequence[str], wanted: Sequence[str], *, found: Collection[str] | None = None
+) -> np.ndarray:
+    """For each class of a detector its label in a data set, -1 where that does not have it.
+
+    Args:
+      known: the detector's classes; of equal names the first counts.
+      wanted: the data set's classes.
+      found: those of which the data set has objects; None: all.
+
+    Raises:
+      ConfigError: the detector lacks a class of which there are objects. Without any, its number
+        is none, whatever is detected.
+
+    Example:
+      >>> match_classes(["background", "cat", "dog", "N/A", "N/A"], ["dog", "cat"]).tolist()
+      [-1, 1, 0, -1, -1]
+    """
+    if list(known) == list(wanted):
+        return np.arange(len(known), dtype=np.int32)
+    missing = [name for name in wanted if name not in known and (found is None or name in found)]
+    if missing:
+        raise ConfigError(
+            f"the detector does not know the classes {listing(missing)}; its classes are "
+            f"{listing(known)}"
+        )
+    labels = np.full(len(known), -1, np.int32)
+    for label, name in enumerate(wanted):
+        if name in known:
+            labels[list(known).index(name)] = label
+    return labels
+
+
+def match_sources(
+    train_source: DetectionSource, eval_source: DetectionSource
+) -> tuple[np.ndarray, list[str]]:
+    """For each class of the training data its label in the evaluation data, by name; -1: none.
+
+    Returns:
+      The labels, and a line on each thing that makes the numbers worth less: classes that are not
+      evaluated, or not trained on, and images that are in both.
+
+    Raises:
+      ConfigError: names the classes of which there are objects, and that the training data lack.
+    """
+    known, wanted = train_source.class_names, eval_source.class_names
+    found = classes_found(eval_source)
+    missing = [name for name in found if name not in known]
+    if missing:
+        raise ConfigError(
+            f"{eval_source.name} has {listing(missing)}, which {train_source.name} does not have "
+            f"among its classes ({listing(known)}): both must have the same, in any order"
+        )
+    notes = []
+    if others := [name for name in known if name not in wanted]:
+        notes.append(
+            f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"
+        )
+    trained = classes_found(train_source)
+    if untrained := [name for name in found if name not in trained]:
+        notes.append(f"{train_source.name} has no object of {listing(untrained)} to learn from")
+    if shared := shared_images(train_source, eval_source):
+        notes.append(
+            f"{len(shared)} of {len(eval_source.records)} images of {eval_source.name} are also "
+            f"trained on ({listing(shared, most=3)}): they say little about new ones"
+        )
+    return match_classes(known, wanted, found=found), notes
+
+
+def classes_found(source: DetectionSource) -> list[str]:
+    """The classes of which a data set has objects, in its order."""
+    labels = {label for record in source.records for label in record.labels.tolist()}
+    return [name for label, name in enumerate(source.class_names) if label in labels]
+
+
+def listing(names: Sequence[str], most: int = 20) -> str:
+    """Names as they are written in a message; of many the first.
+
+    >>> listing(["cat", "dog", "N/A"], most=2)
+    "'cat', 'dog' and 1 more"
+    """
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

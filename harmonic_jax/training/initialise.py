@@ -1,5 +1,10 @@
-"""What a run starts from, and what is refused before it does."""
+"""What a run starts from: its own newest checkpoint, another run, ImageNet weights, or chance.
 
+From another run, whose classes may differ, everything but the layers that speak of classes must
+fit and is taken; of those the weights of each class that both runs know by name.
+"""
+
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,20 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Sharding
 
-from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
-from harmonic_jax.data.folders import shared_images
-from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.config import ConfigError
 from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.classes import classes_found, listing, match_classes
-from harmonic_jax.training.fine_tune import start_from
-from harmonic_jax.training.metadata import check_resumable
+from harmonic_jax.training.config_json import differences
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.processes import run_on_all, run_on_primary
-from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.run_folder import RunFolder, check_resumable
 from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import replicated, single_mesh
 from harmonic_jax.training.state import (
@@ -28,9 +30,17 @@ from harmonic_jax.training.state import (
     TrainState,
     Variables,
     abstract_state,
+    abstract_variables,
+    build_detector,
     init_state,
     init_variables,
 )
+
+_LeafPath = tuple[Any, ...]
+_MOST_LEAVES = 5  # in an error message
+_MOST_CLASSES = 10  # in a line
+# Fields of a model that act before the first step or in the loop only.
+_HARMLESS = ("model.backbone.weights", "model.backbone.frozen_stages", "model.prior")
 
 
 def start_or_resume(
@@ -38,7 +48,6 @@ def start_or_resume(
     optimizer: optax.GradientTransformation,
     checkpoints: CheckpointStore,
     metadata: Mapping[str, Any],
-    class_names: Sequence[str],
     *,
     sharding: Sharding,
 ) -> tuple[TrainState, list[str]]:
@@ -51,8 +60,7 @@ def start_or_resume(
       detector: the model and its config.
       optimizer: whose state goes with the variables.
       checkpoints: of this run.
-      metadata: what a checkpoint must agree with to be continued.
-      class_names: of the data.
+      metadata: of this run: what a checkpoint must agree with to be continued.
       sharding: where the arrays go.
 
     Raises:
@@ -70,19 +78,19 @@ def start_or_resume(
     notes = warmup_notes(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     backbone = config.model.backbone
     # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
-    origin = None if config.init is None else _open_origin(Path(config.init), sharding)
+    origin = None if config.init is None else open_origin(Path(config.init), sharding)
     if backbone.weights is not None:
         run_on_all(lambda: kind_of(Path(str(backbone.weights))))
-    variables = init_variables(detector, seed=config.train.seed, sharding=sharding)
+    variables = init_variables(detector, seed=settings.seed, sharding=sharding)
     if origin is not None:
-        variables, changes = start_from(origin, detector, variables, class_names)
+        variables, changes = start_from(origin, detector, variables, metadata["class_names"])
         notes += changes
     elif backbone.weights is not None:
         weights = Path(backbone.weights)
-        params, rest = run_on_all(
+        loaded = run_on_all(
             lambda: load_backbone(variables.params, variables.model_state, weights, config.model)
         )
-        variables = jax.device_put(Variables(params, rest), sharding)
+        variables = jax.device_put(Variables(*loaded), sharding)
     elif backbone.norm != "batch":
         raise ConfigError(
             f"model.backbone.weights is None; with model.backbone.norm = {backbone.norm} it must "
@@ -93,7 +101,7 @@ def start_or_resume(
     return init_state(variables, optimizer, ema=has_ema, sharding=sharding), notes
 
 
-def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
+def open_origin(path: Path, sharding: Sharding) -> SavedRun:
     """The best variables of a run, its newest checkpoint (RUN/checkpoints), or those of a file,
     which each process reads for itself."""
     if path.is_file():
@@ -103,45 +111,155 @@ def _open_origin(path: Path, sharding: Sharding) -> SavedRun:
     return open_detector(path.parent if is_last else path, sharding=sharding, last=is_last)
 
 
-def match_sources(
-    train_source: DetectionSource, eval_source: DetectionSource
-) -> tuple[np.ndarray, list[str]]:
-    """For each class of the training data its label in the evaluation data, by name; -1: none.
+def start_from(
+    run: SavedRun, detector: Detector, fresh: Variables, class_names: Sequence[str]
+) -> tuple[Variables, list[str]]:
+    """The variables a fine-tuned run starts with.
+
+    Everything but the layers that speak of classes must fit and is taken. With the same classes
+    in the same order those are taken too; otherwise they start afresh, and of each class that
+    both runs know by name the weights are carried over (with background's, in a softmax head).
+
+    Args:
+      run: where to start from.
+      detector: the new detector.
+      fresh: its initial variables.
+      class_names: its classes.
 
     Returns:
-      The labels, and a line on each thing that makes the numbers worth less: classes that are not
-      evaluated, or not trained on, and images that are in both.
+      The variables on the devices of `fresh`, and lines that say what is new.
 
     Raises:
-      ConfigError: names the classes of which there are objects, and that the training data lack.
+      ConfigError: a leaf that has another shape, or that only one of them has.
     """
-    known, wanted = train_source.class_names, eval_source.class_names
-    found = classes_found(eval_source)
-    missing = [name for name in found if name not in known]
-    if missing:
+    old = {path: np.asarray(leaf) for path, leaf in _leaves(run.variables).items()}
+    has_same_classes = tuple(class_names) == run.class_names
+    axes = {} if has_same_classes else _class_axes(detector)
+    changed = [
+        (field, there, here)
+        for field, (there, here) in differences(run.config, detector.config).items()
+        if field.startswith("model.") and not field.startswith(_HARMLESS)
+    ]
+    if problems := _problems(old, _leaves(fresh), axes):
         raise ConfigError(
-            f"{eval_source.name} has {listing(missing)}, which {train_source.name} does not have "
-            f"among its classes ({listing(known)}): both must have the same, in any order"
+            f"init names the run {run.config.name}, which does not fit the model: {problems}. "
+            f"{_other_model(run, detector, changed)}"
         )
-    notes = []
-    if others := [name for name in known if name not in wanted]:
-        notes.append(
-            f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"
-        )
-    trained = classes_found(train_source)
-    if untrained := [name for name in found if name not in trained]:
-        notes.append(f"{train_source.name} has no object of {listing(untrained)} to learn from")
-    if shared := shared_images(train_source, eval_source):
-        notes.append(
-            f"{len(shared)} of {len(eval_source.records)} images of {eval_source.name} are also "
-            f"trained on ({listing(shared, most=3)}): they say little about new ones"
-        )
-    return match_classes(known, wanted, found=found), notes
+    notes = [f"starts from step {run.step} of {run.config.name}"]
+    # Options under which the same numbers mean something else.
+    notes += [f"note: {name} was {there!r} and is {here!r}" for name, there, here in changed]
+    origin = {name: i for i, name in reversed(list(enumerate(run.class_names)))}
+    source = np.array([origin.get(name, -1) for name in class_names])
+    if not has_same_classes:
+        carried = [name for name in class_names if name in origin]
+        new = [name for name in class_names if name not in origin]
+        notes.append(f"classes carried over: {_listing(carried)}; new: {_listing(new)}")
+
+    def place(path: _LeafPath, variable: nnx.Variable) -> nnx.Variable:
+        leaf, value = variable.get_value(), old[path]
+        if path in axes:
+            carried_over = axes[path].carry_over(np.asarray(leaf), value, source)
+            shapes = f"{list(value.shape)} -> {list(carried_over.shape)}"
+            notes.append(f"  {_name(path)}: {shapes}")
+            value = carried_over
+        return variable.replace(jax.device_put(value, leaf.sharding))
+
+    parts = (fresh.params, fresh.model_state)
+    return Variables(*(nnx.map_state(place, part) for part in parts)), notes
 
 
-def check_masks(config: Config) -> None:
-    # Not a matter of Config: what is trained on masks may be evaluated on data without any.
-    if isinstance(config.model, MaskRCNNConfig) and not config.data.masks:
-        raise ConfigError(
-            "data.masks is False; it must be True to train Mask R-CNN, on data that has masks"
-        )
+@dataclasses.dataclass(frozen=True)
+class _ClassAxis:
+    """Where an array has numbers for each class: `[.., groups * (k + background) * per_class, ..]`.
+
+    Dense heads have a group an anchor; box deltas of each class have 4 numbers a class.
+    """
+
+    axis: int
+    groups: int
+    per_class: int
+    has_background: bool
+
+    def carry_over(self, fresh: np.ndarray, old: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """Fresh values, but those of the old class `source[c]` for each class c that has one.
+
+        Background comes along where any class does: it is told from what it was told from.
+        """
+        new_rows, old_rows = self._rows(fresh).copy(), self._rows(old)
+        known = np.flatnonzero(source >= 0)
+        new_rows[known] = old_rows[source[known]]
+        if self.has_background and len(known):
+            new_rows[-1] = old_rows[-1]
+        split = np.moveaxis(new_rows, 0, 1)
+        return np.moveaxis(split.reshape(-1, *split.shape[3:]), 0, self.axis)
+
+    def _rows(self, array: np.ndarray) -> np.ndarray:
+        """A view with the classes in front: `[k + background, ..]`."""
+        moved = np.moveaxis(array, self.axis, 0)
+        split = moved.reshape(self.groups, -1, self.per_class, *moved.shape[1:])
+        return np.moveaxis(split, 1, 0)
+
+
+def _class_axes(detector: Detector) -> dict[_LeafPath, _ClassAxis]:
+    """The leaves whose shape depends on the number of classes, found by asking for one more."""
+    k = detector.num_classes
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    detectors = (detector, build_detector(detector.config, k + 1))
+    leaves, larger = (_leaves(abstract_variables(d, sharding=sharding)) for d in detectors)
+    return {
+        path: _class_axis(path, leaf.shape, larger[path].shape, k)
+        for path, leaf in leaves.items()
+        if leaf.shape != larger[path].shape
+    }
+
+
+def _class_axis(
+    path: _LeafPath, shape: tuple[int, ...], larger: tuple[int, ...], k: int
+) -> _ClassAxis:
+    (axis,) = (i for i, (a, b) in enumerate(zip(shape, larger, strict=True)) if a != b)
+    each = larger[axis] - shape[axis]  # numbers of a class
+    has_background = shape[axis] == each * (k + 1)
+    # The deltas of a class lie side by side; elsewhere an anchor has its classes side by side.
+    is_deltas = "deltas" in path
+    return _ClassAxis(axis, 1 if is_deltas else each, each if is_deltas else 1, has_background)
+
+
+def _problems(
+    old: Mapping[_LeafPath, Any], new: Mapping[_LeafPath, Any], axes: Mapping[_LeafPath, Any]
+) -> str:
+    """What does not fit, but for leaves that are carried over class by class."""
+    problems = [f"{_name(path)} is missing there" for path in new if path not in old]
+    problems += [f"{_name(path)} is only there" for path in old if path not in new]
+    problems += [
+        f"{_name(path)} is {list(old[path].shape)} there and {list(leaf.shape)} here"
+        for path, leaf in new.items()
+        if path in old and path not in axes and old[path].shape != leaf.shape
+    ]
+    more = f"; and {len(problems) - _MOST_LEAVES} more" if len(problems) > _MOST_LEAVES else ""
+    return "; ".join(problems[:_MOST_LEAVES]) + more
+
+
+def _other_model(run: SavedRun, detector: Detector, changed: list[tuple[str, Any, Any]]) -> str:
+    there, here = type(run.config.model).__name__, type(detector.config.model).__name__
+    if there != here:
+        return f"It is a {there}, the model a {here}"
+    options = [f"{name} is {there!r} there and {here!r} here" for name, there, here in changed]
+    return f"Options that differ: {'; '.join(options) or 'none'}"
+
+
+def _leaves(variables: Variables) -> dict[_LeafPath, Any]:
+    """Path -> array, trained or not: a layer may have been frozen in one of two runs only."""
+    return {
+        path: variable.get_value()
+        for part in (variables.params, variables.model_state)
+        for path, variable in nnx.to_flat_state(part)
+    }
+
+
+def _name(path: _LeafPath) -> str:
+    return "/".join(map(str, path))
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+    return ", ".join(names[:_MOST_CLASSES]) + more if names else "none"

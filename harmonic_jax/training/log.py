@@ -1,178 +1,106 @@
-# ruff: noqa: E402
-"""What a run tells: `metrics.jsonl`, one JSON object a line, and TensorBoard events.
+"""What a run tells of its steps in files: numbers, pictures, a profiler's trace.
 
-A line is `{"step": 120, "kind": "train", "loss": 0.73, ...}`. Numbers JSON cannot say are written
-as the strings "nan", "inf" and "-inf"; `read_metrics` turns them back. A line that is no such
-object (the torn last line of a killed run) is dropped, and counted in a warning.
+`metrics.jsonl` holds one JSON object a line, `{"step": 120, "kind": "train", "loss": 0.73, ...}`.
+Numbers JSON cannot say are written as the strings "nan", "inf" and "-inf"; `read_metrics` turns
+them back. A line that is no such object (the torn last line of a killed run) is dropped, and
+counted in a warning. TensorBoard gets the same numbers, and pictures.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, SupportsFloat
+from typing import Any, Literal, Self, SupportsFloat
 
+import jax
 import numpy as np
 
 from harmonic_jax.files import append, named_errors, write_bytes
-from harmonic_jax.training.events import EventFile
+from harmonic_jax.training.processes import first_line
+from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.step import Metrics
 
 _LOG = logging.getLogger(__name__)
-FILE_NAME = "metrics.jsonl"
-
-Kind = Literal["train", "eval"]
 
 
-class MetricsWriter(Protocol):
-    """What the loop writes to: a RunWriter on process 0, nothing elsewhere."""
-
-    def write(self, step: int, kind: Kind, values: Mapping[str, SupportsFloat]) -> None: ...
-
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the last checkpoint is from before."""
 
 
-class RunWriter:
+class MetricsWriter:
     """Writes the metrics of one run; every line is with the system when `write` returns.
 
     Args:
-      directory: the run's folder; made if missing. Events go to its `tensorboard/`.
-      resume_step: the run goes on behind this step: rows and events after it are dropped, since
-        they will be written again. None: a new run, whose log must not exist.
+      folder: the run's; made if missing. Events go to its `tensorboard/`.
+      start_step: the run goes on behind this step: rows and events after it are dropped, since
+        they will be written again.
+      enabled: False writes nothing: on every process but the first.
 
     Raises:
-      FileExistsError: there is a log and `resume_step` is None.
       OSError: a file cannot be written, here or later; the error names it.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike[str], *, resume_step: int | None = None
-    ) -> None:
-        folder = Path(directory)
+    def __init__(self, folder: Path, *, start_step: int, enabled: bool = True) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / FILE_NAME
+        self._path = folder / "metrics.jsonl"
         if os.path.lexists(self._path):
-            if resume_step is None:
-                raise FileExistsError(
-                    f"{self._path} exists; give resume_step to go on, or a new folder"
-                )
-            _cut(self._path, resume_step)
+            _cut(self._path, start_step)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         self._log = os.open(self._path, flags, 0o666)
-        self._events = EventFile(
-            folder / "tensorboard",
-            purge_step=None if resume_step is None else resume_step + 1,
-        )
+        self._events = _EventFile(folder / "tensorboard", start_step=start_step)
 
-    def write(self, step: int, kind: Kind, values: Mapping[str, SupportsFloat]) -> None:
+    def write(
+        self, step: int, kind: Literal["train", "eval"], values: Mapping[str, SupportsFloat]
+    ) -> None:
         """Writes one row.
 
         Args:
           step: of the state these values belong to.
           kind: prefixes the names in TensorBoard.
           values: numbers, also 0-d arrays; on the device they are waited for.
-
-        Raises:
-          ValueError: a value is called `step` or `kind`, or the kind is neither of the two.
         """
-        if kind not in ("train", "eval"):
-            raise ValueError(f"kind is {kind!r}; it must be 'train' or 'eval'")
-        taken = {"step", "kind"} & values.keys()
-        if taken:
-            raise ValueError(f"a value is called {taken.pop()!r}, which every row has already")
+        if not self._enabled:
+            return
         floats = {name: float(value) for name, value in values.items()}
-        row: dict[str, float | str] = {"step": int(step), "kind": kind}
-        row |= {name: v if math.isfinite(v) else str(v) for name, v in floats.items()}
+        row = {name: v if math.isfinite(v) else str(v) for name, v in floats.items()}
         with named_errors(self._path):
-            append(self._log, json.dumps(row, allow_nan=False).encode() + b"\n")
+            line = json.dumps({"step": int(step), "kind": kind, **row}, allow_nan=False)
+            append(self._log, line.encode() + b"\n")
         for name, value in floats.items():
             if math.isfinite(value):  # TensorBoard draws no others; the line above has them.
                 self._events.scalar(f"{kind}/{name}", value, step)
 
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes pictures to TensorBoard, by name: uint8 RGB of shape (h, w, 3)."""
-        for name, image in images.items():
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"image {name!r} is {image.dtype} of shape {image.shape};"
-                    " it must be uint8 of shape (h, w, 3)"
-                )
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture to TensorBoard: uint8 RGB of shape (h, w, 3)."""
+        if self._enabled:
             self._events.image(name, image, step)
 
-    def close(self) -> None:
-        os.close(self._log)
-        self._events.close()
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        if self._enabled:
+            os.close(self._log)
+            self._events.close()
 
 
-class NullWriter:
-    """Writes nothing: the writer of every process but the first."""
-
-    def write(self, step: int, kind: Kind, values: Mapping[str, SupportsFloat]) -> None:
-        pass
-
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-
-def open_writer(
-    directory: str | os.PathLike[str], *, resume_step: int | None, is_primary: bool
-) -> MetricsWriter:
-    """Returns the run's writer on process 0 and one that does nothing elsewhere."""
-    return RunWriter(directory, resume_step=resume_step) if is_primary else NullWriter()
-
-
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a `metrics.jsonl`: step an int, kind a string, all else floats."""
-    rows = []
-    num_bad = 0
-    for line in Path(path).read_bytes().splitlines():
-        row = _parse(line)
-        if row is None:
-            num_bad += 1
-        else:
-            rows.append(row)
-    if num_bad:
+    rows = [_parse(line) for line in path.read_bytes().splitlines()]
+    if num_bad := rows.count(None):
         _LOG.warning("%s: dropped %d lines that are not rows of metrics", path, num_bad)
-    return rows
+    return [row for row in rows if row is not None]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -191,18 +119,170 @@ def _cut(path: Path, last_step: int) -> None:
     """Drops the rows after `last_step` and torn lines, by one rename; a link becomes a file."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is no file", str(path))
-    raw = path.read_bytes() if path.exists() else b""  # a link to nothing
-    lines = [
-        line
-        for line in raw.splitlines()
-        if (row := _parse(line)) is not None and row["step"] <= last_step
-    ]
-    write_bytes(path, b"".join(line + b"\n" for line in lines))
+    lines = path.read_bytes().splitlines() if path.exists() else []  # a link to nothing
+    rows = [(line, _parse(line)) for line in lines]
+    kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= last_step]
+    write_bytes(path, b"".join(kept))
 
 
-from harmonic_jax.training.progress import (
-    TrainProgress as TrainProgress,
-)
-from harmonic_jax.training.train_log import (
-    NonFiniteLossError as NonFiniteLossError,
-)
+class _EventFile:
+    """A file of TensorBoard events, written at once: errors come where they belong.
+
+    tensorboardX's own writer hands events to a thread; where that fails, for want of space say, it
+    ends with a traceback, and the training waits for it for ever.
+
+    Args:
+      folder: made if missing; the file gets a name that no other has, and that comes last.
+      start_step: events after this step, in earlier files, are to be forgotten.
+    """
+
+    def __init__(self, folder: Path, *, start_step: int) -> None:
+        from tensorboardX.proto import event_pb2  # imports torch where it is installed: 2 seconds
+
+        self._proto = event_pb2
+        host = socket.gethostname().replace(os.sep, "_")
+        self._path = folder / f"events.out.tfevents.{time.time():.6f}.{host}.{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with named_errors(self._path):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            self._descriptor = os.open(self._path, flags, 0o666)
+        self._write(file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=start_step + 1, session_log=start)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._write(step=step, summary=scalar(name, value))
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        from tensorboardX.summary import image as image_summary
+
+        self._write(step=step, summary=image_summary(name, image, dataformats="HWC"))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _write(self, **content: Any) -> None:
+        """A record of a TFRecord file: length, its CRC, the event, its CRC."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        event = self._proto.Event(wall_time=time.time(), **content).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        crcs = [struct.pack("<I", masked_crc32c(part)) for part in (length, event)]
+        with named_errors(self._path):
+            append(self._descriptor, length + crcs[0] + event + crcs[1])
+
+
+class TrainLog:
+    """Logs the mean of the metrics over every `every` steps, and shows those of each.
+
+    Metrics are read one step late, so that the device never waits for the host. Beside them it
+    logs `data_wait`, the share of the steps' time that passed in `waiting_for_data`.
+
+    Raises:
+      NonFiniteLossError: from `add` and `flush`, at the first loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        writer: MetricsWriter,
+        progress: TrainProgress,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._every = every
+        self._writer = writer
+        self._progress = progress
+        self._clock = clock
+        self._begun: float | None = None  # when the step in progress began
+        self._wait = 0.0  # seconds it waited for data
+        self._waited = self._passed = 0.0  # seconds of the steps since the last row
+        self._pending: deque[tuple[int, Metrics]] = deque()
+        self._window: list[dict[str, float]] = []
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Around the fetching of a batch: a step begins, and the time inside is counted."""
+        self._begun = self._clock()
+        yield
+        self._wait = self._clock() - self._begun
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step that was just dispatched; reads those of the one before.
+
+        The step ends here: what the loop does next, an evaluation say, is not part of its time.
+        """
+        self._pending.append((step, metrics))
+        if len(self._pending) > 1:
+            self._read_one()
+        if self._begun is not None:
+            self._passed += self._clock() - self._begun
+            self._waited += self._wait
+            self._begun = None
+
+    def flush(self) -> None:
+        """Reads everything up to the newest step; waits for the device."""
+        while self._pending:
+            self._read_one()
+
+    def _read_one(self) -> None:
+        step, on_device = self._pending.popleft()
+        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            raise NonFiniteLossError(
+                f"the loss is not finite at step {step}: {terms}. The last checkpoint is from "
+                "before; try a lower optim.learning_rate, a longer optim.warmup_steps or "
+                "optim.clip_norm"
+            )
+        self._window.append(metrics)
+        if step % self._every:
+            self._progress.update(step, metrics)
+            return
+        waited = {"data_wait": self._waited / self._passed} if self._passed else {}
+        self._waited = self._passed = 0.0
+        rows, self._window = self._window, []
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in metrics}
+        self._progress.update(step, metrics | waited)
+        self._writer.write(step, "train", means | waited)
+
+
+class StepTrace:
+    """Has JAX's profiler trace the steps `first` to `last`; what fails is said, and the training
+    goes on.
+
+    Args:
+      folder: where the trace goes.
+      steps: the first and the last step; None traces nothing.
+      say: takes a line for a person.
+    """
+
+    def __init__(
+        self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._first, self._last = steps or (-1, -1)
+        self._say = say
+        self._is_on = False
+
+    def before(self, step: int) -> None:
+        """A step is about to begin."""
+        if step == self._first:
+            self._is_on = self._try(lambda: jax.profiler.start_trace(str(self._folder)))
+
+    def after(self, step: int, wait: Callable[[], None]) -> None:
+        """A step was dispatched; `wait` returns when the device is done with it."""
+        if step == self._last and self._is_on:
+            wait()
+            self._is_on = False
+            self._try(jax.profiler.stop_trace)
+
+    def _try(self, action: Callable[[], object]) -> bool:
+        try:
+            action()
+        except Exception as error:  # whatever the profiler raises: of XLA, of the file system
+            self._say(f"{self._folder}: the steps are not traced: {first_line(error)}")
+            return False
+        return True

@@ -2,26 +2,46 @@
 
 import contextlib
 import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any, Self
 
 import jax
+from jax.sharding import Mesh
 
-from harmonic_jax.config import Config
-from harmonic_jax.data.loader import BatchIterator, train_batches
+from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
+from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
-from harmonic_jax.data.sample import num_blank
+from harmonic_jax.data.report import DataReport
+from harmonic_jax.data.sample import is_blank, num_blank
+from harmonic_jax.terminal import Terminal
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.compilation import compile_programs, run_programs
-from harmonic_jax.training.departure import exit_on_lost_process
-from harmonic_jax.training.evaluation import Evaluation, report_of_all
-from harmonic_jax.training.initialise import check_masks, match_sources, start_or_resume
+from harmonic_jax.training.config_json import differences, listed
+from harmonic_jax.training.evaluation import (
+    Evaluation,
+    EvaluationStopped,
+    MatchedPredictions,
+    evaluate,
+    match_sources,
+    report_of_all,
+)
+from harmonic_jax.training.initialise import start_or_resume
+from harmonic_jax.training.log import MetricsWriter, StepTrace, TrainLog
 from harmonic_jax.training.optimizer import make_optimizer
-from harmonic_jax.training.processes import is_primary, run_on_all
-from harmonic_jax.training.run import Run, open_run
-from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
+from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.results import prediction_grid
+from harmonic_jax.training.run_folder import (
+    RunFolder,
+    check_same_on_all,
+    config_of,
+    run_metadata,
+)
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import TrainState, build_detector
-from harmonic_jax.training.step import make_train_step
-from harmonic_jax.training.trace import StepTrace
-from harmonic_jax.training.watchdog import process_watchdog
+from harmonic_jax.training.step import PredictStep, make_predict_step, make_train_step
+from harmonic_jax.training.watchdog import StopSignal, exit_on_lost_process, process_watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +55,7 @@ class TrainResult:
 
 
 def train(
-    config: Config, run_dir: RunFolder, train_source: DetectionSource, eval_source: DetectionSource
+    config: Config, folder: RunFolder, train_source: DetectionSource, eval_source: DetectionSource
 ) -> TrainResult:
     """Trains, or goes on training, the configured detector until its last step.
 
@@ -45,7 +65,7 @@ def train(
 
     Args:
       config: the experiment.
-      run_dir: where checkpoints and logs go; a checkpoint found there is continued.
+      folder: where checkpoints and logs go; a checkpoint found there is continued.
       train_source: images and objects to train on.
       eval_source: images and objects to evaluate on; its classes must be among those of the
         training data, in any order.
@@ -59,60 +79,44 @@ def train(
     settings = config.train
     mesh = data_mesh()
     check_batch_sizes(config, mesh)
-    check_masks(config)
+    # Not a matter of Config: what is trained on masks may be evaluated on data without any.
+    if isinstance(config.model, MaskRCNNConfig) and not config.data.masks:
+        raise ConfigError(
+            "data.masks is False; it must be True to train Mask R-CNN, on data that has masks"
+        )
     labels, class_notes = match_sources(train_source, eval_source)
     detector = build_detector(config, len(train_source.class_names))
     optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
     train_step = make_train_step(detector, optimizer, mesh)
-    watchdog = process_watchdog(settings.step_timeout)
-    with watchdog, contextlib.ExitStack() as stack:
-        with watchdog.paused():  # opening, restoring and compiling take the time they take
-            run = open_run(
-                config,
-                run_dir,
-                detector,
-                mesh,
-                train_source,
-                eval_source,
-                labels,
-                watchdog,
-                stack,
-            )
+    predict_step = make_predict_step(detector, mesh)
+    run = TrainRun(config, folder, eval_source)
+    with run, contextlib.ExitStack() as stack:
+        with run.watchdog.paused():  # opening, restoring and compiling take the time they take
+            run.open(train_source)
             state, notes = start_or_resume(
-                detector,
-                optimizer,
-                run.checkpoints,
-                run.metadata,
-                train_source.class_names,
-                sharding=replicated(mesh),
+                detector, optimizer, run.checkpoints, run.metadata, sharding=replicated(mesh)
             )
             start = int(state.step)
             batches = stack.enter_context(_batches(config, train_source, start))
-            run_on_all(lambda: run.start_logs(run_dir, start, stack))
+            run_on_all(lambda: run.start_logs(start))
             for note in class_notes + notes:
                 run.progress.message(note)
             programs = run_programs(
-                config,
-                mesh,
-                state,
-                train_step=train_step,
-                predict_step=run.predict_step,
-                train_source=train_source,
-                eval_source=eval_source,
+                config, mesh, state, (train_step, train_source), (predict_step, eval_source)
             )
             run_on_all(lambda: compile_programs(programs, run.progress, stops=run.stops_alone))
-        stack.enter_context(
-            exit_on_lost_process()
-        )  # last: it ends the process before all others close
+        stack.enter_context(exit_on_lost_process())  # last: before all others close
+        predictions = MatchedPredictions(predict_step, labels)
 
         if run.is_stopping(start):
-            return _stopped(run, start, state)
+            return run.stopped(start, state)
         # A run that was stopped within an evaluation owes it; a finished one reports again.
-        evaluation = run.evaluate(state) if start and run.evaluates_at(start) else None
+        owes_evaluation = start > 0 and run.evaluates_at(start)
+        evaluation = run.evaluate(predictions, state, mesh) if owes_evaluation else None
         if run.is_evaluation_stopped:
-            return _stopped(run, start, state)
+            return run.stopped(start, state)
         profiled = settings.profile if is_primary() else None
-        trace = StepTrace(run_dir.path / "profile", profiled, run.progress.message)
+        trace = StepTrace(folder.path / "profile", profiled, run.progress.message)
         for step in range(start + 1, settings.steps + 1):
             trace.before(step)
             with run.log.waiting_for_data():
@@ -126,20 +130,14 @@ def train(
             if is_evaluating or is_stopping or step % settings.checkpoint_every == 0:
                 run.save(step, state)
             if is_evaluating:
-                evaluation = None if is_stopping else run.evaluate(state)
+                evaluation = None if is_stopping else run.evaluate(predictions, state, mesh)
             if is_stopping or run.is_evaluation_stopped:
-                return _stopped(run, step, state)
+                return run.stopped(step, state)
         loaded = report_of_all(batches.report)
         run.progress.message(f"images as they were loaded:\n{loaded.format()}")
         if num_blank(loaded) == (settings.steps - start) * settings.batch_size > 0:
             run.progress.message("no training image could be decoded: nothing was learned")
     return TrainResult(settings.steps, state, None, evaluation)
-
-
-def _stopped(run: Run, step: int, state: TrainState) -> TrainResult:
-    where = f"saved step {step}; start again to go on" if step else "stopped before the first step"
-    run.progress.message(f"{run.stop.name}: {where}")
-    return TrainResult(step, state, run.stop.name, None)
 
 
 def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterator:
@@ -153,3 +151,205 @@ def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterat
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+class TrainRun(contextlib.ExitStack):
+    """A training that goes on: its checkpoints, log, display, signals and watchdog.
+
+    What is opened closes with the `with` block, in the opposite order.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, eval_source: DetectionSource) -> None:
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.eval_source = eval_source
+        self.watchdog = process_watchdog(config.train.step_timeout)
+        self.checkpoints = CheckpointStore(folder.checkpoints, keep=config.train.keep_checkpoints)
+        self.best = BestVariables(folder.best, config, eval_source.name)
+        self.stop = StopSignal()
+        self.metadata: dict[str, Any] = {}
+        self.is_evaluation_stopped = False
+        self._evaluated: set[int] = set()
+        self._is_skip_told = False
+
+    def __enter__(self) -> Self:
+        self.enter_context(self.watchdog)
+        return self
+
+    def open(self, train_source: DetectionSource) -> None:
+        """Opens checkpoints and signals; all processes together.
+
+        Raises:
+          ConfigError: the processes were started with different configs or data, or the best
+            variables are another run's.
+          ProcessFailedError: of several processes, one failed.
+        """
+        for store in (self.checkpoints, self.best.store):
+            self.enter_context(store)
+            run_on_all(store.claim)  # a folder that cannot be written shows now, not after an hour
+        run_on_primary(self.best.check_own)
+        settings = self.config.train
+        fingerprint = order_fingerprint(
+            train_source, self.config.data, batch_size=settings.batch_size, seed=settings.seed
+        )
+        self.metadata = run_metadata(self.config, train_source, fingerprint)
+        check_same_on_all(self.metadata)
+        self.enter_context(self.stop)
+
+    def start_logs(self, start: int) -> None:
+        """Opens log and display behind step `start`, once the state says where that is."""
+        settings = self.config.train
+        self.writer = self.enter_context(
+            MetricsWriter(self.folder.path, start_step=start, enabled=is_primary())
+        )
+        if is_primary():
+            rows = self.folder.read_log()
+            self._evaluated = {row["step"] for row in rows if row["kind"] == "eval"}
+        self.progress = self.enter_context(
+            TrainProgress(
+                settings.steps,
+                images_per_step=settings.batch_size,
+                start_step=start,
+                console=Terminal(quiet=not is_primary(), lossy=True),
+            )
+        )
+        self.log = TrainLog(settings.log_every, self.writer, self.progress)
+
+    def evaluates_at(self, step: int) -> bool:
+        every = self.config.train.eval_every
+        return step == self.config.train.steps or (every > 0 and step % every == 0)
+
+    def is_stopping(self, step: int) -> bool:
+        """Whether a signal came to any process; all ask at the same steps."""
+        return self.is_evaluation_stopped or self._asked_to_stop(step)
+
+    def _asked_to_stop(self, count: int) -> bool:
+        """Several processes ask each other, an all-gather, so only now and then."""
+        asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
+        return asks and self.stop.requested_anywhere()
+
+    def stops_alone(self) -> bool:
+        """Whether this process was asked to stop, and has nobody to agree with."""
+        return jax.process_count() == 1 and self.stop.requested
+
+    def stopped(self, step: int, state: TrainState) -> TrainResult:
+        where = (
+            f"saved step {step}; start again to go on" if step else "stopped before the first step"
+        )
+        self.progress.message(f"{self.stop.name}: {where}")
+        return TrainResult(step, state, self.stop.name, None)
+
+    def tell_skipped(self, loaded: DataReport) -> None:
+        """Says once, at the first, that a training image cannot be decoded."""
+        if self._is_skip_told or not num_blank(loaded):
+            return
+        self._is_skip_told = True
+        (example,) = next(f.examples[:1] for f in loaded.findings.values() if is_blank(f))
+        self.progress.message(
+            f"a training image could not be decoded and is left out: {example} (all are counted at "
+            "the end; check-data names them)"
+        )
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins to save; a loss or a state that is not finite is never saved."""
+        self.log.flush()
+        self.checkpoints.save(step, state, self.metadata)
+        self.watchdog.feed(f"step {step} and its checkpoint")
+
+    def evaluate(
+        self, predict_step: PredictStep, state: TrainState, mesh: Mesh
+    ) -> Evaluation | None:
+        """Evaluates, logs, and keeps the best; None if a signal came meanwhile.
+
+        The state has been saved: it is on the disk before anything here can fail.
+        """
+        self.checkpoints.wait()
+        step, variables = int(state.step), state.for_evaluation
+        batch_numbers = itertools.count(1)
+        try:
+            with self.progress.paused():
+                evaluation = evaluate(
+                    predict_step,
+                    variables,
+                    self.eval_source,
+                    self.config,
+                    mesh,
+                    track=self.progress.track,
+                    should_stop=lambda: self._asked_to_stop(next(batch_numbers)),
+                    watchdog=self.watchdog,
+                )
+        except EvaluationStopped:
+            self.is_evaluation_stopped = True
+            return None
+        metrics = evaluation.metrics
+        shown = (f"{name} {_score(metrics[name])}" for name in ("AP", "AP50", "AP75"))
+        self.progress.message(f"step {step}: {'  '.join(shown)}")
+        if evaluation.warning:
+            self.progress.message(evaluation.warning)
+        if is_primary() and step not in self._evaluated:
+            self._evaluated.add(step)
+            skipped = {"skipped_images": float(evaluation.num_skipped)}
+            self.writer.write(step, "eval", metrics | skipped)
+            max_pixels = self.config.data.max_pixels
+            picture = prediction_grid(evaluation, self.eval_source, max_pixels=max_pixels)
+            self.writer.write_image(step, "predictions", picture)
+        for note in self.best.update(step, variables, metrics["AP"], self.metadata):
+            self.progress.message(note)
+        self.watchdog.feed(f"the evaluation of step {step}")
+        return evaluation
+
+
+def _score(value: float) -> str:
+    """As the table has it: a dash where there is no object to find."""
+    return f"{value:.4f}" if value >= 0 else "-"
+
+
+class BestVariables:
+    """The variables with the highest AP of a run; of those with the same, the newest."""
+
+    def __init__(self, folder: Path, config: Config, data: str) -> None:
+        self.store = CheckpointStore(folder, keep=1)
+        self._config = config
+        self._data = data
+        self._is_ap_missing = False
+
+    def check_own(self) -> None:
+        """Refuses to replace what another run left, behind a link say."""
+        folder = self.store.directory
+        try:
+            found = self.store.read_metadata()
+        except CheckpointError:  # none, or damaged: the next evaluation says so
+            return
+        if changed := differences(config_of(found, where=folder), self._config):
+            raise ConfigError(
+                f"{folder} was made with another config ({listed(changed, 'there', 'now')}): put "
+                "it elsewhere, or choose another folder with --run-dir"
+            )
+
+    def update(self, step: int, variables: Any, ap: float, metadata: dict[str, Any]) -> list[str]:
+        """Keeps the variables if they are the best so far; returns what a person should know."""
+        self.store.wait()  # the one that is being written counts too
+        ap = ap if ap >= 0 else -1.0  # -1 is that of no objects; NaN would compare with nothing
+        is_best, notes = run_on_primary(lambda: self._compare(step, ap))
+        if is_best:
+            self.store.save(step, variables, metadata | {"AP": ap})
+        return notes
+
+    def _compare(self, step: int, ap: float) -> tuple[bool, list[str]]:
+        notes = []
+        if ap < 0 and not self._is_ap_missing:
+            self._is_ap_missing = True
+            notes = [
+                f"{self._data} has no objects to find: no step is better than another, and best/ "
+                "holds the newest one that was evaluated"
+            ]
+        latest = self.store.latest_step()
+        if latest is None:
+            return True, notes
+        try:
+            best = self.store.read_metadata(verify=True).get("AP")
+        except CheckpointError as error:
+            note = f"{error}. It counts as none; the one of step {step} replaces it"
+            return True, [*notes, note]
+        return not isinstance(best, int | float) or (ap, step) > (best, latest), notes

@@ -1,14 +1,17 @@
-"""The optimizer: an optax chain and the course of its learning rate."""
+"""The optimizer: an optax chain, the course of its learning rate, and factors for single parts."""
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from harmonic_jax.config import OptimConfig
-from harmonic_jax.training.rate_factors import drop_frozen_gradients, scale_by_rate_factors
+from harmonic_jax.config import ConfigError, OptimConfig
+
+_Factors = Sequence[tuple[str, float]]
 
 
 def peak_learning_rate(config: OptimConfig, *, batch_size: int | None) -> float:
@@ -102,7 +105,10 @@ def make_optimizer(
         AdamW  u = Adam(g)                                           w <- w - r (u + d w)
         LAMB   u = Adam(g)                      w <- w - r |w| / |u + d w| (u + d w)
 
-    `config.rate_factors` scales the updates of single parts.
+    `config.rate_factors` scales the updates of single parts, weight decay included; the momentum
+    of a part is that of its own gradients in any case. A path is that of a module or a parameter,
+    parts joined by `/`, as checkpoints name them; the longest that fits counts, and 1 where none
+    does.
 
     Args:
       config: the optimizer's configuration.
@@ -119,7 +125,10 @@ def make_optimizer(
     """
     parts: list[optax.GradientTransformation] = []
     if config.rate_factors:
-        parts.append(drop_frozen_gradients(config.rate_factors))
+        # Frozen parts first, so that no norm counts them.
+        parts.append(
+            _by_path(config.rate_factors, lambda g, factor: g if factor else jnp.zeros_like(g))
+        )
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     rate = learning_rate_schedule(config, steps=steps, batch_size=batch_size)
@@ -145,9 +154,63 @@ def make_optimizer(
             ratio = optax.masked(optax.scale_by_trust_ratio(), _kernels)
             parts += [adam, decay, ratio, descent]
     if config.rate_factors:
-        parts.append(scale_by_rate_factors(config.rate_factors))
+        # Last, so that with any optimizer a part moves as if its learning rate were factor * rate.
+        parts.append(_by_path(config.rate_factors, lambda update, factor: update * factor))
     return optax.chain(*parts)
 
 
 def _kernels(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def _by_path(
+    factors: _Factors, change: Callable[[jax.Array, float], jax.Array]
+) -> optax.GradientTransformation:
+    def init(params: optax.Params) -> optax.EmptyState:
+        _check_paths(factors, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        changed = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: change(leaf, _factor(_name(path), factors)), updates
+        )
+        return changed, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def _is_part(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}/")
+
+
+def _factor(name: str, factors: _Factors) -> float:
+    fitting = [(len(path), factor) for path, factor in factors if _is_part(name, path)]
+    return max(fitting)[1] if fitting else 1.0
+
+
+def _check_paths(factors: _Factors, params: optax.Params) -> None:
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for path, _ in factors:
+        if not any(_is_part(name, path) for name in names):
+            raise ConfigError(
+                f"optim.rate_factors names {path!r}, of which nothing is trained; "
+                f"it must be {', '.join(_alternatives(path, names))} or a path below"
+            )
+
+
+def _alternatives(path: str, names: Sequence[str]) -> list[str]:
+    """The legal paths at the level where the path goes wrong."""
+    parts = path.split("/")
+    good = 0
+    while good < len(parts) and any(_is_part(n, "/".join(parts[: good + 1])) for n in names):
+        good += 1
+    prefix = "/".join(parts[:good])
+    below = [name for name in names if not prefix or name.startswith(f"{prefix}/")]
+    return list(dict.fromkeys("/".join(name.split("/")[: good + 1]) for name in below))

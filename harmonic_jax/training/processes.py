@@ -1,23 +1,152 @@
-# ruff: noqa: E402
-"""Several processes as one program: what each knows of the others, and how they agree.
+"""Several processes as one program: how they find each other, agree, and fail together.
 
-JAX's collectives carry the data; a program needs besides to fail everywhere where one has failed.
-How the processes find each other is in launch.py, how they part in departure.py.
+JAX connects them, and its collectives carry the data. Here is what it leaves open: whether there
+are others at all, a plain word where they do not come, and failing everywhere where one fails.
 """
 
+import dataclasses
 import json
-from collections.abc import Callable
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from harmonic_jax.checks import check_count, require
+from harmonic_jax.config import ConfigError
+
 _T = TypeVar("_T")
+_PATIENCE_SECONDS = 10.0
+_heartbeat_timeout = 100  # JAX's own default, until `join_processes` says otherwise
 
 
 class ProcessFailedError(Exception):
     """An action failed on some process, and so on all of them; its cause where it is ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """How this process finds the others; no part of an experiment, so no part of its config.
+
+    What is None is found by JAX in the environment of the launcher.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same on all processes."""
+    process_id: int | None = None
+    num_processes: int | None = None
+    """1: this process alone, whatever the environment says."""
+    heartbeat_timeout_seconds: int = 100
+    """A process not heard of for so long is lost, and all others end."""
+
+    def __post_init__(self) -> None:
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
+            require(bool(host) and is_port, "--coordinator", self.coordinator, "HOST:PORT")
+        count = self.num_processes
+        if count is not None:
+            check_count("--num-processes", count, "[1, 1000000]")
+        if self.process_id is not None:
+            check_count("--process-id", self.process_id, f"[0, {count or 1000000})")
+        check_count("--heartbeat-timeout-seconds", self.heartbeat_timeout_seconds, "[1, 1000000]")
+
+    @property
+    def given(self) -> tuple[str | int | None, ...]:
+        return (self.coordinator, self.num_processes, self.process_id)
+
+
+def launcher(environ: Mapping[str, str]) -> str | None:
+    """Names what started this process as one of several; None where it is alone.
+
+    JAX finds out by itself how to reach the others, but an error is its answer to a process that
+    has none, and under SLURM and Open MPI it gives each process one GPU, a lonely one too.
+
+    >>> launcher({"OMPI_COMM_WORLD_SIZE": "4"})
+    'Open MPI'
+    >>> launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
+    True
+    """
+
+    def number(name: str) -> int:
+        value = environ.get(name, "")
+        return int(value) if value.isdigit() else 1
+
+    if number("OMPI_COMM_WORLD_SIZE") > 1:
+        return "Open MPI"
+    # A shell inside an allocation has SLURM_NTASKS too; only a step's task has these.
+    if {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= environ.keys() and number("SLURM_NTASKS") > 1:
+        return "SLURM"
+    if "TPU_ML_PLATFORM" in environ:  # set by JAX when it is imported on a machine with TPUs
+        hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
+        is_alone = hosts is not None and "," not in hosts and number("MEGASCALE_NUM_SLICES") == 1
+        return None if is_alone else "Cloud TPU"
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environ.keys():
+        return "Kubernetes"
+    return "JAX_COORDINATOR_ADDRESS" if "JAX_COORDINATOR_ADDRESS" in environ else None
+
+
+def join_processes(options: ProcessOptions) -> None:
+    """Connects this process with the others, if there are any; before the first array is made.
+
+    Raises:
+      ConfigError: the options and the environment do not say how.
+    """
+    if options.num_processes == 1 or jax.distributed.is_initialized():
+        return
+    found = launcher(os.environ)
+    if found is None and options.given == (None, None, None):
+        return
+    global _heartbeat_timeout
+    _heartbeat_timeout = options.heartbeat_timeout_seconds
+    is_complete = None not in options.given
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; the loop has a handler of its own (watchdog.StopSignal).
+    jax.config.update("jax_enable_preemption_service", False)
+    patience = threading.Timer(_PATIENCE_SECONDS, _say_waiting, [options])
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            num_processes=options.num_processes,
+            process_id=options.process_id,
+            # With everything said, the launcher's rule of one GPU a process does not hold either.
+            cluster_detection_method="deactivate" if is_complete else None,
+            heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
+        )
+    except (ValueError, RuntimeError) as error:
+        where = f"in the environment of {found}" if found else "in the environment"
+        missing = "" if is_complete else f", and JAX found no answer {where}"
+        raise ConfigError(
+            f"cannot join the other processes{missing}: {first_line(error)} (give --coordinator "
+            "HOST:PORT, --num-processes and --process-id, or --num-processes 1 to run alone)"
+        ) from error
+    finally:
+        patience.cancel()
+    # On processors the first collective waits for 30 s only, later ones as long as it takes.
+    multihost_utils.sync_global_devices("all processes have started")
+
+
+def _say_waiting(options: ProcessOptions) -> None:
+    """Before JAX gives up, which ends the process with a page of text."""
+    me = "" if options.process_id is None else f"process {options.process_id}: "
+    where = f" at {options.coordinator}" if options.coordinator else ""
+    print(
+        f"{me}waiting for the other processes{where}: all must be started, with the same "
+        "coordinator. JAX gives up after 5 minutes",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def heartbeat_timeout() -> int:
+    """Seconds without a heartbeat after which JAX ends all processes."""
+    return _heartbeat_timeout
 
 
 def is_primary() -> bool:
@@ -33,6 +162,11 @@ def is_alone() -> bool:
 def label() -> str:
     """What a message on stderr begins with: nothing in the only process, else `process 3: `."""
     return "" if is_alone() else f"process {jax.process_index()}: "
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def gather(value: Any) -> list[Any]:
@@ -69,38 +203,23 @@ def run_on_all(action: Callable[[], _T], *, primary_first: bool = False) -> _T:
       primary_first: the others begin when process 0 is done, and find what it made.
 
     Raises:
-      ProcessFailedError: names the process and its error. The only process of a program raises the
-        error itself.
+      ProcessFailedError: names the process and its error. The only process of a program raises
+        the error itself.
     """
     if jax.process_count() == 1:
         return action()
     result = None
-    for turn in (True, False) if primary_first else (None,):
-        error = None
-        if turn is None or turn == is_primary():
+    for is_primarys_turn in (True, False) if primary_first else (None,):
+        failure = None
+        if is_primarys_turn is None or is_primarys_turn == is_primary():
             try:
                 result = action()
-            except Exception as caught:
-                error = caught
-        _raise_everywhere(error)
+            except Exception as error:
+                failure = error
+        messages = gather(None if failure is None else str(failure) or type(failure).__name__)
+        if failure is not None:
+            raise ProcessFailedError(messages[jax.process_index()]) from failure
+        for process, message in enumerate(messages):
+            if message is not None:
+                raise ProcessFailedError(f"process {process} failed: {message}")
     return result  # type: ignore[return-value]
-
-
-def _raise_everywhere(error: Exception | None) -> None:
-    messages = gather(None if error is None else str(error) or type(error).__name__)
-    if error is not None:
-        raise ProcessFailedError(messages[jax.process_index()]) from error
-    for process, message in enumerate(messages):
-        if message is not None:
-            raise ProcessFailedError(f"process {process} failed: {message}")
-
-
-from harmonic_jax.training.launch import (
-    ProcessOptions as ProcessOptions,
-)
-from harmonic_jax.training.launch import (
-    join_processes as join_processes,
-)
-from harmonic_jax.training.launch import (
-    launcher as launcher,
-)

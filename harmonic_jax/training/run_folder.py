@@ -1,4 +1,4 @@
-"""The folder of a run, and whether what lies there may be continued."""
+"""The folder of a run: what lies where, what its checkpoints say of it, and who may continue it."""
 
 import contextlib
 import dataclasses
@@ -7,19 +7,29 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
+from harmonic_jax.pretrained.models import PLACEHOLDER
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.config_json import config_to_json, differences, listed, read_config
-from harmonic_jax.training.lock import FILE_NAME as LOCK
-from harmonic_jax.training.lock import take_lock
+from harmonic_jax.training.config_json import (
+    MAY_DIFFER,
+    config_from_json,
+    config_to_json,
+    differences,
+    listed,
+    read_config,
+)
 from harmonic_jax.training.log import read_metrics
-from harmonic_jax.training.metadata import config_of
 from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
+from harmonic_jax.training.step_folders import LOCK, take_lock
 
 _LOG = logging.getLogger(__name__)
 _SHARED_SECONDS = 60.0
@@ -55,10 +65,6 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """The rows of the log; none where it was not begun."""
-        return read_metrics(self.log) if self.log.is_file() else []
-
     @classmethod
     def of(cls, config: Config) -> "RunFolder":
         """
@@ -69,6 +75,10 @@ class RunFolder:
         if "://" in name or "\0" in name:
             raise ConfigError(f"run_dir is {name!r}; it must be a local or mounted folder")
         return cls(Path(name))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The rows of the log; none where it was not begun."""
+        return read_metrics(self.log) if self.log.is_file() else []
 
     def read_config(self) -> Config:
         """The config the run was started with.
@@ -120,13 +130,18 @@ class RunFolder:
 
     def _is_continued(self, config: Config) -> bool:
         """Whether there are checkpoints of this config; refuses what would be overwritten."""
-        checkpoints = CheckpointStore(self.checkpoints)
         if not self.path.is_dir():
             if os.path.lexists(self.path):
                 raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
+            CheckpointStore(self.checkpoints)  # refuses a name that checkpoints cannot have
             return False
+        checkpoints = CheckpointStore(self.checkpoints)
         if checkpoints.latest_step() is not None:
-            self._refuse_other(self._config_of(checkpoints), config)
+            try:  # what the weights were made with; config.json may have been changed since
+                made = config_of(checkpoints.read_metadata(), where=self.checkpoints)
+            except CheckpointError:  # all are damaged
+                made = self.read_config()
+            self._refuse_other(made, config)
             return True
         if not self.config.exists():
             if {path.name for path in self.path.iterdir()} - {LOCK}:
@@ -134,7 +149,9 @@ class RunFolder:
                     f"{self.path} exists and is not a run of ours (no config.json); "
                     "choose another folder with --run-dir"
                 )
-        elif self._has_begun():
+        # A run that was refused at its start (weights that do not fit, say) leaves its config
+        # only, and must not stand in the way of the corrected one.
+        elif self._traces() or any(path.is_dir() for path in self.checkpoints.glob("*")):
             self._refuse_other(self.read_config(), config)
             self._refuse_lost_checkpoints()
         return False
@@ -159,27 +176,13 @@ class RunFolder:
                 )
             time.sleep(0.1)
 
-    def _config_of(self, checkpoints: CheckpointStore) -> Config:
-        """What the weights were made with; config.json may have been changed since."""
-        try:
-            return config_of(checkpoints.read_metadata(), where=self.checkpoints)
-        except CheckpointError:  # all are damaged
-            return self.read_config()
-
     def _holds(self, config: Config) -> bool:
         """Whether config.json says it; another one can only have come there by other means."""
-        try:
-            is_same = not differences(self.read_config(), config)
-        except ConfigError:
-            is_same = False
-        if not is_same:
-            _LOG.warning("%s is not the config of the checkpoints: written anew", self.config)
-        return is_same
-
-    def _has_begun(self) -> bool:
-        """Whether anything came of it: a run that was refused at its start (weights that do not
-        fit, say) leaves its config only, and must not stand in the way of the corrected one."""
-        return bool(self._traces()) or any(path.is_dir() for path in self.checkpoints.glob("*"))
+        with contextlib.suppress(ConfigError):
+            if not differences(self.read_config(), config):
+                return True
+        _LOG.warning("%s is not the config of the checkpoints: written anew", self.config)
+        return False
 
     def _traces(self) -> list[str]:
         """What a run writes while it goes on, but for its checkpoints."""
@@ -204,9 +207,100 @@ class RunFolder:
             )
 
     def _refuse_other(self, old: Config, new: Config) -> None:
-        listing = listed(differences(old, new), "there", "now")
-        if listing:
+        if changed := differences(old, new):
             raise ConfigError(
-                f"{self.path} holds a run with another config ({listing}). Choose another folder "
-                "with --run-dir, or start with the same values to continue it"
+                f"{self.path} holds a run with another config ({listed(changed, 'there', 'now')}). "
+                "Choose another folder with --run-dir, or start with the same values to continue it"
             )
+
+
+def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> dict[str, Any]:
+    """What a checkpoint says of the run that made it, as JSON."""
+    return {
+        "config": config_to_json(config),
+        "class_names": list(source.class_names),
+        "category_ids": list(source.category_ids),
+        "order_fingerprint": fingerprint,
+    }
+
+
+def config_of(metadata: Mapping[str, Any], *, where: object = "the checkpoint") -> Config:
+    """The config that a checkpoint was made with.
+
+    Raises:
+      ConfigError: it has none, or one that cannot be read.
+    """
+    return config_from_json(metadata.get("config"), where=f"in the manifest of {where}: ")
+
+
+class _ClassMetadata(msgspec.Struct):
+    class_names: Annotated[list[str], msgspec.Meta(min_length=1, max_length=100_000)]
+    category_ids: list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]] | None = None
+    torchvision_names: dict[str, str] = {}  # as they are called in the imported file
+
+
+def class_names_of(metadata: Mapping[str, Any], *, where: object) -> tuple[str, ...]:
+    """The classes that a checkpoint knows, after checking what is said of them.
+
+    Raises:
+      ConfigError: it has none, or they, or their ids, are not what a run writes.
+    """
+    try:
+        known = msgspec.convert(dict(metadata), _ClassMetadata)
+        names, ids = known.class_names, known.category_ids
+        "".join(names).encode()
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1 and name != PLACEHOLDER:
+            raise ConfigError(f"{where}: the class name {name!r} is there twice")
+    if ids is not None and not len(names) == len(ids) == len(set(ids)):
+        raise ConfigError(f"{where}: category_ids must be a different number for each class")
+    return tuple(names)
+
+
+def check_same_on_all(metadata: Mapping[str, Any]) -> None:
+    """Refuses processes that were started with different configs, or that see different data.
+
+    Raises:
+      ProcessFailedError: names the process and what differs.
+    """
+    first = run_on_primary(lambda: dict(metadata))
+
+    def check() -> None:
+        changed = differences(config_of(first), config_of(metadata), ignored=MAY_DIFFER)
+        if changed:
+            listing = listed(changed, "there", "here")
+            raise ConfigError(f"process 0 was started with another config: {listing}")
+        for name in ("class_names", "order_fingerprint"):
+            if first[name] != metadata[name]:
+                raise ConfigError(
+                    f"process 0 reads other training data ({name} differs): all hosts need the "
+                    "same files under data.root"
+                )
+
+    run_on_all(check)
+
+
+def check_resumable(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuses to continue where the config or the order of the data changed.
+
+    Raises:
+      ConfigError: names what changed.
+    """
+    changed = differences(config_of(found), config_of(current))
+    if changed:
+        listing = listed(changed, "there", "now")
+        raise ConfigError(f"the checkpoint was made with another config: {listing}")
+    if found.get("class_names") != current["class_names"]:
+        raise ConfigError(
+            f"the checkpoint knows the classes {found.get('class_names')}, "
+            f"the data has {current['class_names']}"
+        )
+    if found.get("order_fingerprint") != current["order_fingerprint"]:
+        raise ConfigError(
+            "the training data, or the order in which it comes, is not that of the checkpoint "
+            "(images, objects, seed, batch size or augmentation changed): continuing would not "
+            "give the run that was started. Restore the data, or choose another --run-dir"
+        )

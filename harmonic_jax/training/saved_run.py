@@ -1,19 +1,40 @@
-# ruff: noqa: E402
-"""A finished, running or imported run, opened to be used: evaluated, exported, fine-tuned."""
+"""A finished, running or imported run, opened to be used: evaluated, exported, fine-tuned.
+
+A run is a folder, or one safetensors file that says what it is: its header holds the config, the
+class names and the step as JSON, so that the file alone is enough to detect with, or to start from;
+nothing in it is ever executed. There are two layouts of files: our own names (`write_weights`), and
+torchvision's (`pretrained.write_state_dict` with `header_of`).
+"""
 
 import dataclasses
+import json
 import shlex
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import jax
+import msgspec
+import numpy as np
 from jax.sharding import Sharding
 
 from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.files import write_bytes
+from harmonic_jax.json_file import parse_json
+from harmonic_jax.pretrained import WeightsError, load_detector
+from harmonic_jax.pretrained.convert import fault_of
+from harmonic_jax.pretrained.files import kind_of, read_metadata, read_names, read_tensors
+from harmonic_jax.pretrained.recognise import recognise
+from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.config_json import differences, listed
-from harmonic_jax.training.metadata import class_names_of, config_of
+from harmonic_jax.training.config_json import (
+    config_from_json,
+    config_to_json,
+    differences,
+    listed,
+)
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.processes import ProcessFailedError, run_on_primary
-from harmonic_jax.training.run_folder import RunFolder
+from harmonic_jax.training.run_folder import RunFolder, class_names_of, config_of
 from harmonic_jax.training.state import (
     Detector,
     Variables,
@@ -21,6 +42,11 @@ from harmonic_jax.training.state import (
     abstract_variables,
     build_detector,
 )
+
+FORMAT = "harmonic_jax detector 1"
+_FOREIGN_FORMAT = "pt"  # torchvision's layout, as `write_state_dict` calls it
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_ABOUT = "detector"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +61,44 @@ class SavedRun:
     metadata: dict[str, Any]
 
 
-def read_run(run_dir: RunFolder, *, sharding: Sharding, last: bool = False) -> SavedRun:
+class _About(msgspec.Struct):
+    """What a file's header says of the run."""
+
+    config: Any
+    class_names: Any
+    step: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    metadata: dict[str, Any]
+
+
+def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> SavedRun:
+    """Opens a run, or the file that `export` or `export-weights` wrote of one.
+
+    Args:
+      path: the folder, or the file.
+      sharding: where the arrays go.
+      last: of a folder the newest checkpoint instead of the best.
+
+    Raises:
+      ConfigError: the folder holds no run, or the file's config is not legal.
+      CheckpointError: the run has no undamaged checkpoint of that kind.
+      WeightsError: the file holds no detector, or a number is NaN or inf.
+    """
+    if path.is_file() or path.suffix in _SUFFIXES:
+        run = read_weights(path, sharding=sharding)
+    else:
+        run = read_run(RunFolder(path), sharding=sharding, last=last)
+    for name, leaf in arrays.named_leaves(run.variables).items():
+        fault = fault_of(np.asarray(leaf))
+        if fault is not None:  # it would detect nothing
+            raise WeightsError(f"the weights in {path} are broken: {name} {fault}")
+    return run
+
+
+def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> SavedRun:
     """Reads the best variables of a run, or those of its newest checkpoint.
 
     Args:
-      run_dir: the folder of the run.
+      folder: of the run.
       sharding: where the arrays go.
       last: the newest checkpoint instead of the best; with an average of the parameters, that.
 
@@ -47,72 +106,142 @@ def read_run(run_dir: RunFolder, *, sharding: Sharding, last: bool = False) -> S
       ConfigError: the folder holds no run, or its config.json is not that of the checkpoint.
       CheckpointError: it holds no undamaged checkpoint.
     """
-    store = CheckpointStore(run_dir.checkpoints if last else run_dir.best)
+    store = CheckpointStore(folder.checkpoints if last else folder.best)
     try:
-        return _read(run_dir, store, sharding, last)
+        return _read(folder, store, sharding, last)
     except (CheckpointError, ProcessFailedError) as error:
-        hint = run_on_primary(lambda: _hint(run_dir, last))
+        hint = run_on_primary(lambda: _hint(folder, last))
         if not hint:
             raise
         raise CheckpointError(f"{error}. {hint}") from error
 
 
-def _hint(run_dir: RunFolder, last: bool) -> str:
+def _hint(folder: RunFolder, last: bool) -> str:
     """What else there is of a run without the checkpoint that was wanted."""
-    is_evaluated = bool(CheckpointStore(run_dir.best).steps())
-    is_saved = bool(CheckpointStore(run_dir.checkpoints).steps())
+    is_evaluated = bool(CheckpointStore(folder.best).steps())
+    is_saved = bool(CheckpointStore(folder.checkpoints).steps())
     if is_saved and not last:
         return (
             "The run's newest checkpoint opens with --last (last=True), and one to start from with "
-            f"--init {shlex.quote(str(run_dir.checkpoints))}"
+            f"--init {shlex.quote(str(folder.checkpoints))}"
         )
     if is_evaluated and last:
         return "The run's best variables open without --last"
     return "" if is_evaluated or is_saved else "The run ended before its first: start it again"
 
 
-def _read(run_dir: RunFolder, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
-    config = run_dir.read_config()
+def _read(folder: RunFolder, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
+    config = folder.read_config()
     metadata = run_on_primary(store.read_metadata)
-    class_names = class_names_of(metadata, where=store.directory)
+    class_names = class_names_of(metadata, where=f"in the manifest of {store.directory}")
     if "config" in metadata:
-        _check_same_config(config, config_of(metadata, where=store.directory), run_dir, store)
+        changed = differences(config, config_of(metadata, where=store.directory))
+        if changed:
+            raise ConfigError(
+                f"{folder.config} is not the config that {store.directory} was made with "
+                f"({listed(changed, 'in config.json', 'in the checkpoint')}). Put the file back; "
+                "going on with the training, with the checkpoint's values, writes it anew"
+            )
     detector = build_detector(config, len(class_names))
     if last:
-        optimizer = make_optimizer(
-            config.optim, steps=config.train.steps, batch_size=config.train.batch_size
-        )
+        train = config.train
+        optimizer = make_optimizer(config.optim, steps=train.steps, batch_size=train.batch_size)
         restored = store.restore(abstract_state(detector, optimizer, sharding=sharding))
         variables = restored.state.for_evaluation
     else:
         restored = store.restore(abstract_variables(detector, sharding=sharding))
         variables = restored.state
-    return SavedRun(
-        config, class_names, detector, variables, restored.step, dict(restored.metadata)
-    )
+    return SavedRun(config, class_names, detector, variables, restored.step, restored.metadata)
 
 
-def _check_same_config(
-    old: Config, made: Config, run_dir: RunFolder, store: CheckpointStore
-) -> None:
-    changed = differences(old, made)
-    if changed:
-        raise ConfigError(
-            f"{run_dir.config} is not the config that {store.directory} was made with "
-            f"({listed(changed, 'in config.json', 'in the checkpoint')}). Put the file back; "
-            "going on with the training, with the checkpoint's values, writes it anew"
+def header_of(run: SavedRun) -> dict[str, str]:
+    """What a file says of a run, for `read_weights`.
+
+    Raises:
+      ConfigError: its classes cannot be told apart.
+    """
+    classes = {"class_names": list(run.class_names)}
+    class_names_of(run.metadata | classes, where="the run")
+    config = config_to_json(run.config)
+    about = {"config": config, **classes, "step": run.step, "metadata": run.metadata}
+    return {_ABOUT: json.dumps(about)}
+
+
+def write_weights(run: SavedRun, path: Path) -> int:
+    """Writes the variables as they are, under names such as `params/backbone/stem/conv/kernel`.
+
+    Args:
+      run: a run, opened.
+      path: the .safetensors file to write.
+
+    Returns:
+      The number of arrays.
+    """
+    import safetensors.numpy
+
+    leaves = arrays.named_leaves(run.variables)
+    content = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
+    write_bytes(path, safetensors.numpy.save(content, {"format": FORMAT} | header_of(run)))
+    return len(content)
+
+
+def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
+    """Opens what `write_weights` wrote, or a file in torchvision's layout that says what it is.
+
+    Args:
+      path: the .safetensors file.
+      sharding: where the arrays go.
+
+    Raises:
+      OSError: there is no such file, or it may not be read.
+      WeightsError: the file holds no detector, or not all of its arrays.
+      ConfigError: its config or its classes are not legal, or of a newer version.
+    """
+    header = read_metadata(path) if kind_of(path) == "safetensors" else {}
+    if _ABOUT not in header:
+        raise WeightsError(_advice(path))
+    written_as = header.get("format")
+    if written_as not in (FORMAT, _FOREIGN_FORMAT):
+        raise WeightsError(f"{path} has the format {written_as!r}; this version reads {FORMAT!r}")
+    try:
+        about = msgspec.convert(parse_json(header[_ABOUT], "the text"), _About)
+    except ValueError as error:
+        raise WeightsError(f"{path}: what it says of itself is damaged: {error}") from error
+    metadata = about.metadata | {"class_names": about.class_names}
+    class_names = class_names_of(metadata, where=path)
+    config = config_from_json(about.config, where=f"{path}: ")
+    detector = build_detector(config, len(class_names))
+    wanted = abstract_variables(detector, sharding=sharding)
+    if written_as == FORMAT:
+        variables = _read_variables(path, wanted, sharding)
+    else:
+        loaded = load_detector(
+            wanted.params, wanted.model_state, path, config.model, len(class_names)
         )
+        variables = Variables(*loaded)
+    return SavedRun(config, class_names, detector, variables, about.step, about.metadata)
 
 
-from harmonic_jax.training.detector_file import (
-    header_of as header_of,
-)
-from harmonic_jax.training.detector_file import (
-    open_detector as open_detector,
-)
-from harmonic_jax.training.detector_file import (
-    read_weights as read_weights,
-)
-from harmonic_jax.training.detector_file import (
-    write_weights as write_weights,
-)
+def _read_variables(path: Path, wanted: Variables, sharding: Sharding) -> Variables:
+    stored = read_tensors(path)
+    leaves = arrays.named_leaves(wanted)
+    difference = arrays.first_difference(arrays.describe(stored), arrays.describe(leaves))
+    if difference is not None:
+        raise WeightsError(f"{path} does not hold the detector it describes: {difference}")
+    placed = [jax.device_put(stored[name], sharding) for name in leaves]
+    variables: Variables = jax.tree.unflatten(jax.tree.structure(wanted), placed)
+    return variables
+
+
+def _advice(path: Path) -> str:
+    """What to do with a file that does not say what it holds."""
+    name = shlex.quote(str(path))
+    model = recognise(read_names(path)) if kind_of(path) == "safetensors" else None
+    if model is not None and model.startswith(("ResNet", "VGG")):
+        return f"{path} is a classifier ({model}): train on it with --model.backbone.weights {name}"
+    looks = "" if model is None else f" (it looks like {model})"
+    return (
+        f"{path} is no detector of harmonic_jax: it does not say what model and which classes it "
+        f"holds{looks}. Make a run of it with `python -m harmonic_jax import-weights {name} --to "
+        "MODEL --out RUN`, and use RUN in its place"
+    )

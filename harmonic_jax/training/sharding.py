@@ -1,7 +1,14 @@
-# ruff: noqa: E402
-"""One mesh, one axis: batches are split over `data`, everything else is on every device."""
+"""One mesh, one axis: batches are split over `data`, everything else is on every device.
 
+Also whether JAX can start, and whether batches fit: what is wrong is said in a line. Left alone,
+JAX raises whatever its backends do, and XLA ends the process with its list of flags.
+"""
+
+import functools
 import os
+import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,9 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from harmonic_jax.config import Config, ConfigError, DataConfig
 from harmonic_jax.structures import Batch
-from harmonic_jax.training.devices import check_devices
+from harmonic_jax.training.processes import first_line
 
 DATA_AXIS = "data"
+# XLA reads its flags when the first client starts. A process of its own: a wrong one ends it.
+_READ_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+_COMPLAINT = re.compile(
+    r"^[EF]\d{4} .*?(?:command_line_flags|parse_flags_from_env)\S*\] (.*)", re.M
+)
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -38,16 +50,12 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def check_divides(mesh: Mesh, field: str, batch_size: int, *, parts: int = 1) -> None:
-    """Refuses a batch size that cannot be split evenly; `parts` is the accumulation."""
-    needed = mesh.size * parts
-    if batch_size % needed:
-        below = batch_size - batch_size % needed
-        near = f"{below} or {below + needed}" if below else f"{needed}"
-        raise ConfigError(
-            f"{field} is {batch_size}; it must be a multiple of {needed}: "
-            f"{mesh.size} devices x {parts} accumulation parts ({near})"
-        )
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows of a batch -> the global batch, split over the mesh."""
+    sharding = split_batch(mesh)
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
+    )
 
 
 def check_batch_sizes(config: Config, mesh: Mesh) -> None:
@@ -56,8 +64,15 @@ def check_batch_sizes(config: Config, mesh: Mesh) -> None:
     Raises:
       ConfigError: names the field, the devices or the memory, and what is legal.
     """
-    size = config.train.batch_size
-    check_divides(mesh, "train.batch_size", size, parts=config.optim.accumulate)
+    size, parts = config.train.batch_size, config.optim.accumulate
+    needed = mesh.size * parts
+    if size % needed:
+        below = size - size % needed
+        near = f"{below} or {below + needed}" if below else f"{needed}"
+        raise ConfigError(
+            f"train.batch_size is {size}; it must be a multiple of {needed}: "
+            f"{mesh.size} devices x {parts} accumulation parts ({near})"
+        )
     check_memory("train.batch_size", size // jax.process_count(), config.data, config.data.masks)
     eval_batch_size(config, mesh)
 
@@ -93,14 +108,41 @@ def check_memory(field: str, size: int, data: DataConfig, masks: bool = False) -
         )
 
 
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows of a batch -> the global batch, split over the mesh."""
-    sharding = split_batch(mesh)
-    return jax.tree.map(
-        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
-    )
+@functools.cache
+def check_devices() -> None:
+    """Starts JAX's devices; after `join_processes`, before anything that needs them.
+
+    Raises:
+      ConfigError: JAX has none; names the variable of the environment that is wrong.
+    """
+    check_flags()
+    try:
+        jax.devices()
+    except Exception as error:  # whatever a backend raises, assertions among it
+        reason = f" ({first_line(error)})" if str(error).strip() else ""
+        for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+            if value := os.environ.get(name):
+                raise ConfigError(
+                    f"{name} is {value!r}: JAX finds no such device{reason}; unset it to take what "
+                    "there is, or set it to cpu"
+                ) from error
+        raise ConfigError(f"JAX finds no device to compute on{reason}") from error
 
 
-from harmonic_jax.training.devices import (
-    check_flags as check_flags,
-)
+@functools.cache
+def check_flags() -> None:
+    """
+    Raises:
+      ConfigError: XLA cannot read XLA_FLAGS.
+    """
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", _READ_FLAGS], capture_output=True, text=True, errors="replace"
+        )
+    except OSError:  # where no process can be started, XLA itself complains
+        return
+    if tried.returncode != 0 and (found := _COMPLAINT.search(tried.stderr)):
+        raise ConfigError(f"XLA_FLAGS is {flags!r}: {found[1]}")

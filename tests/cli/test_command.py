@@ -121,7 +121,7 @@ def test_a_training_goes_on_without_its_display() -> None:
 
     for stream in (Full(), io.StringIO()):
         console = Terminal(file=stream, lossy=True)
-        with TrainProgress(2, images_per_step=1, console=console, plain_interval=0) as progress:
+        with TrainProgress(2, images_per_step=1, console=console) as progress:
             progress.message("begun")
             for step in progress.track(range(1, 3), 2, "steps"):
                 progress.update(step, {"loss": 0.5})

@@ -103,7 +103,7 @@ def test_numbers_are_saved_before_pictures(
     def fail(path: Path, image: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("harmonic_jax.training.report.save_png", fail)
+    monkeypatch.setattr("harmonic_jax.training.results.save_png", fail)
     out = tmp_path / "out"
     status, shown = evaluation(root, "--out", out, "--json", tmp_path / "numbers.json")
     assert status == 1

@@ -11,7 +11,7 @@ import harmonic_jax
 from harmonic_jax.__main__ import main
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.initialise import _open_origin
+from harmonic_jax.training.initialise import open_origin
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import read_run
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -65,13 +65,13 @@ def test_load_and_init_too(run: Path) -> None:
         harmonic_jax.load(run)
     assert harmonic_jax.load(run, last=True).step == 4
     with pytest.raises(CheckpointError, match=f"--init {run}/checkpoints"):
-        _open_origin(run, sharding)
-    started = _open_origin(run / "checkpoints", sharding)
+        open_origin(run, sharding)
+    started = open_origin(run / "checkpoints", sharding)
     known = read_run(RunFolder(run), sharding=sharding, last=True)
     assert started.step == 4
     jax.tree.map(np.testing.assert_array_equal, started.variables, known.variables)
     with pytest.raises(ConfigError, match="holds no run"):
-        _open_origin(run.parent / "checkpoints", sharding)
+        open_origin(run.parent / "checkpoints", sharding)
 
 
 def test_where_there_is_only_a_best_last_is_left_out(

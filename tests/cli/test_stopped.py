@@ -11,7 +11,6 @@ import pytest
 
 from harmonic_jax.cli import train
 from harmonic_jax.training import loop
-from harmonic_jax.training import run as run_module
 from harmonic_jax.training.checkpoint import CheckpointStore
 from tests.cli.coco import write_coco
 
@@ -38,16 +37,16 @@ def after(signals: tuple[signal.Signals, ...], function: Callable[..., Any]) -> 
     [
         ((SIGTERM,), train, "open_source", "error: stopped by SIGTERM", ()),
         ((SIGINT,), train, "open_source", "error: stopped by SIGINT", ()),
-        ((SIGHUP,), loop, "open_run", "error: stopped by SIGHUP", ()),
+        ((SIGHUP,), loop, "process_watchdog", "error: stopped by SIGHUP", ()),
         ((SIGINT,), loop, "start_or_resume", "SIGINT: stopped before the first step", ()),
         ((SIGTERM,), loop, "compile_programs", "SIGTERM: stopped before the first step", ()),
         ((SIGINT, SIGINT), loop, "compile_programs", "error: stopped by SIGINT", ()),
         ((SIGHUP,), loop, "put_batch", "SIGHUP: saved step 1; start again to go on", (1,)),
         ((SIGINT,), loop, "put_batch", "SIGINT: saved step 1; start again to go on", (1,)),
         ((SIGINT, SIGINT), loop, "put_batch", "error: stopped by SIGINT", ()),
-        ((SIGTERM,), run_module, "evaluate", "SIGTERM: saved step 2; start again to go on", (2,)),
-        ((SIGINT, SIGINT), run_module, "evaluate", "error: stopped by SIGINT", (2,)),
-        ((SIGTERM,), train, "write_report", "error: stopped by SIGTERM", (2,)),
+        ((SIGTERM,), loop, "evaluate", "SIGTERM: saved step 2; start again to go on", (2,)),
+        ((SIGINT, SIGINT), loop, "evaluate", "error: stopped by SIGINT", (2,)),
+        ((SIGTERM,), train, "write_results", "error: stopped by SIGTERM", (2,)),
     ],
 )
 def test_a_signal_in_every_phase(
@@ -72,7 +71,7 @@ def test_a_finished_run_that_is_stopped_while_it_reports_again_says_so(
 ) -> None:
     assert trained(data)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate", after((SIGTERM,), run_module.evaluate))
+        patch.setattr(loop, "evaluate", after((SIGTERM,), loop.evaluate))
         status, shown, _ = trained(data)
     assert status == 3
     assert "SIGTERM: saved step 2; start again to go on" in shown
@@ -86,7 +85,7 @@ def test_the_numbers_are_printed_where_the_report_cannot_be_written(
         raise OSError(28, "No space left on device", "report/metrics.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "write_report", fail)
+        patch.setattr(train, "write_results", fail)
         status, shown, _ = trained(data)
     assert status == 1
     assert "IoU .50" in shown

@@ -13,7 +13,6 @@ import pytest
 
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
-from harmonic_jax.training import run as run_module
 from harmonic_jax.training.state import TrainState, Variables
 from harmonic_jax.training.step import PredictStep
 from tests.training.quick_run import start_or_resume
@@ -47,4 +46,4 @@ def replace_network(monkeypatch: pytest.MonkeyPatch) -> None:
         "run_programs": lambda *_, **__: [],
     }.items():
         monkeypatch.setattr(loop, name, substitute)
-    monkeypatch.setattr(run_module, "make_predict_step", lambda made, _: predict_as(made.number))
+    monkeypatch.setattr(loop, "make_predict_step", lambda made, _: predict_as(made.number))

@@ -15,7 +15,6 @@ import pytest
 
 from harmonic_jax.config import Config, TrainConfig
 from harmonic_jax.training import loop
-from harmonic_jax.training import run as run_module
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.loop import TrainResult
 from harmonic_jax.training.run_folder import RunFolder
@@ -64,9 +63,9 @@ class QuickRun:
             patch.setattr(loop, "make_train_step", lambda *_: self._step)
             patch.setattr(loop, "start_or_resume", start_or_resume)
             patch.setattr(loop, "run_programs", lambda *_, **__: [])
-            patch.setattr(run_module, "make_predict_step", lambda *_: None)
-            patch.setattr(run_module, "evaluate", self._evaluate)
-            patch.setattr(run_module, "prediction_grid", lambda *_, **__: _PICTURE)
+            patch.setattr(loop, "make_predict_step", lambda *_: None)
+            patch.setattr(loop, "evaluate", self._evaluate)
+            patch.setattr(loop, "prediction_grid", lambda *_, **__: _PICTURE)
             return loop.train(self.config, self.run_dir, source, source)
 
     @property

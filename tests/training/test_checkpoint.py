@@ -436,7 +436,7 @@ def test_a_failed_save_is_reported_by_the_next_call(
     store = CheckpointStore(tmp_path)
     store.save(1, make_state(), {})
     store.wait()
-    monkeypatch.setattr("harmonic_jax.training.manifest.seal", refuse)
+    monkeypatch.setattr("harmonic_jax.training.step_folders.seal", refuse)
     store.save(2, make_state(), {})
     with pytest.raises(CheckpointError, match=r"step 2 to .*: No space left on device"):
         store.save(3, make_state(), {})
@@ -600,7 +600,7 @@ if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=process)
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.interrupt import StopSignal
+from harmonic_jax.training.watchdog import StopSignal
 assert jax.device_count() == 4
 mesh = Mesh(np.array(jax.devices()), ("data",))
 replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))

@@ -9,8 +9,12 @@ import pytest
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.voc import VOC_CLASSES
 from harmonic_jax.structures import Detections
-from harmonic_jax.training.classes import MatchedPredictions, classes_found, match_classes
-from harmonic_jax.training.initialise import match_sources
+from harmonic_jax.training.evaluation import (
+    MatchedPredictions,
+    classes_found,
+    match_classes,
+    match_sources,
+)
 from tests.data.voc_folder import SIZE, read, thing, write
 
 KNOWN = ("background", "cat", "N/A", "dog", "N/A")

@@ -69,15 +69,7 @@ def start(config: Config, source: FakeSource):
     train_step, predict_step = jitted_steps(mesh)
     state = TrainState(jnp.zeros((), jnp.int32), Variables({"w": jnp.ones(3)}, {}), (), None)
     state = jax.device_put(state, replicated(mesh))
-    programs = run_programs(
-        config,
-        mesh,
-        state,
-        train_step=train_step,
-        predict_step=predict_step,
-        train_source=source,
-        eval_source=source,
-    )
+    programs = run_programs(config, mesh, state, (train_step, source), (predict_step, source))
     return mesh, train_step, predict_step, state, programs
 
 

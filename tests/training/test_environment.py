@@ -15,8 +15,8 @@ from harmonic_jax.config import ConfigError, DataConfig
 from harmonic_jax.data.tfds import open_builders
 from harmonic_jax.files import cache_folder
 from harmonic_jax.inference.inputs import find_inputs
-from harmonic_jax.training.devices import check_devices, check_flags
 from harmonic_jax.training.processes import label
+from harmonic_jax.training.sharding import check_devices, check_flags
 from tests.cli.coco import write_coco
 
 ROOT = Path(__file__).parent.parent.parent

@@ -28,7 +28,7 @@ from harmonic_jax.config import (
 )
 from harmonic_jax.training import initialise as start
 from harmonic_jax.training.checkpoint import CheckpointStore
-from harmonic_jax.training.fine_tune import start_from
+from harmonic_jax.training.initialise import start_from
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import SavedRun
@@ -232,5 +232,9 @@ def test_a_file_that_is_no_weights_is_refused_before_anything_is_compiled(
         detector = Detector(None, 3, config)
         with pytest.raises((OSError, ValueError), match=words):
             start.start_or_resume(
-                detector, optax.identity(), store, {}, NEW, sharding=replicated(data_mesh())
+                detector,
+                optax.identity(),
+                store,
+                {"class_names": NEW},
+                sharding=replicated(data_mesh()),
             )

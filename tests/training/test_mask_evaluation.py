@@ -16,7 +16,7 @@ from harmonic_jax.masks import encode_masks
 from harmonic_jax.metrics.files import load_coco_results, save_coco_annotations
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.evaluation import Evaluation, evaluate
-from harmonic_jax.training.report import write_report
+from harmonic_jax.training.results import write_results
 from harmonic_jax.training.sharding import data_mesh
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 
@@ -123,7 +123,7 @@ def test_files_hold_the_masks_and_score_alike(
 ) -> None:
     source = make_source()
     evaluation = run(source)
-    files = write_report(tmp_path, evaluation, source, data=DataConfig())
+    files = write_results(tmp_path, evaluation, source, data=DataConfig())
     assert {path.name for path in files} == {
         "metrics.json", "metrics.txt", "detections.json", "images.txt", "detections.png",
     }  # fmt: skip

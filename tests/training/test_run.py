@@ -12,9 +12,8 @@ import pytest
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.log import read_metrics
+from harmonic_jax.training.log import NonFiniteLossError, read_metrics
 from harmonic_jax.training.state import TrainState, Variables
-from harmonic_jax.training.train_log import NonFiniteLossError
 from tests.training.quick_run import QuickRun, quick_run
 
 

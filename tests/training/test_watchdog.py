@@ -1,16 +1,80 @@
-"""The watchdog: silent while something is done, then a line, all stacks, and the end."""
+"""How a process ends before its time: signals are noted, a hang is said with all stacks, and what
+JAX says of a lost process is known."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
-from harmonic_jax.training.watchdog import Watchdog
+from harmonic_jax.config import ConfigError
+from harmonic_jax.data.loader import LoaderError
+from harmonic_jax.training.checkpoint import CheckpointError
+from harmonic_jax.training.watchdog import StopSignal, Watchdog, lost_peer
 
 ROOT = Path(__file__).parent.parent.parent
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_noted_and_the_program_goes_on(number: signal.Signals) -> None:
+    with StopSignal() as stop:
+        assert not stop.requested
+        assert stop.name is None
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert stop.requested_anywhere()
+        assert stop.name == number.name
+
+
+def test_the_first_signal_gives_the_name_and_only_a_second_ctrl_c_interrupts() -> None:
+    with StopSignal() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert stop.name == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_old_handlers_return_even_after_an_error() -> None:
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: seen.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        with pytest.raises(RuntimeError, match="boom"), StopSignal() as stop:
+            raise RuntimeError("boom")
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert seen == [signal.SIGTERM, signal.SIGINT]
+    assert not stop.requested
+
+
+def test_another_thread_installs_nothing() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    inside = []
+
+    def open_one() -> None:
+        with StopSignal() as stop:
+            inside.append((signal.getsignal(signal.SIGTERM), stop.requested))
+
+    thread = threading.Thread(target=open_one)
+    thread.start()
+    thread.join()
+    assert inside == [(before, False)]
+
+
+# A process that hangs.
 
 
 class Watched:
@@ -19,14 +83,13 @@ class Watched:
     def __init__(self, path: Path, timeout: float, **options: float) -> None:
         self.now = 0.0
         self.path = path
-        self.file = path.open("w")
         self.statuses: list[int] = []
         self.ended = threading.Event()
         self.watchdog = Watchdog(
             timeout,
             label="process 7: ",
             linger=0,
-            file=self.file,
+            file=path.open("w"),
             end=self._end,
             clock=lambda: self.now,
             **options,
@@ -72,8 +135,7 @@ def test_food_keeps_it_quiet(tmp_path: Path) -> None:
             watchdog.feed(f"step {step}")
             watched.now += 0.04
             a_look_later(0.4)
-    assert watched.statuses == []
-    assert watched.text == ""
+    assert (watched.statuses, watched.text) == ([], "")
 
 
 def test_a_compilation_does_not_count(tmp_path: Path) -> None:
@@ -90,10 +152,9 @@ def test_a_compilation_does_not_count(tmp_path: Path) -> None:
     assert watched.statuses == [4]
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0])
-def test_zero_watches_nothing(tmp_path: Path, timeout: float) -> None:
+def test_zero_watches_nothing(tmp_path: Path) -> None:
     before = threading.active_count()
-    with Watched(tmp_path / "err", timeout).watchdog as watchdog:
+    with Watched(tmp_path / "err", 0).watchdog as watchdog:
         watchdog.feed("step 1")
         assert threading.active_count() == before
 
@@ -111,3 +172,21 @@ def test_the_process_really_ends() -> None:
     assert result.returncode == 4
     assert "error: nothing was completed for" in result.stderr
     assert "Thread 0x" in result.stderr
+
+
+# A process that is lost.
+
+
+def test_what_counts_as_a_lost_process() -> None:
+    gone = "UNKNOWN: Gloo AllReduce failed: Read error [127.0.0.1]:1: Connection reset by peer"
+    closed = jax.errors.JaxRuntimeError("UNAVAILABLE: Failed to send RPC to coordination service")
+    assert lost_peer(ValueError(gone)) == gone
+    assert lost_peer(closed) is not None
+    try:
+        raise CheckpointError("cannot write") from closed
+    except CheckpointError as error:
+        assert lost_peer(error) is not None  # noqa: PT017
+    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes")
+    assert lost_peer(memory) is None
+    assert lost_peer(LoaderError("a.jpg: OSError: Connection timed out")) is None
+    assert lost_peer(ConfigError("UNKNOWN: connection")) is None

@@ -1,5 +1,7 @@
 """A detector and batches small enough for tests of the training machinery."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -68,3 +70,11 @@ def random_batch(seed: int, *, size: int = 8, shape: tuple[int, int] = (64, 64))
             boxes, rng.integers(0, 3, (size, 4)).astype(np.int32), valid & is_real[:, None]
         ),
     )
+
+
+def flip_bit_of_largest(folder: Path) -> None:
+    """Decay of a checkpoint: a flipped bit in its largest file."""
+    victim = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    raw = bytearray(victim.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    victim.write_bytes(raw)

@@ -21,7 +21,7 @@ NUM_PICTURES = 12
 SHOWN_SCORE = 0.3
 
 
-def write_report(
+def write_results(
     folder: Path,
     evaluation: Evaluation,
     source: DetectionSource,

@@ -2,15 +2,16 @@
 
 import json
 
-import jax
 import pytest
 
 from harmonic_jax.config import ConfigError
-from harmonic_jax.data.loader import LoaderError
-from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.departure import lost_peer
-from harmonic_jax.training.launch import ProcessOptions, launcher
-from harmonic_jax.training.processes import gather, run_on_all, run_on_primary
+from harmonic_jax.training.processes import (
+    ProcessOptions,
+    gather,
+    launcher,
+    run_on_all,
+    run_on_primary,
+)
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
 
@@ -63,21 +64,6 @@ def test_what_started_this_process(environ: dict[str, str], name: str | None) ->
 def test_illegal_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ProcessOptions(**options)
-
-
-def test_what_counts_as_a_lost_process() -> None:
-    gone = "UNKNOWN: Gloo AllReduce failed: Read error [127.0.0.1]:1: Connection reset by peer"
-    closed = jax.errors.JaxRuntimeError("UNAVAILABLE: Failed to send RPC to coordination service")
-    assert lost_peer(ValueError(gone)) == gone
-    assert lost_peer(closed) is not None
-    try:
-        raise CheckpointError("cannot write") from closed
-    except CheckpointError as error:
-        assert lost_peer(error) is not None  # noqa: PT017
-    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes")
-    assert lost_peer(memory) is None
-    assert lost_peer(LoaderError("a.jpg: OSError: Connection timed out")) is None
-    assert lost_peer(ConfigError("UNKNOWN: connection")) is None
 
 
 def test_alone_everything_is_a_plain_call() -> None:
