@@ -44,7 +44,7 @@ TWO_ANCHORS = dataclasses.replace(
     tiny_config().model, anchors=AnchorConfig(scales=(1.0,), ratios=(1.0, 2.0))
 )
 SMALL_SSD = SSDConfig(
-    backbone=VGGConfig(width=4, norm="batch"),
+    backbone=VGGConfig(width=4, norm="batch", atrous=True),
     extra_layers=(),
     default_boxes=DefaultBoxConfig(sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)),
 )
