@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict, overload
 
 import numpy as np
-import pycocotools.mask
 
-from harmonic_jax.masks.codec import decode_runs, encode_runs, find_malformed
-
-_ROWS_AT_ONCE = 255  # pycocotools 2.0.11 keeps the length of a list in one byte, in `area`
+ROWS_AT_ONCE = 16_384  # bounds the memory of what is computed from a data set's run lengths
+_SUMMED_AT_ONCE = 255  # pycocotools 2.0.11 keeps the length of a list in one byte, in `area`
+_MAX_CHARACTERS = 7  # of one number: 35 bits, more than any image has pixels
 
 
 class Rle(TypedDict):
@@ -54,15 +53,10 @@ class RleTable(Sequence[Rle]):
     def from_bytes(
         cls, rows: Sequence[bytes], sizes: np.ndarray, *, checked: bool = False
     ) -> "RleTable":
-        """Joins the compressed counts of masks.
-
-        Args:
-          rows: n masks.
-          sizes: int [n, 2], height and width of each.
-          checked: they are known to be what they should.
+        """Joins the compressed counts of n masks, of the heights and widths int [n, 2].
 
         Raises:
-          ValueError: a row that is no compressed mask of its size.
+          ValueError: a row is no compressed mask of its size; not looked for if `checked`.
         """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         table = cls(
@@ -70,8 +64,18 @@ class RleTable(Sequence[Rle]):
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             sizes=np.asarray(sizes, np.int32).reshape(-1, 2).copy(),
         )
-        if not checked:
-            table._check()
+        bad = (
+            np.zeros(0, bool)
+            if checked
+            else find_malformed(table.counts, table.offsets, table.sizes)
+        )
+        if bad.any():
+            row = int(np.argmax(bad))
+            height, width = table.sizes[row]
+            raise ValueError(
+                f"mask {row} has counts {rows[row][:40]!r}; they must be compressed run lengths "
+                f"that add up to its size, {height} x {width}"
+            )
         return table
 
     @classmethod
@@ -121,30 +125,30 @@ class RleTable(Sequence[Rle]):
 
     def decode(self, row: int) -> np.ndarray:
         """The pixels of one mask, bool [h, w]."""
+        import pycocotools.mask
+
         pixels: np.ndarray = pycocotools.mask.decode(self[row])
         return pixels.astype(bool)
-
-    def _check(self) -> None:
-        bad = find_malformed(self.counts, self.offsets, self.sizes.astype(np.int64).prod(axis=1))
-        if bad.any():
-            row = int(np.argmax(bad))
-            height, width = self.sizes[row]
-            counts = self[row]["counts"]
-            raise ValueError(
-                f"mask {row} has counts {counts[:40]!r}; they must be compressed run lengths that "
-                f"add up to its size, {height} x {width}"
-            )
 
     @functools.cached_property
     def _summary(self) -> np.ndarray:
         """Area and xyxy box of each mask, int64 [n, 5]."""
-        starts = range(0, len(self), _ROWS_AT_ONCE)
-        parts = [_summaries(list(self[start : start + _ROWS_AT_ONCE])) for start in starts]
-        return np.concatenate([np.zeros((0, 5), np.int64), *parts])
+        import pycocotools.mask
+
+        summary = np.zeros((len(self), 5), np.int64)
+        for start in range(0, len(self), _SUMMED_AT_ONCE):
+            part = slice(start, start + _SUMMED_AT_ONCE)
+            rles = list(self[part])
+            x, y, width, height = pycocotools.mask.toBbox(rles).T
+            columns = pycocotools.mask.area(rles), x, y, x + width, y + height
+            summary[part] = np.stack(columns, axis=1)
+        return summary
 
 
 def encode_masks(masks: np.ndarray) -> RleTable:
     """Compresses pixels [n, h, w], where anything but 0 is the object."""
+    import pycocotools.mask
+
     pixels = np.asfortranarray(np.moveaxis(masks != 0, 0, -1).astype(np.uint8))
     rows = [rle["counts"] for rle in pycocotools.mask.encode(pixels)] if len(masks) else []
     return RleTable.from_bytes(rows, np.tile(masks.shape[1:], (len(masks), 1)), checked=True)
@@ -162,7 +166,88 @@ def join_tables(tables: Iterable[RleTable]) -> RleTable:
     )
 
 
-def _summaries(rles: list[Rle]) -> np.ndarray:
-    x, y, width, height = pycocotools.mask.toBbox(rles).T
-    area = pycocotools.mask.area(rles)
-    return np.stack([area, x, y, x + width, y + height], axis=1).astype(np.int64)
+def find_malformed(counts: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which rows are no run lengths of an image of that height and width, bool [n].
+
+    pycocotools would read past the end of such a row, or draw another mask than was meant.
+    """
+    bad = np.zeros(len(sizes), bool)
+    areas = sizes.astype(np.int64).prod(axis=1)
+    for start in range(0, len(sizes), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        own = offsets[start : start + ROWS_AT_ONCE + 1]
+        bad[part] = _are_malformed(counts[own[0] : own[-1]], own - own[0], areas[part])
+    return bad
+
+
+def _are_malformed(counts: np.ndarray, offsets: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    bad = _has_bad_characters(counts, offsets)
+    good = np.flatnonzero(~bad)
+    lengths = np.diff(offsets)[good]
+    ends = np.cumsum(lengths)
+    places = np.arange(lengths.sum()) + np.repeat(offsets[good] - (ends - lengths), lengths)
+    runs, bounds = decode_runs(counts[places], np.concatenate([[0], ends]))
+    total = np.concatenate([[0], np.cumsum(runs)])
+    negative = np.concatenate([[0], np.cumsum(runs < 0)])
+    bad[good] = (total[bounds[1:]] - total[bounds[:-1]] != areas[good]) | (
+        negative[bounds[1:]] > negative[bounds[:-1]]
+    )
+    return bad
+
+
+def _has_bad_characters(counts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rows that are empty, end within a number, or hold characters or numbers out of range."""
+    is_bad = (counts < 48) | (counts > 111)
+    goes_on = ((counts - np.uint8(48)) & 32) > 0
+    in_run = np.concatenate([[0], np.cumsum(goes_on)])
+    ends = np.arange(_MAX_CHARACTERS, len(counts) + 1)
+    is_bad[ends - 1] |= in_run[ends] - in_run[ends - _MAX_CHARACTERS] == _MAX_CHARACTERS
+    seen = np.concatenate([[0], np.cumsum(is_bad)])
+    lengths = np.diff(offsets)
+    bad = (lengths == 0) | (seen[offsets[1:]] > seen[offsets[:-1]])
+    bad[lengths > 0] |= goes_on[offsets[1:][lengths > 0] - 1]
+    return bad
+
+
+def decode_runs(counts: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run lengths int64 [r] and the bounds int64 [n + 1] of each row's, of well-formed rows."""
+    bits = counts.astype(np.int64) - 48
+    last = np.flatnonzero((bits & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
+    width = last - first + 1
+    place = np.arange(len(bits)) - np.repeat(first, width)
+    runs = np.add.reduceat((bits & 31) << (5 * place), first) if len(first) else first
+    runs = runs - np.where(bits[last] & 16, np.left_shift(1, 5 * width), 0)  # two's complement
+    bounds = np.searchsorted(last, offsets)
+    index = _index_in_row(bounds)
+    for parity in (0, 1):
+        chosen = np.flatnonzero((index % 2 == parity) & (index > 0))
+        total = np.cumsum(runs[chosen])
+        starts = np.flatnonzero(index[chosen] == 2 - parity)
+        before = (total - runs[chosen])[starts]
+        runs[chosen] = total - np.repeat(before, np.diff(np.append(starts, len(chosen))))
+    return runs, bounds
+
+
+def encode_runs(runs: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compressed bytes uint8 [bytes] and the offsets int64 [n + 1] of each row's.
+
+    Args:
+      runs: int64 [r], run lengths >= 0, zeros first.
+      bounds: int64 [n + 1], the bounds of each row's runs; no row without any.
+    """
+    later = np.flatnonzero(_index_in_row(bounds) >= 3)
+    numbers = runs.astype(np.int64)
+    numbers[later] = runs[later] - runs[later - 2]
+    width = np.ones(len(numbers), np.int64)
+    for bit in range(4, 5 * _MAX_CHARACTERS, 5):
+        width += (numbers >= 1 << bit) | (numbers < -(1 << bit))
+    ends = np.cumsum(width)
+    place = np.arange(width.sum()) - np.repeat(ends - width, width)
+    bits = (np.repeat(numbers, width) >> (5 * place)) & 31
+    bits += np.where(place + 1 < np.repeat(width, width), 32, 0)
+    return (bits + 48).astype(np.uint8), np.concatenate([[0], ends])[bounds]
+
+
+def _index_in_row(bounds: np.ndarray) -> np.ndarray:
+    return np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))

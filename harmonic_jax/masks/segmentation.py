@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
-import pycocotools.mask
 
-from harmonic_jax.masks.codec import encode_runs, find_malformed
-from harmonic_jax.masks.rle import RleTable
+from harmonic_jax.masks.rle import RleTable, encode_runs, find_malformed
 
 _MOST_PIXELS = 2**31 - 1  # pycocotools counts them in 32 bits
 _MOST_STEPS = 2**25  # of the outline of a polygon: 256 MiB while it is drawn
@@ -69,8 +67,10 @@ def encode_segmentations(
             counts = _nothing(height, width)
             faults[row] = MaskFault(row, error.kind, str(error))
         rows.append(counts)
-    for row in _find_malformed(rows, sizes, stated):
-        height, width = sizes[row].tolist()
+    chosen = [rows[row] for row in stated]
+    data, offsets = np.frombuffer(b"".join(chosen), np.uint8), np.cumsum([0, *map(len, chosen)])
+    for i in np.flatnonzero(find_malformed(data, offsets, sizes[stated])).tolist():
+        row, (height, width) = stated[i], sizes[stated[i]].tolist()
         message = f"its run lengths do not add up to {height} x {width} pixels"
         rows[row], faults[row] = _nothing(height, width), MaskFault(row, "malformed", message)
     return RleTable.from_bytes(rows, sizes, checked=True), [faults[row] for row in sorted(faults)]
@@ -101,15 +101,6 @@ def _encode(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
     return (counts if isinstance(counts, bytes) else _compress(counts)), 0
 
 
-def _find_malformed(rows: list[bytes], sizes: np.ndarray, stated: list[int]) -> list[int]:
-    """Which of the `stated` rows are no run lengths of an image of their size."""
-    chosen = [rows[row] for row in stated]
-    offsets = np.cumsum([0, *map(len, chosen)])
-    data = np.frombuffer(b"".join(chosen), np.uint8)
-    bad = find_malformed(data, offsets, sizes[stated].prod(axis=1))
-    return [row for row, is_bad in zip(stated, bad, strict=True) if is_bad]
-
-
 def _nothing(height: int, width: int) -> bytes:
     pixels = min(height * width, _MOST_PIXELS)
     return encode_runs(np.array([pixels]), np.array([0, 1]))[0].tobytes()
@@ -125,18 +116,17 @@ def _is_drawable(polygon: Any, height: int, width: int) -> bool:
         return False
     # Far points would overflow its integers. NaN fails both comparisons.
     side = max(height, width)
-    is_near = bool((points >= -side).all() and (points <= 2 * side).all())
-    return is_near and (len(points) * 15 * side <= 2 * _MOST_STEPS or _steps(points) <= _MOST_STEPS)
-
-
-def _steps(points: np.ndarray) -> float:
-    """How many places pycocotools keeps of the outline, five for each pixel that it passes."""
+    if not ((points >= -side).all() and (points <= 2 * side).all()):
+        return False
+    # Of the outline it keeps five places for each pixel that it passes.
     corners = points.astype(np.float64).reshape(-1, 2)
     sides = np.abs(corners - np.roll(corners, -1, axis=0)).max(axis=1)
-    return float(5 * sides.sum() + len(corners))
+    return bool(5 * sides.sum() + len(corners) <= _MOST_STEPS)
 
 
 def _encode_polygons(polygons: list[Any], height: int, width: int) -> tuple[bytes, int]:
+    import pycocotools.mask
+
     good = [polygon for polygon in polygons if _is_drawable(polygon, height, width)]
     if not good:
         raise _NoMaskError("malformed", "no polygon of three or more points in or near the image")
@@ -150,12 +140,8 @@ def _compress(counts: Any) -> bytes:
         runs = np.asarray(counts)
     except ValueError:
         runs = np.zeros(0)
-    if runs.ndim != 1 or not len(runs) or runs.dtype.kind not in "iu" or not _is_small(runs):
-        raise _NoMaskError(
-            "malformed", "its counts are neither text nor a list of whole numbers >= 0"
-        )
+    is_list = runs.ndim == 1 and len(runs) > 0 and runs.dtype.kind in "iu"
+    if not is_list or not ((runs >= 0) & (runs < 2**31)).all():
+        message = "its counts are neither text nor a list of whole numbers >= 0"
+        raise _NoMaskError("malformed", message)
     return encode_runs(runs.astype(np.int64), np.array([0, len(runs)]))[0].tobytes()
-
-
-def _is_small(runs: np.ndarray) -> bool:
-    return bool(((runs >= 0) & (runs < 2**31)).all())

@@ -12,6 +12,19 @@ import numpy as np
 
 from harmonic_jax.masks.rle import RleTable, join_tables
 
+# Of each column with a row for each box its type and the shape of a row.
+_COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "image_id": (np.int64, ()),
+    "boxes": (np.float64, (4,)),
+    "scores": (np.float64, ()),
+    "labels": (np.int32, ()),
+    "is_crowd": (np.bool_, ()),
+    "is_difficult": (np.bool_, ()),
+    "area": (np.float64, ()),
+}
+_OF_OBJECTS = ("boxes", "labels", "is_crowd", "is_difficult", "area")
+_OF_DETECTIONS = ("image_id", "boxes", "scores", "labels", "sizes")
+
 
 class AnnotatedImage(Protocol):
     """What a table needs of a data record: an image id and the columns of its objects."""
@@ -76,25 +89,15 @@ class GroundTruthTable:
     original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rows = len(self.boxes)
+        _set_columns(self, "ground truth", finite=("boxes", "area"))
         _set_column(self, "image_ids", np.int64, (len(self.image_ids),))
-        _set_column(self, "image_id", np.int64, (rows,))
-        _set_column(self, "boxes", np.float64, (rows, 4))
-        _set_column(self, "labels", np.int32, (rows,))
-        _set_column(self, "is_crowd", np.bool_, (rows,))
-        _set_column(self, "is_difficult", np.bool_, (rows,))
-        _set_column(self, "area", np.float64, (rows,))
-        _set_sizes(self, self.boxes)
         if self.image_sizes is not None:
             _set_column(self, "image_sizes", np.int32, (len(self.image_ids), 2))
-        _check_masks(self)
         _set_tuple(self, "class_names", len(self.class_names))
         _set_tuple(self, "category_ids", len(self.class_names))
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"image_ids holds the id {ids[counts > 1][0]} twice")
-        for column in ("boxes", "area"):
-            _refuse_non_finite(self, "ground truth", column)
         unknown = np.flatnonzero(~np.isin(self.image_id, self.image_ids))
         if unknown.size:
             row = int(unknown[0])
@@ -117,11 +120,7 @@ class GroundTruthTable:
         return cls(
             image_ids=image_ids,
             image_id=np.repeat(image_ids, counts),
-            boxes=_join([record.boxes for record in records], (0, 4)),
-            labels=_join([record.labels for record in records], (0,)),
-            is_crowd=_join([record.is_crowd for record in records], (0,)),
-            is_difficult=_join([record.is_difficult for record in records], (0,)),
-            area=_join([record.area for record in records], (0,)),
+            **{name: _join(records, name) for name in _OF_OBJECTS},
             class_names=tuple(class_names),
             category_ids=tuple(category_ids),
             masks=_join_masks([record.masks for record in records]),
@@ -165,15 +164,7 @@ class DetectionTable:
     masks: RleTable | None = None
 
     def __post_init__(self) -> None:
-        rows = len(self.boxes)
-        _set_column(self, "image_id", np.int64, (rows,))
-        _set_column(self, "boxes", np.float64, (rows, 4))
-        _set_column(self, "scores", np.float64, (rows,))
-        _set_column(self, "labels", np.int32, (rows,))
-        _set_sizes(self, self.boxes)
-        _check_masks(self)
-        for column in ("boxes", "scores"):
-            _refuse_non_finite(self, "detection", column)
+        _set_columns(self, "detection", finite=("boxes", "scores"))
         check_labels("detection", self.image_id, self.labels, None)
 
     @classmethod
@@ -186,15 +177,10 @@ class DetectionTable:
         valid: np.ndarray,
         masks: RleTable | None = None,
     ) -> "DetectionTable":
-        """Takes the valid rows of padded batches.
+        """Takes the rows of padded batches [b, d] that are `valid`; the others mean nothing.
 
-        Args:
-          image_id: [b].
-          boxes: [b, d, 4], xyxy in pixels of the original image.
-          scores: [b, d].
-          labels: [b, d].
-          valid: [b, d]; rows where it is False mean nothing.
-          masks: one of each valid row, image by image.
+        `boxes` [b, d, 4] are xyxy in pixels of the original image; there is one of `masks` for each
+        valid row, image by image.
         """
         rows = np.asarray(valid, bool)
         return cls(
@@ -213,11 +199,7 @@ def concatenate_detections(tables: Sequence[DetectionTable]) -> DetectionTable:
       ValueError: some tables have masks and some have none.
     """
     return DetectionTable(
-        image_id=_join([table.image_id for table in tables], (0,)),
-        boxes=_join([table.boxes for table in tables], (0, 4)),
-        scores=_join([table.scores for table in tables], (0,)),
-        labels=_join([table.labels for table in tables], (0,)),
-        sizes=_join([box_sizes(table) for table in tables], (0, 2)),
+        **{name: _join(tables, name) for name in _OF_DETECTIONS},
         masks=_join_masks([table.masks for table in tables]),
     )
 
@@ -235,8 +217,8 @@ def known_masks(table: GroundTruthTable | DetectionTable, name: str) -> RleTable
     return table.masks
 
 
-def _join(columns: Sequence[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate(columns) if columns else np.zeros(empty_shape)
+def _join(tables: Sequence[Any], name: str) -> np.ndarray:
+    return np.concatenate([getattr(table, name) for table in tables]) if tables else np.zeros(0)
 
 
 def _join_masks(masks: Sequence[RleTable | None]) -> RleTable | None:
@@ -244,17 +226,6 @@ def _join_masks(masks: Sequence[RleTable | None]) -> RleTable | None:
     if known and len(known) != len(masks):
         raise ValueError(f"{len(known)} of {len(masks)} parts have masks; it must be all or none")
     return join_tables(known) if known else None
-
-
-def _check_masks(table: "GroundTruthTable | DetectionTable") -> None:
-    if table.masks is not None and len(table.masks) != len(table.boxes):
-        raise ValueError(f"there are {len(table.masks)} masks and {len(table.boxes)} boxes")
-
-
-def _set_sizes(table: GroundTruthTable | DetectionTable, boxes: np.ndarray) -> None:
-    if table.sizes is None:
-        object.__setattr__(table, "sizes", boxes[:, 2:] - boxes[:, :2])
-    _set_column(table, "sizes", np.float64, (len(boxes), 2))
 
 
 def check_labels(
@@ -276,6 +247,28 @@ def check_labels(
         )
 
 
+def _set_columns(table: Any, name: str, *, finite: Sequence[str]) -> None:
+    """Converts and checks the columns that have a row for each box."""
+    rows = len(table.boxes)
+    for column, (dtype, row) in _COLUMNS.items():
+        if hasattr(table, column):
+            _set_column(table, column, dtype, (rows, *row))
+    if table.sizes is None:
+        object.__setattr__(table, "sizes", table.boxes[:, 2:] - table.boxes[:, :2])
+    _set_column(table, "sizes", np.float64, (rows, 2))
+    if table.masks is not None and len(table.masks) != rows:
+        raise ValueError(f"there are {len(table.masks)} masks and {rows} boxes")
+    for column in finite:
+        values: np.ndarray = getattr(table, column)
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            i = int(bad[0, 0])
+            raise ValueError(
+                f"{name} {i} of image {table.image_id[i]} has {column} {values[i].tolist()}; "
+                "every number must be finite"
+            )
+
+
 def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     """Converts a column of a frozen table, where that loses no meaning."""
     column = np.asarray(getattr(table, name))
@@ -294,15 +287,3 @@ def _set_tuple(table: object, name: str, length: int) -> None:
     if len(values) != length or len(set(values)) != length:
         raise ValueError(f"{name} is {values}; it must be {length} different values, one a class")
     object.__setattr__(table, name, values)
-
-
-def _refuse_non_finite(table: Any, name: str, column: str) -> None:
-    """Refuses a column, [rows] or [rows, n], with NaN or infinity in it."""
-    values: np.ndarray = getattr(table, column)
-    finite = np.isfinite(values)
-    if not finite.all():
-        row = int(np.argwhere(~finite)[0, 0])
-        raise ValueError(
-            f"{name} {row} of image {table.image_id[row]} has {column} {values[row].tolist()}; "
-            "every number must be finite"
-        )

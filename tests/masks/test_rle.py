@@ -103,7 +103,7 @@ def test_large_tables_are_worked_through_in_pieces(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(table.boxes()[555], encode_masks(masks[555:556]).boxes()[0])
     rows = [table[i]["counts"] for i in range(50)]
     table = table[:50]
-    monkeypatch.setattr("harmonic_jax.masks.codec.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("harmonic_jax.masks.rle.ROWS_AT_ONCE", 7)
     RleTable.from_bytes(rows, table.sizes)
     for row in (0, 6, 7, 33, 49):
         with pytest.raises(ValueError, match=f"mask {row} has counts"):

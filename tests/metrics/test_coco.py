@@ -1,6 +1,8 @@
 """COCO metrics against pycocotools, and rules that pycocotools does not have."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,6 +128,24 @@ def test_unknown_image_and_class_are_refused() -> None:
         coco_metrics(truth, DetectionTable([1], [[0, 0, 5, 5]], [0.5], [3]))
     with pytest.raises(ValueError, match="detection 0 is of image 1"):
         coco_metrics(make_truth([], image_ids=[]), DetectionTable([1], [[0, 0, 5, 5]], [0.5], [0]))
+
+
+def test_metrics_need_numpy_alone() -> None:
+    """What reads files, draws masks or prints tables is imported where that is done."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Refuse(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('pycocotools', 'msgspec', 'rich', 'jax', 'cv2'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from harmonic_jax.metrics import DetectionTable, GroundTruthTable, coco_metrics\n"
+        "truth = GroundTruthTable([1], [1], [[0, 0, 9, 9]], [0], [False], [False], [81.0],\n"
+        "                         ('a',), (1,))\n"
+        "found = DetectionTable([1], [[0, 0, 9, 9]], [0.5], [0])\n"
+        "assert coco_metrics(truth, found)['AP50'] > 0.99\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_table_text() -> None:

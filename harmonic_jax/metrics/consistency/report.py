@@ -40,7 +40,6 @@ from harmonic_jax.metrics.consistency.sampling import (
 )
 from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges, study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
-from harmonic_jax.terminal import column_width, padded
 
 VERSION = 1
 Report = dict[str, Any]
@@ -312,6 +311,8 @@ def _cell(entry: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, rows: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    from harmonic_jax.terminal import column_width, padded  # of rich, which numbers do without
+
     present = [name for name in _OF_CLASSES if any(name in row for row in rows.values())]
     width = column_width(rows, heading=title) + 2
     heads = ["objects", "boxes", *present]
