@@ -11,17 +11,18 @@ from harmonic_jax.metrics.consistency.study import Pairs, Study
 from harmonic_jax.report.numbers import Entry, value_of
 from harmonic_jax.report.plots import (
     LINES,
+    MARGIN,
     add_legend,
-    draw_density,
     new_axes,
     new_bars,
+    new_density,
     set_fractions,
+    set_log,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARGIN = 0.2
 NUM_CELLS = 50
 MOST_CLASSES = 40
 MOST_SMALL_PANELS = 24
@@ -77,21 +78,13 @@ def _are_fractions(score: np.ndarray) -> bool:
 
 def _density_panel(title: str, pairs: Pairs) -> "Axes":
     """Counts in a grid of cells: the work and the size do not grow with the number of boxes."""
-    axes = new_axes(title, height=4.5)
-    set_fractions(axes, y="IoU")
-    low, high = 0.0, 1.0
-    if _are_fractions(pairs.score):
-        set_fractions(axes, x="score")
-        axes.plot([0, 1], [0, 1], **LINES["b"], label="score = IoU")
-        for shift in (MARGIN, -MARGIN):
-            axes.axline((0, shift), slope=1, **LINES["guide"])
-    else:
-        axes.set_xlabel("score")
-        low, high = min(low, pairs.score.min()), max(high, pairs.score.max())
-    edges = np.linspace(low, high, NUM_CELLS + 1), np.linspace(0.0, 1.0, NUM_CELLS + 1)
-    counts, _, _ = np.histogram2d(pairs.score, np.clip(pairs.iou, 0, 1), bins=edges)
-    draw_density(axes, counts.T, *edges)
-    return axes
+    scores = (
+        float(min(0.0, pairs.score.min(initial=0.0))),
+        float(max(1.0, pairs.score.max(initial=1.0))),
+    )
+    edges = np.linspace(0.0, 1.0, NUM_CELLS + 1), np.linspace(*scores, NUM_CELLS + 1)
+    counts, _, _ = np.histogram2d(np.clip(pairs.iou, 0, 1), pairs.score, bins=edges)
+    return new_density(title, counts, scores)
 
 
 def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
@@ -115,9 +108,7 @@ def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
     counted.set(ylabel="boxes", ylim=(0.5, 1.3 * count.max(initial=10.0)))
     gap = None
     if count.any():
-        counted.set_yscale("log")
-        counted.yaxis.set_major_formatter("{x:,g}")
-        counted.minorticks_off()
+        set_log(counted)
         gaps = everything["mean_score"] - everything["mean_iou"]
         gap = float(np.nansum(count * gaps) / count.sum())
     names = [name for name, table in bins.items() if table["count"].max() >= FEWEST]

@@ -44,13 +44,15 @@ LINES: dict[str, dict[str, Any]] = {
 }
 HATCHES = {"a": None, "b": "////"}
 LONGEST_NAME = 20  # letters beside an axis
+MARGIN = 0.2  # between score and IoU
 _STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "harmonic_jax", "text.parse_math": False,
     "font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0,
     "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["muted"], "xtick.color": LIGHT["muted"],
     "ytick.color": LIGHT["muted"], "axes.edgecolor": LIGHT["muted"], "grid.color": LIGHT["grid"],
-    "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "hatch.color": "#ffffff",
+    "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+    "ytick.minor.size": 0.0,
     "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.markersize": 4,
     "figure.dpi": 150.0,
 }  # fmt: skip
@@ -101,6 +103,13 @@ def set_fractions(axes: "Axes", *, x: str = "", y: str = "") -> None:
     if y:
         axes.set_yticks(places, labels=texts)
         axes.set(ylabel=y, ylim=(0.0, 1.0))
+
+
+def set_log(axes: "Axes") -> None:
+    """Makes the upright axis logarithmic; what is not positive is not drawn."""
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter(lambda x, _: f"{x:,g}" if f"{x:e}"[0] in "25" else "")
 
 
 def set_rows(axes: "Axes", names: Sequence[str]) -> None:
@@ -155,30 +164,46 @@ def new_bars(
     return axes
 
 
-def draw_density(
-    axes: "Axes", counts: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray
-) -> None:
-    """Counts [ny, nx] in a grid of cells, in steps of the ramp that grow by a factor, with their
-    legend; cells of none stay blank."""
+def new_density(title: str, counts: np.ndarray, scores: tuple[float, float] = (0.0, 1.0)) -> "Axes":
+    """A panel of how many boxes have which IoU and score: cells in steps of the ramp that grow by a
+    factor, cells of none blank, and their legend.
+
+    Args:
+      title: of the panel.
+      counts: [ny, nx], IoU from 0 to 1 by score.
+      scores: where the grid begins and ends; in fractions, lines show where a score is the IoU and
+        where it is .2 off.
+    """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Polygons
 
+    axes = new_axes(title, height=4.5)
+    set_fractions(axes, y="IoU")
+    axes.set(xlabel="score", xlim=scores)
+    lines = []
+    if scores == (0.0, 1.0):
+        set_fractions(axes, x="score")
+        lines = axes.plot([0, 1], [0, 1], **LINES["b"], label="score = IoU")
+        for shift in (MARGIN, -MARGIN):
+            axes.axline((0, shift), slope=1, **LINES["guide"])
+    x_edges, y_edges = (
+        np.linspace(*ends, n + 1)
+        for ends, n in zip((scores, (0.0, 1.0)), counts.T.shape, strict=True)
+    )
     step, texts = count_steps(counts)
     samples = []
     for i, text in enumerate(texts):
-        color = RAMP[len(RAMP) - 1 if len(texts) < 2 else round(i * 6 / (len(texts) - 1))]
+        color = RAMP[-1 if len(texts) < 2 else round(i * (len(RAMP) - 1) / (len(texts) - 1))]
         y, x = np.nonzero(step == i)
         left, right, low, high = x_edges[x], x_edges[x + 1], y_edges[y], y_edges[y + 1]
         corners = np.array([[left, low], [right, low], [right, high], [left, high], [left, low]])
         codes = [Polygons.MOVETO, *[Polygons.LINETO] * 3, Polygons.CLOSEPOLY] * len(x)
         cells = Polygons(corners.transpose(2, 0, 1).reshape(-1, 2), codes)
         samples.append(axes.add_patch(PathPatch(cells, color=color, linewidth=0.0, label=text)))
-    axes.set(xlim=x_edges[[0, -1]], ylim=y_edges[[0, -1]])
-    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     if samples:
-        add_legend(
-            axes, handles=[*samples, *lines], ncols=4, title="boxes in a cell", alignment="left"
-        )
+        handles = [*samples, *lines]
+        add_legend(axes, handles=handles, ncols=4, title="boxes in a cell", alignment="left")
+    return axes
 
 
 def count_steps(counts: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -217,8 +242,7 @@ def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Non
         panels = [new_axes("loss", width=5.5, height=4.2)]
         _draw_series(panels[0], rows, losses, marker="")
         if any((np.asarray(line.get_ydata()) > 0).any() for line in panels[0].lines):
-            panels[0].set_yscale("log", nonpositive="mask")
-            panels[0].yaxis.set_major_formatter("{x:g}")
+            set_log(panels[0])
         if scores:
             panels.append(new_axes("average precision", width=5.5, height=4.2))
             _draw_series(panels[1], rows, scores, marker="o")
@@ -251,33 +275,42 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def save_panels(path: str | Path, panels: Sequence["Axes"]) -> None:
-    """Writes panels beside each other as a PNG, in light colours; letters that no font of this
-    system has are their code points.
+def save_panels(path: str | Path, *rows: Sequence["Axes"]) -> None:
+    """Writes rows of panels as a PNG, in light colours; letters that no font of this system has are
+    their code points.
 
     Raises:
       OSError: the file cannot be written.
     """
+    strips = [_joined([_pixels(axes) for axes in row], axis=1) for row in rows]
+    save_png(path, _joined(strips, axis=0))
+
+
+def _pixels(axes: "Axes") -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    pictures = []
-    for axes in panels:
-        figure = _figure_of(axes)
-        for text in figure.findobj(Text):
-            text.set_text(FONTS.drawable(text.get_text()))
-        names = [text.get_text() for text in axes.get_yticklabels()]
-        spelled = [FONTS.drawable(name) for name in names]
-        if spelled != names:
-            axes.set_yticks(axes.get_yticks(), labels=spelled)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pictures.append(np.asarray(canvas.buffer_rgba())[:, :, :3])
-    height = max(len(picture) for picture in pictures)
-    sheet = np.full((height, sum(picture.shape[1] for picture in pictures), 3), 255, np.uint8)
-    for picture, right in zip(pictures, np.cumsum([p.shape[1] for p in pictures]), strict=True):
-        sheet[: len(picture), right - picture.shape[1] : right] = picture
-    save_png(path, sheet)
+    figure = _figure_of(axes)
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(FONTS.drawable, text.get_text().split("\n"))))
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    spelled = [FONTS.drawable(name) for name in names]
+    if spelled != names:
+        axes.set_yticks(axes.get_yticks(), labels=spelled)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
+
+
+def _joined(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
+    """Pictures along an axis, with white where one is smaller along the other."""
+    most = max(picture.shape[1 - axis] for picture in pictures)
+    padded = []
+    for picture in pictures:
+        missing = [(0, 0), (0, 0), (0, 0)]
+        missing[1 - axis] = (0, most - picture.shape[1 - axis])
+        padded.append(np.pad(picture, missing, constant_values=255))
+    return np.concatenate(padded, axis=axis)
 
 
 _NAME = "name:"

@@ -22,10 +22,8 @@ from harmonic_jax.report.plots import (
     RAMP,
     chart_style,
     count_steps,
-    draw_density,
-    new_axes,
     new_bars,
-    set_fractions,
+    new_density,
     svg_of,
 )
 from tests.report.studies import studied, tables
@@ -118,10 +116,8 @@ def test_reliability_leaves_out_bins_of_few_boxes(drawn: Any) -> None:
 def test_a_panel_as_svg() -> None:
     """A line's ends are the corners, cells cover their area, colours are the page's."""
     with chart_style():
-        axes = new_axes("<b>&")
-        set_fractions(axes, x="x", y="y")
-        axes.plot([0.0, 0.4, 0.5, 1.0], [0.0, np.nan, 0.5, 1.0], color=LIGHT["b"])
-        draw_density(axes, np.array([[0, 1], [3, 3]]), np.array([0, 0.5, 1]), np.array([0, 0.5, 1]))
+        axes = new_density("<b>&", np.array([[0, 1], [3, 3]]))
+        axes.plot([0.0, 0.4, 0.5, 1.0], [0.0, np.nan, 0.5, 1.0], color=LIGHT["ink"])
         svg = svg_of(axes, "finding", "one-")
     assert 'aria-label="&lt;b&gt;&amp;" aria-describedby="finding"' in svg
     assert ">&lt;b&gt;&amp;</text>" in svg
@@ -129,7 +125,7 @@ def test_a_panel_as_svg() -> None:
     assert all(
         name.startswith("one-") for name in re.findall(r'(?:id=|url\(#|href="#)"?(\w+-)', svg)
     )
-    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke="var\(--b\)"', svg)
+    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke="var\(--ink\)"', svg)
     x, y = np.array(re.findall(r"([\d.]+) ([\d.]+)", line), float).T
     (x1, y1, width, height) = map(
         float, *re.findall(r'<rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', svg)
