@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ SMALL = (
     *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
     *("--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
 )
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +61,33 @@ def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command():
-    def run(*args: object) -> subprocess.CompletedProcess:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that a wheel of this checkout was installed to."""
+    pytest.importorskip("setuptools", minversion="77", reason="setuptools builds the wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("harmonic_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = ["wheel", "--no-build-isolation", "--wheel-dir", folder, source]
+    install = ["install", "--find-links", folder, "--no-index", "--target", folder / "site"]
+    for words in (build, [*install, "harmonic-jax"]):
+        pip = [sys.executable, "-m", "pip", *map(str, words), "--no-deps", "--quiet"]
+        subprocess.run(pip, check=True)
+    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def command(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs the installed command in a folder outside of the checkout."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *map(str, args)],
-            cwd=ROOT,
-            env=os.environ | {"COLUMNS": "200"},
+            [sys.executable, installed / "bin" / "harmonic-jax", *map(str, args)],
+            cwd=folder,
+            env=os.environ | {"COLUMNS": "200", "PYTHONPATH": str(installed)},
             capture_output=True,
             text=True,
             timeout=300,

@@ -1,55 +1,78 @@
 """The commands as a user types them, on a small folder in COCO layout."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import harmonic_jax.__main__
-from tests.cli.conftest import ROOT, SMALL
+from harmonic_jax.cli import evaluate, train
+from tests.cli.conftest import ROOT, SMALL, Command
 
 
-def test_train_continue_evaluate(command, coco_folder: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    data = ("--data.format", "coco", "--data.root", coco_folder)
+@pytest.fixture(scope="module")
+def training(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that trains two steps."""
+    data = ("--data.format", "coco", "--data.root", str(coco_folder))
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
-    training = ("train.py", *SMALL, *data, "--run-dir", run_dir)
+    run = tmp_path_factory.mktemp("commands") / "run"
+    more = ("--train.steps", "2", "--model.prior", "0.3", "--run-dir", str(run))
+    return ["train", "retinanet_r18_scenes", *SMALL, *data, *more]
 
-    first = command(*training)
-    assert first.returncode == 0, first.stderr
-    assert "IoU .50" in first.stdout
-    report = run_dir / "report"
-    names = ("metrics.json", "metrics.txt", "detections.json", "detections.png", "curves.png")
-    for name in names:
-        assert str(report / name) in first.stdout
-        assert (report / name).stat().st_size > 0
-    metrics = json.loads((report / "metrics.json").read_text())
 
-    again = command(*training)
-    assert again.returncode == 0, again.stderr
-    assert "continuing the run" in again.stdout
-    assert json.loads((report / "metrics.json").read_text()) == metrics
+@pytest.fixture(scope="module")
+def run(command: Command, training: list[str]) -> Path:
+    """The run that the installed command made of it, and wrote about."""
+    done = command(*training)
+    assert done.returncode == 0, done.stderr
+    assert "IoU .50" in done.stdout
+    run = Path(training[-1])
+    for name in ("metrics.json", "metrics.txt", "detections.json", "detections.png", "curves.png"):
+        assert str(run / "report" / name) in done.stdout
+        assert (run / "report" / name).stat().st_size > 0
+    assert f"evaluate it again with: harmonic-jax eval {run}" in done.stdout
+    return run
 
-    other = command(*training, "--train.seed", "5")
-    assert other.returncode == 1
-    assert "train.seed: 0 there, 5 now" in other.stderr
-    assert "--run-dir" in other.stderr
 
-    evaluated = command("eval.py", run_dir, "--json", tmp_path / "run.json")
-    assert evaluated.returncode == 0, evaluated.stderr
+@pytest.fixture
+def metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "report" / "metrics.json").read_text())
+
+
+def test_the_same_command_goes_on(run: Path, training: list[str], metrics, capsys) -> None:
+    assert train.main(training[1:]) == 0
+    assert "continuing the run" in capsys.readouterr().out
+    assert json.loads((run / "report" / "metrics.json").read_text()) == metrics
+
+
+def test_another_config_is_refused_there(run: Path, training: list[str], capsys) -> None:
+    assert train.main([*training[1:], "--train.seed", "5"]) == 1
+    error = capsys.readouterr().err
+    assert "train.seed: 0 there, 5 now" in error
+    assert "--run-dir" in error
+
+
+def test_evaluation_of_the_run(run: Path, metrics, command: Command, tmp_path: Path) -> None:
+    done = command("eval", run, "--json", tmp_path / "run.json")
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run.json").read_text()) == pytest.approx(metrics, abs=1e-9)
 
-    files = command(
-        "eval.py",
-        "--predictions",
-        report / "detections.json",
-        "--annotations",
-        coco_folder / "annotations" / "instances_pictures.json",
-        "--json",
-        tmp_path / "files.json",
-    )
-    assert files.returncode == 0, files.stderr
+
+def test_evaluation_of_its_files(run: Path, metrics, coco_folder: Path, tmp_path: Path) -> None:
+    annotations = coco_folder / "annotations" / "instances_pictures.json"
+    files = ("--predictions", run / "report" / "detections.json", "--annotations", annotations)
+    words = (*files, "--json", tmp_path / "files.json")
+    assert evaluate.main([str(word) for word in words]) == 0
     assert json.loads((tmp_path / "files.json").read_text()) == pytest.approx(metrics, abs=1e-9)
+
+
+def test_prediction(run: Path, coco_folder: Path, command: Command, tmp_path: Path) -> None:
+    pictures = coco_folder / "pictures"
+    done = command("predict", pictures, "--run", run, "--out", tmp_path, "--score-threshold", "0")
+    assert done.returncode == 0, done.stderr
+    assert f"written to {tmp_path}: detections.json, images.json, 6 in pictures/" in done.stdout
+    assert json.loads((tmp_path / "detections.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -78,3 +101,25 @@ def test_mistakes_are_explained_in_a_line(
     shown = capsys.readouterr()
     assert words in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_the_scripts_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.py` alone trains the default."""
+    import runpy
+
+    asked = []
+    for script, words, expected in (
+        ("train.py", [], ["train", "retinanet_r18_scenes"]),
+        (
+            "train.py",
+            ["--train.steps", "3"],
+            ["train", "retinanet_r18_scenes", "--train.steps", "3"],
+        ),
+        ("train.py", ["ssd300_voc"], ["train", "ssd300_voc"]),
+        ("eval.py", ["run"], ["eval", "run"]),
+    ):
+        monkeypatch.setattr("sys.argv", [script, *words])
+        monkeypatch.setattr("harmonic_jax.__main__.main", lambda argv: asked.append(argv) or 0)
+        with pytest.raises(SystemExit):
+            runpy.run_path(os.fspath(ROOT / script), run_name="__main__")
+        assert asked.pop() == expected

@@ -12,7 +12,6 @@ import pytest
 import safetensors.numpy
 
 import harmonic_jax.__main__
-from harmonic_jax.cli import train
 from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.cli.export import torchvision_state_dict
 from harmonic_jax.cli.import_weights import import_run
@@ -30,6 +29,10 @@ MODEL = (
 )
 SHAPES = ("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2")
 KNOWN = ("__background__", "even", "N/A", "odd", "N/A")
+
+
+def main(*args: object) -> int:
+    return harmonic_jax.__main__.main([str(arg) for arg in args])
 
 
 def small_config(coco_folder: Path, run_dir: Path) -> Config:
@@ -69,56 +72,52 @@ def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return run_dir, state
 
 
-def test_the_export_is_the_import_bit_for_bit(
-    command, imported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_export_is_the_import_bit_for_bit(imported, tmp_path: Path, capsys) -> None:
     run_dir, state = imported
     out = tmp_path / "back.safetensors"
-    result = command("-m", "harmonic_jax", "export-weights", run_dir, "--out", out)
-    assert result.returncode == 0, result.stderr
+    assert main("export-weights", run_dir, "--out", out) == 0
     assert_same_bits(safetensors.numpy.load_file(out), state)
-    assert harmonic_jax.__main__.main(["export-weights", str(run_dir), "--out", str(out)]) == 1
+    assert main("export-weights", run_dir, "--out", out) == 1
     assert "back.safetensors exists; nothing is overwritten" in capsys.readouterr().err
 
 
-def test_evaluation_matches_classes_by_name(command, imported, tmp_path: Path) -> None:
+def test_evaluation_matches_classes_by_name(imported, tmp_path: Path, capsys) -> None:
     run_dir, _ = imported
-    result = command("eval.py", run_dir, "--json", tmp_path / "m.json", "--batch-size", "3")
-    assert result.returncode == 0, result.stderr
-    assert "step 0 of" in result.stdout
-    line = next(line for line in result.stdout.splitlines() if line.startswith("dropped "))
+    assert main("eval", run_dir, "--json", tmp_path / "m.json", "--batch-size", "3") == 0
+    shown = capsys.readouterr().out
+    assert "step 0 of" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("dropped "))
     assert "detections of the 3 classes that" in line
     assert int(line.split()[1]) > 0
     found = json.loads(next(run_dir.glob("eval_*_step0/detections.json")).read_text())
     assert {row["category_id"] for row in found} == {3, 7}
 
 
-def test_a_class_the_detector_lacks_is_named(command, imported, coco_folder, tmp_path) -> None:
+def test_a_class_the_detector_lacks_is_named(imported, coco_folder, tmp_path, capsys) -> None:
     folder = tmp_path / "coco"
     shutil.copytree(coco_folder, folder)
     path = folder / "annotations" / "instances_pictures.json"
     path.write_text(path.read_text().replace('"even"', '"eleven"'))
-    result = command("eval.py", imported[0], "--root", folder)
-    assert result.returncode == 1
-    assert "the detector does not know the classes 'eleven'" in result.stderr
+    assert main("eval", imported[0], "--root", folder) == 1
+    assert "the detector does not know the classes 'eleven'" in capsys.readouterr().err
 
 
-def test_fine_tune_and_export(command, imported, coco_folder: Path, tmp_path: Path) -> None:
+def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path: Path, capsys) -> None:
     run_dir, state = imported
     data = ("--data.format", "coco", "--data.root", coco_folder)
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
     steps = ("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0")
     frozen = ("--optim.rate-factors", "backbone", "0")
     exported = tmp_path / "back.safetensors"  # says what it is, so it does as the folder would
-    exports = ["export-weights", str(run_dir), "--out", str(exported)]
-    assert harmonic_jax.__main__.main(exports) == 0
+    assert main("export-weights", run_dir, "--out", exported) == 0
     start = ("--init", exported, "--run-dir", tmp_path / "tuned")
-    result = command("train.py", *MODEL, *SHAPES, *data, *steps, *frozen, *start)
-    assert result.returncode == 0, result.stderr
-    assert "classes carried over: odd, even; new: none" in result.stdout
+    more = (*MODEL, *SHAPES, *data, *steps, *frozen, *start)
+    assert main("train", "retinanet_r18_scenes", *more) == 0
+    shown = capsys.readouterr().out
+    assert "classes carried over: odd, even; new: none" in shown
     anchors = state["head.classification_head.cls_logits.bias"].size // 5
     shapes = f"cls_head/output/bias: [{5 * anchors}] -> [{2 * anchors}]"
-    assert shapes in result.stdout
+    assert shapes in shown
 
     tuned = export_run(tmp_path / "tuned")
     bias = tuned["head.classification_head.cls_logits.bias"].reshape(anchors, 2)
@@ -155,7 +154,7 @@ def test_mistakes_are_explained_in_a_line(
     file = tmp_path / "some.safetensors"
     safetensors.numpy.save_file({"some": np.zeros(3, np.float32)}, file)
     args = [str(file) if arg == "FILE" else arg for arg in args]
-    assert harmonic_jax.__main__.main(["import-weights", *args]) == status
+    assert main("import-weights", *args) == status
     assert words in capsys.readouterr().err
     assert not Path("x").exists()
 
@@ -180,8 +179,7 @@ def import_small(monkeypatch: pytest.MonkeyPatch, file: Path, state: dict, *args
     small = {"ssd300_vgg16": foreign}
     monkeypatch.setattr("harmonic_jax.cli.import_weights.DETECTORS", small)
     safetensors.numpy.save_file(state, file)
-    command = ["import-weights", str(file), "--to", "ssd300_vgg16", *args]
-    return harmonic_jax.__main__.main(command)
+    return main("import-weights", file, "--to", "ssd300_vgg16", *args)
 
 
 CLS_BIAS = "head.classification_head.module_list.0.bias"
@@ -284,7 +282,7 @@ def test_init_from_a_file_that_says_nothing_names_the_way(
     data = ("--data.format", "coco", "--data.root", str(coco_folder))
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
     start = ("--init", str(file), "--run-dir", str(tmp_path / "tuned"))
-    assert train.main(["retinanet_r18_scenes", *MODEL, *SHAPES, *data, *start]) == 1
+    assert main("train", "retinanet_r18_scenes", *MODEL, *SHAPES, *data, *start) == 1
     error = capsys.readouterr().err
     assert f"import-weights {file} --to MODEL --out RUN" in error
     assert error.count("\n") == 1
@@ -292,7 +290,7 @@ def test_init_from_a_file_that_says_nothing_names_the_way(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
-def test_torchvision_reads_back_what_it_wrote(command, tmp_path: Path, name: str) -> None:
+def test_torchvision_reads_back_what_it_wrote(tmp_path: Path, name: str) -> None:
     """Full size, as .pth: through import and export into a second model, strictly."""
     torch = pytest.importorskip("torch", reason="PyTorch writes .pth files")
     try:
@@ -309,8 +307,7 @@ def test_torchvision_reads_back_what_it_wrote(command, tmp_path: Path, name: str
         ("import-weights", tmp_path / "w.pth", "--to", name, "--out", run),
         ("export-weights", run, "--out", out),
     ):
-        result = command("-m", "harmonic_jax", *args)
-        assert result.returncode == 0, result.stderr
+        assert main(*args) == 0
     expected = {k: v.numpy() for k, v in theirs.state_dict().items()}
     back = safetensors.numpy.load_file(out)
     assert_same_bits(back, expected)
