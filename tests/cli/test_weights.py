@@ -162,7 +162,7 @@ def test_mistakes_are_explained_in_a_line(
 def random_detector(run_dir: Path) -> tuple[dict, Config, TorchvisionDetector]:
     """A small SSD's state dict, and what import_run needs to know of it."""
     model = SSDConfig(
-        backbone=VGGConfig(width=4),
+        backbone=VGGConfig(width=4, atrous=True),
         extra_layers=(),
         default_boxes=DefaultBoxConfig(
             sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)
