@@ -39,15 +39,7 @@ def test_the_command_lists_the_configs(installed: Path, command: Command) -> Non
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "harmonic_jax.losses",
-        "harmonic_jax.ops",
-        pytest.param(
-            "harmonic_jax.metrics.coco",
-            marks=pytest.mark.xfail(reason="it imports pycocotools, for masks"),
-        ),
-    ],
+    "module", ["harmonic_jax.losses", "harmonic_jax.ops", "harmonic_jax.metrics.coco"]
 )
 def test_beside_a_bare_jax(installed: Path, tmp_path: Path, module: str) -> None:
     """In an environment that has nothing but jax and numpy."""
