@@ -138,22 +138,21 @@ def test_crop_leaves_an_image_without_objects_whole(image: np.ndarray) -> None:
     none = np.zeros((0, 4), np.float32)
     window, boxes, kept, _ = random_crop(image, none, np.random.default_rng(0))
     assert window is image
-    assert boxes.shape == (0, 4)
-    assert len(kept) == 0
+    assert len(boxes) == len(kept) == 0
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2)])
-def test_tiny_images_survive_everything(size: tuple[int, int]) -> None:
+def test_tiny_images_survive_everything() -> None:
     rng = np.random.default_rng(0)
     changes = AugmentConfig(photometric=True, expand=4.0, crop=True, vertical_flip=0.5)
     config = DataConfig(augment=changes)
-    image = np.full((*size, 3), 99, np.uint8)
-    box = np.array([[0, 0, size[1], size[0]]], np.float32)
-    for _ in range(100):
-        changed, boxes, kept, *_ = augment(image, box, rng, config)
-        assert min(changed.shape) >= 1
-        assert len(boxes) == len(kept)
-        assert (boxes[:, :2] < boxes[:, 2:]).all()
+    for size in (1, 1), (1, 40), (3, 2):
+        image = np.full((*size, 3), 99, np.uint8)
+        box = np.array([[0, 0, size[1], size[0]]], np.float32)
+        for _ in range(30):
+            changed, boxes, kept, *_ = augment(image, box, rng, config)
+            assert min(changed.shape) >= 1
+            assert len(boxes) == len(kept)
+            assert (boxes[:, :2] < boxes[:, 2:]).all()
 
 
 def reference_hsv(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:

@@ -9,11 +9,8 @@ import cv2
 import numpy as np
 import pycocotools.mask
 import pytest
-from PIL import Image
 
 from harmonic_jax.config import AugmentConfig, DataConfig
-from harmonic_jax.data.coco import read_coco
-from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.loader import LoaderError, eval_batches, train_batches
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
@@ -21,6 +18,8 @@ from harmonic_jax.data.sample import mask_grids
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.masks import encode_masks
 from harmonic_jax.structures import Batch
+from tests.data.coco_folder import counts, image, read, thing
+from tests.data.coco_folder import write as write_coco
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 
 # Grids
@@ -34,18 +33,18 @@ def overlaps(low: float, high: float, pixels: int, cells: int) -> np.ndarray:
     return shared.clip(0) / ((high - low) / cells)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_a_cell_is_the_average_of_its_pixels(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    height, width = (int(side) for side in rng.integers(1, 60, 2))
-    masks = rng.random((5, height, width)) < rng.choice([0.0, 0.1, 0.7, 1.0], (5, 1, 1))
-    corners = np.sort(rng.uniform(0, [[width], [height]], (5, 2, 2)), axis=2)
-    boxes = np.stack([*corners[:, :, 0].T, *corners[:, :, 1].T], axis=1).astype(np.float32)
-    boxes[0] = [0, 0, width, height]
-    grids = mask_grids(encode_masks(masks), boxes, size=14)
-    for grid, mask, (x1, y1, x2, y2) in zip(grids, masks, boxes.astype(float), strict=True):
-        rows, columns = overlaps(y1, y2, height, 14), overlaps(x1, x2, width, 14)
-        np.testing.assert_allclose(grid, 255 * (rows @ mask @ columns.T), atol=0.501)
+def test_a_cell_is_the_average_of_its_pixels() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        height, width = (int(side) for side in rng.integers(1, 60, 2))
+        masks = rng.random((5, height, width)) < rng.choice([0.0, 0.1, 0.7, 1.0], (5, 1, 1))
+        corners = np.sort(rng.uniform(0, [[width], [height]], (5, 2, 2)), axis=2)
+        boxes = np.stack([*corners[:, :, 0].T, *corners[:, :, 1].T], axis=1).astype(np.float32)
+        boxes[0] = [0, 0, width, height]
+        grids = mask_grids(encode_masks(masks), boxes, size=14)
+        for grid, mask, (x1, y1, x2, y2) in zip(grids, masks, boxes.astype(float), strict=True):
+            rows, columns = overlaps(y1, y2, height, 14), overlaps(x1, x2, width, 14)
+            np.testing.assert_allclose(grid, 255 * (rows @ mask @ columns.T), atol=0.501)
 
 
 def test_grids_of_no_masks_and_of_a_box_under_a_pixel() -> None:
@@ -199,22 +198,11 @@ NAN = float("nan")
 
 def write(root: Path, *segmentations: Any, **fields: Any) -> Path:
     """A folder with one image of 30 x 40 pixels and an object for each segmentation."""
-    (root / "annotations").mkdir()
-    (root / "train").mkdir()
-    Image.new("RGB", (40, 30)).save(root / "train" / "a.png")
-    thing = {"image_id": 1, "category_id": 9, "bbox": [10, 5, 10, 10], "area": 77.5, **fields}
-    things = [thing | {"id": i, "segmentation": s} for i, s in enumerate(segmentations)]
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
-        "annotations": [{k: v for k, v in t.items() if v != "absent"} for t in things],
-        "categories": [{"id": 9, "name": "dog"}],
-    }
-    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    defaults = {"bbox": [10, 5, 10, 10], "area": 77.5, **fields}
+    things = [thing(i, 1, segmentation=s, **defaults) for i, s in enumerate(segmentations)]
+    root.mkdir(exist_ok=True)
+    write_coco(root, [image(1, "a.png")], things)
     return root
-
-
-def read(root: Path, *, masks: bool = True) -> FolderSource:
-    return read_coco(root, "train", DataConfig(masks=masks))
 
 
 def test_every_spelling_of_a_mask_is_the_same_mask(tmp_path: Path) -> None:
@@ -224,94 +212,76 @@ def test_every_spelling_of_a_mask_is_the_same_mask(tmp_path: Path) -> None:
     parts = [[10, 5, 14, 5, 14, 15, 10, 15], [14, 5, 20, 5, 20, 15, 14, 15]]
     compressed = {"size": [30, 40], "counts": rle[0]["counts"].decode()}
     runs = {"size": [30, 40], "counts": rle.runs()[0].tolist()}
-    source = read(write(tmp_path, SQUARE, parts, compressed, runs))
+    spare = [*SQUARE, [1, 2, 3, 4]]  # a bad polygon is left out and counted
+    source = read(write(tmp_path, SQUARE, parts, compressed, runs, spare), masks=True)
     record = source.records[0]
-    assert record.masks is not None
-    for row in range(4):
+    for row in range(5):
         np.testing.assert_array_equal(record.masks.decode(row), expected)
-    assert record.area.tolist() == [77.5] * 4
-    assert set(source.report.findings) == {Reason.DUPLICATE_OBJECT}
+    assert record.area.tolist() == [77.5] * 5
+    assert counts(source) == {Reason.DUPLICATE_OBJECT: 4, Reason.MALFORMED_POLYGON: 1}
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "reason"),
-    [
-        ("absent", Reason.NO_MASK),
-        (None, Reason.NO_MASK),
-        ([], Reason.NO_MASK),
-        ([[]], Reason.MALFORMED_MASK),
-        ([[1, 2, 3, 4]], Reason.MALFORMED_MASK),
-        ([[1, 2, 3, 4, 5]], Reason.MALFORMED_MASK),
-        ([[1, 2, 3, 4, NAN, 6]], Reason.MALFORMED_MASK),
-        ([[1, 2, 3, 4, float("inf"), 6]], Reason.MALFORMED_MASK),
-        ([[1, 2, 3, 4, 5, 1e12]], Reason.MALFORMED_MASK),
-        ([["1", "2", "3", "4", "5", "6"]], Reason.MALFORMED_MASK),
-        ([1, 2, 3, 4, 5, 6], Reason.MALFORMED_MASK),
-        ("mask", Reason.MALFORMED_MASK),
-        ({"size": [30, 40], "counts": [3, 4]}, Reason.MALFORMED_MASK),
-        ({"size": [30, 40], "counts": [1300, -100]}, Reason.MALFORMED_MASK),
-        ({"size": [30, 40], "counts": "###"}, Reason.MALFORMED_MASK),
-        ({"size": [40, 30], "counts": [1200]}, Reason.MASK_OF_OTHER_SIZE),
-        ({"counts": [1200]}, Reason.MASK_OF_OTHER_SIZE),
-        ({"size": [30, 40], "counts": [1200]}, Reason.EMPTY_MASK),
-        ([[50, 5, 60, 5, 60, 9]], Reason.EMPTY_MASK),  # outside of the image
-        ([[10, 5, 10, 5, 10, 5]], Reason.EMPTY_MASK),  # a point
+BAD_MASKS: dict[Reason, list[Any]] = {
+    Reason.NO_MASK: [None, []],
+    Reason.MALFORMED_MASK: [
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5]],
+        [[1, 2, 3, 4, NAN, 6]],
+        [[1, 2, 3, 4, float("inf"), 6]],
+        [[1, 2, 3, 4, 5, 1e12]],
+        [["1", "2", "3", "4", "5", "6"]],
+        [1, 2, 3, 4, 5, 6],
+        "mask",
+        {"size": [30, 40], "counts": [3, 4]},
+        {"size": [30, 40], "counts": [1300, -100]},
+        {"size": [30, 40], "counts": "###"},
     ],
-)
-def test_a_bad_mask_is_unknown_and_the_box_stays(
-    tmp_path: Path, segmentation: Any, reason: Reason
-) -> None:
-    root = write(tmp_path, segmentation, SQUARE)
-    source, plain = read(root), read(root, masks=False)
+    Reason.MASK_OF_OTHER_SIZE: [{"size": [40, 30], "counts": [1200]}, {"counts": [1200]}],
+    Reason.EMPTY_MASK: [
+        {"size": [30, 40], "counts": [1200]},
+        [[50, 5, 60, 5, 60, 9]],  # outside of the image
+        [[10, 5, 10, 5, 10, 5]],  # a point
+    ],
+}
+
+
+def test_a_bad_mask_is_unknown_and_the_box_stays(tmp_path: Path) -> None:
+    cases = [(reason, case) for reason, masks in BAD_MASKS.items() for case in masks]
+    boxes = [[10 + i / 4, 5, 10, 10] for i in range(len(cases) + 1)]
+    things = [thing(i, 1, boxes[i], segmentation=case) for i, (_, case) in enumerate(cases)]
+    things += [thing(88, 1, boxes[-1], segmentation=SQUARE), thing(99, 1, [1, 1, 0, 5])]
+    del things[0]["segmentation"]
+    write_coco(tmp_path, [image(1, "a.png")], things)
+    source, plain = read(tmp_path, masks=True), read(tmp_path)
     record = source.records[0]
-    assert record.masks is not None
-    assert record.masks.areas().tolist() == [0, 100]
+    assert record.masks.areas().tolist() == [0] * len(cases) + [100]
     np.testing.assert_array_equal(record.boxes, plain.records[0].boxes)
-    findings = {rule: f.count for rule, f in source.report.findings.items()}
-    assert findings == {Reason.DUPLICATE_OBJECT: 1, reason: 1}
-    assert source.report.examples(reason) == ("a.png: dog (10, 5, 20, 15)",)
-    assert not set(plain.report.findings) - {Reason.DUPLICATE_OBJECT}
+    expected = {reason: len(masks) for reason, masks in BAD_MASKS.items()}
+    # A dropped object is not counted for its mask.
+    assert counts(source) == {Reason.ZERO_SIZE: 1, **expected}
+    assert counts(plain) == {Reason.ZERO_SIZE: 1}
+    assert source.report.examples(Reason.NO_MASK)[0] == "a.png: dog (10, 5, 20, 15)"
 
 
-def test_a_bad_polygon_is_left_out_and_counted(tmp_path: Path) -> None:
-    source = read(write(tmp_path, [*SQUARE, [1, 2, 3, 4]]))
-    assert source.records[0].masks.areas().tolist() == [100]
-    assert source.report.count(Reason.MALFORMED_POLYGON) == 1
-
-
-def test_a_dropped_object_is_not_counted_for_its_mask(tmp_path: Path) -> None:
-    source = read(write(tmp_path, None, bbox=[1, 1, 0, 5]))
-    assert set(source.report.findings) == {Reason.ZERO_SIZE, Reason.EMPTY_IMAGE}
-    assert len(source.records[0].masks) == 0
-
-
-def test_masks_are_asked_for(tmp_path: Path) -> None:
-    root = write(tmp_path, SQUARE)
-    off, on = (
+def test_masks_are_asked_for_and_part_of_the_fingerprint(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", SQUARE)
+    on, off = (
         open_source(DataConfig(format="coco", root=str(root), masks=masks), "train")
-        for masks in (False, True)
+        for masks in (True, False)
     )
+    other = read(write(tmp_path / "b", [[10, 5, 20, 5, 20, 15, 10, 14]]), masks=True)
     assert off.records[0].masks is None
-    assert on.records[0].masks is not None
-    copy = pickle.loads(pickle.dumps(on))
-    assert copy.fingerprint() == on.fingerprint() != off.fingerprint()
+    assert pickle.loads(pickle.dumps(on)).fingerprint() == on.fingerprint()
+    assert len({on.fingerprint(), off.fingerprint(), other.fingerprint()}) == 3
+    np.testing.assert_array_equal(on.records.boxes, other.records.boxes)
     voc = DataConfig(format="voc", root=str(root), masks=True)
     with pytest.raises(DataError, match=r"data\.masks is True, but VOC XML has no"):
         open_source(voc, "train")
 
 
-def test_fingerprint_sees_the_masks(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    other = [[10, 5, 20, 5, 20, 15, 10, 14]]
-    first, second = (read(write(tmp_path / n, s)) for n, s in (("a", SQUARE), ("b", other)))
-    assert first.fingerprint() != second.fingerprint()
-    np.testing.assert_array_equal(first.records.boxes, second.records.boxes)
-
-
 def test_real_annotations_are_drawn_as_pycocotools_draws_them(coco_tiny: Path) -> None:
-    source = read_coco(coco_tiny, "val2017", DataConfig(masks=True))
-    plain = read_coco(coco_tiny, "val2017", DataConfig())
+    source, plain = read(coco_tiny, "val2017", masks=True), read(coco_tiny, "val2017")
     assert set(source.report.findings) == set(plain.report.findings)
     content = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
     by_image: dict[int, list[Any]] = {}
@@ -325,10 +295,7 @@ def test_real_annotations_are_drawn_as_pycocotools_draws_them(coco_tiny: Path) -
             assert record.masks[row] == rle
             number += 1
     assert number == len(source.records.boxes) == 815
-    settings = DataConfig(
-        format="coco", root=str(coco_tiny), masks=True, short_sides=(128,), max_side=192
-    )
-    with train_batches(source, settings, batch_size=4, seed=0, num_steps=2) as batches:
-        for batch in batches:
-            shown = batch.ground_truth.masks.values[batch.ground_truth.valid]
-            assert (shown.mean(axis=(1, 2)) > 20).all()
+    settings = config(short_sides=(128,), max_side=192, max_objects=100)
+    for batch in batches_of(source, settings, batch_size=4, num_steps=2):
+        shown = batch.ground_truth.masks.values[batch.ground_truth.valid]
+        assert (shown.mean(axis=(1, 2)) > 20).all()
