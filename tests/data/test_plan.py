@@ -47,21 +47,13 @@ def simulate(records: list[Record], plan: TrainPlan, batch_size: int, epochs: in
 
 @pytest.mark.parametrize(
     ("landscape", "portrait", "batch_size"),
-    [(23, 9, 4), (8, 8, 4), (5, 0, 2), (0, 7, 3), (10, 3, 8), (3, 2, 16), (1, 1, 1), (1, 0, 8)],
+    [(23, 9, 4), (11, 0, 4), (0, 7, 3), (10, 3, 8), (3, 2, 16), (1, 1, 1), (1, 0, 8)],
 )
 def test_every_image_once_an_epoch(landscape: int, portrait: int, batch_size: int) -> None:
     records = make_records(landscape, portrait)
     plan = TrainPlan(records, CONFIG, batch_size=batch_size, seed=3)
     assert plan.num_images == len(records)
     simulate(records, plan, batch_size, epochs=12)
-
-
-def test_after_whole_batches_all_images_were_seen_equally_often() -> None:
-    plan = TrainPlan(make_records(11, 0), CONFIG, batch_size=4, seed=0)
-    steps = [plan[step].indices for step in range(plan.first_step(8))]
-    assert len(steps) == 22  # 8 rounds of 11 images are exactly 22 batches
-    found = Counter(np.concatenate(steps).tolist())
-    assert found == dict.fromkeys(range(11), 8)
 
 
 def reference_order(
