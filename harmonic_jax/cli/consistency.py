@@ -1,7 +1,6 @@
 """The consistency report of `eval`: boxes before NMS, pictures, and the files that are written."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from harmonic_jax import terminal
 from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import Config, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
 from harmonic_jax.data.file_names import ImageFinder, name_in_words
 from harmonic_jax.data.image_file import read_image_file
-from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
@@ -30,9 +27,8 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concat
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.terminal import printable
-from harmonic_jax.training.processes import is_primary
+from harmonic_jax.training.evaluation import detect_all
 from harmonic_jax.training.saved_run import SavedRun
-from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables, build_detector
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
@@ -93,29 +89,15 @@ def detect_raw(
       mesh: all devices.
       watchdog: fed with every batch.
     """
-    watchdog = watchdog or Watchdog(0)
-    batches = eval_batches(
-        source,
-        config.data,
-        batch_size=eval_batch_size(config, mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    track = functools.partial(terminal.track, enabled=is_primary())
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables, num_full = [], 0
-    with batches:
-        for number, batch in enumerate(track(batches, len(batches), "before NMS"), start=1):
-            with watchdog.first_call(("raw", batch.images.shape)):
-                found, index = jax.device_get(raw_step(variables, put_batch(batch, mesh)))
-            num_full += int(np.asarray(found.valid).all(axis=1).sum())
-            rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
-            tables.append(
-                DetectionTable.from_padded(
-                    image_ids[rows], found.boxes, found.scores, found.labels, found.valid
-                )
-            )
-            watchdog.feed(f"batch {number} of {len(batches)} before NMS")
+    for found, index in detect_all(
+        raw_step, variables, source, config, mesh, description="before NMS", watchdog=watchdog
+    ):
+        num_full += int(np.asarray(found.valid).all(axis=1).sum())
+        rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
+        columns = map(np.asarray, (found.boxes, found.scores, found.labels, found.valid))
+        tables.append(DetectionTable.from_padded(image_ids[rows], *columns))
     return RawBoxes(concatenate_detections(tables), num_full)
 
 
