@@ -94,10 +94,11 @@ def detect_raw(
     for found, index in detect_all(
         raw_step, variables, source, config, mesh, description="before NMS", watchdog=watchdog
     ):
-        num_full += int(np.asarray(found.valid).all(axis=1).sum())
         rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
-        columns = map(np.asarray, (found.boxes, found.scores, found.labels, found.valid))
-        tables.append(DetectionTable.from_padded(image_ids[rows], *columns))
+        boxes, scores = np.asarray(found.boxes), np.asarray(found.scores)
+        labels, valid = np.asarray(found.labels), np.asarray(found.valid)
+        num_full += int(valid.all(axis=1).sum())
+        tables.append(DetectionTable.from_padded(image_ids[rows], boxes, scores, labels, valid))
     return RawBoxes(concatenate_detections(tables), num_full)
 
 
