@@ -45,10 +45,9 @@ _PAIRS_AT_ONCE = 4_000_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of a detection and an object of one image that share some area.
+    """Pairs of a detection and an object of one image that share some area, by their rows.
 
-    Detections are named by their rows in `DetectionTable`, objects by those in
-    `GroundTruthTable`, images by their positions in `GroundTruthTable.image_ids`.
+    Images are named by their positions in `GroundTruthTable.image_ids`.
 
     Attributes:
       detection: int64 [p].
@@ -385,7 +384,12 @@ def _mask_overlaps(
             f"a detection's mask has the size {found.sizes[row[first]].tolist()} and its image "
             f"{truth.sizes[obj[first]].tolist()} (height, width)"
         )
-    can = _highest_iou(row, obj, found, truth, is_crowd) >= IOU_THRESHOLDS[0]
+    area, truth_area = found.areas()[row], truth.areas()[obj]
+    box, truth_box = found.boxes()[row], truth.boxes()[obj]
+    sides = np.minimum(box[:, 2:], truth_box[:, 2:]) - np.maximum(box[:, :2], truth_box[:, :2])
+    inter = np.minimum(np.minimum(area, truth_area), sides.clip(0).prod(axis=1))
+    union = np.where(is_crowd[obj], area, area + truth_area - inter)
+    can = (inter > 0) & (inter >= IOU_THRESHOLDS[0] * union)
     row, obj = row[can], obj[can]
     by_group = np.argsort(group[row], kind="stable")
     row, obj = row[by_group], obj[by_group]
@@ -400,18 +404,6 @@ def _mask_overlaps(
         iou[here] = table[r, g]
     near = iou >= IOU_THRESHOLDS[0]
     return row[near], obj[near], iou[near]
-
-
-def _highest_iou(
-    row: np.ndarray, obj: np.ndarray, found: RleTable, truth: RleTable, is_crowd: np.ndarray
-) -> np.ndarray:
-    """What the IoU of each pair cannot exceed, from areas and boxes alone."""
-    area, truth_area = found.areas()[row], truth.areas()[obj]
-    box, truth_box = found.boxes()[row], truth.boxes()[obj]
-    sides = np.minimum(box[:, 2:], truth_box[:, 2:]) - np.maximum(box[:, :2], truth_box[:, :2])
-    inter = np.minimum(np.minimum(area, truth_area), sides.clip(0).prod(axis=1))
-    union = np.where(is_crowd[obj], area, area + truth_area - inter)
-    return np.where(inter > 0, inter / np.maximum(union, 1), 0.0)
 
 
 def _in_ranges(area: np.ndarray) -> np.ndarray:

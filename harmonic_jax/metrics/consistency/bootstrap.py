@@ -34,12 +34,7 @@ def bootstrap_weights(num_images: int, resamples: int, *, seed: int) -> np.ndarr
 
 
 def affordable_resamples(num_rows: int, most: int) -> int:
-    """Resamples of a metric whose work grows with the rows: fewer for large data sets.
-
-    Example:
-      >>> affordable_resamples(10_000, 1000), affordable_resamples(500_000, 1000)
-      (1000, 100)
-    """
+    """Resamples of a metric whose work grows with the rows: fewer for large data sets."""
     return min(most, max(FEWEST_RESAMPLES, _WORK // max(num_rows, 1)))
 
 
@@ -66,17 +61,7 @@ def percentile_interval(samples: np.ndarray) -> tuple[float, float] | None:
 def grouped_sums(
     values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
 ) -> np.ndarray:
-    """Weighted sums of rows by group, for every resample.
-
-    Args:
-      values: [n] or, m numbers a row, [n, m].
-      image: [n], a column of `weights`.
-      group: [n], 0..k-1.
-      num_groups: k.
-      weights: [b, images].
-
-    Returns:
-      float64 [b, k] or [b, k, m].
+    """Weighted sums of rows, `values` [n] or [n, m], by group 0..k-1: [b, k] or [b, k, m].
 
     Example:
       >>> values, image = np.array([1.0, 2.0, 4.0]), np.array([0, 1, 1])
@@ -100,15 +85,8 @@ def by_group(
 ) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
     """Goes through groups of rows, and through resamples as far as a table of them fits in memory.
 
-    Args:
-      rows: [n], ordered by their groups.
-      group, image: of every row, whether it is in `rows` or not.
-      num_groups: k.
-      weights: [b, images].
-
-    Yields:
-      A group, the resamples, the group's rows [m] in their order, and how often each row counts in
-      each of the resamples, [.., m].
+    Yields a group, the resamples, those of `rows` (which are ordered by group) that are the
+    group's, [m], and how often each of these counts in each of the resamples, [.., m].
     """
     bounds = np.searchsorted(group[rows], np.arange(num_groups + 1))
     for k in range(num_groups):
@@ -120,12 +98,7 @@ def by_group(
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Element by element, NaN where the denominator is 0 or less.
-
-    Example:
-      >>> ratio(np.array([1.0, 1.0]), np.array([2.0, 0.0])).tolist()
-      [0.5, nan]
-    """
+    """Element by element, NaN where the denominator is 0 or less."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     out = np.full(shape, np.nan)
     np.divide(numerator, denominator, out=out, where=np.broadcast_to(denominator > 0, shape))

@@ -4,8 +4,6 @@ Common arguments: rows are detections unless said otherwise; `image` is their co
 [b, images], which says how often each image counts; `group` is 0..k-1, a class or a range of areas.
 """
 
-import dataclasses
-
 import numpy as np
 
 from harmonic_jax.metrics.coco import hits_of, precision_curves
@@ -30,18 +28,11 @@ def agreement(
     num_groups: int,
     weights: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """How well scores s tell the IoUs u of their boxes, group by group.
+    """How well scores s tell the IoUs u of their boxes, each [b, k]; NaN where it has no value.
 
         pearson             cov(s, u) / (sd(s) sd(u)); variances divide by n
         mean_gap            mean |s - u|
         high_score_low_iou  share with u < .5 among those with s >= .5
-
-    Args:
-      score, iou: [n].
-      image, group, num_groups, weights: see the module.
-
-    Returns:
-      Each [b, k]; NaN where it has no value: no rows, or no variance.
 
     Example:
       >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.8, 0.4, 0.0]), np.zeros(3, int)
@@ -74,7 +65,7 @@ def spearman(
 ) -> np.ndarray:
     """Pearson's correlation of the ranks, equal values sharing their mean rank: [b, k].
 
-    Arguments as for `agreement`. An image that counts m times has its rows m times in the ranking.
+    An image that counts m times has its rows m times in the ranking.
 
     Example:
       >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.4, 0.3, 0.0]), np.zeros(3, int)
@@ -128,13 +119,7 @@ def calibration_error(
     is precision times the mean IoU of true positives, which is the same; at IoU 0 this is the
     LaECE_0 of the 2024 paper. D-ECE: q is whether a detection is right at IoU .5; 10 bins.
 
-    Args:
-      score, quality: [n], in [0, 1].
-      image, group, num_groups, weights: see the module.
-      num_bins: bin j holds the scores in (j / n, (j + 1) / n], the first one 0 as well.
-
-    Returns:
-      NaN for a group without rows.
+    NaN for a group without rows.
 
     Source: Oksuz et al., Towards Building Self-Aware Object Detectors, CVPR 2023; Kuzucu et al., On
     Calibration of Object Detectors, ECCV 2024; Kueppers et al., Multivariate Confidence Calibration
@@ -148,7 +133,7 @@ def calibration_error(
 
 
 def score_bins(score: np.ndarray, num_bins: int) -> np.ndarray:
-    """The bin of each score; see `calibration_error`.
+    """The bin of each score: bin j holds (j / n, (j + 1) / n], the first one 0 as well.
 
     Example:
       >>> score_bins(np.array([0.0, 0.1, 0.11, 1.0]), 10).tolist()
@@ -174,15 +159,8 @@ def lrp_errors(
         oLRP    = min over s of LRP(s);   at that s:
         loc     = mean over TP of 1 - IoU,   FP part = FP / (TP + FP),   FN part = FN / objects
 
-    Args:
-      positives: at IoU .5.
-      score, label, image: [d], of every detection.
-      num_objects: [b, k], weighted number of objects of each class.
-      weights: [b, images].
-
-    Returns:
-      "oLRP", "oLRP_loc", "oLRP_FP", "oLRP_FN", each [b, k]; NaN for a class without objects, and
-      for loc and the FP part of one without true positives, whose oLRP is 1.
+    Each [b, k], for [b, k] objects; NaN for a class without objects, and for loc and the FP part of
+    one without true positives, whose oLRP is 1.
 
     Source: Oksuz et al., Localization Recall Precision, ECCV 2018, and One Metric to Measure them
     All, TPAMI 2021; of equal minima the first, as in the authors' code.
@@ -234,24 +212,7 @@ def average_precisions(
     return result
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Errors:
-    """The kind of every false positive, and the objects that nothing could find.
-
-    Attributes:
-      kind: int64 [d], into `KINDS`; -1: a true positive, or left out.
-      claims: int64 [d], the object that a "class" or "location" error would find if it were
-        mended: the best such detection of an object not found otherwise; -1: it would vanish.
-      is_missed: bool [g], objects to find that no detection takes, and that mending no detection
-        would find.
-    """
-
-    kind: np.ndarray
-    claims: np.ndarray
-    is_missed: np.ndarray
-
-
-def find_errors(case: Study) -> Errors:
+def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sorts false positives at IoU .5 by the first rule that holds:
 
         location    IoU in [.1, .5] with an object of its class
@@ -262,6 +223,12 @@ def find_errors(case: Study) -> Errors:
 
     Crowd regions and difficult objects are no objects here. What COCO leaves out (detections on
     them, beyond the best 100 of image and class) is no error.
+
+    Returns:
+      The kind of every detection, int64 [d] into `KINDS`; -1: a true positive, or left out. The
+      object that a "class" or "location" error would find if it were mended, int64 [d]: the best
+      such detection of an object not found otherwise has it, others -1. The objects that no
+      detection takes, and that mending none would find, bool [g].
 
     Source: Bolya et al., TIDE, ECCV 2020, in the order of the authors' code.
     """
@@ -291,7 +258,7 @@ def find_errors(case: Study) -> Errors:
     claims = np.full(len(kind), -1, np.int64)
     claims[best] = wished[best]
     is_missed[claims[best]] = False
-    return Errors(kind, claims, is_missed)
+    return kind, claims, is_missed
 
 
 def error_costs(case: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -302,25 +269,24 @@ def error_costs(case: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
     "background": they vanish. "missed": these objects are not asked for. At least 0, as in the
     authors' code. The numbers of a data set are the means over its classes.
 
-    Returns:
-      "dAP_class", .., "dAP_background", "dAP_missed", each [b, k] in fractions of 1; NaN for a
-      class without objects. (tidecv counts a class with detections and no objects as AP 0.)
+    Each [b, k] in fractions of 1; NaN for a class without objects (tidecv: AP 0 if it is detected).
 
     Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, 2020.
     """
-    truth, positives, errors = case.truth, case.positives, find_errors(case)
+    truth, positives = case.truth, case.positives
+    kind, claims, is_missed = find_errors(case)
     is_true, is_false, labels = positives.is_true, positives.is_false, case.found.labels
     objects = objects_of_classes(case, positives.is_counted, weights)
     base = _ap50(case, is_true, is_false, labels, objects, weights)
     fixed = {}
     for i, name in enumerate(KINDS):
-        of_kind = errors.kind == i
-        mended = of_kind & (errors.claims >= 0)
+        of_kind = kind == i
+        mended = of_kind & (claims >= 0)
         label = labels.copy()
-        label[mended] = truth.labels[errors.claims[mended]]
+        label[mended] = truth.labels[claims[mended]]
         still_false = is_false & ~of_kind
         fixed[name] = _ap50(case, is_true | mended, still_false, label, objects, weights)
-    asked_for = objects_of_classes(case, positives.is_counted & ~errors.is_missed, weights)
+    asked_for = objects_of_classes(case, positives.is_counted & ~is_missed, weights)
     fixed["missed"] = _ap50(case, is_true, is_false, labels, asked_for, weights)
     # A class whose objects are all missed has no AP once they are not asked for: it gains nothing.
     return {

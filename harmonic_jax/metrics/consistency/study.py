@@ -128,11 +128,6 @@ def study(
 ) -> Study:
     """Compares detections, and the boxes before NMS where they are given, with the ground truth.
 
-    Args:
-      truth: the annotated images.
-      found: of these images and classes.
-      raw: boxes of the same detector before NMS.
-
     Raises:
       ValueError: a detection of an image or a class that the ground truth does not have.
     """
@@ -153,12 +148,7 @@ def study(
 
 
 def area_ranges(area: np.ndarray) -> np.ndarray:
-    """0 small, 1 medium, 2 large; a border belongs to the smaller range.
-
-    Example:
-      >>> area_ranges(np.array([1024.0, 1025.0, 9216.0, 1e5])).tolist()
-      [0, 1, 1, 2]
-    """
+    """0 small, 1 medium, 2 large; a border belongs to the smaller range."""
     return np.searchsorted(AREA_BORDERS, area, side="left")
 
 
@@ -168,18 +158,6 @@ def ranked_by_iou(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
     Only the best 100 of an image and class by their own scores are kept, as COCO counts them:
     the boxes stay the same, their order alone changes.
 
-    Args:
-      found: the detections.
-      overlaps: of `found`.
-
-    Example:
-      >>> truth = GroundTruthTable(
-      ...     image_ids=[7], image_id=[7], boxes=[[0, 0, 10, 10]], labels=[0], is_crowd=[False],
-      ...     is_difficult=[False], area=[100.0], class_names=("cat",), category_ids=(17,),
-      ... )
-      >>> found = DetectionTable([7, 7], [[0, 0, 10, 8], [0, 0, 10, 4]], [0.2, 0.9], [0, 0])
-      >>> ranked_by_iou(found, find_overlaps(truth, found)).scores.tolist()
-      [0.8, 0.4]
     """
     best, _ = best_objects(overlaps, _on_own_object(overlaps))
     rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)

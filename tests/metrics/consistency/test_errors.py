@@ -42,12 +42,12 @@ def hand_made() -> tuple[GroundTruthTable, DetectionTable]:
 def test_kinds_by_hand() -> None:
     truth, found = hand_made()
     case = study(truth, found)
-    errors = find_errors(case)
-    kinds = [KINDS[k] if k >= 0 else "true" for k in errors.kind]
+    kind, claims, is_missed = find_errors(case)
+    kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
     expected = ["true", "duplicate", "location", "class", "class", "both", "background"]
     assert kinds == expected
-    assert errors.claims.tolist() == [-1, -1, 1, 2, -1, -1, -1]  # the better of the two claims 2
-    assert np.flatnonzero(errors.is_missed).tolist() == [3, 4]
+    assert claims.tolist() == [-1, -1, 1, 2, -1, -1, -1]  # the better of the two claims 2
+    assert np.flatnonzero(is_missed).tolist() == [3, 4]
     assert case.missed.tolist() == [1, 2, 3, 4]
 
 
@@ -57,10 +57,10 @@ def test_borders_between_kinds() -> None:
     heights = [10, 5, 4.5, 1, 0.9]
     found = make_found([[0, 0, 10, h] for h in heights], [0.9, 0.8, 0.7, 0.6, 0.5])
     case = study(truth, found)
-    errors = find_errors(case)
-    kinds = [KINDS[k] if k >= 0 else "true" for k in errors.kind]
+    kind, claims, _ = find_errors(case)
+    kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
     assert kinds == ["true", "location", "location", "location", "background"]
-    assert (errors.claims == -1).all()
+    assert (claims == -1).all()
 
 
 def test_costs_by_hand() -> None:
