@@ -1,15 +1,32 @@
-"""COCO metrics against pycocotools, and rules that pycocotools does not have."""
+"""COCO metrics of boxes and masks against pycocotools, and rules that it does not have."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics.coco import coco_metrics, format_table
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.masks import encode_masks
+from harmonic_jax.metrics import (
+    DetectionTable,
+    GroundTruthTable,
+    coco_metrics,
+    coco_metrics_of_files,
+    concatenate_detections,
+    format_table,
+    load_coco_annotations,
+    load_coco_results,
+    mask_metrics,
+    save_coco_annotations,
+    save_coco_results,
+)
 from tests.metrics.synthetic import (
+    awkward_masks,
     awkward_tables,
     coco_dicts,
     detector_output,
@@ -22,6 +39,7 @@ TWELVE = [
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 ]  # fmt: skip
+Tables = tuple[GroundTruthTable, DetectionTable]
 
 
 def make_truth(boxes: list[list[float]], **columns: object) -> GroundTruthTable:
@@ -45,35 +63,91 @@ def make_found(boxes: list[list[float]], scores: list[float]) -> DetectionTable:
     return DetectionTable([1] * len(boxes), boxes, scores, [0] * len(boxes))
 
 
-@pytest.mark.parametrize("first_seed", range(0, 200, 20))
-def test_equals_pycocotools_on_awkward_cases(first_seed: int) -> None:
+def by_pycocotools(truth: GroundTruthTable, found: DetectionTable, kind: str) -> dict[str, float]:
+    annotations, results = coco_dicts(truth, found)
+    for entry in results:
+        if kind == "segm":
+            del entry["bbox"]  # else pycocotools takes the box's area for the mask's
+    return pycocotools_metrics(annotations, results, kind)
+
+
+@pytest.mark.parametrize("first_seed", range(0, 120, 20))
+@pytest.mark.parametrize(("make", "kind"), [(awkward_tables, "bbox"), (awkward_masks, "segm")])
+def test_equals_pycocotools_on_awkward_cases(
+    make: Callable[[int], Tables], kind: Any, first_seed: int
+) -> None:
+    """Difficult objects are those outside of every area range, which pycocotools can be told."""
     for seed in range(first_seed, first_seed + 20):
-        truth, found = awkward_tables(seed)
-        assert coco_metrics(truth, found) == pycocotools_metrics(*coco_dicts(truth, found)), seed
+        truth, found = make(seed)
+        expected = by_pycocotools(truth, found, kind)
+        assert coco_metrics(truth, found, iou_type=kind) == expected, seed
+        if seed % 5 == 0:
+            difficult = np.random.default_rng(seed).random(len(truth.labels)) < 0.3
+            outside = dataclasses.replace(truth, area=np.where(difficult, 1e12, truth.area))
+            truth = dataclasses.replace(truth, is_difficult=difficult)
+            expected = by_pycocotools(outside, found, kind)
+            assert coco_metrics(truth, found, iou_type=kind) == expected, seed
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_pycocotools_on_a_detectors_output(seed: int) -> None:
-    truth, found = detector_output(seed, num_images=60, num_classes=12, objects=7, detections=60)
-    ours = coco_metrics(truth, found)
-    assert ours == pycocotools_metrics(*coco_dicts(truth, found))
-    assert 0.05 < ours["AP"] < 0.9  # a set on which nothing or everything is found tests little
-    assert list(ours)[:12] == TWELVE
-
-
-def test_awkward_cases_are_awkward() -> None:
+@pytest.mark.parametrize("make", [awkward_tables, awkward_masks])
+def test_awkward_cases_are_awkward(make: Callable[[int], Tables]) -> None:
     """The cases do hold what the tests rely on."""
-    cases = [awkward_tables(seed) for seed in range(200)]
+    cases = [make(seed) for seed in range(40)]
     assert any(len(truth.labels) == 0 for truth, _ in cases)
     assert any(len(found.labels) == 0 for _, found in cases)
     assert any(truth.is_crowd.any() for truth, _ in cases)
-    assert any(set(found.labels) - set(truth.labels) for truth, found in cases)
-    assert any(len(set(found.scores)) == 1 < len(set(found.image_id)) for _, found in cases)
-    assert any((found.sizes < 0).any() for _, found in cases)
+    assert any(len(set(found.scores)) == 1 < len(found.scores) for _, found in cases)
     counts = [
         np.unique(np.stack([f.image_id, f.labels]), axis=1, return_counts=True)[1] for _, f in cases
     ]
     assert max(c.max(initial=0) for c in counts) > 100
+    if make is awkward_masks:
+        assert all(any(0 in case[i].masks.areas() for case in cases) for i in (0, 1))
+    else:
+        assert any(set(found.labels) - set(truth.labels) for truth, found in cases)
+        assert any((found.sizes < 0).any() for _, found in cases)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_equals_pycocotools_on_a_detectors_output(seed: int) -> None:
+    truth, found = detector_output(seed, num_images=60, num_classes=12, objects=7, detections=60)
+    ours = coco_metrics(truth, found)
+    assert ours == by_pycocotools(truth, found, "bbox")
+    assert 0.05 < ours["AP"] < 0.9  # a set on which nothing or everything is found tests little
+    assert list(ours)[:12] == TWELVE
+
+
+def perturbed(truth: GroundTruthTable) -> DetectionTable:
+    """Detections of real objects: shifted masks of any score, some of another class."""
+    rng = np.random.default_rng(0)
+    tables = []
+    for row in range(0, len(truth.labels), 2):
+        masks = encode_masks(np.roll(truth.masks.decode(row), rng.integers(-4, 5, 2), (0, 1))[None])
+        label = truth.labels[row] if rng.random() < 0.8 else rng.integers(80)
+        columns = [truth.image_id[row]], masks.boxes(), [rng.random()], [label]
+        tables.append(DetectionTable(*columns, masks=masks))
+    return concatenate_detections(tables)
+
+
+def test_real_annotations_in_files_of_both_kinds(coco_tiny: Path, tmp_path: Path) -> None:
+    """Polygons and crowds as COCO has them; then the same from files that we wrote."""
+    path, results = coco_tiny / "annotations" / "instances_val2017.json", tmp_path / "found.json"
+    truth = load_coco_annotations(path, masks=True)
+    found = perturbed(truth)
+    save_coco_results(results, found, truth.category_ids)
+    entries = json.loads(results.read_text())
+    for entry in entries:
+        del entry["bbox"]
+    ours = coco_metrics(truth, found, iou_type="segm")
+    assert ours == pycocotools_metrics(str(path), entries, "segm")
+    assert ours == coco_metrics_of_files(path, results, iou_type="segm")
+    assert 0.1 < ours["AP"] < 0.9
+    save_coco_annotations(tmp_path / "truth.json", truth)
+    again = load_coco_annotations(tmp_path / "truth.json", masks=True)
+    loaded = load_coco_results(results, again)
+    assert coco_metrics(again, loaded, iou_type="segm") == ours
+    assert coco_metrics(again, loaded) == coco_metrics(truth, found)
+    assert load_coco_annotations(path).masks is None
 
 
 def test_all_found_exactly() -> None:
@@ -84,31 +158,16 @@ def test_all_found_exactly() -> None:
         assert metrics[key] == pytest.approx(1 / 3 if key == "AR_1" else 1.0, abs=1e-12), key
 
 
-def test_nothing_to_find_is_minus_one() -> None:
-    metrics = coco_metrics(make_truth([]), make_found([[0, 0, 5, 5]], [0.5]))
-    assert set(metrics.values()) == {-1.0}
-
-
-def test_nothing_found_is_zero() -> None:
+def test_nothing_to_find_is_minus_one_and_nothing_found_is_zero() -> None:
+    empty = make_truth([], image_ids=[], class_names=(), category_ids=())
+    for truth, found in (
+        (make_truth([]), make_found([[0, 0, 5, 5]], [0.5])),
+        (empty, make_found([], [])),
+    ):
+        assert set(coco_metrics(truth, found).values()) == {-1.0}
     metrics = coco_metrics(make_truth([[0, 0, 50, 50]]), make_found([], []))
     assert (metrics["AP"], metrics["AR_100"]) == (0.0, 0.0)
     assert (metrics["AP_medium"], metrics["AP_small"]) == (0.0, -1.0)
-
-
-def test_no_images_and_no_classes() -> None:
-    empty = make_truth([], image_ids=[], class_names=(), category_ids=())
-    assert set(coco_metrics(empty, make_found([], [])).values()) == {-1.0}
-
-
-def test_difficult_objects_are_ignored() -> None:
-    """As an object outside every area range, which is how pycocotools can be told."""
-    for seed in range(20):
-        truth, found = awkward_tables(seed)
-        difficult = np.random.default_rng(seed).random(len(truth.labels)) < 0.3
-        flagged = dataclasses.replace(truth, is_difficult=difficult)
-        outside = dataclasses.replace(truth, area=np.where(difficult, 1e12, truth.area))
-        expected = pycocotools_metrics(*coco_dicts(outside, found))
-        assert coco_metrics(flagged, found) == expected, seed
 
 
 def test_a_second_detection_of_a_difficult_object_is_false() -> None:
@@ -127,7 +186,22 @@ def test_unknown_image_and_class_are_refused() -> None:
     with pytest.raises(ValueError, match=r"detection 0 of image 1 has label 3.* in 0\.\.0"):
         coco_metrics(truth, DetectionTable([1], [[0, 0, 5, 5]], [0.5], [3]))
     with pytest.raises(ValueError, match="detection 0 is of image 1"):
-        coco_metrics(make_truth([], image_ids=[]), DetectionTable([1], [[0, 0, 5, 5]], [0.5], [0]))
+        coco_metrics(make_truth([], image_ids=[]), make_found([[0, 0, 5, 5]], [0.5]))
+
+
+def test_masks_that_are_not_there_or_not_of_the_image() -> None:
+    truth, found = awkward_masks(1)
+    with pytest.raises(ValueError, match="the ground truth table has no masks"):
+        mask_metrics(dataclasses.replace(truth, masks=None), found)
+    with pytest.raises(ValueError, match="the detection table has no masks"):
+        mask_metrics(truth, dataclasses.replace(found, masks=None))
+    other = encode_masks(np.ones((len(found.labels), 3, 5), bool))
+    with pytest.raises(ValueError, match=r"mask has the size \[3, 5\] and its image \["):
+        mask_metrics(truth, dataclasses.replace(found, masks=other))
+    with pytest.raises(ValueError, match="there are 1 masks and"):
+        dataclasses.replace(found, masks=other[:1])
+    with pytest.raises(ValueError, match="1 of 2 parts have masks; it must be all or none"):
+        concatenate_detections([found, dataclasses.replace(found, masks=None)])
 
 
 def test_metrics_need_numpy_alone() -> None:
@@ -148,44 +222,38 @@ def test_metrics_need_numpy_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_table_text() -> None:
-    truth = make_truth([[0, 0, 20, 20]], class_names=("cell", "bubble"), category_ids=(1, 2))
-    text = format_table(coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9])))
-    rows = [line.split() for line in text.splitlines()]
-    assert rows[1] == ["AP", "0.700", "1.000", "1.000", "0.700", "-", "-"]
-    assert rows[3] == ["AR", "0.700", "0.700", "0.700", "0.700", "-", "-"]
-    assert rows[-2:] == [["cell", "0.700", "1.000"], ["bubble", "-", "-"]]
-
-
-def test_the_table_shows_voc_s_numbers_where_they_are() -> None:
-    metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([[0, 0, 20, 16]], [0.9]))
-    assert "VOC" not in format_table(metrics)
-    text = format_table(metrics | {"VOC_mAP": 0.8125, "VOC07_mAP": 0.75})
-    assert "0.812 (area), 0.750 (2007, 11 points)" in text
-
-
-def test_a_long_name_moves_its_own_numbers_only() -> None:
-    truth = make_truth([[0, 0, 20, 16]])
-    metrics = coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9]))
-    long = {f"{kind}/{'x' * 300}": 0.25 for kind in ("AP", "AP50")}
-    lines = format_table(metrics | long).splitlines()
-    assert max(len(line) for line in lines if "x" not in line) < 120
-    assert f"{'x' * 300}    0.250    0.250" in (line.rstrip() for line in lines)
-
-
-def test_voc_without_objects_has_a_dash() -> None:
-    metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([], []))
-    text = format_table(metrics | {"VOC_mAP": -1.0, "VOC07_mAP": -1.0})
-    assert "VOC mAP at IoU .50: - (area), - (2007, 11 points)" in text
-
-
-def test_the_columns_of_the_table_stay_in_line_whatever_the_names() -> None:
+def test_the_table_of_text_stays_in_line_whatever_the_names() -> None:
     names = ("cat", "齿轮", "x" * 100)
     truth = make_truth([[0, 0, 20, 20]], class_names=names, category_ids=(1, 2, 3))
     lines = format_table(coco_metrics(truth, make_found([[0, 0, 20, 16]], [0.9]))).splitlines()
+    assert lines[1].split() == ["AP", "0.700", "1.000", "1.000", "0.700", "-", "-"]
+    assert lines[3].split() == ["AR", "0.700", "0.700", "0.700", "0.700", "-", "-"]
     assert len(lines[1]) == 42 + 6 * 9
     assert lines[-3:] == [
         f"cat{' ' * 39}{'0.700':>9}{'1.000':>9}",
         f"齿轮{' ' * 38}{'-':>9}{'-':>9}",
         f"{'x' * 100}{'-':>9}{'-':>9}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("area", "shown"), [(0.8125, "0.812 (area), 0.750 (2007"), (-1.0, "- (area), 0.750 (2007")]
+)
+def test_the_table_shows_voc_s_numbers_where_they_are(area: float, shown: str) -> None:
+    metrics = coco_metrics(make_truth([[0, 0, 20, 16]]), make_found([[0, 0, 20, 16]], [0.9]))
+    assert "VOC" not in format_table(metrics)
+    text = format_table(metrics | {"VOC_mAP": area, "VOC07_mAP": 0.75})
+    assert f"VOC mAP at IoU .50: {shown}, 11 points)" in text
+
+
+def test_two_tables_of_text() -> None:
+    masks = encode_masks(np.ones((2, 4, 4), bool))
+    truth = dataclasses.replace(make_truth([[0, 0, 4, 4]] * 2), masks=masks)
+    found = dataclasses.replace(make_found([[0, 0, 4, 4]] * 2, [0.9, 0.8]), masks=masks)
+    metrics = coco_metrics(truth, found) | mask_metrics(truth, found)
+    assert metrics["mask_AP"] == metrics["mask_AP/cell"] == pytest.approx(1.0)
+    lines = format_table(metrics).splitlines()
+    assert lines[0] == "boxes"
+    middle = lines.index("masks")
+    assert lines[1 : middle - 1] == format_table(coco_metrics(truth, found)).splitlines()
+    assert len(lines[middle:]) == len(lines[1:middle])

@@ -8,53 +8,64 @@ import numpy as np
 import pytest
 
 from harmonic_jax.json_file import JsonFileError
-from harmonic_jax.metrics.coco import coco_metrics
+from harmonic_jax.metrics import DetectionTable, coco_metrics, coco_metrics_of_files
 from harmonic_jax.metrics.files import (
+    MaskError,
     ground_truth_from_coco,
     load_coco_annotations,
     load_coco_results,
     save_coco_annotations,
     save_coco_results,
 )
-from harmonic_jax.metrics.tables import DetectionTable
-from tests.metrics.synthetic import awkward_tables, coco_dicts, pycocotools_metrics
+from tests.metrics.synthetic import (
+    awkward_masks,
+    awkward_tables,
+    coco_dicts,
+    pycocotools_metrics,
+)
 
-PYCOCOTOOLS = "pycocotools is the reference of the COCO files"
+pytest.importorskip("pycocotools", reason="pycocotools is the reference of the COCO files")
+Log = pytest.LogCaptureFixture
 
 
-def annotations() -> dict[str, Any]:
+def annotations(**fields: Any) -> dict[str, Any]:
+    """Two objects, the second one with these fields."""
+    mask = {"segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
     return {
-        "images": [{"id": 3}, {"id": 4}],
+        "images": [{"id": 3, "height": 10, "width": 20}, {"id": 4, "height": 9, "width": 9}],
         "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
         "annotations": [
-            {"id": 0, "image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 5.5},
-            {"id": 1, "image_id": 4, "category_id": 2, "bbox": [0, 0, 2.5, 4], "iscrowd": 1},
+            {"id": 0, "image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 5.5} | mask,
+            {"id": 1, "image_id": 4, "category_id": 2, "bbox": [0, 0, 2.5, 4], "iscrowd": 1}
+            | mask | fields,
         ],
-    }
+    }  # fmt: skip
 
 
 def result(**fields: Any) -> dict[str, Any]:
     return {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5} | fields
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 4, 6, 7, 8, 9])
+def written(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 7, 9])
 def test_numbers_of_files_are_those_of_pycocotools(tmp_path: Path, seed: int) -> None:
     """Boxes with decimals too, whose width is not the difference of their corners."""
-    pytest.importorskip("pycocotools", reason=PYCOCOTOOLS)
     truth, found = awkward_tables(seed)
-    truth_path, found_path = tmp_path / "truth.json", tmp_path / "found.json"
-    save_coco_annotations(truth_path, truth)
-    save_coco_results(found_path, found, truth.category_ids)
-    loaded = load_coco_annotations(truth_path)
-    ours = coco_metrics(loaded, load_coco_results(found_path, loaded))
-    assert ours == pycocotools_metrics(str(truth_path), str(found_path))
+    paths = tmp_path / "truth.json", tmp_path / "found.json"
+    save_coco_annotations(paths[0], truth)
+    save_coco_results(paths[1], found, truth.category_ids)
+    ours = coco_metrics_of_files(*paths)
+    assert ours == pycocotools_metrics(*map(str, paths))
     assert ours == coco_metrics(truth, found)
 
 
 def test_a_box_at_the_border_of_small_and_medium_stays_there() -> None:
     """25.6 x 40 is 32 x 32, but 6.41 + 25.6 - 6.41 is more than 25.6: from its corners alone the
     false positive would not be small."""
-    pytest.importorskip("pycocotools", reason=PYCOCOTOOLS)
     content = annotations()
     content["annotations"] = [
         {"id": 1, "image_id": 3, "category_id": 9, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
@@ -66,18 +77,13 @@ def test_a_box_at_the_border_of_small_and_medium_stays_there() -> None:
     expected = pycocotools_metrics(json.loads(json.dumps(content)), results)
     assert expected["AP_small"] == pytest.approx(0.5)
     truth = ground_truth_from_coco(content)
-    sizes = np.array([entry["bbox"][2:] for entry in results])
-    corner = np.array([entry["bbox"][:2] for entry in results])
-    boxes = np.hstack([corner, corner + sizes])
-    labels = [truth.class_names.index("dog")] * 2
-    exact = DetectionTable([3, 3], boxes, [0.9, 0.8], labels, sizes)
-    assert coco_metrics(truth, exact)["AP_small"] == expected["AP_small"]
-    rounded = DetectionTable([3, 3], boxes, [0.9, 0.8], labels)
-    assert coco_metrics(truth, rounded)["AP_small"] == pytest.approx(1.0)
+    corner, sizes = np.split(np.array([entry["bbox"] for entry in results]), 2, axis=1)
+    columns = [3, 3], np.hstack([corner, corner + sizes]), [0.9, 0.8], [1, 1]
+    assert coco_metrics(truth, DetectionTable(*columns, sizes))["AP_small"] == expected["AP_small"]
+    assert coco_metrics(truth, DetectionTable(*columns))["AP_small"] == pytest.approx(1.0)
 
 
 def test_annotation_id_0_is_an_object_like_any_other() -> None:
-    pytest.importorskip("pycocotools", reason=PYCOCOTOOLS)
     truth, found = awkward_tables(7)
     from_one, results = coco_dicts(truth, found)
     from_zero = json.loads(json.dumps(from_one))
@@ -88,188 +94,143 @@ def test_annotation_id_0_is_an_object_like_any_other() -> None:
     assert ours != pycocotools_metrics(from_zero, results)
 
 
-def test_annotations_become_columns() -> None:
-    table = ground_truth_from_coco(annotations())
-    assert table.class_names == ("cat", "dog")
-    assert table.category_ids == (2, 9)
+def test_annotations_become_columns(tmp_path: Path) -> None:
+    content = annotations(difficult=1)
+    table = ground_truth_from_coco(content)
+    assert (table.class_names, table.category_ids) == (("cat", "dog"), (2, 9))
     assert table.labels.tolist() == [1, 0]
     assert table.boxes.tolist() == [[1, 2, 4, 6], [0, 0, 2.5, 4]]
     assert table.area.tolist() == [5.5, 10.0]
-    assert table.is_crowd.tolist() == [False, True]
+    assert table.is_crowd.tolist() == table.is_difficult.tolist() == [False, True]
     assert table.image_ids.tolist() == [3, 4]
+    save_coco_annotations(tmp_path / "a.json", table)
+    again = load_coco_annotations(tmp_path / "a.json")
+    assert again.is_difficult.tolist() == [False, True]
+    assert again.image_sizes is not None
+    assert again.image_sizes.tolist() == [[10, 20], [9, 9]]
+    content["annotations"][0]["area"] = None
+    assert ground_truth_from_coco(content).area.tolist() == [12.0, 10.0]
 
 
-def test_difficult_survives_a_file(tmp_path: Path) -> None:
-    content = annotations()
-    content["annotations"][0]["difficult"] = 1
-    save_coco_annotations(tmp_path / "a.json", ground_truth_from_coco(content))
-    assert load_coco_annotations(tmp_path / "a.json").is_difficult.tolist() == [True, False]
-
-
-def test_empty_results(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text("[]")
+def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
+    """And an empty list of results is a results file."""
     truth = ground_truth_from_coco(annotations())
-    assert coco_metrics(truth, load_coco_results(tmp_path / "r.json", truth))["AP"] == 0.0
+    entry = result(image_id=3.0, category_id=9.0, score=1, bbox=[1.0, 2, 3, 4])
+    found = load_coco_results(written(tmp_path / "r.json", [entry]), truth)
+    assert (found.image_id.tolist(), found.labels.tolist()) == ([3], [1])
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+    empty = load_coco_results(written(tmp_path / "r.json", []), truth)
+    assert coco_metrics(truth, empty)["AP"] == 0.0
 
 
 IN = "is not in the ground truth"
+HUGE = 10**400
+WRONG_RESULTS = [
+    (result(image_id=8), f"r.json[1]: image_id 8 {IN}"),
+    (result(image_id=10**30), f"r.json[1]: image_id {10**30} {IN}"),
+    (result(image_id="3"), "r.json[1]: image_id '3' is a text; in the ground truth it is"),
+    (result(image_id="a.jpg"), f"image_id 'a.jpg' {IN}; it is a file name, where the id"),
+    (result(image_id=None), "r.json[1]: image_id is None; it must be a whole number, or"),
+    (result(image_id=3.5), "r.json[1]: image_id is 3.5; it must be"),
+    (result(image_id=True), "r.json[1]: image_id is True; it must be"),
+    (result(category_id=1), f"r.json[1]: category_id 1 {IN}, whose ids are 2, 9"),
+    (result(category_id=2**64), f"category_id is {2**64}; it must be a whole number"),
+    (result(category_id="9"), "category_id is '9'; it must be a whole number of 64 bits"),
+    (result(score=None), "r.json[1]: score is None; it must be a number"),
+    (result(score="0.5"), "r.json[1]: score is '0.5'; it must be a number"),
+    (result(score=HUGE), "r.json[1]: score is 1000"),
+    (result(score=[0.5]), "r.json[1]: score is [0.5]; it must be a number"),
+    (result(score=float("nan")), "r.json[1]: score is nan; numbers must be finite"),
+    (result(bbox=[1, 2, 3]), "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
+    (result(bbox=[1, 2, 3, "4"]), "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
+    (result(bbox=[]), "r.json[1]: bbox is []; it must be four numbers"),
+    (result(bbox=None), "r.json[1]: bbox is None; it must be four numbers"),
+    (result(bbox=[0, 0, float("inf"), 1]), "r.json[1]: bbox is [0.0, 0.0, inf, 1.0]; numbers"),
+    (result(bbox=[1, 2, 1e308, 1e308]), "bbox is [1.0, 2.0, 1e+308, 1e+308]; numbers must be"),
+    (result(bbox=[1, 2, HUGE, 4]), "r.json[1]: bbox is [1, 2, 1000"),
+    ({"image_id": 3, "category_id": 9, "score": 1}, "r.json[1]: no bbox; its keys are 'image"),
+    ({"image_id": 3, "caption": "a"}, "captions are not evaluated; boxes and masks are"),
+    (
+        {"image_id": 3, "category_id": 9, "keypoints": [1, 2, 2], "score": 1},
+        "r.json[1]: no bbox; its keys are 'image_id', 'category_id', 'keypoints', 'score' "
+        "(keypoints are not evaluated; boxes and masks are)",
+    ),
+    ([3, 9], "r.json[1] is [3, 9]; it must be a list of objects with image_id"),
+    (None, "r.json[1] is None; it must be a list of objects"),
+]
+OTHER_FILES = [
+    ([result(category_id=1), result(category_id=0)], "(2 of 2 entries have such ids), whose"),
+    ([result(category_id=1), result(category_id=0)], "; is it a label, counted from 0, and no"),
+    ({"annotations": [result()]}, "with the key 'annotations' alone: write its list, without"),
+    ({"3": [result()], "4": []}, "with a list for each of 2 keys, '3' ..: join the lists"),
+    (annotations(), "an annotation file; it must be a list"),
+    ({"a": 1}, "an object, its keys are 'a'; it must be"),
+    ({}, "an object, its keys are none; it must be"),
+    (7, "r.json holds 7; it must be a list of objects"),
+    (None, "r.json holds None; it must be a list of objects"),
+]
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (result(image_id=8), f"r.json[1]: image_id 8 {IN}"),
-        (result(image_id=10**30), f"r.json[1]: image_id {10**30} {IN}"),
-        (
-            result(image_id="3"),
-            "r.json[1]: image_id '3' is a text; in the ground truth it is",
-        ),
-        (result(image_id="a.jpg"), f"image_id 'a.jpg' {IN}; it is a file name, where the id"),
-        (
-            result(image_id=None),
-            "r.json[1]: image_id is None; it must be a whole number, or",
-        ),
-        (result(image_id=3.5), "r.json[1]: image_id is 3.5; it must be"),
-        (result(image_id=True), "r.json[1]: image_id is True; it must be"),
-        (result(category_id=1), f"r.json[1]: category_id 1 {IN}, whose ids are 2, 9"),
-        (
-            result(category_id=2**64),
-            f"category_id is {2**64}; it must be a whole number",
-        ),
-        (result(category_id="9"), "category_id is '9'; it must be a whole number of 64 bits"),
-        (result(score=None), "r.json[1]: score is None; it must be a number"),
-        (result(score="0.5"), "r.json[1]: score is '0.5'; it must be a number"),
-        (result(score=10**400), "r.json[1]: score is 1000"),
-        (result(score=[0.5]), "r.json[1]: score is [0.5]; it must be a number"),
-        (result(score=float("nan")), "r.json[1]: score is nan; numbers must be finite"),
-        (result(bbox=[1, 2, 3]), "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
-        (result(bbox=[1, 2, 3, "4"]), "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
-        (result(bbox=[]), "r.json[1]: bbox is []; it must be four numbers"),
-        (result(bbox=None), "r.json[1]: bbox is None; it must be four numbers"),
-        (result(bbox=[0, 0, float("inf"), 1]), "r.json[1]: bbox is [0.0, 0.0, inf, 1.0]; numbers"),
-        (result(bbox=[1, 2, 1e308, 1e308]), "bbox is [1.0, 2.0, 1e+308, 1e+308]; numbers must be"),
-        (result(bbox=[1, 2, 10**400, 4]), "r.json[1]: bbox is [1, 2, 1000"),
-        ({"image_id": 3, "category_id": 9, "score": 1}, "r.json[1]: no bbox; its keys are 'image"),
-        ({"image_id": 3, "caption": "a"}, "captions are not evaluated; boxes and masks are"),
-        (
-            {"image_id": 3, "category_id": 9, "keypoints": [1, 2, 2], "score": 1},
-            "r.json[1]: no bbox; its keys are 'image_id', 'category_id', 'keypoints', 'score' "
-            "(keypoints are not evaluated; boxes and masks are)",
-        ),
-        ([3, 9], "r.json[1] is [3, 9]; it must be a list of objects with image_id"),
-        (None, "r.json[1] is None; it must be a list of objects"),
-    ],
+    ("content", "message"),
+    [([result(), entry], message) for entry, message in WRONG_RESULTS] + OTHER_FILES,
 )
-def test_wrong_results_are_named(tmp_path: Path, entry: Any, message: str) -> None:
-    path = tmp_path / "r.json"
-    path.write_text(json.dumps([result(), entry]))
+def test_wrong_results_are_named(tmp_path: Path, content: Any, message: str) -> None:
+    path = written(tmp_path / "r.json", content)
     with pytest.raises(JsonFileError) as error:
         load_coco_results(path, ground_truth_from_coco(annotations()))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_labels_counted_from_0_are_suspected(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text(json.dumps([result(category_id=1), result(category_id=0)]))
-    with pytest.raises(JsonFileError, match=r"\(2 of 2 entries .*; is it a label, counted from 0"):
-        load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"annotations": [result()]}, "with the key 'annotations' alone: write its list, without"),
-        ({"3": [result()], "4": []}, "with a list for each of 2 keys, '3' ..: join the lists"),
-        (annotations(), "an annotation file; it must be a list"),
-        ({"a": 1}, "an object, its keys are 'a'; it must be"),
-        ({}, "an object, its keys are none; it must be"),
-        (7, "r.json holds 7; it must be a list of objects"),
-        (None, "r.json holds None; it must be a list of objects"),
-    ],
-)
-def test_files_of_another_shape_are_told(tmp_path: Path, content: Any, message: str) -> None:
-    (tmp_path / "r.json").write_text(json.dumps(content))
-    with pytest.raises(JsonFileError) as error:
-        load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
-    assert message in str(error.value)
-
-
-def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
-    entry = result(image_id=3.0, category_id=9.0, score=1, bbox=[1.0, 2, 3, 4])
-    (tmp_path / "r.json").write_text(json.dumps([entry]))
-    found = load_coco_results(tmp_path / "r.json", ground_truth_from_coco(annotations()))
-    assert (found.image_id.tolist(), found.labels.tolist()) == ([3], [1])
-    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+WRONG_FIELDS = [
+    ({"image_id": 5}, "a.json: annotations[1]: image_id 5 is not in the list of"),
+    ({"image_id": "3"}, "image_id '3' is a text; in the list of images it is a number"),
+    ({"category_id": 5}, "annotations[1]: category_id 5 is not in the list of categ"),
+    ({"iscrowd": 2}, "a.json: annotations[1]: iscrowd is 2; it must be 0 or 1"),
+    ({"iscrowd": float("nan")}, "annotations[1]: iscrowd is nan; it must be 0 or 1"),
+    ({"iscrowd": [0]}, "annotations[1]: iscrowd is [0]; it must be 0 or 1"),
+    ({"difficult": "Unspecified"}, "difficult is 'Unspecified'; it must be 0 or 1"),
+    ({"area": "a"}, "annotations[1]: area is 'a'; it must be a number of square"),
+    ({"area": -1}, "annotations[1]: area is -1; it must be a number of square pixels"),
+    ({"area": float("nan")}, "annotations[1]: area is nan; it must be a number of sq"),
+    ({"area": HUGE}, "annotations[1]: area is 1000"),
+    ({"bbox": [1, 2, -3, 4]}, "bbox is [1.0, 2.0, -3.0, 4.0]; its width and height"),
+    ({"bbox": [1, 2, float("nan"), 4]}, "bbox is [1.0, 2.0, nan, 4.0]; numbers must"),
+    ({"bbox": [1, 2, HUGE, 4]}, "annotations[1]: bbox is [1, 2, 1000"),
+    ({"bbox": [1, 2, 1e200, 4]}, "numbers must be finite, up to 1e100"),
+]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: c.pop("images"), "a.json must hold a list of images; there is no images"),
-        (
-            lambda c: c["images"].append({"id": 3}),
-            "a.json: images[2]: id 3 is that of images[0]",
-        ),
+        (lambda c: c["images"].append({"id": 3}), "a.json: images[2]: id 3 is that of images[0]"),
         (lambda c: c["images"].append({"id": None}), "a.json: images[2]: id is None; it must be"),
         (lambda c: c["images"].append(5), "a.json: images[2]: 5 must be an object"),
         (lambda c: c["categories"][0].pop("name"), "a.json: categories[0]: no name"),
-        *(
-            (lambda c, fields=fields: c["annotations"][1].update(fields), message)
-            for fields, message in (
-                (
-                    {"image_id": 5},
-                    "a.json: annotations[1]: image_id 5 is not in the list of",
-                ),
-                ({"image_id": "3"}, "image_id '3' is a text; in the list of images it is a number"),
-                ({"category_id": 5}, "annotations[1]: category_id 5 is not in the list of categ"),
-                ({"iscrowd": 2}, "a.json: annotations[1]: iscrowd is 2; it must be 0 or 1"),
-                ({"iscrowd": float("nan")}, "annotations[1]: iscrowd is nan; it must be 0 or 1"),
-                ({"iscrowd": [0]}, "annotations[1]: iscrowd is [0]; it must be 0 or 1"),
-                ({"difficult": "Unspecified"}, "difficult is 'Unspecified'; it must be 0 or 1"),
-                (
-                    {"area": "a"},
-                    "annotations[1]: area is 'a'; it must be a number of square",
-                ),
-                ({"area": -1}, "annotations[1]: area is -1; it must be a number of square pixels"),
-                ({"area": float("nan")}, "annotations[1]: area is nan; it must be a number of sq"),
-                ({"area": 10**400}, "annotations[1]: area is 1000"),
-                ({"bbox": [1, 2, -3, 4]}, "bbox is [1.0, 2.0, -3.0, 4.0]; its width and height"),
-                ({"bbox": [1, 2, float("nan"), 4]}, "bbox is [1.0, 2.0, nan, 4.0]; numbers must"),
-                ({"bbox": [1, 2, 10**400, 4]}, "annotations[1]: bbox is [1, 2, 1000"),
-                ({"bbox": [1, 2, 1e200, 4]}, "numbers must be finite, up to 1e100"),
-            )
-        ),
+        *((lambda c, f=fields: c["annotations"][1].update(f), m) for fields, m in WRONG_FIELDS),
     ],
 )
 def test_wrong_annotations_are_named(tmp_path: Path, change: Any, message: str) -> None:
     content = annotations()
     change(content)
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(content))
     with pytest.raises(JsonFileError) as error:
-        load_coco_annotations(path)
+        load_coco_annotations(written(tmp_path / "a.json", content))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_area_of_null_is_the_box_s(tmp_path: Path) -> None:
-    content = annotations()
-    content["annotations"][0]["area"] = None
-    assert ground_truth_from_coco(content).area.tolist() == [12.0, 10.0]
-
-
-def test_categories_of_one_name_are_told_apart_and_numbers_are_pycocotools(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_categories_of_one_name_are_told_apart_and_numbers_are_pycocotools(caplog: Log) -> None:
     truth, found = awkward_tables(2)
     content, results = coco_dicts(truth, found)
-    names = dict(zip(truth.category_ids, truth.class_names, strict=True))
     for entry in content["categories"]:
         entry["name"] = "cup"
     expected = pycocotools_metrics(json.loads(json.dumps(content)), results)
     table = ground_truth_from_coco(content, name="a.json")
-    assert len(names) > 1
-    assert table.class_names == tuple(f"cup (id {key})" for key in sorted(names))
+    assert len(truth.category_ids) > 1
+    assert table.class_names == tuple(f"cup (id {key})" for key in sorted(truth.category_ids))
     assert caplog.text.count("a.json: ") == 1
     metrics = coco_metrics(table, found)
     for key in ("AP", "AP50", "AR_100", "AP_small"):
@@ -288,3 +249,104 @@ def test_a_label_without_a_category_id_is_not_written(tmp_path: Path) -> None:
     table = DetectionTable([3], [[0, 0, 1, 1]], [0.5], [2])
     with pytest.raises(ValueError, match="detection 0 of image 3 has label 2"):
         save_coco_results(tmp_path / "r.json", table, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, r"a.json: annotations\[1\] has no usable mask: there is no segmentation"),
+        ([[1, 2]], r"annotations\[1\] has no usable mask: no polygon of three"),
+        ([[1, 1, 5, 1, 5, 5], [1, 2]], r"annotations\[1\] .* 1 of its polygons are malformed"),
+        ({"size": [9, 8], "counts": [72]}, r"annotations\[1\] .* that of the image \[9, 9\]"),
+    ],
+)
+def test_annotations_without_a_usable_mask_are_named(segmentation: Any, message: str) -> None:
+    content = annotations(segmentation=segmentation)
+    assert ground_truth_from_coco(content, name="a.json").masks is None
+    with pytest.raises(ValueError, match=message):
+        ground_truth_from_coco(content, name="a.json", masks=True)
+
+
+def test_annotations_without_any_masks_have_none() -> None:
+    content = annotations()
+    for entry in content["annotations"]:
+        entry["segmentation"] = []
+    assert ground_truth_from_coco(content, masks=True).masks is None
+    content = annotations()
+    content["images"][0].pop("height")
+    with pytest.raises(ValueError, match="image 3 has no height and width"):
+        ground_truth_from_coco(content, masks=True)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[1, 2, 3, 4, 5, 6]], "segmentation is .* must be compressed run lengths"),
+        ({"size": [4, 4], "counts": [16]}, "segmentation is"),
+        ({"size": [4], "counts": "0"}, "segmentation is"),
+        (
+            {"size": [10, 20], "counts": "52203"},
+            "segmentation: its run lengths do not add up to 10 x 20 pixels$",
+        ),
+        (
+            {"size": [10, 20], "counts": "b'52203'"},
+            r".* they are the text of Python bytes: write counts.decode\(\)$",
+        ),
+        (
+            {"size": [20, 10], "counts": "52203"},
+            r"segmentation: its size is \[20, 10\], that of the image \[10, 20\]",
+        ),
+        ({"size": [10.5, 20], "counts": "52203"}, "segmentation is .* must be compressed run"),
+        (None, "no segmentation"),
+        ([], r"segmentation is \[\]; it must be compressed"),
+    ],
+)
+def test_wrong_masks_of_results_are_named(tmp_path: Path, segmentation: Any, message: str) -> None:
+    truth = ground_truth_from_coco(annotations(), masks=True)
+    assert truth.masks is not None
+    rle = truth.masks[0]
+    good = {"size": rle["size"], "counts": rle["counts"].decode()}
+    entries = [result(segmentation=good), result(segmentation=segmentation)]
+    path = written(tmp_path / "r.json", entries)
+    with pytest.raises(MaskError, match=rf"r.json\[1\]: {message}"):
+        load_coco_results(path, truth, masks=True)
+    boxes = load_coco_results(path, truth, masks=False)
+    assert boxes.masks is None
+    assert boxes.boxes.tolist() == [[1, 2, 4, 6]] * 2
+
+
+@pytest.mark.parametrize("empty", [None, [], {}, ""])
+def test_results_whose_segmentation_is_empty_are_boxes(
+    tmp_path: Path, empty: Any, caplog: Log
+) -> None:
+    """As pycocotools takes them, though one entry has a mask; that is told."""
+    truth, found = awkward_masks(1)
+    save_coco_results(tmp_path / "r.json", found, truth.category_ids)
+    entries = json.loads((tmp_path / "r.json").read_text())
+    mask = entries[0]["segmentation"]
+    for entry in entries:
+        entry["segmentation"] = empty
+    expected = pycocotools_metrics(coco_dicts(truth, found)[0], json.loads(json.dumps(entries)))
+    for name, first in (("none.json", empty), ("some.json", mask)):
+        entries[0]["segmentation"] = first
+        loaded = load_coco_results(written(tmp_path / name, entries), truth)
+        assert loaded.masks is None
+        assert coco_metrics(truth, loaded) == expected
+        told = "some.json[1] has no mask, others have: masks are left out" in caplog.text
+        assert told == (name == "some.json")
+
+
+@pytest.mark.parametrize("box", [None, []])
+@pytest.mark.parametrize("masks", [None, True, False])
+def test_an_entry_without_a_box_has_that_of_its_mask(
+    tmp_path: Path, box: Any, masks: bool | None
+) -> None:
+    truth, found = awkward_masks(1)
+    save_coco_results(tmp_path / "r.json", found, truth.category_ids)
+    entries = json.loads((tmp_path / "r.json").read_text())
+    for step in (2, 1):  # every other box, then all
+        for entry in entries[::step]:
+            entry["bbox"] = box
+        loaded = load_coco_results(written(tmp_path / "r.json", entries), truth, masks=masks)
+        np.testing.assert_array_equal(loaded.boxes, found.boxes)
+        assert (loaded.masks is None) == (masks is False)

@@ -1,6 +1,7 @@
 """Construction of the tables, and what they refuse."""
 
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,44 +45,42 @@ def test_columns_have_the_promised_types() -> None:
 
 
 def test_empty_lists_are_empty_columns() -> None:
-    table = DetectionTable([], [], [], [])
-    assert table.boxes.shape == (0, 4)
-    assert box_sizes(table).shape == (0, 2)
-    assert table.labels.dtype == np.int32
+    for table in (DetectionTable([], [], [], []), concatenate_detections([])):
+        assert table.boxes.shape == (0, 4)
+        assert box_sizes(table).shape == (0, 2)
+        assert table.labels.dtype == np.int32
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("make", "columns", "message"),
     [
-        ({"image_ids": [7, 7]}, "image_ids holds the id 7 twice"),
-        ({"image_id": [6]}, "object 0 is of image 6, which is not in image_ids"),
-        ({"labels": [2]}, r"ground truth 0 of image 7 has label 2; it must be in 0\.\.1"),
-        ({"boxes": [[0, 0, np.nan, 1]]}, "ground truth 0 of image 7 has boxes .*nan.* finite"),
-        ({"area": [np.inf]}, "ground truth 0 of image 7 has area inf"),
-        ({"area": [1.0, 2.0]}, r"area has shape \(2,\); the other columns make it \(1,\)"),
-        ({"boxes": [[0, 0, 1]]}, r"boxes has shape \(1, 3\)"),
-        ({"class_names": ("cat", "cat")}, "class_names is .* 2 different values"),
-        ({"category_ids": (1,)}, r"category_ids is \(1,\); it must be 2 different values"),
+        (truth, {"image_ids": [7, 7]}, "image_ids holds the id 7 twice"),
+        (truth, {"image_id": [6]}, "object 0 is of image 6, which is not in image_ids"),
+        (truth, {"labels": [2]}, r"ground truth 0 of image 7 has label 2; it must be in 0\.\.1"),
+        (
+            truth,
+            {"boxes": [[0, 0, np.nan, 1]]},
+            "ground truth 0 of image 7 has boxes .*nan.* finit",
+        ),
+        (truth, {"area": [np.inf]}, "ground truth 0 of image 7 has area inf"),
+        (truth, {"area": [1.0, 2.0]}, r"area has shape \(2,\); the other columns make it \(1,\)"),
+        (truth, {"boxes": [[0, 0, 1]]}, r"boxes has shape \(1, 3\)"),
+        (truth, {"class_names": ("cat", "cat")}, "class_names is .* 2 different values"),
+        (truth, {"category_ids": (1,)}, r"category_ids is \(1,\); it must be 2 different values"),
+        (
+            found,
+            {"scores": [np.nan]},
+            "detection 0 of image 7 has scores nan; every number must be",
+        ),
+        (found, {"scores": [np.inf]}, "detection 0 of image 7 has scores inf"),
+        (found, {"boxes": [[0, 0, np.inf, 1]]}, "detection 0 of image 7 has boxes"),
+        (found, {"labels": [-1]}, "detection 0 of image 7 has label -1; it must be >= 0"),
+        (found, {"scores": [0.5, 0.5]}, "scores has shape"),
     ],
 )
-def test_ground_truth_refuses(columns: dict[str, object], message: str) -> None:
+def test_tables_refuse(make: Any, columns: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        truth(**columns)
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"scores": [np.nan]}, "detection 0 of image 7 has scores nan; every number must be"),
-        ({"scores": [np.inf]}, "detection 0 of image 7 has scores inf"),
-        ({"boxes": [[0, 0, np.inf, 1]]}, "detection 0 of image 7 has boxes"),
-        ({"labels": [-1]}, "detection 0 of image 7 has label -1; it must be >= 0"),
-        ({"scores": [0.5, 0.5]}, "scores has shape"),
-    ],
-)
-def test_detections_refuse(columns: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        found(**columns)
+        make(**columns)
 
 
 def test_types_that_would_lose_their_meaning_are_refused() -> None:
@@ -133,4 +132,3 @@ def test_concatenate_keeps_rows_and_exact_sizes() -> None:
     both = concatenate_detections([first, found(image_id=[2])])
     assert both.image_id.tolist() == [7, 2]
     assert box_sizes(both)[0, 0] == 32.0 != 32.01 - 0.01
-    assert len(concatenate_detections([]).scores) == 0
