@@ -30,29 +30,22 @@ def random_masks(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_table_holds_what_pycocotools_encodes(seed: int) -> None:
+    """And the runs of the pixels, which lead back to it."""
     masks = random_masks(seed)
     table = encode_masks(masks)
     assert len(table) == len(masks)
+    runs, bounds = table.runs()
     for row, mask in enumerate(masks):
+        own = runs[bounds[row] : bounds[row + 1]]
+        np.testing.assert_array_equal(np.repeat(np.arange(len(own)) % 2, own), mask.T.ravel())
         rle = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         assert table[row] == rle
         np.testing.assert_array_equal(table.decode(row), mask)
         assert table.areas()[row] == mask.sum() == pycocotools.mask.area(rle)
         x, y, width, height = pycocotools.mask.toBbox(rle)
         assert table.boxes()[row].tolist() == [x, y, x + width, y + height]
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_runs_are_those_of_the_pixels_and_lead_back(seed: int) -> None:
-    masks = random_masks(seed)
-    table = encode_masks(masks)
-    runs, bounds = table.runs()
-    for row, mask in enumerate(masks):
-        own = runs[bounds[row] : bounds[row + 1]]
-        pixels = np.repeat(np.arange(len(own)) % 2, own)
-        np.testing.assert_array_equal(pixels, mask.T.ravel())
     again = RleTable.from_runs(runs, bounds, masks.shape[1:])
-    assert [again[i] for i in range(len(again))] == [table[i] for i in range(len(table))]
+    assert list(again) == list(table)
 
 
 def test_long_runs_take_more_characters() -> None:
