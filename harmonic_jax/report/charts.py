@@ -8,7 +8,6 @@ import numpy as np
 
 from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.metrics.consistency.study import Pairs, Study
-from harmonic_jax.report.numbers import Entry, value_of
 from harmonic_jax.report.plots import (
     LINES,
     MARGIN,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 NUM_CELLS = 50
 MOST_CLASSES = 40
 MOST_SMALL_PANELS = 24
+Entry = Mapping[str, Any]  # a number of the report
 FEWEST = 10  # boxes in a bin: the means of fewer jump up and down
 
 
@@ -57,6 +57,12 @@ def make_charts(study: Study, report: Mapping[str, Any]) -> dict[str, Chart]:
         "errors": errors_chart(report),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}
+
+
+def value_of(metrics: Mapping[str, Entry], name: str) -> float:
+    """A number of the report; NaN where there is none."""
+    value = metrics.get(name, {}).get("value")
+    return float("nan") if value is None else float(value)
 
 
 def density_chart(study: Study) -> Chart:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency import METRICS, spoken
+from harmonic_jax.metrics.consistency.report import number
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.report.boxes import encode_jpeg
 from harmonic_jax.report.cases import (
@@ -19,7 +20,6 @@ from harmonic_jax.report.cases import (
     worst_cases,
 )
 from harmonic_jax.report.charts import Chart, make_charts
-from harmonic_jax.report.numbers import in_words, percent, show_interval, show_number
 from harmonic_jax.report.plots import (
     DARK,
     DARK_RAMP,
@@ -117,10 +117,8 @@ def _render(**context: Any) -> str:
     environment.filters |= {
         "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
         "thousands": lambda count: f"{count:,}",
-        "number": show_number,
-        "words": in_words,
-        "percent": percent,
-        "interval": show_interval,
+        "number": number,
+        "percent": lambda part, whole: f"{100 * part / whole:.0f} %" if whole else number(None),
     }
     colors = {"light": (LIGHT, RAMP), "dark": (DARK, DARK_RAMP)}
     return environment.get_template("page.html").render(colors=colors, metrics=METRICS, **context)
