@@ -58,22 +58,19 @@ class Fonts:
         from matplotlib.ft2font import FT2Font
 
         missing = letters - _letters_in(font_manager.findfont(BASE), letters)
-        for path in _system_fonts() if any(not _is_invisible(c) for c in missing) else ():
+        visible = {letter for letter in missing if not _is_invisible(letter)}
+        for path in _system_fonts() if visible else ():
             found = _letters_in(path, missing)
-            if found and not all(map(_is_invisible, found)):
+            if found & visible:
                 font_manager.fontManager.addfont(path)
                 self._families.append(FT2Font(path).family_name)
-                missing -= found
-            if all(map(_is_invisible, missing)):
+                missing, visible = missing - found, visible - found
+            if not visible:
                 break
         self._has |= {letter: letter not in missing for letter in letters}
-        self._tell(sorted(letter for letter in missing if not _is_invisible(letter)))
-
-    def _tell(self, letters: list[str]) -> None:
         scripts: dict[str, str] = {}
-        for letter in letters:
-            script = _script_of(letter)
-            scripts[script] = scripts.get(script, "") + letter
+        for letter in sorted(visible):
+            scripts[_script_of(letter)] = scripts.get(_script_of(letter), "") + letter
         for script in sorted(scripts.keys() - self._told):
             package = "fonts-noto-cjk" if script == _CJK else "fonts-noto-core"
             _LOG.warning(
@@ -105,13 +102,12 @@ def _system_fonts() -> tuple[str, ...]:
     """Files of fonts, plain ones first."""
     from matplotlib import font_manager
 
-    return tuple(sorted(font_manager.findSystemFonts(), key=_plainness))
-
-
-def _plainness(path: str) -> tuple[int, str]:
-    name = path.lower()
     odd = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "serif", "condensed")
-    return sum(word in name for word in odd), name
+
+    def plainness(path: str) -> tuple[int, str]:
+        return sum(word in path.lower() for word in odd), path.lower()
+
+    return tuple(sorted(font_manager.findSystemFonts(), key=plainness))
 
 
 def _letters_in(path: str, letters: set[str]) -> set[str]:
