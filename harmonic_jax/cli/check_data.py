@@ -3,15 +3,14 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import complain, run_command
-from harmonic_jax.cli.options import parse_options
+from harmonic_jax.cli.command import FAILURES, command, complain
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
 from harmonic_jax.data.records import DataError, DetectionSource
@@ -39,12 +38,9 @@ class Options:
     """Decode the images; annotations alone are faster."""
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "check-data", failures=FAILURES)
+def main(options: Options) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
-    return run_command(lambda: _main(parse_options(Options, args, prog="harmonic-jax check-data")))
-
-
-def _main(options: Options) -> int:
     config, split = parse_spec(options.spec)
     root, objects = options.root or config.root, options.max_objects
     config = dataclasses.replace(config, root=root, max_objects=objects, masks=options.masks)

@@ -4,21 +4,25 @@ A command that trains or evaluates may be one of several processes; `run_as_proc
 """
 
 import contextlib
+import dataclasses
+import json
 import logging
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 
-from harmonic_jax.cli.options import UsageError
+from harmonic_jax.cli.configs import config_and_rest
+from harmonic_jax.cli.options import UsageError, parse_options
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.records import DataError
-from harmonic_jax.files import explained
+from harmonic_jax.files import explained, write_text
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.terminal import (
     OUTPUT,
@@ -46,11 +50,50 @@ from harmonic_jax.training.watchdog import (
     report_sudden_end,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_T = TypeVar("_T", bound="DataclassInstance")
 FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLossError, OSError)
 """What a user, a file or a disk can cause: told in one line, without a traceback."""
 INPUT_FAILURES = (*FAILURES, ValueError)
 """ValueError too: what the tables of detections and objects refuse."""
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
+
+
+def command(
+    kind: type[_T], name: str, *, failures: tuple[type[Exception], ...] = INPUT_FAILURES
+) -> Callable[[Callable[[_T], int]], Callable[[Sequence[str]], int]]:
+    """Makes a command, which takes words, of a function that takes options.
+
+    Args:
+      kind: the options, a dataclass; where it has a field `config`, a config comes first.
+      name: of the command.
+      failures: as of `run_command`.
+    """
+
+    def parse(args: Sequence[str]) -> _T:
+        if all(field.name != "config" for field in dataclasses.fields(kind)):
+            return parse_options(kind, args, prog=f"harmonic-jax {name}")
+        config, rest = config_and_rest(args)
+        named = "CONFIG" if args[0].startswith("-") else args[0]
+        return parse_options(kind, rest, prog=f"harmonic-jax {name} {named}", config=config)
+
+    def decorate(body: Callable[[_T], int]) -> Callable[[Sequence[str]], int]:
+        return lambda args: run_command(lambda: body(parse(args)), failures=failures)
+
+    return decorate
+
+
+def print_and_save(console: Terminal, text: str, values: object, path: Path | None) -> None:
+    """Writes values to a JSON file, where one is asked for, and prints them whatever happens."""
+    try:
+        if path is not None:
+            write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    finally:
+        console.print(text)
+    if path is not None:
+        console.print(f"written: {path}")
 
 
 def run_command(

@@ -1,22 +1,19 @@
 """`harmonic-jax compare A B`: two detectors on the same images, number by number."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import INPUT_FAILURES, quoted, run_command
-from harmonic_jax.cli.options import UsageError, parse_options
+from harmonic_jax.cli.command import command, print_and_save, quoted
+from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.files import check_writable, write_text
+from harmonic_jax.files import check_writable
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.compare import (
-    Comparison,
     compare_samples,
     format_comparison,
 )
@@ -66,43 +63,24 @@ class _Side:
     run: RunFolder | None
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "compare")
+def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    return run_command(
-        lambda: _main(parse_options(Options, args, prog="harmonic-jax compare")),
-        failures=INPUT_FAILURES,
-    )
-
-
-def _main(options: Options) -> int:
-    console = Terminal()
     if options.json is not None:
         check_writable(options.json)
-    result, text = _compare(options)
-    try:
-        if options.json is not None:
-            write_text(options.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
-    finally:
-        console.print(text)
-    if options.json is not None:
-        console.print(f"written: {options.json}")
-    return 0
-
-
-def _compare(options: Options) -> tuple[Comparison, str]:
-    """The numbers, and the same as text."""
     a, b = ([_side(path) for path in paths] for paths in _paths(options))
     truth = _truth([*a, *b], options)
-    raw = all(side.raw is not None for side in [*a, *b])
+    has_raw = all(side.raw is not None for side in [*a, *b])
     samples = [
-        [_sample(side, truth, options.resamples, raw=raw) for side in part] for part in (a, b)
+        [_sample(side, truth, options.resamples, raw=has_raw) for side in part] for part in (a, b)
     ]
     result = compare_samples(*samples)
     names = [", ".join(str(side.path) for side in part) for part in (a, b)]
     text = format_comparison(result, names=(names[0], names[1]))
-    if not raw:
+    if not has_raw:
         text += "\n\nWhat NMS loses is not compared: not both sides have boxes before NMS."
-    return result, text
+    print_and_save(Terminal(), text, result, options.json)
+    return 0
 
 
 def _paths(options: Options) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -135,14 +113,9 @@ def _side(path: Path) -> _Side:
         raise ConfigError(
             f"{path} is no run, no folder that eval --report wrote, and no results file"
         )
-    raw, annotations = path / "raw_boxes.npz", path / "annotations.json"
-    return _Side(
-        path,
-        path / "detections.json",
-        raw if raw.exists() else None,
-        annotations if annotations.exists() else None,
-        None,
-    )
+    files = (path / "raw_boxes.npz", path / "annotations.json")
+    raw, annotations = (file if file.exists() else None for file in files)
+    return _Side(path, path / "detections.json", raw, annotations, None)
 
 
 def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:

@@ -3,18 +3,16 @@
 import dataclasses
 import importlib.util
 import itertools
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from harmonic_jax.cli.command import FAILURES, run_command
-from harmonic_jax.cli.configs import config_and_rest
-from harmonic_jax.cli.options import ConfigFields, parse_options
+from harmonic_jax.cli.command import FAILURES, command, print_and_save
+from harmonic_jax.cli.options import ConfigFields
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.files import check_writable, write_text
+from harmonic_jax.files import check_writable
 from harmonic_jax.pods.collectives import Collective, ring_all_reduce_bytes
 from harmonic_jax.pods.compilation import (
     CHIPS,
@@ -25,6 +23,7 @@ from harmonic_jax.pods.compilation import (
     compile_for_slice,
     parse_slice,
 )
+from harmonic_jax.terminal import Terminal
 
 # The release that was tried with JAX 0.10 and 0.12.
 LIBTPU = "libtpu==0.0.50.*"
@@ -54,14 +53,9 @@ class Options:
     """File to write the same to."""
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "compile", failures=(*FAILURES, CompileError))
+def main(options: Options) -> int:
     """Returns the exit status: 0 it fits, 1 failed or does not fit, with a message."""
-    return run_command(lambda: _main(args), failures=(*FAILURES, CompileError))
-
-
-def _main(args: Sequence[str]) -> int:
-    config, rest = config_and_rest(args)
-    options = parse_options(Options, rest, prog="harmonic-jax compile CONFIG", config=config)
     if options.json is not None:
         check_writable(options.json)
     config, pod = options.config, parse_slice(options.topology, num_slices=options.num_slices)
@@ -78,13 +72,7 @@ def _main(args: Sequence[str]) -> int:
         found = compile_for_slice(config, pod, bucket, num_classes=num_classes, fast=options.fast)
         buckets.append(found)
     report = Report(config, pod, num_classes, options.fast, tuple(buckets))
-    try:
-        if options.json is not None:
-            write_text(options.json, json.dumps(report.to_json(), indent=2) + "\n")
-    finally:
-        print("\n\n".join(report.blocks()))
-    if options.json is not None:
-        print(f"\nwritten: {options.json}")
+    print_and_save(Terminal(), "\n\n".join(report.blocks()), report.to_json(), options.json)
     return 0 if report.fits else 1
 
 

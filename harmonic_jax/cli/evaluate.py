@@ -2,16 +2,20 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import INPUT_FAILURES, run_as_process, run_command
+from harmonic_jax.cli.command import (
+    FAILURES,
+    INPUT_FAILURES,
+    command,
+    print_and_save,
+    run_as_process,
+)
 from harmonic_jax.cli.consistency import (
     RawBoxes,
     detect_raw,
@@ -20,14 +24,14 @@ from harmonic_jax.cli.consistency import (
     make_consistency,
     make_raw_step,
 )
-from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
+from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.cli.predict import InferenceOptions
 from harmonic_jax.coco_format.files import CocoFile, read_coco_file
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.files import check_writable, make_folder, write_text
+from harmonic_jax.files import check_writable, make_folder
 from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
@@ -116,18 +120,14 @@ class Options:
     processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "eval", failures=FAILURES)
+def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message, 4 another process is lost."""
-    return run_command(lambda: _main(parse_options(Options, args, prog="harmonic-jax eval")))
-
-
-def _main(options: Options) -> int:
     _check(options)
+    evaluate_it = _evaluate_files if options.run is None else _evaluate_run
     return run_as_process(
         options.processes,
-        lambda console: (_evaluate_files if options.run is None else _evaluate_run)(
-            options, console
-        ),
+        lambda console: evaluate_it(options, console),
         failures=INPUT_FAILURES,
         needs_devices=options.run is not None,
     )
@@ -173,7 +173,7 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     metrics = {} if paths.iou_type == "segm" else coco_metrics(truth, found)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
         metrics |= _metrics_of_masks(file, truth, found, console, must=paths.iou_type == "segm")
-    _print_and_save(options, console, metrics)
+    print_and_save(console, format_table(metrics), metrics, options.json)
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
         title = f"{paths.predictions.name} on {paths.annotations.name}"
@@ -279,16 +279,6 @@ def _check_outputs(options: Options, folder: Path | None = None) -> None:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}{hint}") from error
 
 
-def _print_and_save(options: Options, console: Terminal, metrics: dict[str, float]) -> None:
-    try:
-        if options.json is not None:
-            write_text(options.json, json.dumps(metrics, indent=2) + "\n")
-    finally:
-        console.print(format_table(metrics))
-    if options.json is not None:
-        console.print(f"written: {options.json}")
-
-
 def _write_agreement(
     options: Options,
     console: Terminal,
@@ -319,7 +309,7 @@ def _tell(
     source: DetectionSource,
     predict_step: MatchedPredictions,
 ) -> None:
-    _print_and_save(options, console, evaluation.metrics)
+    print_and_save(console, format_table(evaluation.metrics), evaluation.metrics, options.json)
     console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
     if evaluation.warning:
         console.print(evaluation.warning)

@@ -12,9 +12,9 @@ import numpy as np
 from tyro.conf import Positional
 
 from harmonic_jax.checks import require
-from harmonic_jax.cli.command import INPUT_FAILURES, run_command
+from harmonic_jax.cli.command import command
 from harmonic_jax.cli.import_weights import KEPT
-from harmonic_jax.cli.options import UsageError, parse_options
+from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.export import (
     PLATFORMS,
@@ -77,55 +77,33 @@ class WeightsOptions:
     """The newest checkpoint instead of the best."""
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "export")
+def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    return run_command(
-        lambda: _main(parse_options(Options, args, prog="harmonic-jax export")),
-        failures=INPUT_FAILURES,
-    )
-
-
-def main_weights(args: Sequence[str]) -> int:
-    """`export-weights`; returns the exit status."""
-    prog = "harmonic-jax export-weights"
-    return run_command(
-        lambda: _main_weights(parse_options(WeightsOptions, args, prog=prog)),
-        failures=INPUT_FAILURES,
-    )
-
-
-def _main(options: Options) -> int:
     targets = _free_targets(options.out, _NAMES[options.to])
     run = open_detector(options.run, sharding=replicated(data_mesh()), last=options.last)
-    console = Terminal()
     try:
-        for line in _export(options, run, targets):
-            console.print(line)
+        lines = _write(options, run, targets)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is not installed: pip install 'harmonic-jax[export]'"
         ) from None
+    for line in (*(f"written: {target}" for target in targets), *lines):
+        Terminal().print(line)
     return 0
 
 
-def _main_weights(options: WeightsOptions) -> int:
+@command(WeightsOptions, "export-weights")
+def main_weights(options: WeightsOptions) -> int:
+    """Returns the exit status: 0 done, 1 failed with a message."""
     check_target(options.out)
     run = open_detector(options.run, sharding=replicated(data_mesh()), last=options.last)
     state_dict = torchvision_state_dict(run, options.run)
     write_state_dict(options.out, state_dict, metadata=header_of(run))
-    console = Terminal()
+    console, name = Terminal(), repr(str(options.out))
     console.print(f"written: {options.out}, {len(state_dict)} tensors")
-    name = repr(str(options.out))
     console.print(f"read it with: model.load_state_dict(safetensors.torch.load_file({name}))")
     return 0
-
-
-def _size(option: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    require(match is not None, option, text, "HEIGHTxWIDTH, 480x640 say")
-    return int(match[1]), int(match[2])  # type: ignore[index]
 
 
 def _free_targets(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -139,45 +117,34 @@ def _free_targets(folder: Path, names: Sequence[str]) -> list[Path]:
     return targets
 
 
-def _export(options: Options, run: SavedRun, targets: Sequence[Path]) -> list[str]:
+def _write(options: Options, run: SavedRun, targets: Sequence[Path]) -> list[str]:
     """Writes the files, all or none; returns what is said of them."""
-    function = None if options.to == "safetensors" else _function(options, run)
+    path = targets[0]
+    if options.to == "safetensors":
+        rows = RunFolder(options.run).read_log()
+        evaluated = [row for row in rows if row["kind"] == "eval" and row["step"] == run.step]
+        metrics = evaluated[-1] if evaluated else {}
+        options.out.mkdir(parents=True, exist_ok=True)
+        with _beside(targets[1], model_card(run, name=path.name, metrics=metrics)):
+            number = write_weights(run, path)
+        return [f"{number} arrays", f"use it: harmonic_jax.load({str(path)!r})"]
+    function = _function(options, run)
+    inputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in function.inputs.items()}
+    about = {"class_names": run.class_names, "step": run.step, "inputs": inputs}
+    told = f"inputs: {', '.join(f'{name} {shape}' for name, shape in inputs.items())}"
     options.out.mkdir(parents=True, exist_ok=True)
-    if function is None:
-        said = _export_weights(targets[0], targets[1], run, RunFolder(options.run))
-    elif options.to == "onnx":
-        said = _export_onnx(targets[0], run, function)
-    else:
-        said = _export_stablehlo(targets[0], targets[1], run, function, options.platforms)
-    return [f"written: {target}" for target in targets] + said
-
-
-def _export_stablehlo(
-    path: Path,
-    described: Path,
-    run: SavedRun,
-    function: InferenceFunction,
-    platforms: Sequence[str],
-) -> list[str]:
-    with _beside(described, json.dumps(_about(run, function), indent=2) + "\n"):
-        write_bytes(path, export_stablehlo(function, platforms=platforms).serialize())
-    return [
-        f"inputs: {_shown(function)}",
-        f"run it: jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(*inputs)",
-    ]
-
-
-def _export_onnx(path: Path, run: SavedRun, function: InferenceFunction) -> list[str]:
+    if options.to == "stablehlo":
+        with _beside(targets[1], json.dumps(about, indent=2) + "\n"):
+            program = export_stablehlo(function, platforms=options.platforms)
+            write_bytes(path, program.serialize())
+        call = f"jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(*inputs)"
+        return [told, f"run it: {call}"]
     from harmonic_jax.export.onnx import write_onnx
 
-    about = {name: json.dumps(value) for name, value in _about(run, function).items()}
-    outputs = write_onnx(function, path, about=about)
-    return [
-        "class names: in its metadata",
-        f"inputs: {_shown(function)}",
-        f"outputs: {', '.join(outputs)}",
-        f"run it: onnxruntime.InferenceSession({str(path)!r}).run(None, inputs)",
-    ]
+    outputs = write_onnx(function, path, about={name: json.dumps(about[name]) for name in about})
+    call = f"onnxruntime.InferenceSession({str(path)!r}).run(None, inputs)"
+    listed = f"outputs: {', '.join(outputs)}"
+    return ["class names: in its metadata", told, listed, f"run it: {call}"]
 
 
 @contextlib.contextmanager
@@ -191,14 +158,12 @@ def _beside(path: Path, text: str) -> Iterator[None]:
         raise
 
 
-def _about(run: SavedRun, function: InferenceFunction) -> dict[str, object]:
-    """What is written beside a program."""
-    inputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in function.inputs.items()}
-    return {"class_names": run.class_names, "step": run.step, "inputs": inputs}
-
-
-def _shown(function: InferenceFunction) -> str:
-    return ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in function.inputs.items())
+def _size(option: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    require(match is not None, option, text, "HEIGHTxWIDTH, 480x640 say")
+    return int(match[1]), int(match[2])  # type: ignore[index]
 
 
 def _function(options: Options, run: SavedRun) -> InferenceFunction:
@@ -211,16 +176,6 @@ def _function(options: Options, run: SavedRun) -> InferenceFunction:
         return on_frames(run.detector, run.variables, batch_size=size, height=height, width=width)
     bucket = bucket or run.config.data.buckets[0]
     return on_canvas(run.detector, run.variables, batch_size=size, bucket=bucket)
-
-
-def _export_weights(path: Path, card: Path, run: SavedRun, run_dir: RunFolder) -> list[str]:
-    evaluated = [
-        row for row in run_dir.read_log() if row["kind"] == "eval" and row["step"] == run.step
-    ]
-    metrics = evaluated[-1] if evaluated else {}
-    with _beside(card, model_card(run, name=path.name, metrics=metrics)):
-        number = write_weights(run, path)
-    return [f"{number} arrays", f"use it: harmonic_jax.load({str(path)!r})"]
 
 
 def torchvision_state_dict(run: SavedRun, path: Path) -> dict[str, np.ndarray]:

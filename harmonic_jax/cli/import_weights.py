@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,10 @@ import jax
 import numpy as np
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import INPUT_FAILURES, quoted, run_command
-from harmonic_jax.cli.options import parse_options
+from harmonic_jax.cli.command import command, quoted
 from harmonic_jax.config import (
     Config,
     ConfigError,
-    ModelConfig,
     ResNetConfig,
     TrainConfig,
 )
@@ -30,7 +28,6 @@ from harmonic_jax.pretrained import (
     write_state_dict,
 )
 from harmonic_jax.pretrained.convert import check_classifier, remainder
-from harmonic_jax.pretrained.layout import Layout
 from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, PLACEHOLDER, TorchvisionDetector
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
@@ -61,35 +58,21 @@ class Options:
     versions, 1e-5 for _v2."""
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "import-weights")
+def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
-    return run_command(
-        lambda: _main(parse_options(Options, args, prog="harmonic-jax import-weights")),
-        failures=INPUT_FAILURES,
-    )
-
-
-def _main(options: Options) -> int:
+    console, file = Terminal(), options.file
     if options.to in CLASSIFIERS:
-        return _check(options.file, options.to)
-    return _import(options)
-
-
-def _check(file: Path, name: str) -> int:
-    check_classifier(file, CLASSIFIERS[name])
-    Terminal().print(
-        f"{file} fits {name}. Train on it with --model.backbone.weights {quoted(file)}"
-    )
-    return 0
-
-
-def _import(options: Options) -> int:
+        check_classifier(file, CLASSIFIERS[options.to])
+        usage = f"--model.backbone.weights {quoted(file)}"
+        console.print(f"{file} fits {options.to}. Train on it with {usage}")
+        return 0
     if options.out is None:
         raise ConfigError("--out is missing; it must name the folder of the run to make")
     if options.out.exists():
         raise ConfigError(f"{options.out} exists; choose another folder with --out")
     foreign = _with_options(DETECTORS[options.to], options)
-    state_dict = read_state_dict(options.file)
+    state_dict = read_state_dict(file)
     config = Config(
         name=options.to,
         data=foreign.data,
@@ -97,15 +80,15 @@ def _import(options: Options) -> int:
         train=TrainConfig(eval_batch_size=4),
         run_dir=str(options.out),
     )
-    console, name = Terminal(), quoted(options.out)
     try:
         with _becoming(options.out) as folder:
             line = import_run(state_dict, config, foreign, RunFolder(folder))
     except WeightsError as error:
-        raise WeightsError(f"weights file {options.file}: {error}") from error
+        raise WeightsError(f"weights file {file}: {error}") from error
     console.print(f"{options.out}: {line}")
+    name = quoted(options.out)
     console.print(f"evaluate it with: harmonic-jax eval {name} --root COCO_FOLDER")
-    console.print(f"fine-tune it with: harmonic-jax train CONFIG.py --init {name}")
+    console.print(f"fine-tune it with: harmonic-jax train CONFIG --init {name}")
     return 0
 
 
@@ -144,6 +127,7 @@ def import_run(
     fitted = load_detector(shapes.params, shapes.model_state, state_dict, config.model, num_classes)
     layout = detector_layout(config.model, num_classes)
     kept = remainder(*fitted, state_dict, layout)
+    renamed = {layout.renamed(name): name for name in state_dict}
     run_dir.open(config)
     if kept:
         write_state_dict(run_dir.path / KEPT, kept)
@@ -151,7 +135,7 @@ def import_run(
         "config": config_to_json(config),
         "class_names": list(foreign.class_names),
         "category_ids": list(foreign.category_ids),
-        "torchvision_names": _old_names(state_dict, layout),
+        "torchvision_names": {today: old for today, old in renamed.items() if today != old},
     }
     with CheckpointStore(run_dir.best, keep=1) as store:
         store.save(0, Variables(*fitted), metadata)
@@ -164,24 +148,15 @@ def import_run(
     )
 
 
-def _old_names(state_dict: dict[str, np.ndarray], layout: Layout) -> dict[str, str]:
-    """Today's name -> that in the file, where they differ."""
-    renamed = {layout.renamed(name): name for name in state_dict}
-    return {today: name for today, name in renamed.items() if today != name}
-
-
-def _with_eps(model: ModelConfig, eps: float) -> ModelConfig:
-    if not isinstance(model.backbone, ResNetConfig):
-        raise ConfigError(f"--norm-eps is {eps}; torchvision's SSD has no norms")
-    return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, norm_eps=eps))
-
-
 def _with_options(foreign: TorchvisionDetector, options: Options) -> TorchvisionDetector:
-    if options.norm_eps is not None:
-        foreign = dataclasses.replace(foreign, model=_with_eps(foreign.model, options.norm_eps))
+    model, eps = foreign.model, options.norm_eps
+    if eps is not None:
+        if not isinstance(model.backbone, ResNetConfig):
+            raise ConfigError(f"--norm-eps is {eps}; torchvision's SSD has no norms")
+        backbone = dataclasses.replace(model.backbone, norm_eps=eps)
+        foreign = dataclasses.replace(foreign, model=dataclasses.replace(model, backbone=backbone))
     if options.class_names is not None:
         names = read_class_names(options.class_names, repeatable=PLACEHOLDER)
-        foreign = dataclasses.replace(
-            foreign, class_names=names, category_ids=tuple(range(len(names)))
-        )
+        ids = tuple(range(len(names)))
+        foreign = dataclasses.replace(foreign, class_names=names, category_ids=ids)
     return foreign

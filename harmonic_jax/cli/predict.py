@@ -7,14 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from harmonic_jax.cli.command import (
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    INPUT_FAILURES,
-    complain,
-    run_command,
-)
-from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
+from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, command, complain
+from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.config import NmsName
 from harmonic_jax.inference import TTA, load
 from harmonic_jax.inference.augmentation import settled
@@ -102,15 +96,9 @@ class Options:
     inference: Annotated[InferenceOptions, FLAT] = InferenceOptions()
 
 
-def main(args: Sequence[str]) -> int:
+@command(Options, "predict")
+def main(options: Options) -> int:
     """Returns the exit status: 0 done; 1 failed, nothing read or a file not written; 3 stopped."""
-    return run_command(
-        lambda: _predict(parse_options(Options, args, prog="harmonic-jax predict")),
-        failures=INPUT_FAILURES,
-    )
-
-
-def _predict(options: Options) -> int:
     console = Terminal()
     tta = options.inference.augmentation()
     inputs = find_inputs(options.inputs)

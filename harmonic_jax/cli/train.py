@@ -13,12 +13,14 @@ import jax
 from harmonic_jax.cli.command import (
     EXIT_STOPPED,
     EXIT_USAGE,
+    FAILURES,
+    command,
     quoted,
     run_as_process,
     run_command,
 )
-from harmonic_jax.cli.configs import config_and_rest, format_configs
-from harmonic_jax.cli.options import FLAT, ConfigFields, parse_options
+from harmonic_jax.cli.configs import format_configs
+from harmonic_jax.cli.options import FLAT, ConfigFields
 from harmonic_jax.config import Config
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
@@ -45,16 +47,16 @@ class Options:
 
 def main(args: Sequence[str]) -> int:
     """Returns the exit status; without a config, lists those there are."""
-    return run_command(lambda: _main(args))
+    return _train(args) if args else run_command(_list)
 
 
-def _main(args: Sequence[str]) -> int:
-    if not args:
-        Terminal().print(f"usage: harmonic-jax train CONFIG ..\n\n{format_configs()}")
-        return EXIT_USAGE
-    config, rest = config_and_rest(args)
-    prog = f"harmonic-jax train {'CONFIG' if args[0].startswith('-') else args[0]}"
-    options = parse_options(Options, rest, prog=prog, config=config)
+def _list() -> int:
+    Terminal().print(f"usage: harmonic-jax train CONFIG ..\n\n{format_configs()}")
+    return EXIT_USAGE
+
+
+@command(Options, "train", failures=FAILURES)
+def _train(options: Options) -> int:
     return run_as_process(
         options.processes, lambda console: _run(options.config, console), needs_output=False
     )
