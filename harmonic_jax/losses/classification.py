@@ -37,7 +37,6 @@ def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
       ValueError: `logits` has no class axis, or the shape of `where` does not fit.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import softmax_entropy
       >>> [round(float(h), 4) for h in softmax_entropy(jnp.array([[0.0, 0.0], [200.0, -200.0]]))]
       [0.6931, 0.0]
@@ -77,7 +76,6 @@ def sigmoid_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
       ValueError: the shapes differ.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import sigmoid_entropy
       >>> [round(float(h), 4) for h in sigmoid_entropy(jnp.array([0.0, 200.0]))]
       [0.6931, 0.0]
@@ -113,7 +111,6 @@ def softmax_cross_entropy(
       ValueError: the shapes do not fit.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import softmax_cross_entropy
       >>> loss = softmax_cross_entropy(jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]))
       >>> [round(float(value), 4) for value in loss]
@@ -143,12 +140,9 @@ def sigmoid_cross_entropy(
     Returns:
       [*b, k] loss of each element, >= 0, float32 (float64 for float64 logits).
 
-    Raises:
-      TypeError: `logits` is not floating point, `labels` not integer, or `where` not bool.
-      ValueError: the shapes do not fit.
+    Raises: as `softmax_cross_entropy`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import sigmoid_cross_entropy
       >>> loss = sigmoid_cross_entropy(jnp.array([[2.0, 0.0]]), jnp.array([0]))
       >>> [round(float(value), 4) for value in loss[0]]
@@ -193,7 +187,6 @@ def sigmoid_focal_loss(
       ValueError: the shapes do not fit, or an option is out of its range.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import sigmoid_focal_loss
       >>> loss = sigmoid_focal_loss(jnp.zeros((2, 2)), jnp.array([1, -1]))
       >>> [[round(float(value), 4) for value in row] for row in loss]
@@ -275,7 +268,6 @@ def mask_loss(
       ValueError: the shapes do not fit.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import mask_loss
       >>> loss = mask_loss(jnp.array([[[2.0, 0.0]]]), jnp.array([[[1.0, 0.0]]]))
       >>> [round(float(value), 4) for value in loss]

@@ -50,7 +50,6 @@ def harmonic_loss(
       ValueError: the shapes differ, or `factor_gradient` is unknown.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import harmonic_loss
       >>> loss = harmonic_loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]))
       >>> [round(float(value), 3) for value in loss]  # 2 * 2, and 2 * (1 + 1/e)
@@ -115,7 +114,6 @@ def task_contrastive_loss(
       ValueError: the shapes differ, or an option is out of its range.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import task_contrastive_loss
       >>> prob, iou = jnp.array([0.9, 0.9]), jnp.array([0.8, 0.2])
       >>> loss = task_contrastive_loss(prob, iou, jnp.zeros(2))
@@ -162,7 +160,6 @@ def harmonic_iou_loss(
       ValueError: the shapes differ, or `gamma` is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import harmonic_iou_loss
       >>> [round(float(value), 3) for value in harmonic_iou_loss(jnp.array([0.0, 0.5, 1.0]))]
       [1.0, 0.692, 0.0]
@@ -241,7 +238,6 @@ def hardet_loss(
         with factor_source="ce" or given with "loss".
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import hardet_loss
       >>> cls_loss, smooth_l1 = jnp.array([0.095]), jnp.array([0.8])
       >>> prob, iou, entropy = jnp.array([0.909]), jnp.array([0.4]), jnp.array([0.367])

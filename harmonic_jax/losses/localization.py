@@ -43,7 +43,6 @@ def smooth_l1_loss(
       ValueError: the shapes do not fit, or `beta` is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import smooth_l1_loss
       >>> [float(loss) for loss in smooth_l1_loss(jnp.array([[0.5, 2.0]]), jnp.zeros((1, 2)))]
       [1.625]
@@ -82,7 +81,6 @@ def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
       ValueError: the shapes differ or do not end in 4.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import aligned_iou
       >>> pred = jnp.array([[0.0, 0.0, 2.0, 2.0], [3.0, 0.0, 1.0, 2.0]])  # the second: inverted
       >>> target = jnp.array([[0.0, 0.0, 2.0, 1.0], [1.0, 0.0, 3.0, 2.0]])
@@ -107,7 +105,6 @@ def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
       [*b] loss in [0, 1], float32 (float64 for float64 inputs).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import iou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [float(loss) for loss in iou_loss(pred, target)]
@@ -130,7 +127,6 @@ def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 2], float32 (float64 for float64 inputs).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import giou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 1.0]]), jnp.array([[3.0, 0.0, 4.0, 1.0]])
       >>> [float(loss) for loss in giou_loss(pred, target)]  # 1 - 0 + (4 - 2) / 4
@@ -156,7 +152,6 @@ def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 2], float32 (float64 for float64 inputs).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import diou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 3.0]]), jnp.array([[3.0, 0.0, 4.0, 3.0]])
       >>> [round(float(loss), 4) for loss in diou_loss(pred, target)]  # 1 - 0 + 9 / 25
@@ -181,7 +176,6 @@ def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss >= 0, float32 (float64 for float64 inputs).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import ciou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [round(float(loss), 4) for loss in ciou_loss(pred, target)]
@@ -208,7 +202,6 @@ def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 4], float32 (float64 for float64 inputs).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses import eiou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [float(loss) for loss in eiou_loss(pred, target)]  # 0.5 + 0.25 / 8 + 0 + 1 / 4

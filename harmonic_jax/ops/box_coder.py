@@ -34,7 +34,6 @@ def encode_boxes(
       `[*b n 4]`: dx, dy, dw, dh. Sides below 1e-6 are taken as 1e-6, so deltas and gradients
       of empty and inverted boxes are finite.
 
-    >>> import jax.numpy as jnp
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0]])
     >>> encode_boxes(jnp.array([[5.0, 0.0, 15.0, 10.0]]), anchors).tolist()
     [[0.5, 0.0, 0.0, 0.0]]
@@ -77,7 +76,6 @@ def decode_boxes(
       `[*b n 4]` float32, xyxy in pixels, not clipped to the image. Value and gradient are finite
       for finite deltas: a center moves by at most 1e6 anchor sides.
 
-    >>> import jax.numpy as jnp
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0]])
     >>> decode_boxes(jnp.array([[0.5, 0.0, 0.0, 0.0]]), anchors).tolist()
     [[5.0, 0.0, 15.0, 10.0]]

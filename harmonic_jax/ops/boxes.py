@@ -20,7 +20,6 @@ def box_area(boxes: Real[AnyArray, "*b 4"]) -> Float[Array, "*b"]:
     Returns:
       `[*b]` float32, in squared units of the boxes; 2**126, about 8.5e37, where it is more.
 
-    >>> import jax.numpy as jnp
     >>> box_area(jnp.array([[0.0, 0.0, 4.0, 2.0], [3.0, 3.0, 1.0, 9.0]])).tolist()
     [8.0, 0.0]
     """
@@ -45,7 +44,6 @@ def pairwise_iou(a: Real[AnyArray, "n 4"], b: Real[AnyArray, "m 4"]) -> Float[Ar
       `[n m]` float32 in [0, 1]; of areas above 2**126, which count as that, it is no more than a
       number in this range. Its gradient is finite for finite boxes, and 0 for pairs of empty ones.
 
-    >>> import jax.numpy as jnp
     >>> a = jnp.array([[0.0, 0.0, 2.0, 2.0]])
     >>> pairwise_iou(a, jnp.array([[0.0, 0.0, 2.0, 1.0], [5.0, 5.0, 6.0, 6.0]])).tolist()
     [[0.5, 0.0]]
@@ -70,7 +68,6 @@ def iou_of_coordinates(a: Coordinates, b: Coordinates) -> Array:
     Returns:
       The IoU in float32, of the broadcast shape.
 
-    >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]])
     >>> iou_of_coordinates(tuple(boxes.T), tuple(boxes[::-1].T)).tolist()
     [0.5, 0.5]
@@ -109,7 +106,6 @@ def clip_boxes(
     Returns:
       `[*b n 4]` float32; a box outside of the image becomes an empty one on its border.
 
-    >>> import jax.numpy as jnp
     >>> clip_boxes(jnp.array([[-3.0, 2.0, 30.0, 9.0]]), jnp.array([8.0, 20.0])).tolist()
     [[0.0, 2.0, 20.0, 8.0]]
     """

@@ -31,7 +31,6 @@ def crop_masks(
     Returns:
       `[r s s]` float32 coverage in [0, 1]; 0 for an object whose frame is empty.
 
-    >>> import jax.numpy as jnp
     >>> left_half = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(255)
     >>> box = jnp.array([[0.0, 0.0, 16.0, 8.0]])  # twice as wide as the frame
     >>> crop_masks(

@@ -48,7 +48,6 @@ def nms(
     Returns:
       `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.nms`.
 
-    >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [8.0, 8.0, 9.0, 9.0]])
     >>> kept = nms(boxes, jnp.array([0.5, 0.9, 0.2]), iou_threshold=0.5, max_outputs=4)
     >>> kept.indices.tolist(), kept.valid.tolist()
@@ -90,7 +89,6 @@ def batched_nms(
       `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`, up to
       its rounding.
 
-    >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
     >>> scores, labels = jnp.array([0.5, 0.9]), jnp.array([3, 7])
     >>> batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=2).indices.tolist()

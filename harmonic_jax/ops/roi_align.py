@@ -54,7 +54,6 @@ def roi_align(
     Raises:
       ValueError: output_size or sampling_ratio below 1.
 
-    >>> import jax.numpy as jnp
     >>> ramp = jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1))  # Value: x.
     >>> box = jnp.array([[4.0, 4.0, 12.0, 12.0]])
     >>> roi_align(ramp, box, output_size=2, spatial_scale=0.5, aligned=True)[0, 0, :, 0].tolist()
@@ -103,7 +102,6 @@ def pyramid_roi_align(
     Raises:
       ValueError: output_size or sampling_ratio below 1, or no level.
 
-    >>> import jax.numpy as jnp
     >>> levels = [jnp.full((16, 16, 1), 2.0), jnp.full((8, 8, 1), 3.0)]
     >>> boxes = jnp.array([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 60.0, 60.0]])
     >>> pyramid_roi_align(
@@ -153,7 +151,6 @@ def assign_levels(
     Returns:
       `[r]` int32. Empty boxes, and those without an area, are on the first level.
 
-    >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 223.0, 224.0], [5.0] * 4])
     >>> assign_levels(boxes, levels=(2, 5)).tolist()
     [4, 3, 2]

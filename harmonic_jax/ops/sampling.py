@@ -46,7 +46,6 @@ def sample_balanced(
     Raises:
       ValueError: num_samples or positive_fraction out of range.
 
-    >>> import jax, jax.numpy as jnp
     >>> is_positive = jnp.array([True, False, False, False])
     >>> is_negative = jnp.array([False, False, True, True])
     >>> sample = sample_balanced(

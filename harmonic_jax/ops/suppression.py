@@ -99,7 +99,6 @@ def suppress(
       box that is kept, or the best of the cluster. `class`, `agnostic` and `weighted` leave scores
       as they are. Made for inference: it is differentiable in part only.
 
-    >>> import jax.numpy as jnp
     >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [8.0, 8.0, 9.0, 9.0]])
     >>> scores, labels = jnp.array([0.5, 0.8, 0.25]), jnp.zeros(3, int)
     >>> found = suppress(boxes, scores, labels, Suppression("class", iou=0.5, max_outputs=3))

@@ -1,59 +1,272 @@
-"""Every public function of `harmonic_jax.losses` and of `losses.rivals`, called alike.
+"""One call of every public function of `harmonic_jax.losses` and `losses.rivals`, and its formula.
 
 A new function has to be added here: tests/losses/test_every_function.py refuses to run without it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from harmonic_jax import losses
 from harmonic_jax.losses import rivals
-from tests.losses.rivals.cases import CASES, IOU, OBJECTS, with_integers
-from tests.losses.rivals.cases import CLASSES as GROUPS
+from tests.losses import reference
+from tests.losses.rivals import reference as formulas
 
 N = 12
 _RNG = np.random.default_rng(0)
-LABELS = _RNG.integers(0, 4, N).astype(np.int32)
-_LOW, _SIZE = _RNG.uniform(0, 20, (2, N, 2)), _RNG.uniform(5, 30, (2, N, 2))
-PRED, TARGET = np.concatenate([_LOW, _LOW + _SIZE], axis=-1)
-UNIT = list(_RNG.uniform(0.05, 0.95, (6, N)))
+LABELS = _RNG.integers(0, 5, N)  # 4 is background
+CLASS_LABELS = LABELS % 4
+CLASSES = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+OBJECTS = np.array([4, 4, 7, 7, 7, 0, 0, 1, 2, 3, 3, 5])
 LOGITS = _RNG.normal(0, 2, (N, 4))
+PROB, IOU, ENTROPY = _RNG.uniform(0.05, 0.95, (3, N))
+LOSS, LOC_LOSS, CROSS_ENTROPY = _RNG.uniform(0.01, 4, (3, N))
+DELTAS, TARGETS = _RNG.normal(0, 1, (2, N, 4))
 MASK_LOGITS, MASKS = _RNG.normal(0, 2, (N, 3, 3)), _RNG.uniform(0, 1, (N, 3, 3))
 
 
-class Function(NamedTuple):
-    call: Callable[..., Any]  # as that of `tests.losses.rivals.cases.Case`
+def valid_pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of boxes of 1 to 60 pixels; about half of them overlap."""
+    rng = np.random.default_rng(0)
+    low, size = rng.uniform(0, 60, (2, n, 2)), rng.uniform(1, 60, (2, n, 2))
+    pred, target = np.concatenate([low, low + size], axis=-1)
+    return pred, target
+
+
+PAIRS = list(valid_pairs(N))
+
+
+class Case(NamedTuple):
+    # (*floats, rows=, change=, **options): what is done to the integers, `rows` chosen first
+    call: Callable[..., Any]
     floats: list[np.ndarray]  # [n, ...] each
-    is_loss: bool = True  # there is a gradient
+    expected: Callable[..., Any]  # (*floats, **options) in NumPy, of all rows
+    options: tuple[dict, ...] = ()  # that are compared with NumPy beside the defaults
+    moves: tuple[int, ...] = (0,)  # the arguments that the gradient reaches
+    # (floats, **options) -> the formula whose constants are computed from these floats
+    held: Callable[..., Any] | None = None
+    of_batch: bool = False  # a sample's value depends on the others
+    has_axis: bool = False  # and sums over the devices of an axis
 
 
-def _every() -> dict[str, Function]:
-    boxes, floats = [PRED, TARGET], UNIT
-    plain = {
-        "harmonic_loss": floats[:2],
-        "task_contrastive_loss": floats[:3],
-        "harmonic_iou_loss": floats[:1],
-        "hardet_loss": floats[:5],
-        "smooth_l1_loss": boxes,
-        "mask_loss": [MASK_LOGITS, MASKS],
-        "softmax_entropy": [LOGITS],
-        "sigmoid_entropy": [LOGITS[:, 0]],
-        **dict.fromkeys(
-            ("aligned_iou", "iou_loss", "giou_loss", "diou_loss", "ciou_loss", "eiou_loss"), boxes
-        ),
+def with_integers(function: Callable[..., Any], *integers: np.ndarray, at: int = 1) -> Callable:
+    """The function, its integer arguments put in at their place."""
+
+    def call(
+        *floats: Any,
+        rows: Any = slice(None),
+        change: Callable[[jax.Array], jax.Array] = lambda array: array,
+        **options: Any,
+    ) -> Any:
+        own = [change(jnp.asarray(array)[rows]) for array in integers]
+        return function(*floats[:at], *own, *floats[at:], **options)
+
+    return call
+
+
+def _pairs(f: Callable[..., float]) -> Callable[..., np.ndarray]:
+    def of_all(*arrays: np.ndarray) -> np.ndarray:
+        return np.array([f(*row) for row in zip(*arrays, strict=True)])
+
+    return of_all
+
+
+def _on_labels(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    return lambda logits, *rest, **options: f(logits, LABELS, *rest, **options)
+
+
+def _weights_held(expected: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    """Weights are constants, though they are computed from the loss that they multiply."""
+
+    def held(floats: list[np.ndarray], **options: Any) -> Callable[..., np.ndarray]:
+        weights = expected(*floats, **options) / floats[0]
+        return lambda loss, *_: weights * loss
+
+    return held
+
+
+def _hardet(*names: str) -> dict[str, Any]:
+    """The formula on arrays of these names, and with the factors that a mode stops held."""
+
+    def expected(*arrays: np.ndarray, factor_gradient: str = "through", **options: Any) -> Any:
+        return reference.hardet(dict(zip(names, arrays, strict=True)), **options)
+
+    def held(floats: list[np.ndarray], factor_gradient: str = "through", **options: Any) -> Any:
+        fixed = dict(zip(names, floats, strict=True))
+        return lambda *arrays: reference.hardet(
+            dict(zip(names, arrays, strict=True)), fixed, factor_gradient, **options
+        )
+
+    modes = ({"factor_gradient": "stop"}, {"factor_gradient": "cls_only"})
+    others = {"alpha": 0.7, "gamma": 0.3, "margin": 0.05, "factor_gradient": "cls_only"}
+    return {
+        "expected": expected,
+        "held": held,
+        "options": (*modes, others),
+        "moves": tuple(range(len(names))),
     }
-    every = {
-        name: Function(with_integers(getattr(losses, name), at=0), arrays)
-        for name, arrays in plain.items()
-    }
-    for name in ("softmax_cross_entropy", "sigmoid_cross_entropy", "sigmoid_focal_loss"):
-        every[name] = Function(with_integers(getattr(losses, name), LABELS, at=1), [LOGITS])
-    for name, case in CASES.items():
-        every[name] = Function(case.call, case.floats)
-    rank = with_integers(rivals.iou_hierarchical_rank, GROUPS, OBJECTS, at=1)
-    return every | {"iou_hierarchical_rank": Function(rank, [IOU], is_loss=False)}
 
 
-EVERY = _every()
+def _hardet_from_ce(*arrays: Any, **options: Any) -> Any:
+    return losses.hardet_loss(*arrays[:5], factor_source="ce", cross_entropy=arrays[5], **options)
+
+
+def _ciou_held(floats: list[np.ndarray]) -> Callable[..., np.ndarray]:
+    weights = _pairs(reference.ciou_weight)(*floats)
+    return lambda *boxes: _pairs(reference.ciou_loss)(*boxes, weights)
+
+
+_PARTS = ["cls_loss", "smooth_l1", "prob", "iou", "entropy"]
+_PLAIN = {
+    "harmonic_loss": Case(
+        losses.harmonic_loss,
+        [LOSS, LOC_LOSS],
+        lambda c, l: (1 + np.exp(-l)) * c + (1 + np.exp(-c)) * l,
+        moves=(0, 1),
+    ),
+    "task_contrastive_loss": Case(
+        losses.task_contrastive_loss,
+        [PROB, IOU, ENTROPY],
+        lambda p, u, h, margin=0.2: np.maximum(0, np.abs(p - u) - margin) / (1 + np.exp(h)),
+        ({"margin": 0.05},),
+        moves=(0, 1, 2),
+    ),
+    "harmonic_iou_loss": Case(
+        losses.harmonic_iou_loss,
+        [IOU],
+        reference.harmonic_iou,
+        tuple({"gamma": gamma} for gamma in (0.0, 0.5, 1.0, 2.0)),
+    ),
+    "hardet_loss": Case(
+        losses.hardet_loss, [LOSS, LOC_LOSS, PROB, IOU, ENTROPY], **_hardet(*_PARTS)
+    ),
+    "hardet_loss from cross entropy": Case(
+        _hardet_from_ce,
+        [LOSS, LOC_LOSS, PROB, IOU, ENTROPY, CROSS_ENTROPY],
+        **_hardet(*_PARTS, "cross_entropy"),
+    ),
+    "smooth_l1_loss": Case(
+        losses.smooth_l1_loss,
+        [DELTAS, TARGETS],
+        reference.smooth_l1,
+        ({"beta": 0.11}, {"beta": 3.0}),
+        moves=(0, 1),
+    ),
+    "mask_loss": Case(losses.mask_loss, [MASK_LOGITS, MASKS], reference.mask_loss),
+    "softmax_entropy": Case(
+        losses.softmax_entropy,
+        [LOGITS],
+        lambda x: -(reference.softmax(x) * np.log(reference.softmax(x))).sum(-1),
+    ),
+    "sigmoid_entropy": Case(
+        losses.sigmoid_entropy,
+        [LOGITS],
+        np.vectorize(lambda x: reference.bce(reference.sigmoid(x), reference.sigmoid(x))),
+    ),
+    **{
+        name: Case(getattr(losses, name), PAIRS, _pairs(formula), moves=(0, 1))
+        for name, formula in {
+            "aligned_iou": reference.iou,
+            "iou_loss": lambda a, b: 1 - reference.iou(a, b),
+            "giou_loss": reference.giou_loss,
+            "diou_loss": reference.diou_loss,
+            "eiou_loss": reference.eiou_loss,
+        }.items()
+    },
+    "ciou_loss": Case(
+        losses.ciou_loss, PAIRS, _pairs(reference.ciou_loss), moves=(0, 1), held=_ciou_held
+    ),
+    "iou_balanced_cls_loss": Case(
+        rivals.iou_balanced_cls_loss,
+        [LOSS, IOU],
+        formulas.iou_balanced_cls,
+        ({"exponent": 0.7},),
+        held=_weights_held(formulas.iou_balanced_cls),
+        of_batch=True,
+        has_axis=True,
+    ),
+    "iou_balanced_loc_loss": Case(
+        rivals.iou_balanced_loc_loss, [LOSS, IOU], formulas.iou_balanced_loc, ({"exponent": 0.7},)
+    ),
+    "carl_loss": Case(
+        rivals.carl_loss,
+        [PROB, LOSS],
+        formulas.carl,
+        ({"exponent": 2.0, "bias": 0.0},),
+        moves=(0, 1),
+        of_batch=True,
+        has_axis=True,
+    ),
+    "correlation_loss": Case(
+        rivals.correlation_loss,
+        [PROB, IOU],
+        formulas.correlation,
+        ({"kind": "pearson"},),
+        of_batch=True,
+        has_axis=True,
+    ),
+}
+
+
+def _isr(loss: np.ndarray, iou: np.ndarray, **options: Any) -> np.ndarray:
+    return formulas.isr(loss, iou, CLASSES, OBJECTS, **options)
+
+
+_FOCAL = ((0.25, 0.5), (None, 1.0), (0.9, 0.0), (0.0, 3.5))
+CASES = {
+    **{name: case._replace(call=with_integers(case.call)) for name, case in _PLAIN.items()},
+    "softmax_cross_entropy": Case(
+        with_integers(losses.softmax_cross_entropy, CLASS_LABELS),
+        [LOGITS],
+        lambda x: -np.log(reference.softmax(x)[np.arange(N), CLASS_LABELS]),
+    ),
+    "sigmoid_cross_entropy": Case(
+        with_integers(losses.sigmoid_cross_entropy, LABELS),
+        [LOGITS],
+        lambda x: reference.focal(x, LABELS, None, 0.0),
+    ),
+    "sigmoid_focal_loss": Case(
+        with_integers(losses.sigmoid_focal_loss, LABELS),
+        [LOGITS],
+        _on_labels(reference.focal),
+        tuple({"alpha": alpha, "gamma": gamma} for alpha, gamma in _FOCAL),
+    ),
+    "quality_focal_loss": Case(
+        with_integers(rivals.quality_focal_loss, LABELS),
+        [LOGITS, IOU],
+        _on_labels(formulas.quality_focal),
+        ({"beta": 0.5}, {"beta": 0.0}),
+    ),
+    "task_aligned_loss": Case(
+        with_integers(rivals.task_aligned_loss, LABELS),
+        [LOGITS, IOU],
+        lambda x, y, gamma=2.0: formulas.quality_focal(x, LABELS, y, beta=gamma),
+        ({"gamma": 1.0},),
+    ),
+    "varifocal_loss": Case(
+        with_integers(rivals.varifocal_loss, LABELS),
+        [LOGITS, IOU],
+        _on_labels(formulas.varifocal),
+        ({"alpha": 0.5, "gamma": 1.5},),
+    ),
+    "task_alignment": Case(
+        functools.partial(with_integers(rivals.task_alignment, OBJECTS, at=2), num_objects=8),
+        [PROB, IOU],
+        lambda p, u, **options: formulas.task_alignment(p, u, OBJECTS, **options),
+        ({"alpha": 0.5, "beta": 2.0},),
+        moves=(),
+        of_batch=True,
+    ),
+    "isr_loss": Case(
+        with_integers(rivals.isr_loss, CLASSES, OBJECTS, at=2),
+        [LOSS, IOU],
+        _isr,
+        ({"exponent": 1.0, "bias": 0.3},),
+        held=_weights_held(_isr),
+        of_batch=True,
+    ),
+}

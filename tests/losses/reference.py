@@ -13,6 +13,24 @@ FLOWS = {
 }
 
 
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def bce(p, y):
+    return -(y * math.log(p) + (1 - y) * math.log(1 - p))
+
+
+def elementwise(logits, labels, f):
+    """f(p, is_label, sample) of every element."""
+    return np.array(
+        [
+            [f(sigmoid(x), k == labels[i], i) for k, x in enumerate(row)]
+            for i, row in enumerate(logits)
+        ]
+    )
+
+
 def harmonic_iou(iou, gamma=0.8):
     return (1 + iou) ** gamma * (1 - iou)
 
@@ -51,19 +69,25 @@ def central_difference(f: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarra
     return np.stack(columns, axis=-1).reshape(x.shape)
 
 
-def focal(logits, labels, alpha, gamma):
-    """Focal loss from probabilities, one element at a time."""
-    out = np.zeros(logits.shape)
-    for index in np.ndindex(*logits.shape):
-        p = 1 / (1 + math.exp(-logits[index]))
-        is_label = labels[index[:-1]] == index[-1]
+def focal(logits, labels, alpha=0.25, gamma=2.0):
+    def f(p, is_label, i):
         p_t = p if is_label else 1 - p
         weight = 1.0 if alpha is None else (alpha if is_label else 1 - alpha)
-        out[index] = -weight * (1 - p_t) ** gamma * math.log(p_t)
-    return out
+        return -weight * (1 - p_t) ** gamma * math.log(p_t)
+
+    return elementwise(logits, labels, f)
 
 
-def smooth_l1(pred, target, beta):
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def mask_loss(logits, targets):
+    p = np.vectorize(sigmoid)(logits)
+    return -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean((-2, -1))
+
+
+def smooth_l1(pred, target, beta=1.0):
     out = np.zeros(len(pred))
     for i, j in np.ndindex(*pred.shape):
         d = abs(pred[i, j] - target[i, j])

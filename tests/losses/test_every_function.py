@@ -1,5 +1,6 @@
-"""What every public loss, entropy and quality function promises, each promise shown for all:
-masks, types, JAX's strict settings, no NaN from infinite logits, far boxes and extreme options.
+"""What every public function of losses promises, each promise shown for all: the formula and its
+gradient, masks, any batch shape, types, JAX's strict settings, nothing but finite numbers from
+infinite logits, far boxes and extreme options.
 """
 
 import functools
@@ -13,33 +14,110 @@ import pytest
 
 from harmonic_jax import losses
 from harmonic_jax.losses import rivals
-from tests.losses.every import EVERY, N
-from tests.losses.rivals.cases import CASES
+from tests.losses.every import CASES, N
+from tests.losses.reference import central_difference
 
 WHERE = np.arange(N) % 3 != 0
-INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+EVERY = [(name, options) for name, case in CASES.items() for options in ({}, *case.options)]
 
 
 def both(name, floats, **options):
     """The value, and the gradient of its sum by every float argument."""
-    function = functools.partial(EVERY[name].call, **options)
-    if not EVERY[name].is_loss:
-        return function(*floats), []
-    value, pull = jax.vjp(function, *floats)
+    value, pull = jax.vjp(functools.partial(CASES[name].call, **options), *floats)
     return value, pull(jnp.ones_like(value))
 
 
 def test_no_public_function_is_forgotten():
     public = {
-        name
+        name: getattr(room, name)
         for room in (losses, rivals)
         for name in room.__all__
         if inspect.isfunction(getattr(room, name))
     }
-    assert set(EVERY) == public
-    for name in public:
-        function = getattr(losses, name, None) or getattr(rivals, name)
+    assert {name.split()[0] for name in CASES} == set(public)
+    for name, function in public.items():
         assert inspect.signature(function).parameters["where"].default is None, name
+
+
+@pytest.fixture(scope="module")
+def computed():
+    """Values and gradients of all of them: one program, in float64."""
+
+    @jax.jit
+    def every(arrays):
+        return [
+            both(name, floats, **options)
+            for (name, options), floats in zip(EVERY, arrays, strict=True)
+        ]
+
+    with jax.enable_x64(True):
+        arrays = [[jnp.asarray(a) for a in CASES[name].floats] for name, _ in EVERY]
+        return jax.device_get(every(arrays))
+
+
+@pytest.mark.parametrize("index", range(len(EVERY)), ids=[f"{n}{o or ''}" for n, o in EVERY])
+def test_equals_numpy_in_value_and_gradient(computed, index):
+    (name, options), (value, gradients) = EVERY[index], computed[index]
+    case, floats = CASES[name], CASES[name].floats
+    formula = functools.partial(case.expected, **options)
+    np.testing.assert_allclose(value, formula(*floats), rtol=1e-10, atol=1e-14)
+    if case.held:
+        formula = case.held(floats, **options)
+    for argument, gradient in enumerate(gradients):
+        if argument not in case.moves:
+            assert not np.any(gradient)
+            continue
+
+        def of_samples(moved, argument=argument):
+            values = formula(*floats[:argument], moved, *floats[argument + 1 :])
+            return values.reshape(N, -1).sum(-1)
+
+        if case.of_batch and not case.held:
+            expected = of_the_sum(
+                lambda moved, f=formula, i=argument: f(*floats[:i], moved, *floats[i + 1 :]).sum(),
+                floats[argument],
+            )
+        else:
+            expected = central_difference(of_samples, floats[argument])
+        np.testing.assert_allclose(gradient, expected, rtol=2e-6, atol=2e-8)
+
+
+def of_the_sum(f, x, h=1e-6):
+    """Derivatives of a number, one coordinate at a time."""
+    steps = [h * row.reshape(x.shape) for row in np.eye(x.size)]
+    return np.reshape([(f(x + step) - f(x - step)) / (2 * h) for step in steps], x.shape)
+
+
+@pytest.fixture(scope="module")
+def shaped():
+    """Of every function in one program, in float32: of a grid of samples, and mapped over them."""
+
+    @jax.jit
+    def every(plain):
+        out = {}
+        for name, case in CASES.items():
+            single = name == "task_alignment"  # of one image: its batch is a vmap
+            grid = plain[name] if single else [a.reshape(3, 4, *a.shape[1:]) for a in plain[name]]
+            rows = slice(None) if single else np.arange(N).reshape(3, 4)
+            out[name] = [case.call(*grid, rows=rows)]
+            if not case.of_batch:
+                mapped = jax.vmap(lambda i, *f, c=case: c.call(*f, rows=i))
+                out[name].append(mapped(jnp.arange(N), *plain[name]))
+        return out
+
+    return jax.device_get(every({name: mixed(name, "float32") for name in CASES}))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_batch_shape_eager_jit_and_vmap(shaped, name):
+    case = CASES[name]
+    expected = np.asarray(case.expected(*case.floats))
+    for value in (*shaped[name], case.call(*mixed(name, "float32"))):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value.reshape(expected.shape), expected, rtol=1e-4, atol=1e-6)
+    empty = [array[:0] for array in mixed(name, "float32")]
+    shape = jax.eval_shape(lambda: case.call(*empty, rows=slice(0))).shape
+    assert shape == ((0, *expected.shape[1:]) if expected.shape else ())
 
 
 def without_labels(integers):
@@ -47,31 +125,39 @@ def without_labels(integers):
     return jnp.where(WHERE, integers, jnp.asarray(-1, integers.dtype))
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_where(name):
+@pytest.fixture(scope="module")
+def masked():
+    """Of every function: value and gradients with something in what is left out, and without it."""
+
+    @jax.jit
+    def run(plain, fill, where):
+        out = {}
+        for name in CASES:
+            floats = [jnp.where(grown(WHERE, a), a, fill) for a in plain[name]]
+            out[name] = both(name, floats, where=where, change=without_labels)
+        return out
+
+    @jax.jit
+    def without(plain):
+        names = [name for name in CASES if CASES[name].of_batch]
+        return {n: both(n, [array[WHERE] for array in plain[n]], rows=WHERE) for n in names}
+
+    plain = {name: mixed(name, "float32") for name in CASES}
+    results = [run(plain, fill, WHERE) for fill in (np.nan, np.inf, -np.inf)]
+    everything = run(plain, 0.5, np.ones(N, bool))
+    kept = jax.tree.map(lambda a: a[WHERE] if a.ndim else a, (results, everything))
+    return jax.device_get((results, kept[0], kept[1] | without(plain)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_where(masked, name):
     """Value and gradient are exactly 0 where it is False, and elsewhere what they are without the
     masked rows, whatever these hold."""
-    plain = mixed(name, "float32")
-    of_batch = name in CASES and CASES[name].of_batch
-
-    @jax.jit
-    def run(fill, where):
-        floats = [jnp.where(grown(WHERE, a), a, fill) for a in plain]
-        return both(name, floats, where=where, change=without_labels)
-
-    @jax.jit
-    def without():
-        return both(name, [array[WHERE] for array in plain], rows=WHERE)
-
-    def kept(result):
-        return jax.tree.map(lambda a: a[WHERE] if a.ndim else a, result)
-
-    want = without() if of_batch else kept(run(0.5, np.ones(N, bool)))
-    for fill in (np.nan, np.inf, -np.inf):
-        value, gradients = got = run(fill, WHERE)
-        for array in [value, *gradients]:
-            assert array.ndim == 0 or (array[~WHERE] == (0 if gradients else -1)).all()
-        for a, b in zip(jax.tree.leaves(kept(got)), jax.tree.leaves(want), strict=True):
+    results, kept, want = masked
+    for result, own in zip(results, kept, strict=True):
+        for array in jax.tree.leaves(result[name]):
+            assert array.ndim == 0 or (array[~WHERE] == 0).all()
+        for a, b in zip(*map(jax.tree.leaves, (own[name], want[name])), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -81,7 +167,7 @@ def grown(mask, array):
 
 def mixed(name, *dtypes):
     cycle = itertools.cycle(dtypes)
-    return [jnp.asarray(array, next(cycle)) for array in EVERY[name].floats]
+    return [jnp.asarray(array, next(cycle)) for array in CASES[name].floats]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +176,13 @@ def low_and_wide():
 
     @jax.jit
     def run(low, wide):
-        return [{n: EVERY[n].call(*every[n]) for n in EVERY} for every in (low, wide)]
+        return [{n: CASES[n].call(*every[n]) for n in CASES} for every in (low, wide)]
 
-    low = {name: mixed(name, "bfloat16") for name in EVERY}
+    low = {name: mixed(name, "bfloat16") for name in CASES}
     return jax.device_get(run(low, jax.tree.map(lambda a: a.astype(jnp.float32), low)))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CASES)
 def test_types(low_and_wide, name):
     """Computed in float32 (float64 if there is one), gradients in the type of their input."""
     low, wide = (values[name] for values in low_and_wide)
@@ -105,19 +191,18 @@ def test_types(low_and_wide, name):
     def result(*dtypes):
         floats = mixed(name, *dtypes)
         value, gradients = jax.eval_shape(lambda floats: both(name, floats), floats)
-        assert [g.dtype for g in gradients] == [f.dtype for f in floats][: len(gradients)]
+        assert [g.dtype for g in gradients] == [f.dtype for f in floats]
         return value.dtype
 
-    single, double = ("float32", "float64") if EVERY[name].is_loss else ("int32", "int32")
     for dtypes in (["bfloat16"], ["float16"], ["float32"], ["float16", "float32", "bfloat16"]):
-        assert result(*dtypes) == single
+        assert result(*dtypes) == "float32"
     with jax.enable_x64(True):
         for dtypes in (["float64"], ["float64", "float32"], ["float64", "float16"]):
-            assert result(*dtypes) == double
+            assert result(*dtypes) == "float64"
 
 
 @pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CASES)
 def test_strict_promotion(name, x64):
     """JAX may be told to promote nothing: labels of any integer type and mixed floats still do."""
     integers = ["int8", "uint8", "int16", "uint16", "int32", "uint32"]
@@ -129,7 +214,7 @@ def test_strict_promotion(name, x64):
             jax.eval_shape(run, floats)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CASES)
 def test_debug_nans_finds_none(name):
     """Masked NaN, masked labels, labels that are no class: no step on the way makes a NaN of them,
     forward or backward, as JAX looks for with `jax_debug_nans`."""
@@ -178,13 +263,13 @@ EXTREMES = {
     "task_contrastive_loss": [UNIT, UNIT, [0.0, 0.7, 100.0]],
     "harmonic_iou_loss": [UNIT],
     "hardet_loss": [FAR, FAR, UNIT, UNIT, [0.0, 0.7, 100.0]],
+    "hardet_loss from cross entropy": [FAR, FAR, UNIT, UNIT, [0.0, 0.7, 100.0], FAR],
     "iou_balanced_cls_loss": [LOSSES, UNIT],
     "iou_balanced_loc_loss": [LOSSES, UNIT],
     "isr_loss": [LOSSES, UNIT],
     "carl_loss": [UNIT, LOSSES],
     "task_alignment": [UNIT, UNIT],
     "correlation_loss": [UNIT, UNIT],
-    "iou_hierarchical_rank": [UNIT],
 }
 
 
@@ -195,24 +280,35 @@ def extremes(name):
     return [LOGITS, UNIT] if of_logits else [CORNERS, CORNERS]
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_extremes_give_no_nan(name):
-    """Nor do their gradients, which are finite; a pair with NaN in it shows as inf."""
+@pytest.fixture(scope="module")
+def at_extremes():
+    """1500 samples of such numbers, and every function of them with all its options."""
     rng = np.random.default_rng(0)
     rows = np.arange(1500)
-    floats = []
-    for array, values in zip(EVERY[name].floats, extremes(name), strict=False):
-        pool = np.asarray(values, np.float32)
-        shape = (len(rows), *array.shape[1 : array.ndim - pool.ndim + 1])
-        floats.append(pool[rng.integers(0, len(pool), shape)])
+    every = {}
+    for name in CASES:
+        every[name] = []
+        for array, values in zip(CASES[name].floats, extremes(name), strict=False):
+            pool = np.asarray(values, np.float32)
+            shape = (len(rows), *array.shape[1 : array.ndim - pool.ndim + 1])
+            every[name].append(pool[rng.integers(0, len(pool), shape)])
 
     @jax.jit
-    def run(floats):
-        options = [{}, *ENDS.get(name, [])]
-        return [both(name, floats, rows=rows % N, **each) for each in options]
+    def run(every):
+        return {
+            name: [both(name, every[name], rows=rows % N, **o) for o in ({}, *ENDS.get(name, []))]
+            for name in CASES
+        }
 
+    return every, jax.device_get(run(every))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_extremes_give_no_nan(at_extremes, name):
+    """Nor do their gradients, which are finite; a pair with NaN in it shows as inf."""
+    floats, results = (every[name] for every in at_extremes)
     has_nan = np.any([np.isnan(f).any(-1) for f in floats if f.shape[-1:] == (4,)], axis=0)
-    for value, gradients in run(floats):
+    for value, gradients in results:
         assert not np.isnan(value).any()
         assert all(np.isfinite(g).all() for g in gradients)
         if extremes(name)[0] is CORNERS:

@@ -73,34 +73,6 @@ def test_published_totals_in_float32():
     np.testing.assert_allclose(total, [row[-1] for row in TABLE], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("source", ["loss", "ce"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("options", [{}, {"alpha": 0.7, "gamma": 0.3, "margin": 0.05}])
-def test_value_and_gradient_against_numpy(mode, source, options):
-    """The gradient of a mode is a difference quotient in which the stopped factors stay put."""
-    x = samples()
-    if source == "loss":
-        del x["cross_entropy"]
-    if options:  # another margin has its kink elsewhere
-        distance = np.abs(x["prob"] - x["iou"])
-        x = {name: v[np.abs(distance - 0.05) > 1e-3] for name, v in x.items()}
-
-    def total(v):
-        arrays = [v[name] for name in NAMES]
-        extra = {name: v[name] for name in v if name not in NAMES}
-        return hardet_loss(*arrays, factor_gradient=mode, factor_source=source, **extra, **options)
-
-    with jax.enable_x64(True):
-        value, pull = jax.vjp(jax.jit(total), {k: jnp.asarray(v) for k, v in x.items()})
-        (gradient,) = pull(jnp.ones_like(value))
-    np.testing.assert_allclose(value, reference.hardet(x, **options), rtol=1e-12)
-    for name in x:
-        difference = reference.central_difference(
-            lambda v, name=name: reference.hardet(x | {name: v}, x, mode, **options), x[name]
-        )
-        np.testing.assert_allclose(gradient[name], difference, atol=2e-8, err_msg=name)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_harmonic_gradient_closed_form(mode):
     """dF/dC = 1 + e^-L - L e^-C where beta_c flows; dF/dL = 1 + e^-C - C e^-L where beta_r does."""
@@ -125,14 +97,11 @@ def test_harmonic_gradient_closed_form(mode):
     np.testing.assert_array_equal(np.asarray(dl) < 0, away & ("beta_r" in flows))
 
 
-def test_harmonic_iou_slope():
-    iou = np.linspace(0, 1, 101)
+def test_harmonic_iou_is_monotone_up_to_gamma_one_and_not_above():
+    slope = jax.vmap(jax.grad(lambda u, gamma: harmonic_iou_loss(u, gamma=gamma)), (0, None))
+    iou = jnp.linspace(0.0, 1.0, 101)
     for gamma in (0.0, 0.5, 0.8, 1.0, 2.0):
-        slope = (1 + iou) ** (gamma - 1) * ((gamma - 1) - (gamma + 1) * iou)
-        with jax.enable_x64(True):
-            got = jax.grad(lambda v, g=gamma: harmonic_iou_loss(v, gamma=g).sum())(jnp.asarray(iou))
-        np.testing.assert_allclose(got, slope, rtol=1e-12, atol=1e-14)
-        assert (slope <= 0).all() == (gamma <= 1)  # monotone up to 1, and not above
+        assert (slope(iou, gamma) <= 0).all() == (gamma <= 1)
 
 
 @pytest.mark.parametrize("mode", MODES)

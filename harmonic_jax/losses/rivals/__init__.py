@@ -12,7 +12,6 @@ from harmonic_jax.losses.rivals.batch_weights import (
     correlation_loss,
     iou_balanced_cls_loss,
     iou_balanced_loc_loss,
-    iou_hierarchical_rank,
     isr_loss,
 )
 from harmonic_jax.losses.rivals.soft_targets import (
@@ -28,7 +27,6 @@ __all__ = [
     "correlation_loss",
     "iou_balanced_cls_loss",
     "iou_balanced_loc_loss",
-    "iou_hierarchical_rank",
     "isr_loss",
     "quality_focal_loss",
     "task_aligned_loss",

@@ -52,7 +52,6 @@ def iou_balanced_cls_loss(
       ValueError: the shapes differ, or `exponent` is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import iou_balanced_cls_loss
       >>> loss = iou_balanced_cls_loss(jnp.array([1.0, 1.0]), jnp.array([0.9, 0.3]), exponent=1.0)
       >>> [round(float(value), 4) for value in loss]  # 2 * 0.9 / 1.2 and 2 * 0.3 / 1.2
@@ -86,15 +85,9 @@ def iou_balanced_loc_loss(
       exponent: the source's lambda, >= 0; 0 leaves the loss as it is.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
-    Returns:
-      [*b] loss of each sample, float32 (float64 for float64 inputs).
-
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or `exponent` not a number.
-      ValueError: the shapes differ, or `exponent` is negative or not finite.
+    Returns, Raises: as `iou_balanced_cls_loss`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import iou_balanced_loc_loss
       >>> loss = iou_balanced_loc_loss(jnp.array([2.0, 2.0]), jnp.array([1.0, 0.25]))
       >>> [float(value) for value in loss]  # 0.25**1.5 = 0.125
@@ -105,59 +98,6 @@ def iou_balanced_loc_loss(
     (loc_loss, iou), mask = as_samples(where, loc_loss=loc_loss, iou=iou)
     exponent = as_number("exponent", exponent, 0.0)
     return keep(mask, lax.stop_gradient(iou**exponent) * loc_loss)
-
-
-def iou_hierarchical_rank(
-    iou: ArrayLike, labels: ArrayLike, objects: ArrayLike, *, where: ArrayLike | None = None
-) -> jax.Array:
-    """IoU-HLR: the best box of every object first, then the second best of every object.
-
-    Samples of one object are ranked by IoU; then those of one class by that rank, and by IoU
-    within it. Rank 0 is the most important sample of its class.
-
-    Args:
-      iou: [*b] of the decoded box with its object.
-      labels: [*b] integers, the class of each sample.
-      objects: [*b] integers, the object that each sample belongs to; distinct for the objects of
-        different images.
-      where: [*b] bool; the other samples are not ranked.
-
-    Returns:
-      [*b] int32, counted within the class, from 0; -1 where `where` is False. Of equal samples
-      the first comes first.
-
-    Raises:
-      TypeError: a type is wrong.
-      ValueError: the shapes differ.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from harmonic_jax.losses.rivals import iou_hierarchical_rank
-      >>> iou = jnp.array([0.9, 0.8, 0.6, 0.5])  # two boxes of each of two objects
-      >>> iou_hierarchical_rank(iou, jnp.zeros(4, int), jnp.array([0, 0, 1, 1])).tolist()
-      [0, 2, 1, 3]
-
-    Source: Cao et al., "Prime sample attention in object detection", CVPR 2020, arXiv:1904.04821.
-    """
-    (iou,), mask = as_samples(where, iou=iou)
-    labels = as_labels("labels", labels, iou.shape)
-    objects = as_labels("objects", objects, iou.shape)
-    is_sample = jnp.ones(iou.shape, bool) if mask is None else mask
-    worst_first = lax.stop_gradient(-iou).reshape(-1)
-    is_left_out = ~is_sample.reshape(-1)
-    of_object = _rank_within(objects.reshape(-1), is_left_out, worst_first)
-    of_class = _rank_within(labels.reshape(-1), is_left_out, of_object, worst_first)
-    return jnp.where(is_sample, of_class.reshape(iou.shape), -1)
-
-
-def _rank_within(groups: jax.Array, last: jax.Array, *keys: jax.Array) -> jax.Array:
-    """The place of each element among those of its group, ordered by `keys`."""
-    order = jnp.lexsort((*reversed(keys), groups, last))  # jnp.lexsort: the last key counts first
-    places = jnp.arange(len(groups), dtype=jnp.int32)
-    is_first = jnp.concatenate([jnp.ones((1,), bool), jnp.diff(groups[order]) != 0])
-    is_first = is_first[: len(groups)]
-    starts = lax.cummax(jnp.where(is_first, places, 0))
-    return jnp.zeros_like(places).at[order].set(places - starts, unique_indices=True)
 
 
 def isr_loss(
@@ -171,7 +111,11 @@ def isr_loss(
     where: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Importance-based sample reweighting of positives (ISR-P), by `iou_hierarchical_rank`.
+    """Importance-based sample reweighting of positives (ISR-P), by their IoU-hierarchical rank.
+
+    Samples of one object are ranked by IoU, then those of one class by that rank, and by IoU within
+    it: the best box of every object comes first, then the second best of every object; of equals
+    the first.
 
     `w_i * cls_loss_i` with `u_i = (n_max - rank_i) / n_max`, `n_max` the number of positives of
     the class that has most, and `w_i = ((1 - bias) u_i + bias)**exponent`, scaled so that the sum
@@ -199,18 +143,19 @@ def isr_loss(
       ValueError: the shapes differ, or an option is out of its range.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import isr_loss
       >>> same = jnp.zeros(2, int)  # two boxes of one object: u = 1 and 1/2, w = 1 and 1/4
       >>> loss = isr_loss(jnp.ones(2), jnp.array([0.9, 0.6]), same, same)
       >>> [round(float(value), 4) for value in loss]
       [1.6, 0.4]
 
-    Source: Cao et al., PISA, CVPR 2020, arXiv:1904.04821. Its ISR-N, for negatives, is left out:
+    Source: Cao et al., "Prime sample attention in object detection" (PISA), CVPR 2020,
+      arXiv:1904.04821. Its ISR-N, for negatives, is left out:
       one-stage detectors of the source do without it.
     """
-    rank = iou_hierarchical_rank(iou, labels, objects, where=where)
-    (cls_loss, _), mask = as_samples(where, cls_loss=cls_loss, iou=iou)
+    (cls_loss, iou), mask = as_samples(where, cls_loss=cls_loss, iou=iou)
+    labels = as_labels("labels", labels, iou.shape)
+    rank = _hierarchical_rank(iou, labels, as_labels("objects", objects, iou.shape), mask)
     exponent, bias = as_number("exponent", exponent, 0.0), as_number("bias", bias, 0.0, 1.0)
     n_max = jnp.max(rank, initial=0) + 1
     importance = (n_max - rank).astype(cls_loss.dtype) / n_max.astype(cls_loss.dtype)
@@ -252,7 +197,6 @@ def carl_loss(
       ValueError: the shapes differ, or an option is out of its range.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import carl_loss
       >>> loss = carl_loss(jnp.array([1.0, 0.25]), jnp.array([1.0, 1.0]))  # v = 1 and 0.4
       >>> [round(float(value), 4) for value in loss]
@@ -310,7 +254,6 @@ def correlation_loss(
       ValueError: the shapes differ, or `kind` is unknown.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import correlation_loss
       >>> prob, iou = jnp.array([0.0, 0.2, 0.4]), jnp.array([0.6, 0.7, 0.8])  # on a line
       >>> round(float(correlation_loss(prob, iou, kind="pearson")), 4)
@@ -347,6 +290,27 @@ def correlation_loss(
         numerator, denominator = 2 * covariance, jnp.where(is_defined, distance, 1.0)
     is_defined &= number > 1
     return jnp.where(is_defined, 1 - numerator / denominator, 0.0)
+
+
+def _hierarchical_rank(
+    iou: jax.Array, labels: jax.Array, objects: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """[*b] int32, counted within the class from 0; -1 where the mask is False."""
+    is_sample = jnp.ones(iou.shape, bool) if mask is None else mask
+    is_left_out = ~is_sample.reshape(-1)
+    worst_first = lax.stop_gradient(-iou).reshape(-1)
+    of_object = _rank_within(objects.reshape(-1), is_left_out, worst_first)
+    of_class = _rank_within(labels.reshape(-1), is_left_out, of_object, worst_first)
+    return jnp.where(is_sample, of_class.reshape(iou.shape), -1)
+
+
+def _rank_within(groups: jax.Array, last: jax.Array, *keys: jax.Array) -> jax.Array:
+    """The place of each element among those of its group, ordered by `keys`."""
+    order = jnp.lexsort((*reversed(keys), groups, last))  # jnp.lexsort: the last key counts first
+    places = jnp.arange(len(groups), dtype=jnp.int32)
+    is_first = jnp.concatenate([jnp.ones((1,), bool), jnp.diff(groups[order]) != 0])
+    starts = lax.cummax(jnp.where(is_first[: len(groups)], places, 0))
+    return jnp.zeros_like(places).at[order].set(places - starts, unique_indices=True)
 
 
 def _batch_sum(values: jax.Array, axis_name: str | None) -> jax.Array:

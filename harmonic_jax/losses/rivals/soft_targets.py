@@ -43,11 +43,10 @@ def quality_focal_loss(
       [*b, k] loss of each element, >= 0, float32 (float64 for float64 inputs).
 
     Raises:
-      TypeError: a type is wrong, or `beta` not a number.
-      ValueError: the shapes do not fit, or `beta` is negative or not finite.
+      TypeError: a type is wrong, or an option not a number.
+      ValueError: the shapes do not fit, or an option is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import quality_focal_loss
       >>> loss = quality_focal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.9]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.4**2 log 2 and 0.5**2 log 2
@@ -90,7 +89,6 @@ def task_aligned_loss(
       ValueError: the shapes do not fit, or `gamma` is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import task_aligned_loss
       >>> loss = task_aligned_loss(jnp.zeros((1, 1)), jnp.array([0]), jnp.array([1.0]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.5**2 log 2
@@ -140,7 +138,6 @@ def task_alignment(
       ValueError: the shapes differ, or an exponent is negative or not finite.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import task_alignment
       >>> prob, iou = jnp.array([0.5, 0.5, 0.1]), jnp.array([0.8, 0.4, 0.6])
       >>> t = task_alignment(prob, iou, jnp.array([0, 0, 1]), num_objects=2)
@@ -186,23 +183,13 @@ def varifocal_loss(
     The gradient flows to the logits only; for negatives through p**gamma too.
 
     Args:
-      logits: [*b, k] of the foreground classes.
-      labels: [*b] integers; 0..k-1 is a class, anything else is background (no class is true).
-      quality: [*b] in [0, 1], as a rule the IoU of the decoded box with its object; a constant
-        for the gradient. It is not read where the label is background.
+      logits, labels, quality, where: as in `quality_focal_loss`.
       alpha: weight of the negatives, >= 0.
       gamma: focusing exponent of the negatives, >= 0.
-      where: [*b] bool; value and gradient are exactly 0 where it is False.
 
-    Returns:
-      [*b, k] loss of each element, >= 0, float32 (float64 for float64 inputs).
-
-    Raises:
-      TypeError: a type is wrong, or an option not a number.
-      ValueError: the shapes do not fit, or an option is out of its range.
+    Returns, Raises: as `quality_focal_loss`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from harmonic_jax.losses.rivals import varifocal_loss
       >>> loss = varifocal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.8]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.8 log 2 and 0.75 * 0.5**2 log 2

@@ -5,23 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-
-def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
-
-
-def bce(p, y):
-    return -(y * math.log(p) + (1 - y) * math.log(1 - p))
-
-
-def _elementwise(logits, labels, f):
-    """f(p, is_label, sample) of every element."""
-    return np.array(
-        [
-            [f(sigmoid(x), k == labels[i], i) for k, x in enumerate(row)]
-            for i, row in enumerate(logits)
-        ]
-    )
+from tests.losses.reference import bce, elementwise
 
 
 def quality_focal(logits, labels, quality, beta=2.0):
@@ -29,7 +13,7 @@ def quality_focal(logits, labels, quality, beta=2.0):
         y = quality[i] if is_label else 0.0
         return abs(y - p) ** beta * bce(p, y)
 
-    return _elementwise(logits, labels, f)
+    return elementwise(logits, labels, f)
 
 
 def varifocal(logits, labels, quality, alpha=0.75, gamma=2.0):
@@ -37,7 +21,7 @@ def varifocal(logits, labels, quality, alpha=0.75, gamma=2.0):
         q = quality[i] if is_label else 0.0
         return q * bce(p, q) if q > 0 else -alpha * p**gamma * math.log(1 - p)
 
-    return _elementwise(logits, labels, f)
+    return elementwise(logits, labels, f)
 
 
 def task_alignment(prob, iou, objects, alpha=1.0, beta=6.0):
