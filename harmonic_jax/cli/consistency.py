@@ -17,10 +17,9 @@ from harmonic_jax.data.file_names import ImageFinder, name_in_words
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
-from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
-from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.consistency.study import study
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
@@ -33,7 +32,6 @@ from harmonic_jax.training.state import Variables, build_detector
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
 
-NO_RAW_BOXES = "boxes before NMS were not given: what NMS loses is not known"
 MOST_RAW_BOXES = 2000
 
 
@@ -102,25 +100,24 @@ def detect_raw(
     return RawBoxes(concatenate_detections(tables), num_full)
 
 
-def make_consistency(
+def write_consistency(
     folder: Path,
     truth: GroundTruthTable,
     found: DetectionTable,
     raw: RawBoxes | DetectionTable | None,
     *,
-    notes: tuple[str, ...] = (),
-    resamples: int = RESAMPLES,
-    images: Images | None = None,
-    title: str = "Consistency report",
+    resamples: int,
+    images: Images,
+    title: str,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Computes the report and writes it as files and as a page; see `write_consistency`.
+    """Computes the report and writes it, as files and as a page; and what `compare` reads without
+    the data set: annotations and detections in COCO format (boxes only), and boxes before NMS.
 
     Args:
       folder: made if absent; files of an earlier report are replaced.
       truth: the annotated images.
       found: the detections.
       raw: the boxes before NMS; a table is taken to be complete.
-      notes: sentences for the reader.
       resamples: of the images, for the intervals.
       images: for the page's pictures.
       title: of the page.
@@ -128,48 +125,32 @@ def make_consistency(
     Returns:
       The report and the files written.
     """
+    notes: tuple[str, ...] = ()
     boxes = raw.boxes if isinstance(raw, RawBoxes) else raw
     if boxes is None:
-        notes += (NO_RAW_BOXES,)
+        notes = ("boxes before NMS were not given: what NMS loses is not known",)
     if isinstance(raw, RawBoxes) and raw.num_full:
-        notes += (
+        notes = (
             f"of {raw.num_full} images only the best {MOST_RAW_BOXES} boxes before NMS were kept: "
             "what NMS loses there may be more",
         )
     case = study(truth, found, boxes)
     samples = sample_metrics(case, resamples=resamples, seed=0)
     report = report_of(case, samples, resamples=resamples, notes=notes)
-    files = write_consistency(folder, report, case)
-    return report, files + write_page(folder, case, report, images, title=title)
-
-
-def write_consistency(folder: Path, report: dict[str, Any], case: Study) -> list[Path]:
-    """Writes consistency.json and consistency.txt, and what `compare` reads without the data set:
-    annotations.json and detections.json in COCO format (boxes only), raw_boxes.npz where known.
-
-    Args:
-      folder: made if absent; files of an earlier report are replaced.
-      report: as `metrics.consistency.report` makes it.
-      case: what it was made of.
-
-    Returns:
-      The files written.
-    """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
     files = [folder / name for name in names]
     write_text(files[0], json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_text(files[1], printable(format_report(report)) + "\n")
-    truth = dataclasses.replace(case.truth, masks=None)
-    found = dataclasses.replace(case.found, masks=None)
-    save_coco_annotations(files[2], truth)
-    save_coco_results(files[3], found, truth.category_ids, truth.original_ids)
-    raw = folder / "raw_boxes.npz"
-    raw.unlink(missing_ok=True)
+    save_coco_annotations(files[2], dataclasses.replace(case.truth, masks=None))
+    plain = dataclasses.replace(case.found, masks=None)
+    save_coco_results(files[3], plain, truth.category_ids, truth.original_ids)
+    raw_file = folder / "raw_boxes.npz"
+    raw_file.unlink(missing_ok=True)
     if case.raw is not None:
-        save_raw(raw, case.raw, case.truth.category_ids)
-        files.append(raw)
-    return files
+        save_raw(raw_file, case.raw, truth.category_ids)
+        files.append(raw_file)
+    return report, files + write_page(folder, case, report, images, title=title)
 
 
 def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:

@@ -21,8 +21,8 @@ from harmonic_jax.cli.consistency import (
     detect_raw,
     images_of_folder,
     images_of_source,
-    make_consistency,
     make_raw_step,
+    write_consistency,
 )
 from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.cli.predict import InferenceOptions
@@ -290,7 +290,7 @@ def _write_agreement(
 ) -> None:
     """Writes how scores and boxes agree to the folder of --report, and prints the overall part."""
     assert options.report is not None
-    report, files = make_consistency(
+    report, files = write_consistency(
         options.report, truth, found, raw, resamples=options.resamples, images=images, title=title
     )
     console.print(f"\n{format_overall(report)}")
