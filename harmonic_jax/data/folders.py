@@ -10,9 +10,9 @@ import numpy as np
 
 from harmonic_jax.coco_format.values import Id, as_int64, clean_name
 from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
-from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.records import Annotations, DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Reason
-from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.data.rules import apply_rules
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.files import read_lines
 
@@ -74,7 +74,7 @@ def folder_source(
     order = np.argsort(owners, kind="stable")
     ordered = [objects[i] for i in order.tolist()]
     ids = [as_int64(image.id) for image in images]
-    raw = RawAnnotations(
+    raw = Annotations(
         image_ids=np.array(ids, np.int64),
         original_ids={key: i.id for key, i in zip(ids, images, strict=True) if key != i.id},
         file_names=tuple(image.file_name for image in images),

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -54,34 +54,50 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RecordTable(Sequence[Record]):
-    """All records of a split, stored flat: 118k COCO images take 60 MB, not a million objects.
-
-    `table[i]` is a `Record` whose arrays are read-only views. The objects of image i are the rows
-    `offsets[i]:offsets[i + 1]` of the flat arrays, which serve statistics over the whole split.
+class Annotations:
+    """The images and objects of a split as its files state them, stored flat, before any rule.
 
     Attributes:
       image_ids: int64 [m].
       file_names: m strings.
-      sizes: int32 [m, 2], height and width in pixels.
-      offsets: int64 [m + 1], starting with 0.
-      boxes, labels, is_crowd, is_difficult, area, masks: the objects of all images, as in `Record`.
-      original_ids: by those of `image_ids` that are hashes, the data set's own ids.
+      sizes: int32 [m, 2], height and width in pixels, at least 1.
+      owners: int64 [n], ascending: the image of each object, 0..m-1.
+      boxes: float64 [n, 4], xyxy in pixels, unchecked.
+      labels: int32 [n], 0..k-1.
+      is_crowd, is_difficult: bool [n].
+      area: float64 [n]; NaN asks for the box's.
+      masks: n segmentations as `masks.encode_segmentations` takes them; None: not asked for.
+      original_ids: by those of `image_ids` that are not the data set's own, the data set's own.
     """
 
     image_ids: np.ndarray
     file_names: tuple[str, ...]
     sizes: np.ndarray
-    offsets: np.ndarray
+    owners: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     is_crowd: np.ndarray
     is_difficult: np.ndarray
     area: np.ndarray
-    masks: RleTable | None = None
+    masks: Sequence[Any] | None = None
     original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordTable(Annotations, Sequence[Record]):
+    """All records of a split, stored flat: 118k COCO images take 60 MB, not a million objects.
+
+    `table[i]` is a `Record` whose arrays are read-only views. The objects of image i are the rows
+    `offsets[i]:offsets[i + 1]` of the flat arrays, which serve statistics over the whole split and
+    have the types that `Record` says.
+    """
+
+    masks: RleTable | None = None
+    offsets: np.ndarray = dataclasses.field(init=False)
+
     def __post_init__(self) -> None:
+        ends = np.cumsum(np.bincount(self.owners, minlength=len(self.file_names)))
+        object.__setattr__(self, "offsets", np.concatenate([[0], ends]).astype(np.int64))
         for array in self._arrays():
             array.setflags(write=False)
 

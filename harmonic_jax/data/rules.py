@@ -1,16 +1,14 @@
 """What happens to bad annotations: one rule each, counted and named (docs/data.md has the table).
 
-A source reads its files into `RawAnnotations`, dropping by itself what it cannot express in them
+A source reads its files into `Annotations`, dropping by itself what it cannot express in them
 (an unknown class, an absent image); `apply_rules` does the rest for all of them alike.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from harmonic_jax.data.records import RecordTable
+from harmonic_jax.data.records import Annotations, RecordTable
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable, encode_segmentations
@@ -25,38 +23,8 @@ _MASK_FAULTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RawAnnotations:
-    """A split as its files state it, stored flat, before any rule about boxes.
-
-    Attributes:
-      image_ids: int64 [m].
-      original_ids: by those of `image_ids` that are not the data set's own, the data set's own.
-      file_names: m strings.
-      sizes: int32 [m, 2], height and width, at least 1.
-      owners: int64 [n], ascending: the image of each object, 0..m-1.
-      boxes: float64 [n, 4], xyxy in pixels, unchecked.
-      labels: int32 [n], 0..k-1.
-      is_crowd, is_difficult: bool [n].
-      area: float64 [n]; NaN asks for the box's.
-      masks: n segmentations as `masks.encode_segmentations` takes them; None: not asked for.
-    """
-
-    image_ids: np.ndarray
-    file_names: tuple[str, ...]
-    sizes: np.ndarray
-    owners: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    is_crowd: np.ndarray
-    is_difficult: np.ndarray
-    area: np.ndarray
-    masks: Sequence[Any] | None = None
-    original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
-
-
 def apply_rules(
-    raw: RawAnnotations,
+    raw: Annotations,
     config: DataConfig,
     *,
     class_names: tuple[str, ...],
@@ -94,12 +62,11 @@ def apply_rules(
     masks, faults = _encode_masks(raw, np.flatnonzero(kept))
     for reason, rows in faults.items():
         count_rows(reason, np.array(rows))
-    ends = np.cumsum(np.bincount(raw.owners[kept], minlength=len(raw.file_names)))
     return RecordTable(
         image_ids=raw.image_ids.astype(np.int64),
         file_names=raw.file_names,
         sizes=raw.sizes.astype(np.int32),
-        offsets=np.concatenate([[0], ends]).astype(np.int64),
+        owners=raw.owners[kept],
         boxes=boxes[kept].astype(np.float32),
         labels=raw.labels[kept].astype(np.int32),
         is_crowd=raw.is_crowd[kept].astype(bool),
@@ -111,7 +78,7 @@ def apply_rules(
 
 
 def _check_boxes(
-    raw: RawAnnotations, one_based: bool, count: Callable[[Reason, np.ndarray], None]
+    raw: Annotations, one_based: bool, count: Callable[[Reason, np.ndarray], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The boxes inside their images [n, 4], and which of them are usable [n]; counts the rest.
 
@@ -145,7 +112,7 @@ def _check_boxes(
 
 
 def _encode_masks(
-    raw: RawAnnotations, rows: np.ndarray
+    raw: Annotations, rows: np.ndarray
 ) -> tuple[RleTable | None, dict[Reason, list[int]]]:
     """The masks of some objects, compressed; and the objects of each fault, each in one.
 
@@ -166,7 +133,7 @@ def _encode_masks(
     return masks, found
 
 
-def _repeats(raw: RawAnnotations) -> np.ndarray:
+def _repeats(raw: Annotations) -> np.ndarray:
     """Which objects equal an earlier one in image, class and box [n]."""
     columns = (*raw.boxes.T, raw.labels, raw.owners)
     order = np.lexsort(columns)
@@ -179,7 +146,7 @@ def _repeats(raw: RawAnnotations) -> np.ndarray:
 
 
 def _count_per_image(
-    raw: RawAnnotations, kept: np.ndarray, max_objects: int, report: DataReport
+    raw: Annotations, kept: np.ndarray, max_objects: int, report: DataReport
 ) -> None:
     trainable = np.bincount(raw.owners[kept & ~raw.is_crowd], minlength=len(raw.file_names))
     surplus = np.maximum(trainable - max_objects, 0)
@@ -193,6 +160,6 @@ def _count_per_image(
         report.add(Reason.EMPTY_IMAGE, names, count=len(empty))
 
 
-def _describe(raw: RawAnnotations, row: int, class_names: tuple[str, ...]) -> str:
+def _describe(raw: Annotations, row: int, class_names: tuple[str, ...]) -> str:
     corners = ", ".join(f"{value:.6g}" for value in raw.boxes[row])
     return f"{raw.file_names[raw.owners[row]]}: {class_names[raw.labels[row]]} ({corners})"

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.data.folders import header_size
-from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.records import Annotations, DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Reason
-from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.data.rules import apply_rules
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.tfds_files import (
     FEATURES,
@@ -251,9 +251,7 @@ def _identity(builder: Any, split: str) -> str:
     return "\n".join([str(builder.data_dir), split, *states])
 
 
-def _read_once(
-    examples: Sequence[Any], title: str, identity: str, *, masks: bool
-) -> RawAnnotations:
+def _read_once(examples: Sequence[Any], title: str, identity: str, *, masks: bool) -> Annotations:
     """Reads every example, or the saved result of an earlier pass over the same files."""
     folder = cache_folder()
     if folder is None or len(examples) < SAVED_FROM:
@@ -267,7 +265,7 @@ def _read_once(
     return saved
 
 
-def _read(examples: Sequence[Any], title: str, *, masks: bool) -> RawAnnotations:
+def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
     fields = _OBJECT_FIELDS | ({_MASKS: b""} if masks else {})
     images: list[tuple[int, str, tuple[int, int], int]] = []
     objects: dict[str, list[Any]] = {key: [] for key in fields}
@@ -297,7 +295,7 @@ def _read(examples: Sequence[Any], title: str, *, masks: bool) -> RawAnnotations
         raise DataError(f"{error.filename}: {error.strerror}; prepare it again") from error
     with named_damage(title, "its objects have fields of other types than TFDS's coco has"):
         ids, names, sizes, counts = zip(*images, strict=True) if images else ((), (), (), ())
-        return RawAnnotations(
+        return Annotations(
             image_ids=np.array(ids, np.int64),
             file_names=names,
             sizes=np.array(sizes, np.int32).reshape(-1, 2),
@@ -311,7 +309,7 @@ def _read(examples: Sequence[Any], title: str, *, masks: bool) -> RawAnnotations
         )
 
 
-def _save(read: RawAnnotations, path: Path) -> None:
+def _save(read: Annotations, path: Path) -> None:
     """Texts are joined by NUL: NumPy would pad all to the longest."""
     fields = vars(read).items()
     arrays: dict[str, Any] = {k: value for k, value in fields if isinstance(value, np.ndarray)}
@@ -326,7 +324,7 @@ def _save(read: RawAnnotations, path: Path) -> None:
         return
 
 
-def _load(path: Path) -> RawAnnotations | None:
+def _load(path: Path) -> Annotations | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
@@ -334,14 +332,14 @@ def _load(path: Path) -> RawAnnotations | None:
         masks = arrays.pop("masks", None)
         if masks is not None:
             masks = tuple(masks.tobytes().split(b"\0")[:-1])
-        return RawAnnotations(file_names=names, masks=masks, **arrays)
+        return Annotations(file_names=names, masks=masks, **arrays)
     except Exception:  # absent or damaged: it is only a copy, and is made again
         return None
 
 
 def _usable(
-    read: RawAnnotations, num_classes: int, report: DataReport
-) -> tuple[RawAnnotations, np.ndarray]:
+    read: Annotations, num_classes: int, report: DataReport
+) -> tuple[Annotations, np.ndarray]:
     """Drops what has no size or no class; also returns the examples that are left [m]."""
     names = [name or f"example {i}" for i, name in enumerate(read.file_names)]
     is_readable = read.sizes[:, 0] > 0
@@ -361,7 +359,7 @@ def _usable(
         pairs = zip(np.flatnonzero(kept).tolist(), sizes.tolist(), strict=True)
         counts = ((read.masks[row], size) for row, size in pairs)
         masks = [{"size": size, "counts": mask} if mask else None for mask, size in counts]
-    usable = RawAnnotations(
+    usable = Annotations(
         image_ids=read.image_ids[positions] if has_ids else positions,
         file_names=tuple(names[i] for i in positions),
         sizes=read.sizes[positions],

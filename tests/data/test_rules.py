@@ -10,16 +10,16 @@ import pytest
 
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS
-from harmonic_jax.data.records import Record, RecordTable
+from harmonic_jax.data.records import Annotations, Record, RecordTable
 from harmonic_jax.data.report import MAX_EXAMPLES, DataReport, Reason
-from harmonic_jax.data.rules import RawAnnotations, apply_rules
+from harmonic_jax.data.rules import apply_rules
 
 CLASSES = ("cat", "dog")
 NAN = float("nan")
 INF = float("inf")
 
 
-def raw(*images: list[tuple[float, float, float, float]], **fields: Any) -> RawAnnotations:
+def raw(*images: list[tuple[float, float, float, float]], **fields: Any) -> Annotations:
     """Images of 50 x 100 pixels (height, width) with these boxes, all of class 0."""
     owners = np.repeat(np.arange(len(images)), [len(boxes) for boxes in images])
     number = len(owners)
@@ -34,11 +34,11 @@ def raw(*images: list[tuple[float, float, float, float]], **fields: Any) -> RawA
         "is_difficult": np.zeros(number, bool),
         "area": np.full(number, np.nan),
     }
-    return RawAnnotations(**(defaults | fields))
+    return Annotations(**(defaults | fields))
 
 
 def apply(
-    annotations: RawAnnotations, max_objects: int = 100, one_based: bool = False
+    annotations: Annotations, max_objects: int = 100, one_based: bool = False
 ) -> tuple[RecordTable, DataReport]:
     config = DataConfig(max_objects=max_objects)
     report = DataReport()
