@@ -1,6 +1,5 @@
 """`harmonic-jax check-data SPEC`."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from PIL import Image
 from harmonic_jax.__main__ import main
 from harmonic_jax.data.decode import decode_image
 from tests.cli.coco import write_coco
+from tests.data import coco_folder as coco
 from tests.data.fake_source import noise
 from tests.data.voc_folder import SIZE, thing, write
 
@@ -28,34 +28,25 @@ def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A COCO folder: good, gray, 16-bit, truncated, too big for its annotation, and empty files."""
-    (tmp_path / "annotations").mkdir()
+    names = ("good.png", "gray.png", "deep.png", "short.png", "other.png", "empty.png")
+    objects = [coco.thing(1, 0, [0, 0, 10, 20]), coco.thing(2, 1, [0, 0, 20, 10])]
+    images = [coco.image(i, name) for i, name in enumerate(names)]
+    categories = [{"id": 9, "name": "cup"}, {"id": 15, "name": "pen"}]
+    coco.write(tmp_path, images, objects, categories=categories, files=names)
     images = tmp_path / "train"
-    images.mkdir()
-    names = ["good.png", "gray.png", "deep.png", "short.png", "other.png", "empty.png"]
-    for name in names:
-        mode = {"gray.png": "L", "deep.png": "I;16"}.get(name, "RGB")
-        Image.new(mode, (41 if name == "other.png" else 40, 30)).save(images / name)
-    noise = Image.effect_noise((40, 30), 80)
-    noise.save(images / "short.png")
+    Image.new("L", (40, 30)).save(images / "gray.png")
+    Image.new("I;16", (40, 30)).save(images / "deep.png")
+    Image.new("RGB", (41, 30)).save(images / "other.png")
+    Image.effect_noise((40, 30), 80).save(images / "short.png")
     (images / "short.png").write_bytes((images / "short.png").read_bytes()[:-200])
     (images / "empty.png").write_bytes(b"")
-    content = {
-        "images": [
-            {"id": i, "file_name": name, "height": 30, "width": 40} for i, name in enumerate(names)
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 10, 20], "iscrowd": 0},
-            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 10], "iscrowd": 0},
-        ],
-        "categories": [{"id": 1, "name": "cup"}, {"id": 5, "name": "pen"}],
-    }
-    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content))
     return tmp_path
 
 
 def test_bccd_shows_its_two_zero_size_boxes(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = check(capsys, f"voc:{bccd}:trainval")
+    status, out, _ = check(capsys, f"voc:{bccd}:trainval", "--no-decode", "--max-objects", "20")
     assert status == 0
+    assert re.search(r"^too_many_objects +\d+ ", out, re.MULTILINE)
     assert re.search(r"^zero_size +2 +object dropped$", out, re.MULTILINE)
     assert "BloodImage_00338.jpg: RBC (504, 337, 504, 337)" in out
     assert "BloodImage_00343.jpg: RBC (181, 329, 181, 329)" in out
@@ -149,11 +140,6 @@ def test_counts_and_quantiles_of_boxes(folder: Path, capsys: pytest.CaptureFixtu
     assert rows["size / short side"][4] == "0.4714"
 
 
-def test_max_objects_sets_what_is_counted(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = check(capsys, f"voc:{bccd}:test", "--max-objects", "20", "--no-decode")
-    assert re.search(r"^too_many_objects +\d+ ", out, re.MULTILINE)
-
-
 def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (folder / "train").iterdir():
         path.write_bytes(b"")
@@ -167,17 +153,6 @@ def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[
     assert re.search(r"^missing_image +6", out, re.MULTILINE)
     assert "0 images, 0 objects" in out
     assert err.endswith("error: no usable image in 'train'\n")
-
-
-def test_an_empty_list_is_said_to_be_empty(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path, {"a": SIZE + thing()})
-    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("\n")
-    status, out, err = check(capsys, f"voc:{tmp_path}")
-    assert status == 1
-    assert "list of images is empty" in out[out.index("voc:") :].partition("== ")[2]
-    assert err.endswith("error: no usable image in 'val'\n")
 
 
 def test_images_that_are_there_twice_are_named(
@@ -227,20 +202,18 @@ def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixt
     assert status == 1
     assert "no split found" in err
     write(tmp_path, {"a": SIZE + thing()})
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("\n")
+    status, out, err = check(capsys, f"voc:{tmp_path}", "--no-decode")
+    assert status == 1
+    assert "list of images is empty" in out.rpartition("== ")[2]
+    assert err.endswith("error: no usable image in 'val'\n")
+    (tmp_path / "ImageSets" / "Main" / "val.txt").unlink()
     (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
     for spec in (f"voc:{tmp_path}", f"voc:{tmp_path}:train"):
         status, out, err = check(capsys, spec)
         assert (status, out) == (1, "")
         assert "no split found under" in err
         assert "ImageSets/Main holds no .txt file" in err
-
-
-def test_runs_as_a_module(folder: Path) -> None:
-    command = [sys.executable, "-m", "harmonic_jax", "check-data", f"coco:{folder}", "--no-decode"]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
-    assert "6 images, 2 objects" in done.stdout
 
 
 def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,3 +230,10 @@ def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
     assert "\\x1b[2J.png: truncated" in out
     assert "== coco:data:[odd]" in out
     assert max(len(line) for line in out.splitlines() if "xxx" not in line) < 150
+
+
+def test_runs_as_a_module(folder: Path) -> None:
+    command = [sys.executable, "-m", "harmonic_jax", "check-data", f"coco:{folder}", "--no-decode"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    assert "6 images, 2 objects" in done.stdout

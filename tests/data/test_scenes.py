@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from harmonic_jax.data.scenes import (
     CLASS_NAMES,
@@ -18,6 +19,7 @@ from harmonic_jax.data.scenes import (
     render_scene,
     scene_rng,
 )
+from harmonic_jax.data.scenes.builder import FashionScenes, make_scene
 from harmonic_jax.data.scenes.items import (
     ITEMS_FILE,
     Sprite,
@@ -53,22 +55,12 @@ def equal(a: Scene, b: Scene) -> bool:
 
 
 def test_train_and_held_out_items_are_disjoint_and_balanced() -> None:
-    train, train_labels = read_items("train")
-    held_out, held_out_labels = read_items("validation")
-    pixels = [image.tobytes() for image in (*train, *held_out)]
-    assert len(set(pixels)) == len(pixels) == 5000
-    np.testing.assert_array_equal(np.bincount(train_labels), [400] * 10)
-    np.testing.assert_array_equal(np.bincount(held_out_labels), [100] * 10)
-
-
-def test_cutouts_of_the_splits_are_disjoint_too() -> None:
-    """What is pasted shares nothing either, however an item was cut out."""
-    train, held_out = (
-        {c.tobytes() for c in load_items(s).cutouts} for s in ("train", "validation")
-    )
-    assert len(train) == 4000
-    assert len(held_out) == 1000
-    assert not train & held_out
+    """So is what is pasted, however an item was cut out."""
+    for split, number in ("train", 400), ("validation", 100):
+        np.testing.assert_array_equal(np.bincount(read_items(split)[1]), [number] * 10)
+    for read in (lambda split: read_items(split)[0], lambda split: load_items(split).cutouts):
+        pixels = [image.tobytes() for split in ("train", "validation") for image in read(split)]
+        assert len(set(pixels)) == len(pixels) == 5000
 
 
 def test_what_is_shipped_is_small_and_carries_its_licence() -> None:
@@ -94,13 +86,6 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
-def fake_fashion_mnist(folder: Path, *, train: np.ndarray, held_out: np.ndarray) -> None:
-    for stem, images in (("train", train), ("t10k", held_out)):
-        write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images)
-        labels = (np.arange(len(images)) % 10).astype(np.uint8)
-        write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", labels)
-
-
 def squares(rng: np.random.Generator, num: int) -> np.ndarray:
     images = np.zeros((num, 28, 28), np.uint8)
     images[:, 6:20, 6:20] = rng.integers(100, 255, (num, 14, 14))
@@ -112,7 +97,10 @@ def test_make_items_never_puts_an_item_in_both_pools(tmp_path: Path) -> None:
     train = squares(rng, 40)
     held_out = np.concatenate([train[:20], train[:10] ^ 1, squares(rng, 20)])  # 1: below 64 levels
     train[0] = 0  # nothing to cut out
-    fake_fashion_mnist(tmp_path, train=train, held_out=held_out)
+    for stem, images in (("train", train), ("t10k", held_out)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", images)
+        labels = (np.arange(len(images)) % 10).astype(np.uint8)
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", labels)
     make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 3, "validation": 2})
     with np.load(tmp_path / "items.npz", allow_pickle=False) as items:
         chosen = {image.tobytes() for image in items["train_images"]}
@@ -120,16 +108,8 @@ def test_make_items_never_puts_an_item_in_both_pools(tmp_path: Path) -> None:
         assert items["train_images"].any(axis=(1, 2)).all()
         assert not chosen & {image.tobytes() for image in items["validation_images"]}
         np.testing.assert_array_equal(items["validation_labels"], np.repeat(np.arange(10), 2))
-
-
-def test_make_items_names_the_class_that_runs_short(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    fake_fashion_mnist(tmp_path, train=squares(rng, 11), held_out=squares(rng, 20))
-    with pytest.raises(ValueError, match="only 1 usable items of class Trouser"):
-        make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 2, "validation": 1})
-
-
-def test_read_idx_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only 3 usable items of class T-shirt/top, 4 are needed"):
+        make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 4, "validation": 1})
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01rest"))
     with pytest.raises(ValueError, match=r"x\.gz is not an IDX file of bytes"):
         read_idx(tmp_path / "x.gz")
@@ -184,8 +164,7 @@ def test_visibility_is_that_of_the_complete_object() -> None:
 
 def test_what_a_bar_hides_belongs_to_no_object() -> None:
     """Bars come after the objects, so the same scene without them is the reference."""
-    pool = load_items("train")
-    hidden = 0
+    pool, hidden = load_items("train"), 0
     for index in range(20):
         bare, barred = (
             render_scene(pool, scene_rng(6, index), SceneOptions(num_bars=bars)).label_map
@@ -200,14 +179,10 @@ def test_the_set_is_hard_in_the_ways_it_claims(scenes: list[Scene], crowded: lis
     visibility = np.concatenate([scene.visibility for scene in scenes])
     assert 0.12 < np.mean(visibility < 0.8) < 0.35  # hidden by more than a fifth
     assert np.mean(np.concatenate([scene.visibility for scene in crowded]) < 0.8) > 0.4
-    counts = [len(scene.labels) for scene in scenes]
-    assert {2, 3, 4, 5, 6, 7, 8} == set(counts)
+    assert {2, 3, 4, 5, 6, 7, 8} == {len(scene.labels) for scene in scenes}
     assert min(len(scene.labels) for scene in crowded) >= 5
-
-
-def test_classes_are_balanced(scenes: list[Scene]) -> None:
     counts = np.bincount(np.concatenate([scene.labels for scene in scenes]), minlength=10)
-    expected = counts.sum() / 10
+    expected = counts.sum() / 10  # of each class
     assert np.all(np.abs(counts - expected) < 4 * np.sqrt(expected)), counts
 
 
@@ -230,9 +205,8 @@ def test_a_sprite_has_the_length_it_was_drawn_with() -> None:
     pool = load_items("train")
     upright = SceneOptions(object_size=(60, 60), max_rotation=0, any_rotation=0, max_stretch=1)
     for item in range(0, 4000, 97):
-        rows, columns = np.nonzero(
-            draw_sprite(pool, item, scene_rng(0, item), upright).opacity >= 0.5
-        )
+        sprite = draw_sprite(pool, item, scene_rng(0, item), upright)
+        rows, columns = np.nonzero(sprite.opacity >= 0.5)
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(60, abs=2.5), item
 
 
@@ -299,16 +273,15 @@ print(builder.data_dir)
 
 
 def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
-    tfds = pytest.importorskip("tensorflow_datasets")
-    from harmonic_jax.data.scenes.builder import make_scene
-
-    for split, count in (("train", 12), ("validation", 5)):
-        source = tfds.builder_from_directory(prepared).as_data_source(split)
-        assert len(source) == count
-        for example in source:
+    """With the features of TFDS's `coco`, a mask, and ids that are unique and never 0."""
+    builder, object_ids, image_ids = tfds.builder_from_directory(prepared), [], []
+    for split in ("train", "validation"):
+        for example in builder.as_data_source(split):
             index = int(example["image/filename"].decode().split("_")[1].removesuffix(".jpg"))
             scene, _ = make_scene(load_items(split), split, index, SceneOptions())
             objects = example["objects"]
+            image_ids.append(int(example["image/id"]))
+            object_ids += map(int, objects["id"])
             yxyx = np.stack(objects["bbox"]) * 128
             np.testing.assert_allclose(yxyx[:, [1, 0, 3, 2]], scene.boxes, atol=1e-4)
             np.testing.assert_array_equal(objects["label"], scene.labels)
@@ -320,13 +293,19 @@ def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
             assert not any(objects["is_crowd"])
             difference = example["image"].astype(int) - scene.image
             assert np.abs(difference).mean() < 12  # JPEG, RGB in the right order
+    assert len(set(image_ids)) == 12 + 5
+    assert len(set(object_ids)) == len(object_ids)
+    assert min(object_ids) > 0
+    features = builder.info.features
+    assert set(features) == {"image", "image/filename", "image/id", "objects"}
+    objects = features["objects"].feature
+    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd", "segmentation"}
+    assert isinstance(objects["bbox"], tfds.features.BBoxFeature)
+    assert tuple(objects["label"].names) == CLASS_NAMES
 
 
 def test_version_1_1_0_stays_what_it_is() -> None:
     """Scenes of the released version, on every Python; to change them, raise VERSION first."""
-    pytest.importorskip("tensorflow_datasets")
-    from harmonic_jax.data.scenes.builder import FashionScenes, make_scene
-
     assert str(FashionScenes.VERSION) == "1.1.0"
     train, _ = make_scene(load_items("train"), "train", 0, SceneOptions())
     assert train.labels.tolist() == [7, 6, 5]
@@ -338,30 +317,7 @@ def test_version_1_1_0_stays_what_it_is() -> None:
     np.testing.assert_allclose(held_out.boxes[:2], [[36, 22, 80, 70], [70, 8, 120, 74]], atol=1)
 
 
-def test_ids_are_unique_and_never_zero(prepared: str) -> None:
-    tfds = pytest.importorskip("tensorflow_datasets")
-    builder = tfds.builder_from_directory(prepared)
-    examples = [e for split in ("train", "validation") for e in builder.as_data_source(split)]
-    object_ids = [int(i) for example in examples for i in example["objects"]["id"]]
-    assert len(set(object_ids)) == len(object_ids)
-    assert min(object_ids) > 0
-    assert len({int(example["image/id"]) for example in examples}) == len(examples)
-
-
-def test_features_are_those_of_tfds_coco_and_a_mask(prepared: str) -> None:
-    tfds = pytest.importorskip("tensorflow_datasets")
-    features = tfds.builder_from_directory(prepared).info.features
-    assert set(features) == {"image", "image/filename", "image/id", "objects"}
-    objects = features["objects"].feature
-    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd", "segmentation"}
-    assert isinstance(objects["bbox"], tfds.features.BBoxFeature)
-    assert tuple(objects["label"].names) == CLASS_NAMES
-
-
 def test_the_name_is_known_to_tfds_with_both_configs(tmp_path: Path) -> None:
-    tfds = pytest.importorskip("tensorflow_datasets")
-    import harmonic_jax.data.scenes.builder  # noqa: F401
-
     assert tfds.builder("fashion_scenes", data_dir=tmp_path).builder_config.name == "default"
     crowded = tfds.builder("fashion_scenes/crowded", data_dir=tmp_path)
     assert crowded.builder_config.options == CROWDED

@@ -152,49 +152,32 @@ def test_a_damaged_file_of_names_is_named(root: Path, content: bytes) -> None:
     assert refusal(root).startswith(str(path))
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.5, 0.99])
-def test_a_cut_file_is_named(root: Path, kept: float) -> None:
-    path = shard(root)
+def test_a_damaged_file_is_named(root: Path) -> None:
+    source, path = read(root), shard(root)
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * kept)])
-    assert refusal(root).startswith(f"{path} ")
-
-
-def test_a_changed_byte_names_file_and_example(root: Path) -> None:
-    path = shard(root)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 20] ^= 1
-    path.write_bytes(data)
+    for kept in (0.0, 0.3, 0.5, 0.99):
+        path.write_bytes(data[: int(len(data) * kept)])
+        assert refusal(root).startswith(f"{path} ")
+    changed = bytearray(data)
+    changed[data.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(changed)
     assert refusal(root).startswith(f"{path}: example ")
-
-
-def test_damage_that_comes_later_is_an_unreadable_image(root: Path) -> None:
-    source = read(root)
-    path = shard(root)
-    data = bytearray(path.read_bytes())
     for place in range(0, len(data), 1000):
-        data[place] ^= 1
-    path.write_bytes(data)
+        changed[place] ^= 1
+    path.write_bytes(changed)  # damage that comes later is an unreadable image
     with pytest.raises(OSError, match="example 0"):
         source.image_bytes(0)
-
-
-@pytest.mark.parametrize("number", ["5", "7"])
-def test_another_number_of_records_is_refused(root: Path, number: str) -> None:
-    info = version(root) / INFO
-    info.write_text(changed(info, '"6"', f'"{number}"'))
-    assert f"{shard(root)} holds 6 records, and {info} says {number}" in refusal(root)
-
-
-def test_an_absent_file_is_named(root: Path) -> None:
-    path = shard(root)
     path.rename(path.with_name("elsewhere"))
     assert refusal(root).startswith(f"{path} is absent")
 
 
-def test_files_lie_in_the_folder(root: Path) -> None:
+def test_files_of_other_lengths_and_places_are_refused(root: Path) -> None:
     info = version(root) / INFO
-    info.write_text(changed(info, "{DATASET}-", "../../{DATASET}-"))
+    text = info.read_text()
+    for number in ("5", "7"):
+        info.write_text(text.replace('"6"', f'"{number}"'))
+        assert f"{shard(root)} holds 6 records, and {info} says {number}" in refusal(root)
+    info.write_text(text.replace("{DATASET}-", "../../{DATASET}-"))
     assert "which is not in its folder" in refusal(root)
 
 
