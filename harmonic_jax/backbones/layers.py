@@ -72,9 +72,8 @@ def max_pool(
 
     Returns:
         `[b, h', w', c]` with `h' = ceil((h + 2 padding - size) / stride) + 1`, rounded down
-        without `ceil_mode`. Where several
-        cells of a window are the maximum, the gradient goes to the first in reading order, as
-        in PyTorch. NaN is the greatest value.
+        without `ceil_mode`. Where several cells of a window are the maximum, the gradient goes to
+        the first in reading order, as in PyTorch. NaN is the greatest value.
 
     Example:
         >>> max_pool(jnp.zeros((1, 75, 75, 3)), size=2, stride=2).shape
