@@ -1,7 +1,12 @@
 """A trained detector for those who do not have this package: a program, or plain weights."""
 
-from harmonic_jax.export.inference import InferenceFunction, on_canvas, on_frames
-from harmonic_jax.export.stablehlo import PLATFORMS, export_stablehlo
+from harmonic_jax.export.program import (
+    PLATFORMS,
+    InferenceFunction,
+    export_stablehlo,
+    on_canvas,
+    on_frames,
+)
 from harmonic_jax.training.saved_run import read_weights, write_weights
 
 __all__ = [

@@ -13,7 +13,7 @@ from harmonic_jax.cli import export as command
 from harmonic_jax.config import Config, ConfigError, DataConfig, FasterRCNNConfig
 from harmonic_jax.data.resize import resize_image
 from harmonic_jax.export import on_canvas, on_frames
-from harmonic_jax.export.inference import resample, resampling_weights
+from harmonic_jax.export.program import resample, resampling_weights
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_folder import RunFolder

@@ -1,7 +1,7 @@
 """ONNX nodes under construction, and the operations on them that every rule needs.
 
 A value is a NumPy array as long as it depends on no input, and a `Tensor` from there on. The
-functions here take and return both: what is known is computed at once and never becomes a node.
+methods here take and return both: what is known is computed at once and never becomes a node.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Shape = tuple[int, ...]
+_TESTS = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+_TESTS |= {"Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
 
 
 class Tensor(NamedTuple):
@@ -51,8 +53,10 @@ class Graph:
             self.makers: dict[str, Node] = {}  # of every output
             self.numbers = itertools.count()
 
-    def new_name(self, hint: str) -> str:
-        return f"{hint}_{next(self.root.numbers)}"
+    def new_tensor(self, hint: str, shape: Sequence[int], dtype: np.dtype | type) -> Tensor:
+        """A tensor under a name of its own, which a node is to make."""
+        name = f"{hint}_{next(self.root.numbers)}"
+        return Tensor(name, tuple(map(int, shape)), np.dtype(dtype))
 
     def name(self, value: Value) -> str:
         """The name under which a node reads the value."""
@@ -69,12 +73,25 @@ class Graph:
         self,
         operator: str,
         *inputs: Value,
-        shape: Sequence[int],
-        dtype: np.dtype | type,
+        shape: Sequence[int] | None = None,
+        dtype: np.dtype | type | None = None,
         **attributes: Any,
     ) -> Tensor:
-        """Adds a node with one output."""
-        out = Tensor(self.new_name(operator), tuple(map(int, shape)), np.dtype(dtype))
+        """Adds a node with one output.
+
+        Args:
+          operator: ONNX's name.
+          inputs: what the node reads.
+          shape: of the output; None: that of an operation of one element at a time, whose inputs
+            are of one shape, or scalars, which ONNX broadcasts as JAX does.
+          dtype: of the output; None: of the first input, bool for a test.
+          attributes: of the node.
+        """
+        if shape is None:
+            shape = np.broadcast_shapes(*(x.shape for x in inputs))
+        if dtype is None:
+            dtype = np.bool_ if operator in _TESTS else stored_dtype(inputs[0].dtype)
+        out = self.new_tensor(operator, shape, dtype)
         self.emit_to([out], operator, *inputs, **attributes)
         return out
 
@@ -88,7 +105,66 @@ class Graph:
 
     def as_tensor(self, value: Value) -> Tensor:
         """The value as the output of a node of this very graph, which is what a graph returns."""
-        return self.emit("Identity", value, shape=value.shape, dtype=stored_dtype(value.dtype))
+        return self.emit("Identity", value)
+
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        shape = tuple(map(int, shape))
+        if x.shape == shape:
+            return x
+        if isinstance(x, np.ndarray):
+            return x.reshape(shape)
+        return self.emit("Reshape", x, ints(shape), shape=shape)
+
+    def transpose(self, x: Value, order: Sequence[int]) -> Value:
+        order = [int(axis) for axis in order]
+        if order == sorted(order):
+            return x
+        if isinstance(x, np.ndarray):
+            return np.ascontiguousarray(x.transpose(order))
+        return self.emit("Transpose", x, shape=[x.shape[axis] for axis in order], perm=order)
+
+    def cast(self, x: Value, dtype: np.dtype | type) -> Value:
+        dtype = stored_dtype(np.dtype(dtype))
+        if x.dtype == dtype:
+            return x
+        if isinstance(x, np.ndarray):
+            return x.astype(dtype)
+        return self.emit("Cast", x, dtype=dtype, to=dtype)
+
+    def slice(
+        self,
+        x: Value,
+        starts: Sequence[int],
+        limits: Sequence[int],
+        steps: Sequence[int] | None = None,
+    ) -> Value:
+        """x[start:limit:step] along every axis, steps > 0."""
+        steps = [1] * len(x.shape) if steps is None else list(map(int, steps))
+        parts = list(zip(starts, limits, steps, strict=True))
+        shape = tuple(math.ceil((limit - start) / step) for start, limit, step in parts)
+        if shape == x.shape:
+            return x
+        if isinstance(x, np.ndarray):
+            return x[tuple(slice(*part) for part in parts)]
+        axes = [
+            i for i, (part, n) in enumerate(zip(parts, x.shape, strict=True)) if part != (0, n, 1)
+        ]
+        first, last, by = (ints([parts[axis][which] for axis in axes]) for which in range(3))
+        return self.emit("Slice", x, first, last, ints(axes), by, shape=shape)
+
+    def concatenate(self, parts: Sequence[Value], axis: int) -> Value:
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self.emit("Concat", *parts, shape=shape, axis=int(axis))
+
+    def reduce(self, operator: str, x: Value, axes: Sequence[int]) -> Value:
+        """`ReduceSum` and others over some axes, which go; of bool, `ReduceMax` is any."""
+        if not axes:
+            return x
+        if x.dtype == np.bool_:
+            return self.cast(self.reduce(operator, self.cast(x, np.int32), axes), np.bool_)
+        shape = [n for axis, n in enumerate(x.shape) if axis not in axes]
+        return self.emit(operator, x, ints(axes), shape=shape, keepdims=0)
 
 
 class Body(NamedTuple):
@@ -108,70 +184,3 @@ def stored_dtype(dtype: np.dtype) -> np.dtype:
 def ints(values: Sequence[int]) -> np.ndarray:
     """Shapes and axes, which ONNX wants as int64."""
     return np.asarray(values, np.int64).reshape(-1)
-
-
-def reshape(graph: Graph, x: Value, shape: Sequence[int]) -> Value:
-    shape = tuple(map(int, shape))
-    if x.shape == shape:
-        return x
-    if isinstance(x, np.ndarray):
-        return x.reshape(shape)
-    return graph.emit("Reshape", x, ints(shape), shape=shape, dtype=x.dtype)
-
-
-def transpose(graph: Graph, x: Value, order: Sequence[int]) -> Value:
-    order = [int(axis) for axis in order]
-    if order == sorted(order):
-        return x
-    if isinstance(x, np.ndarray):
-        return np.ascontiguousarray(x.transpose(order))
-    shape = [x.shape[axis] for axis in order]
-    return graph.emit("Transpose", x, shape=shape, dtype=x.dtype, perm=order)
-
-
-def broadcast(graph: Graph, x: Value, shape: Sequence[int]) -> Value:
-    """The value repeated along its axes of size 1; its rank is that of the shape."""
-    shape = tuple(map(int, shape))
-    if x.shape == shape:
-        return x
-    return graph.emit("Expand", x, ints(shape), shape=shape, dtype=stored_dtype(x.dtype))
-
-
-def cast(graph: Graph, x: Value, dtype: np.dtype | type) -> Value:
-    dtype = stored_dtype(np.dtype(dtype))
-    if x.dtype == dtype:
-        return x
-    if isinstance(x, np.ndarray):
-        return x.astype(dtype)
-    return graph.emit("Cast", x, shape=x.shape, dtype=dtype, to=dtype)
-
-
-def take_slice(
-    graph: Graph,
-    x: Value,
-    starts: Sequence[int],
-    limits: Sequence[int],
-    steps: Sequence[int] | None = None,
-) -> Value:
-    """x[start:limit:step] along every axis, steps > 0."""
-    steps = [1] * len(x.shape) if steps is None else list(map(int, steps))
-    parts = list(zip(starts, limits, steps, x.shape, strict=True))
-    shape = tuple(math.ceil((limit - start) / step) for start, limit, step, _ in parts)
-    if shape == x.shape:
-        return x
-    if isinstance(x, np.ndarray):
-        return x[tuple(slice(start, limit, step) for start, limit, step, _ in parts)]
-    axes = [
-        i for i, (start, limit, step, n) in enumerate(parts) if (start, limit, step) != (0, n, 1)
-    ]
-    chosen = [ints([parts[i][which] for i in axes]) for which in range(3)]
-    return graph.emit(
-        "Slice", x, chosen[0], chosen[1], ints(axes), chosen[2], shape=shape, dtype=x.dtype
-    )
-
-
-def concatenate(graph: Graph, parts: Sequence[Value], axis: int) -> Value:
-    shape = list(parts[0].shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    dtype = stored_dtype(parts[0].dtype)
-    return graph.emit("Concat", *parts, shape=shape, dtype=dtype, axis=int(axis))

@@ -12,19 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from harmonic_jax.export.onnx.elementwise import Rule, reduce
-from harmonic_jax.export.onnx.graph import (
-    Graph,
-    Shape,
-    Value,
-    cast,
-    concatenate,
-    ints,
-    reshape,
-    stored_dtype,
-    take_slice,
-    transpose,
-)
+from harmonic_jax.export.onnx.graph import Graph, Shape, Value, ints, stored_dtype
+from harmonic_jax.export.onnx.operations import Rule
 
 _Mode = jax.lax.GatherScatterMode
 
@@ -46,16 +35,16 @@ def _gather(graph: Graph, params: dict[str, Any], x: Value, starts: Value) -> Va
         batch_axes=zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True),
         clip=not is_filled,  # Also where nothing is promised to lie outside: so does XLA.
     )
-    rows = reshape(graph, x, [math.prod(x.shape[:lead]), *x.shape[lead:]])
+    rows = graph.reshape(x, [math.prod(x.shape[:lead]), *x.shape[lead:]])
     if is_filled:
         row = np.full((1, *x.shape[lead:]), _fill_value(x, params["fill_value"]))
-        rows = concatenate(graph, [rows, row.astype(stored_dtype(x.dtype))], axis=0)
+        rows = graph.concatenate([rows, row.astype(stored_dtype(x.dtype))], axis=0)
     shape = (*numbers.shape, *x.shape[lead:])
-    found = graph.emit("Gather", rows, numbers, shape=shape, dtype=stored_dtype(x.dtype), axis=0)
+    found = graph.emit("Gather", rows, numbers, shape=shape, axis=0)
     # Now batches come first and windows last; in the result they may be mixed.
     batch, window = itertools.count(), itertools.count(len(starts.shape) - 1)
     order = [next(window if axis in dims.offset_dims else batch) for axis in range(len(shape))]
-    return transpose(graph, found, order)
+    return graph.transpose(found, order)
 
 
 def _fill_value(x: Value, given: Any) -> Any:
@@ -85,20 +74,19 @@ def _scatter(graph: Graph, params: dict[str, Any], x: Value, starts: Value, new:
         clip=params["mode"] == _Mode.CLIP,
     )
     is_batch = [axis for axis in range(len(new.shape)) if axis not in dims.update_window_dims]
-    new = transpose(graph, new, [*is_batch, *dims.update_window_dims])
+    new = graph.transpose(new, [*is_batch, *dims.update_window_dims])
     size, count = math.prod(x.shape), math.prod(new.shape)
     # What falls outside is written to one cell more, which is cut off again.
     spare = np.zeros(1, stored_dtype(x.dtype))
-    flat = concatenate(graph, [reshape(graph, x, [size]), spare], axis=0)
+    flat = graph.concatenate([graph.reshape(x, [size]), spare], axis=0)
     flat = graph.emit(
         "ScatterND",
         flat,
-        reshape(graph, cast(graph, numbers, np.int64), [count, 1]),
-        reshape(graph, new, [count]),
+        graph.reshape(graph.cast(numbers, np.int64), [count, 1]),
+        graph.reshape(new, [count]),
         shape=[size + 1],
-        dtype=stored_dtype(x.dtype),
     )
-    return reshape(graph, take_slice(graph, flat, [0], [size]), x.shape)
+    return graph.reshape(graph.slice(flat, [0], [size]), x.shape)
 
 
 def _cells(
@@ -139,39 +127,20 @@ def _cells(
     if not axes:
         return np.broadcast_to(known, full).astype(np.int32)
     if len(column) < len(start_axes):
-        starts = graph.emit(
-            "Gather",
-            starts,
-            ints(column),
-            shape=(*batch, len(column)),
-            dtype=starts.dtype,
-            axis=len(batch),
-        )
+        shape_of_starts = (*batch, len(column))
+        starts = graph.emit("Gather", starts, ints(column), shape=shape_of_starts, axis=len(batch))
     last = np.array([shape[axis] - window[axis] for axis in axes], np.int32)
-    inside = _clipped(graph, starts, last)
-    scaled = graph.emit(
-        "Mul",
-        inside,
-        np.array([strides[axis] for axis in axes], np.int32),
-        shape=starts.shape,
-        dtype=np.int32,
-    )
-    first = reduce("ReduceSum", graph, scaled, (len(batch),))
-    first = reshape(graph, first, (*batch, *(1,) * len(kept)))
-    numbers = graph.emit("Add", first, known.astype(np.int32), shape=full, dtype=np.int32)
+    inside = graph.emit("Min", graph.emit("Max", starts, np.array(0, np.int32)), last)
+    scaled = graph.emit("Mul", inside, np.array([strides[axis] for axis in axes], np.int32))
+    of_window = (*batch, *(1,) * len(kept))
+    first = graph.reshape(graph.reduce("ReduceSum", scaled, (len(batch),)), of_window)
+    numbers = graph.emit("Add", first, known.astype(np.int32), shape=full)
     if clip:
         return numbers
-    same = graph.emit("Equal", starts, inside, shape=starts.shape, dtype=np.bool_)
-    is_inside = reduce("ReduceMin", graph, cast(graph, same, np.int32), (len(batch),))
-    is_inside = reshape(graph, cast(graph, is_inside, np.bool_), (*batch, *(1,) * len(kept)))
+    is_inside = graph.reduce("ReduceMin", graph.emit("Equal", starts, inside), (len(batch),))
+    is_inside = graph.reshape(is_inside, of_window)
     outside = np.array(math.prod(shape), np.int32)
     return graph.emit("Where", is_inside, numbers, outside, shape=full, dtype=np.int32)
-
-
-def _clipped(graph: Graph, starts: Value, last: np.ndarray) -> Value:
-    shape, zero = starts.shape, np.array(0, np.int32)
-    above = graph.emit("Max", starts, zero, shape=shape, dtype=np.int32)
-    return graph.emit("Min", above, last, shape=shape, dtype=np.int32)
 
 
 def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from harmonic_jax import __version__
-from harmonic_jax.export.inference import InferenceFunction
 from harmonic_jax.export.onnx.convert import UnsupportedError, convert
 from harmonic_jax.export.onnx.graph import Body, Graph, Node, Tensor
+from harmonic_jax.export.program import InferenceFunction
 from harmonic_jax.files import write_bytes
 
 OPSET = 18

@@ -2,16 +2,26 @@
 
 Everything from uint8 pixels to boxes that non-maximum suppression has left is part of it. Two
 kinds of pixels go in: images that were resized and padded before, as the loader makes them
-(`on_canvas`), or frames of one fixed size, as a camera sends them (`on_frames`).
+(`on_canvas`), or frames of one fixed size, as a camera sends them (`on_frames`). As StableHLO it
+is an artefact that JAX alone runs, on any kind of device:
+
+    exported = export_stablehlo(on_frames(detector, variables, batch_size=1, height=480, width=640))
+    Path("detector.jax").write_bytes(exported.serialize())  # needs flatbuffers
+
+and where this package is not installed:
+
+    detect = jax.export.deserialize(Path("detector.jax").read_bytes()).call
+    found = detect(images)
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float, UInt8
 
 from harmonic_jax.config import ConfigError, DataConfig
@@ -20,6 +30,7 @@ from harmonic_jax.structures import Batch, Detections, GroundTruth
 from harmonic_jax.training.state import Detector, Variables
 from harmonic_jax.training.step import predict
 
+PLATFORMS = ("cpu", "cuda", "tpu")
 SHORTEST_FRAME = 16
 _ERROR = 2.0**-12  # in grey levels; what float32 makes of a mean is closer
 
@@ -62,7 +73,7 @@ def on_canvas(
     def call(
         images: UInt8[Array, "b h w 3"], image_size: Float[Array, "b 2"], scale: Float[Array, "b 2"]
     ) -> dict[str, Array]:
-        return _as_dict(predict(detector, variables, _batch(images, image_size, scale)))
+        return _detect(detector, variables, images, image_size, scale)
 
     return InferenceFunction(
         call,
@@ -105,10 +116,23 @@ def on_frames(
         canvas = _pad(resized, bucket)
         image_size = jnp.tile(jnp.array([size], jnp.float32), (batch_size, 1))
         scale = jnp.tile(jnp.array([[size[0] / height, size[1] / width]]), (batch_size, 1))
-        return _as_dict(predict(detector, variables, _batch(canvas, image_size, scale)))
+        return _detect(detector, variables, canvas, image_size, scale)
 
     frames = jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8)
     return InferenceFunction(call, {"images": frames})
+
+
+def export_stablehlo(
+    function: InferenceFunction, *, platforms: Sequence[str] = PLATFORMS
+) -> export.Exported:
+    """The function compiled to StableHLO, the weights inside.
+
+    Args:
+      function: `on_canvas` or `on_frames`.
+      platforms: kinds of devices that the artefact shall run on.
+    """
+    jitted = jax.jit(function.call)
+    return export.export(jitted, platforms=tuple(platforms))(*function.inputs.values())
 
 
 def resampling_weights(
@@ -157,28 +181,23 @@ def _pad(images: Array, bucket: tuple[int, int]) -> Array:
     return jnp.concatenate([jnp.concatenate([images, right], axis=2), below], axis=1)
 
 
-def _as_dict(found: Detections) -> dict[str, Array]:
-    arrays = {
-        "boxes": found.boxes,
-        "scores": found.scores,
-        "labels": found.labels,
-        "valid": found.valid,
-    }
-    return arrays if found.masks is None else arrays | {"masks": found.masks}
-
-
-def _batch(images: Array, image_size: Array, scale: Array) -> Batch:
-    """A batch of real images without objects, which inference does not look at."""
+def _detect(
+    detector: Detector, variables: Variables, images: Array, image_size: Array, scale: Array
+) -> dict[str, Array]:
+    """The detections in a batch of real images, by the names of their arrays."""
     size = images.shape[0]
-    return Batch(
+    batch = Batch(
         images=images,
         image_size=image_size,
         scale=scale,
         record_index=jnp.arange(size),
         is_real=jnp.ones(size, bool),
-        ground_truth=GroundTruth(
+        ground_truth=GroundTruth(  # inference does not look at it
             boxes=jnp.zeros((size, 1, 4)),
             labels=jnp.zeros((size, 1), jnp.int32),
             valid=jnp.zeros((size, 1), bool),
         ),
     )
+    found: Detections = predict(detector, variables, batch)
+    arrays = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return {name: array for name, array in arrays.items() if array is not None}
