@@ -32,7 +32,7 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, make_folder
-from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
+from harmonic_jax.inference.augmentation import AugmentedPredictions
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES

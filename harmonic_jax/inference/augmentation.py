@@ -7,23 +7,27 @@ mirrored is an argument of it. Shapes are static throughout.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, UInt8
 
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
+from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.sample import empty_batch, load_sample
+from harmonic_jax.inference.images import shapes_at
 from harmonic_jax.ops import Suppression, suppress
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.sharding import DATA_AXIS, replicated, split_batch
+from harmonic_jax.training.sharding import DATA_AXIS, put_batch, replicated, split_batch
 from harmonic_jax.training.state import Detector, Variables
 from harmonic_jax.training.step import predict
 
-ViewStep = Callable[[Variables, Batch, bool], Detections]
-Merge = Callable[[Sequence[Detections], Array], tuple[Detections, Array]]
+_EVERYWHERE, _SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +54,16 @@ class TTA:
             self.scales,
             "1 to 16 different factors",
         )
-        iou = self.merge_iou
         require(
-            iou is None or self.merge != "soft_nms",
+            self.merge_iou is None or self.merge != "soft_nms",
             "tta.merge_iou",
-            iou,
+            self.merge_iou,
             "None with merge = soft_nms, which has a sigma instead",
         )
 
     @property
     def flips(self) -> tuple[bool, ...]:
         return (False, True) if self.flip else (False,)
-
-    @property
-    def num_views(self) -> int:
-        return len(self.scales) * len(self.flips)
 
 
 def settled(tta: TTA, config: Config) -> TTA:
@@ -84,28 +83,104 @@ def settled(tta: TTA, config: Config) -> TTA:
     return tta
 
 
-def make_view_step(detector: Detector, mesh: Mesh) -> ViewStep:
-    """The jitted function of one look: (variables, batch, is_mirrored) -> detections.
+class AugmentedPredict:
+    """Predicts with test-time augmentation; compiles one program for each shape that it sees.
 
-    Boxes are in pixels of the original image, not mirrored, whatever the look was.
+    Args:
+      detector: the model and its config.
+      mesh: all devices.
+      tta: the looks, and how they are merged.
+
+    Raises:
+      ConfigError: fused boxes are asked for, and the detector finds masks.
     """
 
-    def view_step(variables: Variables, batch: Batch, is_mirrored: Bool[Array, ""]) -> Detections:
-        return look(functools.partial(predict, detector, variables), batch, is_mirrored)
+    def __init__(self, detector: Detector, mesh: Mesh, tta: TTA) -> None:
+        self.tta = tta
+        settings = _suppression(settled(tta, detector.config), detector.config)
 
-    everywhere, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    on_each_device = jax.shard_map(
-        view_step,
-        mesh=mesh,
-        in_specs=(everywhere, split, everywhere),
-        out_specs=split,
-        check_vma=False,  # as in training.step
-    )
-    whole = replicated(mesh)
-    return jax.jit(
-        on_each_device,
-        in_shardings=(whole, split_batch(mesh), whole),
-        out_shardings=split_batch(mesh),
+        def look_at(variables: Variables, batch: Batch, is_mirrored: Array) -> Detections:
+            return look(functools.partial(predict, detector, variables), batch, is_mirrored)
+
+        def merge(views: Sequence[Detections], index: Array) -> tuple[Detections, Array]:
+            joined: Any = jax.tree.map(lambda *rows: jnp.concatenate(rows, axis=1), *views)
+            return jax.vmap(lambda found: merge_views(found, settings))(joined), index
+
+        whole, rows = replicated(mesh), split_batch(mesh)
+        self.look = jax.jit(
+            _on_each_device(look_at, mesh, (_EVERYWHERE, _SPLIT, _EVERYWHERE)),
+            in_shardings=(whole, rows, whole),
+            out_shardings=rows,
+        )
+        self.merge = jax.jit(_on_each_device(merge, mesh, (_SPLIT, _SPLIT)), out_shardings=whole)
+
+    def __call__(
+        self, variables: Variables, batch_at: Callable[[float], Batch]
+    ) -> tuple[Detections, Array]:
+        """The merged detections and the record indices, whole on every process.
+
+        Args:
+          variables: of the detector.
+          batch_at: gives the same images at a scale.
+        """
+        views, index = [], None  # of the images, the same at every scale
+        for scale in self.tta.scales:
+            batch = batch_at(scale)
+            views += [self.look(variables, batch, flip) for flip in self.tta.flips]
+            index = batch.record_index
+        return self.merge(views, index)
+
+
+class AugmentedPredictions:
+    """A predict step with test-time augmentation, for `training.evaluation.evaluate`.
+
+    It may be called like what `training.step.make_predict_step` makes, on every process alike. The
+    images of a batch are loaded anew from their files for every scale.
+
+    Args:
+      detector: the model and its config.
+      mesh: all devices.
+      source: where the images of the batches come from.
+      tta: the looks, and how they are merged.
+
+    Raises:
+      ConfigError: the detector cannot be looked through like that.
+    """
+
+    def __init__(self, detector: Detector, mesh: Mesh, source: DetectionSource, tta: TTA) -> None:
+        self._mesh, self._source = mesh, source
+        self._data = detector.config.data
+        for bucket in self._data.buckets:
+            for scale in tta.scales:
+                shapes_at(self._data, bucket, scale)  # refuses now what cannot be
+        self._predict = AugmentedPredict(detector, mesh, tta)
+
+    def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        return self._predict(
+            variables, lambda scale: batch if scale == 1.0 else self._load(batch, scale)
+        )
+
+    def _load(self, batch: Batch, scale: float) -> Batch:
+        """The same images at another size."""
+        _, height, width, _ = batch.images.shape
+        data, bucket = shapes_at(self._data, (height, width), scale)
+        # Those of the rows that this process holds.
+        shards = {s.index[0].start or 0: s.data for s in batch.record_index.addressable_shards}
+        indices = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+        loaded, side = empty_batch(len(indices), bucket, data), data.short_sides[-1]
+
+        def load(row: int) -> None:
+            index = int(indices[row])
+            load_sample(self._source, index, data, loaded, row, short_side=side, rng=None)
+
+        with ThreadPoolExecutor(data.num_threads) as pool:
+            list(pool.map(load, range(len(indices))))
+        return put_batch(loaded, self._mesh)
+
+
+def _on_each_device(function: Callable[..., Any], mesh: Mesh, in_specs: Any) -> Callable[..., Any]:
+    return jax.shard_map(  # check_vma: as in training.step
+        function, mesh=mesh, in_specs=in_specs, out_specs=_SPLIT, check_vma=False
     )
 
 
@@ -155,60 +230,20 @@ def mirror_detections(found: Detections, image_size: Float[Array, "b 2"]) -> Det
     )
 
 
-def make_merge(tta: TTA, config: Config, mesh: Mesh) -> Merge:
-    """The jitted function that joins the looks: (views, record_index) -> the same of all views.
-
-    Both come back whole on every process.
-
-    Raises:
-      ConfigError: fused boxes are asked for, and the detector finds masks.
-    """
-    tta, settings = settled(tta, config), config.model.postprocess
-
-    def merge(views: Sequence[Detections], index: Array) -> tuple[Detections, Array]:
-        one_image = functools.partial(
-            merge_views, tta=tta, nms_iou=settings.nms_iou, num_outputs=settings.max_detections
-        )
-        joined: Any = jax.tree.map(lambda *rows: jnp.concatenate(rows, axis=1), *views)
-        return jax.vmap(one_image)(joined), index
-
-    split = PartitionSpec(DATA_AXIS)
-    on_each_device = jax.shard_map(
-        merge, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False
-    )
-    return jax.jit(on_each_device, out_shardings=replicated(mesh))
-
-
-def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int) -> Detections:
-    """One set of detections from those of all views.
+def merge_views(found: Detections, settings: Suppression) -> Detections:
+    """One set of detections of an image from those of all views.
 
     Args:
       found: `[n]`, the views' one after the other.
-      tta: how to merge, settled.
-      nms_iou: of the detector.
-      num_outputs: how many detections are kept at most.
+      settings: how to merge, and how many are kept at most.
 
     Returns:
-      `[num_outputs]`, best first; rows that are not valid hold zeros. A detection that is not
-      changed by the merge keeps its mask.
+      `[settings.max_outputs]`, best first; rows that are not valid hold zeros. A detection that is
+      not changed by the merge keeps its mask.
     """
     is_broken = jnp.isnan(found.scores).any()  # see detectors.non_finite
-    found = dataclasses.replace(found, scores=jnp.where(is_broken, 0.0, found.scores))
-    match tta.merge:
-        case "nms":
-            iou = nms_iou if tta.merge_iou is None else tta.merge_iou
-            settings = Suppression("class", iou=iou, max_outputs=num_outputs)
-        case "soft_nms":
-            settings = Suppression("soft_gaussian", sigma=tta.sigma, max_outputs=num_outputs)
-        case _:
-            settings = Suppression(
-                "fusion",
-                iou=0.55 if tta.merge_iou is None else tta.merge_iou,
-                min_score=0.0,
-                max_outputs=num_outputs,
-                num_views=tta.num_views,
-            )
-    merged = suppress(found.boxes, found.scores, found.labels, settings, valid=found.valid)
+    scores = jnp.where(is_broken, 0.0, found.scores)
+    merged = suppress(found.boxes, scores, found.labels, settings, valid=found.valid)
     masks = None if found.masks is None else found.masks[merged.indices]
     return Detections(
         merged.boxes,
@@ -216,4 +251,23 @@ def merge_views(found: Detections, *, tta: TTA, nms_iou: float, num_outputs: int
         merged.labels,
         merged.valid,
         None if masks is None else jnp.where(merged.valid[:, None, None], masks, 0.0),
+    )
+
+
+def _suppression(tta: TTA, config: Config) -> Suppression:
+    """The settings of a merge that is settled."""
+    detector = config.model.postprocess
+    num_outputs, iou = detector.max_detections, tta.merge_iou
+    match tta.merge:
+        case "nms":
+            iou = detector.nms_iou if iou is None else iou
+            return Suppression("class", iou=iou, max_outputs=num_outputs)
+        case "soft_nms":
+            return Suppression("soft_gaussian", sigma=tta.sigma, max_outputs=num_outputs)
+    return Suppression(
+        "fusion",
+        iou=0.55 if iou is None else iou,
+        min_score=0.0,
+        max_outputs=num_outputs,
+        num_views=len(tta.scales) * len(tta.flips),
     )

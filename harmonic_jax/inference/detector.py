@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -12,16 +12,17 @@ import numpy as np
 from harmonic_jax.checks import check_count, check_number
 from harmonic_jax.config import BATCH_SIZES, Config
 from harmonic_jax.detectors.parts.selection import non_finite_images
-from harmonic_jax.inference.augmentation import TTA, make_merge, make_view_step
-from harmonic_jax.inference.batches import make_batch, shapes_at
+from harmonic_jax.inference.augmentation import TTA, AugmentedPredict
 from harmonic_jax.inference.detections import ImageDetections, detections_of
-from harmonic_jax.inference.images import ImageLike, read_image
+from harmonic_jax.inference.images import ImageLike, make_batch, read_image, shapes_at
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import check_memory, put_batch, replicated, single_mesh
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step
+
+_T = TypeVar("_T")
 
 
 def load(
@@ -55,13 +56,10 @@ def load(
       CheckpointError: the run has no undamaged checkpoint of that kind.
     """
     check_count("batch_size", batch_size, BATCH_SIZES)
-    opened = with_nms(_open(Path(run), last=last), nms, nms_sigma)
+    opened = open_detector(Path(run), sharding=replicated(single_mesh()), last=last)
+    opened = with_nms(opened, nms, nms_sigma)
     check_memory("batch_size", batch_size, opened.config.data)
     return LoadedDetector(opened, batch_size=batch_size, upright=upright)
-
-
-def _open(path: Path, *, last: bool) -> SavedRun:
-    return open_detector(path, sharding=replicated(single_mesh()), last=last)
 
 
 def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
@@ -122,8 +120,7 @@ class LoadedDetector:
         self._variables = run.variables
         self._mesh = single_mesh()
         self._predict_step = make_predict_step(run.detector, self._mesh)
-        self._view_step = make_view_step(run.detector, self._mesh)
-        self._merges: dict[TTA, Any] = {}
+        self._augmented: dict[TTA, AugmentedPredict] = {}
 
     @overload
     def __call__(
@@ -154,16 +151,12 @@ class LoadedDetector:
         check_number("score_threshold", float(score_threshold), "[0, 1]")
         is_many = isinstance(images, list | tuple)
         pixels = [self.read(image) for image in (images if is_many else [images])]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(pixels):
-            groups.setdefault(self.bucket_of(image), []).append(index)
         found: list[ImageDetections | None] = [None] * len(pixels)
-        for members in groups.values():
-            for start in range(0, len(members), self.batch_size):
-                part = members[start : start + self.batch_size]
-                detected = self.detect_batch([pixels[index] for index in part], tta=tta)
-                for index, image_found in zip(part, detected, strict=True):
-                    found[index] = image_found.above(score_threshold)
+        numbered = enumerate(pixels)
+        for batch in batches_by(numbered, lambda n: self.bucket_of(n[1]), self.batch_size):
+            detected = self.detect_batch([image for _, image in batch], tta=tta)
+            for (index, _), image_found in zip(batch, detected, strict=True):
+                found[index] = image_found.above(score_threshold)
         return found if is_many else found[0]
 
     def read(self, image: ImageLike) -> np.ndarray:
@@ -205,17 +198,28 @@ class LoadedDetector:
         self, images: Sequence[np.ndarray], bucket: tuple[int, int], tta: TTA | None
     ) -> Detections:
         """Padded detections on the host."""
-        if tta is None:
-            batch = self._batch(images, bucket, 1.0)
-            return jax.device_get(self._predict_step(self._variables, batch)[0])
-        views = []
-        for scale in tta.scales:
-            batch = self._batch(images, bucket, scale)
-            views += [self._view_step(self._variables, batch, flip) for flip in tta.flips]
-        if tta not in self._merges:
-            self._merges[tta] = make_merge(tta, self.config, self._mesh)
-        return jax.device_get(self._merges[tta](views, batch.record_index)[0])
 
-    def _batch(self, images: Sequence[np.ndarray], bucket: tuple[int, int], scale: float) -> Batch:
-        shapes = shapes_at(self.config.data, bucket, scale)
-        return put_batch(make_batch(images, shapes, batch_size=self.batch_size), self._mesh)
+        def batch_at(scale: float) -> Batch:
+            shapes = shapes_at(self.config.data, bucket, scale)
+            return put_batch(make_batch(images, *shapes, batch_size=self.batch_size), self._mesh)
+
+        if tta is None:
+            return jax.device_get(self._predict_step(self._variables, batch_at(1.0))[0])
+        if tta not in self._augmented:
+            self._augmented[tta] = AugmentedPredict(self._detector, self._mesh, tta)
+        return jax.device_get(self._augmented[tta](self._variables, batch_at)[0])
+
+
+def batches_by(items: Iterable[_T], key: Callable[[_T], Any], size: int) -> Iterator[list[_T]]:
+    """Batches of items of one key, each as soon as it is full, the rest at the end.
+
+    >>> list(batches_by([1, 2, 3, 5, 4, 7], lambda n: n % 2, 2))
+    [[1, 3], [2, 4], [5, 7]]
+    """
+    waiting: dict[Any, list[_T]] = {}
+    for item in items:
+        batch = waiting.setdefault(key(item), [])
+        batch.append(item)
+        if len(batch) == size:
+            yield waiting.pop(key(item))
+    yield from waiting.values()

@@ -1,16 +1,22 @@
-"""Whatever a user has for an image -> uint8 RGB pixels; what is ambiguous is refused."""
+"""Whatever a user has for an image -> uint8 RGB pixels -> the batch that the network takes."""
 
+import dataclasses
 import functools
 import logging
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
+from harmonic_jax.config import ConfigError, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image, rgb_pixels
 from harmonic_jax.data.image_file import read_image_file
+from harmonic_jax.data.sample import empty_batch, write_image
+from harmonic_jax.structures import Batch
 
 _LOG = logging.getLogger(__name__)
 ImageLike = Any
@@ -72,25 +78,22 @@ def _tell_of_frames(suffix: str) -> None:
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
-    if array.dtype == object or array.dtype.kind not in "uifb":
+    shape = array.shape
+    if array.dtype.kind not in "uifb":
         raise TypeError(f"an array of {array.dtype} is no image; give uint8, or floats in [0, 1]")
     if array.ndim == 4:
         raise ValueError(
-            f"the array has shape {array.shape}; for several images give a list: list(array)"
+            f"the array has shape {shape}; for several images give a list: list(array)"
         )
-    is_flat = array.ndim == 2
-    if not (is_flat or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
-        hint = ""
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = "; channels come last: array.transpose(1, 2, 0)"
+    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+        is_channels_first = array.ndim == 3 and shape[0] in (1, 3, 4)
+        hint = "; channels come last: array.transpose(1, 2, 0)" if is_channels_first else ""
         raise ValueError(
-            f"the array has shape {array.shape}; an image is [h, w] or [h, w, 1, 3 or 4]{hint}"
+            f"the array has shape {shape}; an image is [h, w] or [h, w, 1, 3 or 4]{hint}"
         )
     if array.size == 0:
-        raise ValueError(f"the array has shape {array.shape}; an image needs a pixel")
-    pixels = _to_uint8(array)
-    if is_flat:
-        pixels = pixels[..., None]
+        raise ValueError(f"the array has shape {shape}; an image needs a pixel")
+    pixels = _to_uint8(array).reshape(*shape[:2], -1)
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels[..., :3])
@@ -111,3 +114,54 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
             "0..255 give array.astype('uint8'); normalised images must be turned back"
         )
     return np.round(np.asarray(array, np.float64) * 255.0).astype(np.uint8)
+
+
+def shapes_at(
+    data: DataConfig, bucket: tuple[int, int], scale: float
+) -> tuple[DataConfig, tuple[int, int]]:
+    """How images of a bucket reach the network with all sides times a factor.
+
+    Returns:
+      The sizes to which they are resized, and their padded height and width; for 1 those of
+      evaluation.
+
+    Raises:
+      ConfigError: sides that are too small or too large.
+
+    >>> shapes_at(DataConfig(short_sides=(800,)), (800, 1344), 0.5)[1]
+    (416, 672)
+    """
+    if scale == 1.0:
+        return data, bucket
+    try:
+        scaled = dataclasses.replace(
+            data,
+            short_sides=tuple(round(side * scale) for side in data.short_sides),
+            max_side=round(data.max_side * scale),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the scale {scale:g} does not fit this run: {error}") from None
+    height, width = (math.ceil(round(side * scale) / data.stride) * data.stride for side in bucket)
+    return scaled, (height, width)
+
+
+def make_batch(
+    images: Sequence[np.ndarray], data: DataConfig, bucket: tuple[int, int], *, batch_size: int
+) -> Batch:
+    """Resizes and pads images as in evaluation; rows without an image are blank.
+
+    Args:
+      images: at most `batch_size`, uint8 RGB [h, w, 3] of any size.
+      data: the sizes; the last of `short_sides` counts.
+      bucket: the padded height and width.
+      batch_size: rows of the batch.
+
+    Returns:
+      numpy arrays; `record_index` is the row, -1 in blank rows.
+    """
+    batch: Any = empty_batch(batch_size, bucket, data)
+    batch.record_index[: len(images)] = np.arange(len(images))
+    for row in range(batch_size):
+        image = images[row] if row < len(images) else None
+        write_image(batch, row, image, data, short_side=data.short_sides[-1])
+    return cast(Batch, batch)

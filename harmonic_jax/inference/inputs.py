@@ -47,10 +47,11 @@ def find_inputs(patterns: Iterable[str]) -> Inputs:
     Raises:
       ConfigError: something named is not there, or holds no image.
     """
-    found = Inputs()
-    known: set[str] = set()
+    found, known = Inputs(), set()
     for pattern in patterns:
-        for path in _files_of(pattern, found.left_out):
+        part = _files_of(pattern)
+        found.left_out.update(part.left_out)
+        for path in part.paths:
             where = os.path.realpath(path)
             if where in known:
                 found.left_out["the same file again"] += 1
@@ -60,43 +61,37 @@ def find_inputs(patterns: Iterable[str]) -> Inputs:
     return found
 
 
-def _files_of(pattern: str, left_out: Counter[str]) -> list[Path]:
+def _files_of(pattern: str) -> Inputs:
     path = Path(os.path.expanduser(pattern))
     if path.is_file():
-        return [path]
-    is_folder = path.is_dir()
-    if is_folder:
+        return Inputs([path])
+    if path.is_dir():
         candidates = list(path.iterdir())
     else:
-        # Of a glob, the folders that it went through are no files left out.
-        candidates = [Path(name) for name in glob.glob(_glob_of(path), recursive=True)]
-        candidates = [file for file in candidates if not file.is_dir()]
-    besides = Inputs()
-    files = []
+        # The folders that there are mean themselves, brackets and all; those that a glob went
+        # through are no files left out.
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        escaped = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
+        matches = map(Path, glob.glob(escaped, recursive=True))
+        candidates = [file for file in matches if not file.is_dir()]
+    part = Inputs()
     for file in sorted(candidates):
         kind = _kind_left_out(file)
         if kind:
-            besides.left_out[kind] += 1
+            part.left_out[kind] += 1
         else:
-            files.append(file)
-    left_out.update(besides.left_out)
-    if files:
-        return files
-    holds = f"; it holds {besides.told()}" if besides.left_out else ""
-    if is_folder:
-        deeper = f" ('{pattern.rstrip('/')}/**' goes down)" if besides.left_out["folders"] else ""
-        raise ConfigError(f"the folder {pattern} holds no image ({_suffixes()}){holds}{deeper}")
+            part.paths.append(file)
+    if part.paths:
+        return part
+    suffixes, holds = ", ".join(SUFFIXES), f"; it holds {part.told()}" if part.left_out else ""
+    if path.is_dir():
+        deeper = f" ('{pattern.rstrip('/')}/**' goes down)" if part.left_out["folders"] else ""
+        raise ConfigError(f"the folder {pattern} holds no image ({suffixes}){holds}{deeper}")
     if os.path.lexists(path):
         raise ConfigError(f"{pattern} is no regular file, or a link that leads nowhere")
     if glob.has_magic(pattern):
-        raise ConfigError(f"nothing matches {pattern}, or no image ({_suffixes()}){holds}")
+        raise ConfigError(f"nothing matches {pattern}, or no image ({suffixes}){holds}")
     raise ConfigError(f"there is no file or folder {pattern}")
-
-
-def _glob_of(path: Path) -> str:
-    """A pattern in which the folders that there are mean themselves, brackets and all."""
-    folder = next(parent for parent in path.parents if parent.is_dir())
-    return os.path.join(glob.escape(str(folder)), path.relative_to(folder))
 
 
 def _kind_left_out(path: Path) -> str | None:
@@ -120,10 +115,6 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _suffixes() -> str:
-    return ", ".join(SUFFIXES)
-
-
 def unique_names(paths: Sequence[Path], suffix: str, taken: Collection[str] = ()) -> list[str]:
     """A file name for each path, no two alike, not even to systems that ignore case or accents'
     form. Long names are cut.
@@ -142,7 +133,9 @@ def unique_names(paths: Sequence[Path], suffix: str, taken: Collection[str] = ()
     numbers: Counter[str] = Counter()
     names = []
     for path in paths:
-        stem = _cut(path.stem, _MOST_BYTES - len(suffix))
+        stem = path.stem
+        while len(os.fsencode(stem)) > _MOST_BYTES - len(suffix):
+            stem = stem[:-1]
         name, folded = stem + suffix, _folded(stem)
         while _folded(name) in used:
             numbers[folded] += 1
@@ -154,10 +147,3 @@ def unique_names(paths: Sequence[Path], suffix: str, taken: Collection[str] = ()
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _cut(stem: str, most: int) -> str:
-    """As many whole letters as fit into so many bytes."""
-    while len(os.fsencode(stem)) > most:
-        stem = stem[:-1]
-    return stem

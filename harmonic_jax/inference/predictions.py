@@ -1,11 +1,10 @@
 """A detector over many files: decoded ahead, batched by shape, drawn, counted, saved."""
 
-import contextlib
 import dataclasses
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,17 +15,17 @@ from harmonic_jax.data.decode import ImageError
 from harmonic_jax.files import explained, write_bytes
 from harmonic_jax.inference.augmentation import TTA
 from harmonic_jax.inference.detections import ImageDetections
-from harmonic_jax.inference.detector import LoadedDetector, NonFiniteOutputError
+from harmonic_jax.inference.detector import LoadedDetector, NonFiniteOutputError, batches_by
 from harmonic_jax.inference.inputs import is_video
 from harmonic_jax.inference.output import OutputFolder
 from harmonic_jax.inference.pictures import draw_detections
-from harmonic_jax.inference.streams import batches_by, decoded_ahead
-from harmonic_jax.inference.video import VideoReader, VideoWriter, even_size
+from harmonic_jax.inference.video import VideoReader, VideoWriter
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.report.boxes import encode_jpeg
 
 SAVE_EVERY = 300.0  # seconds; what a machine that dies costs at most
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 Track = Callable[[Iterable[_T], int, str], Iterator[_T]]
 
 
@@ -116,9 +115,15 @@ class Predictor:
             self._video(path)
 
     def _images(self, paths: list[Path]) -> None:
+        def read(path: Path) -> np.ndarray | Exception:
+            try:
+                return self._detector.read(path)
+            except (ImageError, OSError) as error:
+                return error
+
         def items() -> Iterator[Item]:
-            read = decoded_ahead(self._detector.read, paths)
-            tracked = self._track(read, len(paths), "images")
+            pixels_of = map_ahead(read, paths, threads=2, ahead=8)
+            tracked = self._track(pixels_of, len(paths), "images")
             for path, pixels in zip(paths, tracked, strict=True):
                 if self._must_stop():
                     return
@@ -127,16 +132,23 @@ class Predictor:
                 else:
                     yield Item(next(self._ids), pixels, {"file_name": str(path)})
 
-        with ThreadPoolExecutor(1) as drawing:
-            waiting: deque[Future[str | None]] = deque()
-            for item, found in self._detect(items()):
-                target = self._folder.pictures.get(Path(item.about["file_name"]))
-                if target is not None:
-                    waiting.append(drawing.submit(self._draw, target, item.pixels, found))
-                if len(waiting) > 2 * self._detector.batch_size:
-                    self._count_picture(waiting.popleft().result())
-            for future in waiting:
-                self._count_picture(future.result())
+        def draw(item_and_found: tuple[Item, ImageDetections]) -> str | None:
+            """Writes a picture; returns why it could not."""
+            item, found = item_and_found
+            target = self._folder.pictures[Path(item.about["file_name"])]
+            picture = draw_detections(item.pixels, found, self._detector.class_names)
+            try:
+                write_bytes(target, encode_jpeg(picture))
+            except OSError as error:
+                return f"{target}: {explained(error, target)}"
+            return None
+
+        detected = self._detect(items())
+        if not self._folder.pictures:
+            deque(detected, maxlen=0)
+            return
+        for problem in map_ahead(draw, detected, threads=1, ahead=2 * self._detector.batch_size):
+            self._count_picture(problem)
 
     def _video(self, path: Path) -> None:
         try:
@@ -155,54 +167,47 @@ class Predictor:
                 yield Item(next(self._ids), pixels, {"file_name": str(path), "frame": number})
 
         target = self._folder.pictures.get(path)
-        with contextlib.ExitStack() as stack:
-            writer = None
-            if target is not None:
-                writer = stack.enter_context(VideoWriter(target, per_second=reader.per_second))
-            for item, found in self._detect(items()):
-                if writer is not None:
-                    names = self._detector.class_names
-                    writer.write(even_size(draw_detections(item.pixels, found, names)))
+        if target is None:
+            deque(self._detect(items()), maxlen=0)
+        else:
+            with VideoWriter(target, per_second=reader.per_second) as writer:
+                for item, found in self._detect(items()):
+                    picture = draw_detections(item.pixels, found, self._detector.class_names)
+                    writer.write(picture)
+            if num_read:
+                self._count_picture(writer.problem)
         if num_read < reader.length and not self.is_stopped:
             self.summary.cut.append(f"{path}: {num_read} of {reader.length} frames could be read")
-        if writer is not None and num_read:
-            self._count_picture(writer.problem)
 
     def _detect(self, items: Iterable[Item]) -> Iterator[tuple[Item, ImageDetections]]:
         """Detections of items, batch by batch; those of one shape stay in their order."""
-        begun, uncounted, untimed = time.monotonic(), 0.0, 0
-        total = 0
+        begun, summary = time.monotonic(), self.summary
         for batch in batches_by(
             items, lambda item: self._detector.bucket_of(item.pixels), self._detector.batch_size
         ):
             if self._must_stop():
                 break
-            at = time.monotonic()
-            bucket = self._detector.bucket_of(batch[0].pixels)
+            at, bucket = time.monotonic(), self._detector.bucket_of(batch[0].pixels)
             is_new = bucket not in self._compiled
             self._save_now_and_then(before_long_work=is_new)
-            found = self._detect_batch(batch)
-            total += len(batch)
+            try:
+                found = self._detector.detect_batch([i.pixels for i in batch], tta=self._tta)
+            except NonFiniteOutputError as error:
+                name = batch[error.row].about["file_name"]
+                raise WeightsError(f"{name}: {error}") from error
             if is_new:
                 self._compiled.add(bucket)
-                uncounted += time.monotonic() - at
-                untimed += len(batch)
+                begun += time.monotonic() - at
+            else:
+                summary.num_timed += len(batch)
             for item, detections in zip(batch, found, strict=True):
                 height, width = item.pixels.shape[:2]
                 entry = {"id": item.image_id, "width": width, "height": height, **item.about}
                 shown = detections.above(self._score_threshold)
-                self.summary.images.append(entry)
-                self.summary.found.append((item.image_id, shown))
+                summary.images.append(entry)
+                summary.found.append((item.image_id, shown))
                 yield item, shown
-        self.summary.seconds += time.monotonic() - begun - uncounted
-        self.summary.num_timed += total - untimed
-
-    def _detect_batch(self, batch: Sequence[Item]) -> list[ImageDetections]:
-        try:
-            return self._detector.detect_batch([item.pixels for item in batch], tta=self._tta)
-        except NonFiniteOutputError as error:
-            name = batch[error.row].about["file_name"]
-            raise WeightsError(f"{name}: {error}") from error
+        summary.seconds += time.monotonic() - begun
 
     def _must_stop(self) -> bool:
         self.is_stopped = self._stops()
@@ -219,20 +224,25 @@ class Predictor:
         now = time.monotonic()
         self._save_at = now + max(self._save_every, 20 * (now - at))
 
-    def _draw(self, target: Path, pixels: np.ndarray, found: ImageDetections) -> str | None:
-        """Writes a picture; returns why it could not."""
-        picture = draw_detections(pixels, found, self._detector.class_names)
-        try:
-            write_bytes(target, encode_jpeg(picture))
-        except OSError as error:
-            return f"{target}: {explained(error, target)}"
-        return None
-
     def _count_picture(self, problem: str | None) -> None:
         if problem is None:
             self.summary.num_pictures += 1
         else:
             self.summary.unwritten.append(problem)
+
+
+def map_ahead(
+    function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int
+) -> Iterator[_R]:
+    """The function of each item in turn, computed in threads, for some items in advance."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _named(path: Path, error: Exception) -> str:

@@ -33,32 +33,32 @@ class VideoReader:
         self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
             raise ImageError("not_an_image", f"{path}: OpenCV reads no video from it")
-        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        width, height, count, per_second = (
+            self._capture.get(what)
+            for what in (
+                cv2.CAP_PROP_FRAME_WIDTH,
+                cv2.CAP_PROP_FRAME_HEIGHT,
+                cv2.CAP_PROP_FRAME_COUNT,
+                cv2.CAP_PROP_FPS,
+            )
+        )
         if height * width > max_pixels:
-            self._capture.release()
             raise ImageError(
                 "too_large",
-                f"{path}: frames of {height} x {width} pixels are more than max_pixels = "
+                f"{path}: frames of {height:.0f} x {width:.0f} pixels are more than max_pixels = "
                 f"{max_pixels}",
             )
-        self.length = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        per_second = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.length = max(int(count), 0)
         self.per_second = per_second if 0.1 <= per_second <= 1000 else 25.0
-
         is_there, self._first = self._capture.read()
         if not is_there:
-            self._capture.release()
             raise ImageError("corrupt", f"{path}: OpenCV reads no frame from it")
 
     def __iter__(self) -> Iterator[np.ndarray]:
         frame, is_there = self._first, True
-        try:
-            while is_there:
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                is_there, frame = self._capture.read()
-        finally:
-            self._capture.release()
+        while is_there:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            is_there, frame = self._capture.read()
 
 
 class VideoWriter:
@@ -76,8 +76,9 @@ class VideoWriter:
         self._size = (0, 0)
 
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 RGB; it is scaled to the size of the first."""
-        height, width = frame.shape[:2]
+        """Adds a frame, uint8 RGB; it is scaled to the first one's size, which is made even."""
+        height, width = (side - side % 2 or 1 for side in frame.shape[:2])  # codecs need even ones
+        frame = frame[:height, :width]
         if self._writer is None:
             self._size = (width, height)
             codec = cv2.VideoWriter.fourcc(*_CODEC)
@@ -111,9 +112,3 @@ class VideoWriter:
                 self.problem = f"{self._path}: OpenCV wrote no whole video, {free:.1f} MiB free"
         except OSError as problem:
             self.problem = f"{self._path}: {problem.strerror}"
-
-
-def even_size(frame: np.ndarray) -> np.ndarray:
-    """A frame without its last row or column where that makes its sides even, as codecs need."""
-    height, width = frame.shape[:2]
-    return frame[: height - height % 2 or 1, : width - width % 2 or 1]
