@@ -1,6 +1,5 @@
 """The ONNX model says, in ONNX Runtime, what the jitted function says."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -14,18 +13,10 @@ import pytest
 from jax import lax
 
 from harmonic_jax.cli import export as command
-from harmonic_jax.config import Config
-from harmonic_jax.export import InferenceFunction, on_canvas, on_frames
+from harmonic_jax.export import InferenceFunction, on_canvas
 from harmonic_jax.export.onnx import UnsupportedError, write_onnx
-from harmonic_jax.training.saved_run import SavedRun
-from harmonic_jax.training.sharding import data_mesh, replicated
-from harmonic_jax.training.state import abstract_variables, build_detector
-from tests.detectors.test_multibox_detectors import CONFIGS
-from tests.detectors.test_two_stage import MODEL as MASK_RCNN
-from tests.export.test_inference import faster_rcnn
-from tests.training.tiny import random_batch, tiny_config
-
-CLASSES = ("sock", "shoe", "hat")
+from tests.export.conftest import CLASSES, FrameCase, drawn
+from tests.training.tiny import random_batch
 
 
 @pytest.fixture(scope="module")
@@ -187,36 +178,6 @@ def test_operations_without_a_rule(
     assert not list(tmp_path.iterdir())
 
 
-def drawn(config: Config) -> SavedRun:
-    """A detector that nobody trained, with scores of all sizes."""
-    detector = build_detector(config, len(CLASSES))
-    rng = np.random.default_rng(0)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        fan_in = np.prod(leaf.shape[:-1])
-        if len(leaf.shape) > 1:
-            values = rng.normal(0, fan_in**-0.5, leaf.shape)
-        else:
-            is_factor = any(word in jax.tree_util.keystr(path) for word in ("scale", "var"))
-            values = (
-                rng.uniform(0.5, 1, leaf.shape) if is_factor else rng.normal(0, 0.1, leaf.shape)
-            )
-        return jnp.asarray(values, leaf.dtype)
-
-    shapes = abstract_variables(detector, sharding=replicated(data_mesh(jax.devices()[:1])))
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    return SavedRun(config, CLASSES, detector, variables, 7, {})
-
-
-def small(name: str) -> Config:
-    """Of few detections: the more there are, the more have scores that rounding may swap."""
-    config = tiny_config()
-    models = {"mask_rcnn": MASK_RCNN, "faster_rcnn": faster_rcnn().model, **CONFIGS}
-    model = models.get(name, config.model)
-    few = dataclasses.replace(model.postprocess, max_detections=20, score_threshold=0.0)
-    return dataclasses.replace(config, model=dataclasses.replace(model, postprocess=few))
-
-
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, jax.Array]) -> None:
     assert list(found) == [
         n for n in ("boxes", "scores", "labels", "valid", "masks") if n in expected
@@ -231,20 +192,21 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, jax.Array]) ->
 
 
 def test_the_command_writes_a_retinanet_for_frames(
-    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    frame_case: FrameCase,
+    runtime: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    saved = drawn(small("retinanet"))
-    monkeypatch.setattr(command, "open_detector", lambda *_, **__: saved)
-    arguments = ["run", "--to", "onnx", "--out", str(tmp_path), "--frame", "48x60"]
+    monkeypatch.setattr(command, "open_detector", lambda *_, **__: frame_case.run)
+    arguments = ["run", "--to", "onnx", "--out", str(tmp_path), "--frame", "128x96"]
     assert command.main([*arguments, "--batch-size", "2"]) == 0
-    assert "inputs: images uint8[2, 48, 60, 3]" in capsys.readouterr().out
+    assert "inputs: images uint8[2, 128, 96, 3]" in capsys.readouterr().out
 
     model = tmp_path / "detector.onnx"
     about = runtime.InferenceSession(model).get_modelmeta().custom_metadata_map
     assert json.loads(about["class_names"]) == list(CLASSES)
-    images = np.random.default_rng(1).integers(0, 256, (2, 48, 60, 3)).astype(np.uint8)
-    function = on_frames(saved.detector, saved.variables, batch_size=2, height=48, width=60)
-    assert_same(run(runtime, model, {"images": images}), jax.jit(function.call)(images))
+    assert_same(run(runtime, model, {"images": frame_case.frames}), frame_case.expected)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +220,7 @@ def test_the_command_writes_a_retinanet_for_frames(
     ],
 )
 def test_padded_images(name: str, runtime: Any, tmp_path: Path) -> None:
-    saved, batch = drawn(small(name)), random_batch(0, size=2)
+    saved, batch = drawn(name), random_batch(0, size=2)
     function = on_canvas(saved.detector, saved.variables, batch_size=2, bucket=(64, 64))
     size, scale = np.array([[64, 64], [40, 56]], np.float32), np.full((2, 2), 0.5, np.float32)
     inputs = {"images": batch.images, "image_size": size, "scale": scale}
@@ -268,10 +230,12 @@ def test_padded_images(name: str, runtime: Any, tmp_path: Path) -> None:
 
 
 def test_without_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    frame_case: FrameCase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    saved = drawn(small("retinanet"))
-    monkeypatch.setattr(command, "open_detector", lambda *_, **__: saved)
+    monkeypatch.setattr(command, "open_detector", lambda *_, **__: frame_case.run)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert command.main(["run", "--to", "onnx", "--out", str(tmp_path)]) == 1
     assert "pip install 'harmonic-jax[export]'" in capsys.readouterr().err

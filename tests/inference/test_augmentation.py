@@ -13,17 +13,21 @@ from harmonic_jax.config import ConfigError, DataConfig, MaskRCNNConfig
 from harmonic_jax.data.sample import empty_batch
 from harmonic_jax.inference.augmentation import (
     TTA,
+    _suppression,
     look,
     merge_views,
     mirror_images,
     settled,
 )
-from harmonic_jax.inference.batches import make_batch, shapes_at
+from harmonic_jax.inference.images import make_batch, shapes_at
 from harmonic_jax.structures import Batch, Detections
 from tests.training.tiny import tiny_config
 
 SIZES = ((40, 56), (48, 64))  # of the images, on canvases of 48 x 64
 OBJECTS = np.array([[5, 7, 20, 31], [30, 2, 47, 11]])
+
+
+CONFIG = tiny_config()
 
 
 def white_boxes_on(images: list[np.ndarray]) -> list[np.ndarray]:
@@ -89,19 +93,18 @@ def test_mirroring_leaves_the_padding_where_it_is() -> None:
 
 def test_scales() -> None:
     data = DataConfig(short_sides=(64,), max_side=90, stride=32)
-    assert shapes_at(data, (64, 96), 1.0) == shapes_at(data, (64, 96), 1.0)
-    assert shapes_at(data, (64, 96), 1.0).data is data
-    larger = shapes_at(data, (96, 64), 1.5)
-    assert larger.bucket == (160, 96)  # 144 is no multiple of 32
-    assert (larger.data.short_sides, larger.data.max_side) == ((96,), 135)
+    assert shapes_at(data, (64, 96), 1.0) == (data, (64, 96))
+    larger, bucket = shapes_at(data, (96, 64), 1.5)
+    assert bucket == (160, 96)  # 144 is no multiple of 32
+    assert (larger.short_sides, larger.max_side) == ((96,), 135)
     image = np.zeros((80, 40, 3), np.uint8)
-    batch = make_batch([image], larger, batch_size=2)
+    batch = make_batch([image], larger, bucket, batch_size=2)
     assert batch.image_size[0].tolist() == [135, 68]
     np.testing.assert_allclose(batch.scale[0], [135 / 80, 68 / 40])
     assert batch.record_index.tolist() == [0, -1]
     assert batch.is_real.tolist() == [True, False]
     warped = DataConfig(short_sides=(300,), max_side=300, resize="warp", stride=1)
-    assert shapes_at(warped, (300, 300), 1.25).bucket == (375, 375)
+    assert shapes_at(warped, (300, 300), 1.25)[1] == (375, 375)
     with pytest.raises(ConfigError, match=r"the scale 0.25 does not fit this run: data.short_s"):
         shapes_at(data, (64, 96), 0.25)
 
@@ -119,7 +122,11 @@ def three_views() -> Detections:
 
 
 def merged(tta: TTA) -> Detections:
-    merge = functools.partial(merge_views, tta=tta, nms_iou=0.5, num_outputs=4)
+    settings = dataclasses.replace(CONFIG.model.postprocess, nms_iou=0.5, max_detections=4)
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, postprocess=settings)
+    )
+    merge = functools.partial(merge_views, settings=_suppression(tta, config))
     found: Detections = jax.device_get(jax.jit(merge)(three_views()))
     return found
 
@@ -186,8 +193,3 @@ def test_masks_are_not_fused() -> None:
     assert settled(TTA(merge="wbf"), boxes) == TTA(merge="wbf")
     with pytest.raises(ConfigError, match="it must be nms or soft_nms"):
         settled(TTA(merge="wbf"), masks)
-
-
-def test_views_are_counted() -> None:
-    assert (TTA().num_views, TTA(scales=(1.0,)).num_views, TTA(flip=False).num_views) == (6, 2, 3)
-    assert jax.tree.leaves(TTA()) == [TTA()]  # a setting, not an array

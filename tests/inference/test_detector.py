@@ -16,7 +16,7 @@ from PIL import Image
 import harmonic_jax
 from harmonic_jax.config import ConfigError
 from harmonic_jax.inference import TTA, ImageDetections, LoadedDetector
-from harmonic_jax.inference.augmented_evaluation import AugmentedPredictions
+from harmonic_jax.inference.augmentation import AugmentedPredictions
 from harmonic_jax.inference.detections import detection_table
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.tables import DetectionTable
@@ -53,7 +53,7 @@ def evaluated(run: Path, detector: LoadedDetector, source: FakeSource, tta: bool
     step = detector._predict_step
     if tta:
         step = AugmentedPredictions(saved.detector, mesh, source, LOOKS)
-        step._step, step._merge = detector._view_step, detector._merges[LOOKS]
+        step._predict = detector._augmented[LOOKS]
     return evaluate(
         step, saved.variables, source, saved.config, mesh, track=lambda batches, *_: iter(batches)
     ).detections
@@ -76,7 +76,7 @@ def test_finds_what_the_evaluation_finds(run: Path, detector: LoadedDetector, tt
     np.testing.assert_allclose(table.scores, expected.scores, rtol=1e-5)
     np.testing.assert_allclose(table.boxes, expected.boxes, atol=1e-3)
     if tta:  # mirrored and not, by one program
-        assert detector._view_step._cache_size() == 1
+        assert detector._augmented[LOOKS].look._cache_size() == 1
 
 
 def test_one_compilation_for_each_shape_whatever_comes(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from harmonic_jax.config import ConfigError
 from harmonic_jax.inference.detections import ImageDetections
 from harmonic_jax.inference.inputs import find_inputs, is_video, unique_names
 from harmonic_jax.inference.output import OutputFolder
-from harmonic_jax.inference.streams import decoded_ahead
+from harmonic_jax.inference.predictions import map_ahead
 
 
 @pytest.fixture
@@ -191,12 +192,15 @@ def test_results_in_coco_format(tmp_path: Path) -> None:
     assert images["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
 
-def test_decoding_ahead_keeps_the_order_and_what_failed() -> None:
-    def read(path: Path) -> np.ndarray:
-        if path.name == "3":
-            raise OSError("no")
-        return np.full(2, int(path.name))
+def test_what_is_computed_ahead_keeps_its_order() -> None:
+    taken: list[int] = []
 
-    found = list(decoded_ahead(read, [Path(str(i)) for i in range(20)], ahead=4))
-    assert isinstance(found.pop(3), OSError)
-    assert [int(array[0]) for array in found] == [i for i in range(20) if i != 3]
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda n: n * n, numbers(), threads=2, ahead=4)
+    assert next(results) == 0
+    assert taken == [0, 1, 2, 3, 4]
+    assert list(results) == [n * n for n in range(1, 20)]

@@ -17,14 +17,13 @@ from harmonic_jax.config import (
     RefineDetConfig,
     ResNetConfig,
     RetinaNetConfig,
-    SSDConfig,
     VGGConfig,
 )
 from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import WeightsError, load_backbone
 
 WIDTH = 4
-SSD = SSDConfig(backbone=VGGConfig(width=WIDTH, normalization="torchvision"))
+VGG = RefineDetConfig(backbone=VGGConfig(width=WIDTH, normalization="torchvision"))
 VGG_LAYERS = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
 StateDict = dict[str, np.ndarray]
 
@@ -209,20 +208,20 @@ def test_vggs_features_are_torchvisions(vgg: StateDict, tmp_path: Path) -> None:
     x = torch.from_numpy(np.array(normalize_images(jnp.asarray(images)))).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = [features[:23](x), features[:30](x)]  # conv4_3 and conv5_3, rectified
-    graphdef = filled_state(SSD)[0]
-    params, model_state = load(SSD, vgg, tmp_path)
+    graphdef = filled_state(VGG)[0]
+    params, model_state = load(VGG, vgg, tmp_path)
 
     @jax.jit
     def run(params: nnx.State, model_state: nnx.State) -> tuple:
         return nnx.merge(graphdef, params, model_state).backbone(images)
 
-    for ours, theirs in zip(run(params, model_state)[:2], expected, strict=True):
+    for ours, theirs in zip(run(params, model_state)[1:3], expected, strict=True):
         np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=1e-4)
 
 
 def test_fc6_sees_what_the_linear_layer_saw(vgg: StateDict, tmp_path: Path) -> None:
     """On a 7 x 7 map that is 0 between the cells that are kept, both say the same."""
-    params, model_state = load(SSD, vgg, tmp_path)
+    params, model_state = load(VGG, vgg, tmp_path)
     rng = np.random.default_rng(2)
     x = np.zeros((1, 7, 7, 8 * WIDTH), np.float32)
     x[:, ::3, ::3] = rng.standard_normal((1, 3, 3, 8 * WIDTH))
@@ -232,7 +231,7 @@ def test_fc6_sees_what_the_linear_layer_saw(vgg: StateDict, tmp_path: Path) -> N
         y = convolve(x, leaves["kernel"][...], stride=1, dilation=dilation)
         return jax.nn.relu(y + leaves["bias"][...].reshape(1, 1, 1, -1))
 
-    fc6 = layer("fc6", jnp.asarray(x), RefineDetConfig().fc6_dilation)
+    fc6 = layer("fc6", jnp.asarray(x), VGG.backbone.fc6_dilation)
     flat = x.transpose(0, 3, 1, 2).reshape(-1)  # channels first
     expected = vgg["classifier.0.weight"] @ flat + vgg["classifier.0.bias"]
     np.testing.assert_allclose(fc6[0, 3, 3], np.maximum(expected, 0)[::4], rtol=1e-4, atol=1e-5)
@@ -266,7 +265,7 @@ def test_kinds_of_vgg_files(vgg: StateDict, tmp_path: Path, kind: str) -> None:
             n: state_dict[f"{i}.weight"].transpose(2, 3, 1, 0)
             for n, i in (("fc6", 31), ("fc7", 33))
         }
-    found = arrays_of(load(SSD, state_dict, tmp_path)[0])
+    found = arrays_of(load(VGG, state_dict, tmp_path)[0])
     np.testing.assert_array_equal(found["backbone/stages/0/0/conv/kernel"], first)
     for name, kernel in fc.items():
         np.testing.assert_array_equal(found[f"backbone/{name}/conv/kernel"] - kernel, 0)
@@ -276,7 +275,7 @@ def test_what_does_not_fit_a_vgg_is_named(vgg: StateDict, tmp_path: Path) -> Non
     broken = vgg | {"classifier.3.weight": np.zeros((100, 100), np.float32)}
     del broken["features.21.bias"]
     with pytest.raises(WeightsError) as error:
-        load(SSD, broken, tmp_path)
+        load(VGG, broken, tmp_path)
     assert "VGG-16 of width 4" in str(error.value)
     assert "features.21.bias is missing" in str(error.value)
     assert "classifier.3.weight is float32[100, 100]" in str(error.value)
@@ -284,7 +283,7 @@ def test_what_does_not_fit_a_vgg_is_named(vgg: StateDict, tmp_path: Path) -> Non
     broken = vgg | {"classifier.0.weight": vgg["classifier.0.weight"].copy()}
     broken["classifier.0.weight"][0, 0] = np.nan
     with pytest.raises(WeightsError, match=r"classifier\.0\.weight holds NaN or inf \(1 of"):
-        load(SSD, broken, tmp_path)
-    with_norms = SSDConfig(backbone=VGGConfig(width=WIDTH, norm="batch"))
+        load(VGG, broken, tmp_path)
+    with_norms = RefineDetConfig(backbone=VGGConfig(width=WIDTH, norm="batch"))
     with pytest.raises(WeightsError, match=r"backbone\.norm is 'batch'"):
         load(with_norms, vgg, tmp_path)
