@@ -130,11 +130,8 @@ class TransferBlock(nnx.Module):
         conv = partial(ConvReLU, kernel_size=3, has_norm=has_norm, dtype=dtype, rngs=rngs)
         self.first = conv(num_in, channels)
         self.second = conv(channels, channels, has_relu=False)
-        self.double = None
-        if not is_top:
-            self.double = ConvTranspose(
-                channels, channels, size=size, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
-            )
+        double = partial(ConvTranspose, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
+        self.double = None if is_top else double(channels, channels, size=size)
         self.last = conv(channels, channels)
 
     def __call__(self, x: jax.Array, coarser: jax.Array | None) -> jax.Array:
