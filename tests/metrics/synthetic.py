@@ -4,6 +4,7 @@ The benchmark of the COCO evaluation uses the first kind, the tests both.
 """
 
 import contextlib
+import dataclasses
 import io
 from typing import Any
 
@@ -144,72 +145,30 @@ def _grid_boxes(rng: np.random.Generator, count: int, grid: float) -> tuple[np.n
 
 
 def awkward_masks(seed: int) -> tuple[GroundTruthTable, DetectionTable]:
-    """The same for masks: few pixels, so that IoUs meet the thresholds and equal each other;
-    overlapping objects, empty masks, crowds, areas unlike the masks', empty images and classes."""
+    """The boxes of `awkward_tables` as pixels: IoUs that meet the thresholds and equal each other,
+    empty masks, masks with holes, crowds, areas unlike the masks'; images of several sizes."""
     rng = np.random.default_rng(seed)
-    num_images, num_classes = int(rng.integers(1, 6)), int(rng.integers(1, 4))
-    num_objects = 0 if seed % 19 == 3 else int(rng.integers(1, 10 * num_images))
-    num_found = 0 if seed % 23 == 5 else int(rng.integers(1, 30 * num_images))
-    if seed % 10 == 7:
-        num_images, num_classes, num_found = 2, 1, 300
-    image_ids = rng.permutation(1000)[:num_images]
-    sizes = rng.integers(2, 60 if seed % 3 else 130, (num_images, 2))
-    image, labels = (
-        rng.integers(0, num_images, num_objects),
-        rng.integers(0, num_classes, num_objects),
-    )
-    truth_masks = [_random_mask(rng, *sizes[i]) for i in image]
-    area = np.array([mask.sum() for mask in truth_masks], float)
-    odd = rng.random(num_objects) < 0.3
-    area[odd] = rng.choice([0, 1024, 9216, 9217, 1e10 + 1], odd.sum())
+    truth, found = awkward_tables(seed)
+    grid = float(np.gcd.reduce(np.rint(box_sizes(truth) * 100).astype(int), axis=None)) / 100 or 1.0
+    sides = rng.integers(8, 13, (len(truth.image_ids), 2))
 
-    found_image = rng.integers(0, num_images, num_found)
-    found_labels = rng.integers(0, num_classes, num_found)
-    found_masks = [_random_mask(rng, *sizes[i]) for i in found_image]
-    if num_objects:
-        for copy in np.flatnonzero(rng.random(num_found) < 0.7):
-            source = rng.integers(0, num_objects)
-            found_image[copy], found_labels[copy] = image[source], labels[source]
-            flipped = rng.random(truth_masks[source].shape) < rng.choice([0, 0.02, 0.1, 0.3])
-            found_masks[copy] = truth_masks[source] ^ flipped
-    levels = int(rng.choice([1, 4, 1000]))
-    truth_rles, found_rles = (
-        join_tables([encode_masks(mask[None]) for mask in masks])
-        for masks in (truth_masks, found_masks)
-    )
-    truth = GroundTruthTable(
-        image_ids=image_ids,
-        image_id=image_ids[image],
-        boxes=truth_rles.boxes(),
-        labels=labels,
-        is_crowd=rng.random(num_objects) < rng.choice([0.0, 0.1, 0.5]),
-        is_difficult=np.zeros(num_objects, bool),
-        area=area,
-        class_names=tuple("abc"[:num_classes]),
-        category_ids=tuple(range(3, 3 + num_classes)),
-        masks=truth_rles,
-    )
-    return truth, DetectionTable(
-        image_id=image_ids[found_image],
-        boxes=found_rles.boxes(),
-        scores=rng.integers(0, levels, num_found) / levels,
-        labels=found_labels,
-        masks=found_rles,
-    )
+    def masks_of(table: GroundTruthTable | DetectionTable) -> RleTable:
+        masks = []
+        image = np.argsort(truth.image_ids)[
+            np.searchsorted(np.sort(truth.image_ids), table.image_id)
+        ]
+        corners = np.hstack([table.boxes[:, :2], table.boxes[:, :2] + box_sizes(table)]) / grid
+        for (x1, y1, x2, y2), size in zip(np.rint(corners).astype(int), sides[image], strict=True):
+            pixels = np.zeros(size, bool)
+            pixels[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
+            pixels &= rng.random(size) < rng.choice([0.95, 1.0, 1.0, 1.0])
+            masks.append(encode_masks(pixels[None]))
+        return join_tables(masks)
 
-
-def _random_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Nothing, everything, noise, or a rectangle with holes."""
-    mask = np.zeros((height, width), bool)
-    kind = rng.integers(10)
-    if kind == 1:
-        mask[:] = True
-    elif kind == 2:
-        mask = rng.random((height, width)) < 0.5
-    elif kind > 2:
-        (y1, y2), (x1, x2) = (np.sort(rng.integers(0, side + 1, 2)) for side in (height, width))
-        mask[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) < rng.choice([0.8, 1.0])
-    return mask
+    truth_masks, found_masks = masks_of(truth), masks_of(found)
+    truth = dataclasses.replace(truth, boxes=truth_masks.boxes(), sizes=None, masks=truth_masks)
+    boxes = found_masks.boxes()
+    return truth, dataclasses.replace(found, boxes=boxes, sizes=None, masks=found_masks)
 
 
 def coco_dicts(
