@@ -1,6 +1,7 @@
 """The consistency report as one HTML page that opens anywhere, and as PNGs."""
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,12 @@ def write_page(
 
 def _render(**context: Any) -> str:
     """`page.html`, filled in; it escapes every text."""
+    colors = {"light": (LIGHT, RAMP), "dark": (DARK, DARK_RAMP)}
+    return _template().render(colors=colors, metrics=METRICS, **context)
+
+
+@functools.cache
+def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
@@ -120,8 +127,7 @@ def _render(**context: Any) -> str:
         "number": number,
         "percent": lambda part, whole: f"{100 * part / whole:.0f} %" if whole else number(None),
     }
-    colors = {"light": (LIGHT, RAMP), "dark": (DARK, DARK_RAMP)}
-    return environment.get_template("page.html").render(colors=colors, metrics=METRICS, **context)
+    return environment.get_template("page.html")
 
 
 def _drawn(name: str, chart: Chart) -> dict[str, Any]:

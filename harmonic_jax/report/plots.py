@@ -199,7 +199,7 @@ def new_density(title: str, counts: np.ndarray, scores: tuple[float, float] = (0
         corners = np.array([[left, low], [right, low], [right, high], [left, high], [left, low]])
         codes = [Polygons.MOVETO, *[Polygons.LINETO] * 3, Polygons.CLOSEPOLY] * len(x)
         cells = Polygons(corners.transpose(2, 0, 1).reshape(-1, 2), codes)
-        samples.append(axes.add_patch(PathPatch(cells, color=color, linewidth=0.0, label=text)))
+        samples.append(axes.add_artist(PathPatch(cells, color=color, linewidth=0.0, label=text)))
     if samples:
         handles = [*samples, *lines]
         add_legend(axes, handles=handles, ncols=4, title="boxes in a cell", alignment="left")

@@ -2,8 +2,10 @@
 
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from harmonic_jax.report.plots import (
     count_steps,
     new_bars,
     new_density,
+    plot_loss_curves,
     svg_of,
 )
 from tests.report.studies import studied, tables
@@ -154,6 +157,33 @@ def test_texts_beside_bars_stay_in_the_picture() -> None:
     bars = re.findall(r'<path d="M ([\d.]+) [\d.]+\s+L ([\d.]+)[^>]*fill="var\(--a\)"', svg)
     assert len(bars) == 2
     assert float(bars[0][1]) - float(bars[0][0]) > 50  # there is room for them
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(cv2.imread(str(path)))
+
+
+def test_loss_curves(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"step": step, "kind": "train", "loss": 2 / (1 + step), "cls_loss": 0.0, "grad_norm": 9.0}
+        for step in range(0, 1000, 10)
+    ]
+    plot_loss_curves(tmp_path / "a.png", rows)
+    plot_loss_curves(tmp_path / "b.png", [*rows, {"step": 500, "kind": "eval", "AP": 0.2}])
+    without, with_scores = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
+    assert with_scores.shape[1] > without.shape[1] > 400  # a second panel
+    few = [{"step": 1, "loss": float("inf")}, {"step": 2, "loss": float("nan")}]
+    for rows in ([], few):
+        plot_loss_curves(tmp_path / "c.png", rows)
+        assert pixels(tmp_path / "c.png").size
+
+
+def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
+    """A run that was killed writes the steps after its last checkpoint again."""
+    rows = [{"step": step, "loss": 1.0 + step} for step in range(30)]
+    plot_loss_curves(tmp_path / "a.png", rows)
+    plot_loss_curves(tmp_path / "b.png", [*rows[:20], {"step": 12, "loss": 99.0}, *rows[10:]])
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
 
 
 def linear(color: str) -> np.ndarray:
