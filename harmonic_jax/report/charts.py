@@ -110,8 +110,10 @@ def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
     count = everything["count"]
     counted = new_axes("How many boxes")
     set_fractions(counted, x="score")
-    counted.stairs(count, everything["edges"], fill=True, color=LINES["a"]["color"])
-    counted.set(ylabel="boxes", ylim=(0.5, 1.3 * count.max(initial=10.0)))
+    least = 0.5  # of a logarithmic axis
+    heights, color = np.maximum(count, least), LINES["a"]["color"]
+    counted.stairs(heights, everything["edges"], baseline=least, fill=True, color=color)
+    counted.set(ylabel="boxes", ylim=(least, 1.3 * count.max(initial=10.0)))
     gap = None
     if count.any():
         set_log(counted)

@@ -113,6 +113,9 @@ def test_reliability_leaves_out_bins_of_few_boxes(drawn: Any) -> None:
     for line, column in zip(chart.panels[0].lines[1:], ("mean_iou", "precision"), strict=True):
         assert line.get_xdata().tolist() == [table["mean_score"][i] for i in keep]
         assert line.get_ydata().tolist() == [table[column][i] for i in keep]
+    steps = chart.panels[1].patches[0].get_data()
+    assert steps.values.tolist() == few["count"]
+    assert steps.baseline == chart.panels[1].get_ylim()[0] > 0  # on a logarithmic axis
     assert chart.facts["gap"] > 0.1  # scores at random, few good boxes
 
 
