@@ -6,10 +6,8 @@ it as an `EntryFault`. A results file becomes a list of `CocoResult`: a clean on
 straight to them, any other is read entry by entry, which names the first that is wrong.
 """
 
-import contextlib
 import dataclasses
 import enum
-import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -179,10 +177,9 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
     """
     labels = {category: label for label, category in enumerate(file.category_ids)}
     for row, entry in enumerate(file.annotations):
-        try:
-            found = _object(row, entry, images, labels)
-        except _FaultError as fault:
-            on_fault(EntryFault(fault.kind, f"annotations[{row}]", str(fault), entry))
+        found = _object(row, entry, images, labels)
+        if isinstance(found, EntryFault):
+            on_fault(found)
             continue
         if not found.area >= 0 and entry.get("area") is not None:
             message = problem(entry, "area", area)
@@ -199,8 +196,7 @@ def read_results(path: str | Path) -> list[CocoResult]:
     """
     data = Path(path).read_bytes()
     try:
-        with _without_collection():
-            results = _decode_results(data)
+        results = msgspec.json.decode(data, type=list[CocoResult])
         if all(result.bbox is not None for result in results):
             return results
     except (msgspec.MsgspecError, RecursionError):
@@ -215,21 +211,6 @@ def read_results(path: str | Path) -> list[CocoResult]:
 def says_mask(segmentation: Any) -> bool:
     """Whether a segmentation is neither null nor empty."""
     return segmentation not in (None, [], {}, "")
-
-
-_decode_results = msgspec.json.Decoder(list[CocoResult]).decode
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Python looks for garbage again and again while a million objects are made, and finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _result(entry: Any, where: str) -> CocoResult:
@@ -332,34 +313,31 @@ def _compact(numbers: Any) -> Any:
     return array if array.ndim == 1 and array.dtype.kind in "iuf" else numbers
 
 
-class _FaultError(ValueError):
-    def __init__(self, kind: FaultKind, message: str):
-        super().__init__(message)
-        self.kind = kind
-
-
 def _object(
     row: int, entry: Any, images: Mapping[Id, Any], labels: Mapping[int, int]
-) -> CocoObject:
+) -> CocoObject | EntryFault:
+    def fault(kind: FaultKind, message: str) -> EntryFault:
+        return EntryFault(kind, f"annotations[{row}]", message, entry)
+
     image = identity(entry.get("image_id")) if isinstance(entry, dict) else None
     if image is None:
-        raise _FaultError(FaultKind.UNKNOWN_IMAGE, problem(entry, "image_id", identity))
+        return fault(FaultKind.UNKNOWN_IMAGE, problem(entry, "image_id", identity))
     if image not in images:
         message = f"image_id {unknown(image, images, 'the list of images')}"
-        raise _FaultError(FaultKind.UNKNOWN_IMAGE, message)
+        return fault(FaultKind.UNKNOWN_IMAGE, message)
     category = class_id(entry.get("category_id"))
     if category is None:
-        raise _FaultError(FaultKind.UNKNOWN_CLASS, problem(entry, "category_id", class_id))
+        return fault(FaultKind.UNKNOWN_CLASS, problem(entry, "category_id", class_id))
     if category not in labels:
         message = f"category_id {unknown(category, labels, 'the list of categories')}"
-        raise _FaultError(FaultKind.UNKNOWN_CLASS, message)
+        return fault(FaultKind.UNKNOWN_CLASS, message)
     xywh = box(entry.get("bbox"))
     if xywh is None:
-        raise _FaultError(FaultKind.OBJECT, problem(entry, "bbox", box))
+        return fault(FaultKind.OBJECT, problem(entry, "bbox", box))
     is_crowd, is_difficult = flag(entry.get("iscrowd")), flag(entry.get("difficult"))
     if is_crowd is None or is_difficult is None:
         field = "iscrowd" if is_crowd is None else "difficult"
-        raise _FaultError(FaultKind.OBJECT, problem(entry, field, flag))
+        return fault(FaultKind.OBJECT, problem(entry, field, flag))
     stated = area(entry.get("area"))
     pixels = float("nan") if stated is None else stated
     return CocoObject(row, image, labels[category], xywh, is_crowd, is_difficult, pixels, entry)

@@ -28,7 +28,7 @@ class Rle(TypedDict):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RleTable(Sequence[Rle]):
-    """Masks of n objects, stored flat and read-only; rows are `Rle`, slices are views.
+    """Masks of n objects, stored flat and read-only; rows are `Rle`.
 
     Attributes:
       counts: uint8 [bytes], the compressed run lengths of all masks.
@@ -93,12 +93,7 @@ class RleTable(Sequence[Rle]):
     def __getitem__(self, index: slice) -> "RleTable": ...
     def __getitem__(self, index: int | slice) -> "Rle | RleTable":
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                return self.take(np.arange(start, stop, step))
-            low, high = self.offsets[start], self.offsets[max(start, stop)]
-            offsets = self.offsets[start : max(start, stop) + 1] - low
-            return RleTable(self.counts[low:high], offsets, self.sizes[start:stop])
+            return self.take(np.arange(*index.indices(len(self))))
         row = range(len(self))[index]  # resolves negative indices, raises IndexError
         counts = self.counts[self.offsets[row] : self.offsets[row + 1]].tobytes()
         return {"size": self.sizes[row].tolist(), "counts": counts}

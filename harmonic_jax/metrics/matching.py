@@ -156,16 +156,6 @@ def find_overlaps(
     Raises:
       ValueError: a detection of an image or a class that the ground truth does not have; "segm"
         without masks, or with one that is not of its image's size.
-
-    Example:
-      >>> truth = GroundTruthTable(
-      ...     image_ids=[7], image_id=[7], boxes=[[0, 0, 10, 10]], labels=[0], is_crowd=[False],
-      ...     is_difficult=[False], area=[100.0], class_names=("cat",), category_ids=(17,),
-      ... )
-      >>> found = DetectionTable([7, 7], [[0, 0, 10, 8], [20, 0, 30, 8]], [0.9, 0.4], [0, 0])
-      >>> overlaps = find_overlaps(truth, found)
-      >>> overlaps.detection.tolist(), overlaps.object.tolist(), overlaps.iou.tolist()
-      ([0], [0], [0.8])
     """
     num_classes = len(truth.class_names)
     check_labels("detection", found.image_id, found.labels, num_classes)

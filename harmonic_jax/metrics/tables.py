@@ -6,7 +6,7 @@ or COCO files. Boxes are float64 xyxy in pixels of the original image, with x2 =
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,27 +24,6 @@ _COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 }
 _OF_OBJECTS = ("boxes", "labels", "is_crowd", "is_difficult", "area")
 _OF_DETECTIONS = ("image_id", "boxes", "scores", "labels", "sizes")
-
-
-class AnnotatedImage(Protocol):
-    """What a table needs of a data record: an image id and the columns of its objects."""
-
-    @property
-    def image_id(self) -> int: ...
-    @property
-    def boxes(self) -> np.ndarray: ...
-    @property
-    def labels(self) -> np.ndarray: ...
-    @property
-    def is_crowd(self) -> np.ndarray: ...
-    @property
-    def is_difficult(self) -> np.ndarray: ...
-    @property
-    def area(self) -> np.ndarray: ...
-    @property
-    def masks(self) -> RleTable | None: ...
-    @property
-    def original_id(self) -> int | str | None: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,11 +88,15 @@ class GroundTruthTable:
     @classmethod
     def from_records(
         cls,
-        records: Iterable[AnnotatedImage],
+        records: Iterable[Any],
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> "GroundTruthTable":
-        """Joins the objects of data records, one record an image, in their order."""
+        """Joins the objects of data records, one record an image, in their order.
+
+        A record has `image_id`, `original_id` (None, or the data set's own), `masks` or None, and
+        the columns `boxes`, `labels`, `is_crowd`, `is_difficult` and `area`.
+        """
         records = tuple(records)
         counts = [len(record.labels) for record in records]
         image_ids = np.array([record.image_id for record in records], np.int64)
