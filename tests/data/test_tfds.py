@@ -104,6 +104,10 @@ def coco_object(box: Any, label: int, **fields: Any) -> dict[str, Any]:
     return {"id": 1, "area": 7, "bbox": bbox, "label": label, "is_crowd": False} | fields
 
 
+def coco_example(image: bytes, key: int, name: str, *objects: Any) -> dict[str, Any]:
+    return {"image": image, "image/id": key, "image/filename": name, "objects": list(objects)}
+
+
 def voc_example(name: str, corners: Any, label: str, *, is_difficult: bool = False) -> Any:
     """As TFDS writes it: VOC's one-based corners divided by the size, here 50 x 100."""
     xmin, ymin, xmax, ymax = corners
@@ -124,24 +128,17 @@ def voc_example(name: str, corners: Any, label: str, *, is_difficult: bool = Fal
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tfds")
-    first = {
-        "image": jpeg(60, 80, shade=1),
-        "image/filename": "000000000139.jpg",
-        "image/id": 139,
-        "objects": [
-            coco_object((0.0, 0.25, 0.5, 1.0), 0, area=123),
-            coco_object((0.5, 0.5, 0.5, 0.75), 79),  # TFDS itself accepts a box without height
-            coco_object((0.1, 0.2, 0.3, 0.4), 79, is_crowd=True),
-        ],
-    }
-    second = {
-        "image": jpeg(20, 30, shade=2),
-        "image/filename": "000000000285.jpg",
-        "image/id": 285,
-        "objects": [],
-    }
-    broken = {**second, "image": b"\xff\xd8\xff\xe0 nothing", "image/id": 7, "image/filename": "7"}
-    broken["objects"] = [coco_object((0.1, 0.2, 0.3, 0.4), 1)]
+    first = coco_example(
+        jpeg(60, 80, shade=1),
+        139,
+        "000000000139.jpg",
+        coco_object((0.0, 0.25, 0.5, 1.0), 0, area=123),
+        coco_object((0.5, 0.5, 0.5, 0.75), 79),  # TFDS itself accepts a box without height
+        coco_object((0.1, 0.2, 0.3, 0.4), 79, is_crowd=True),
+    )
+    second = coco_example(jpeg(20, 30, shade=2), 285, "000000000285.jpg")
+    thing = coco_object((0.1, 0.2, 0.3, 0.4), 1)
+    broken = coco_example(b"\xff\xd8\xff\xe0 nothing", 7, "7", thing)
     examples = {"train": [first, broken, second], "validation": [second]}
     prepare(folder, "coco", COCO_FEATURES, examples, config="2017", version="1.1.0")
     voc: dict[str, Examples] = {
@@ -366,9 +363,7 @@ def test_what_cannot_be_trained_on_is_refused(data_dir: Path, tmp_path: Path) ->
     config = DataConfig(name="coco/2017", root=str(data_dir), masks=True)
     with pytest.raises(DataError, match=r"TFDS data set 'coco/2017' has no instance masks.*=coco"):
         open_source(config, "train")
-    broken = {
-        "image": b"\xff\xd8\xff", "image/filename": "x.jpg", "image/id": 1, "objects": [],
-    }  # fmt: skip
+    broken = coco_example(b"\xff\xd8\xff", 1, "x.jpg")
     prepare(tmp_path, "coco", COCO_FEATURES, {"train": [broken]}, config="2017")
     config = DataConfig(name="coco/2017", root=str(tmp_path))
     assert len(read_source(config, "train").records) == 0

@@ -13,7 +13,7 @@ from harmonic_jax.config import DataConfig
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.tfds import read_tfds, tfds_splits
 from tests.data.fake_source import encode, noise
-from tests.data.test_tfds import COCO_FEATURES, coco_object, prepare
+from tests.data.test_tfds import COCO_FEATURES, coco_example, coco_object, prepare
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 
@@ -22,12 +22,9 @@ INFO, FEATURES = "dataset_info.json", "features.json"
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tfds")
     examples = [
-        {
-            "image": encode(noise(60, 80, seed=i), "PNG"),
-            "image/filename": f"{i}.png",
-            "image/id": i,
-            "objects": [coco_object((0.1, 0.2, 0.5, 0.6), i)],
-        }
+        coco_example(
+            encode(noise(60, 80, seed=i)), i, f"{i}.png", coco_object((0.1, 0.2, 0.5, 0.6), i)
+        )
         for i in range(6)
     ]
     prepare(folder, "toy", COCO_FEATURES, {"train": examples})
