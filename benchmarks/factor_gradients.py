@@ -98,7 +98,7 @@ def trained_positives(config: Config) -> Iterator[tuple[int, dict[str, np.ndarra
     """Trains, and yields (step, positives of BATCHES batches from there on) for each of STEPS."""
     source, mesh = open_source(config.data, config.data.train_split), data_mesh()
     detector = build_detector(config, len(source.class_names))
-    optimizer = make_optimizer(config.optim, steps=config.train.steps)
+    optimizer = make_optimizer(config.optim, config.train)
     everywhere = replicated(mesh)
     variables = init_variables(detector, seed=config.train.seed, sharding=everywhere)
     state = init_state(variables, optimizer, ema=False, sharding=everywhere)

@@ -98,7 +98,7 @@ def topk(sizes: Sizes) -> Task:
 def train(name: str, sizes: Sizes, weights: str | None) -> Task:
     detector, variables, batch = _detector(name, sizes, weights)
     config, mesh = detector.config, data_mesh()
-    optimizer = make_optimizer(config.optim, steps=config.train.steps)
+    optimizer = make_optimizer(config.optim, config.train)
     step: Any = make_train_step(detector, optimizer, mesh)
     current = [init_state(variables, optimizer, ema=False, sharding=replicated(mesh))]
     flops = _flops(step, current[0], batch)

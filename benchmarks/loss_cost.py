@@ -87,7 +87,7 @@ class _Step:
         case = make_case(name, batch_size=batch_size, size=(size, size), hardet=hardet)
         mesh = data_mesh()
         detector = build_detector(case.config, case.num_classes)
-        optimizer = make_optimizer(case.config.optim, steps=case.config.train.steps)
+        optimizer = make_optimizer(case.config.optim, case.config.train)
         variables = init_variables(detector, seed=0, sharding=replicated(mesh))
         self._state: TrainState = init_state(
             variables, optimizer, ema=False, sharding=replicated(mesh)

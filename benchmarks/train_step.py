@@ -65,7 +65,7 @@ def _peer_step(pair: Pair) -> Callable[[], torch.Tensor]:
 def _our_step(pair: Pair) -> Callable[[], dict[str, jax.Array]]:
     mesh = data_mesh()
     config = pair.detector.config
-    optimizer = make_optimizer(config.optim, steps=config.train.steps)
+    optimizer = make_optimizer(config.optim, config.train)
     step = make_train_step(pair.detector, optimizer, mesh)
     current = [init_state(pair.variables, optimizer, ema=False, sharding=replicated(mesh))]
     on_device = put_batch(pair.batch, mesh)

@@ -226,7 +226,7 @@ def lower_train_step(
 ) -> tuple[jax.stages.Lowered, TrainState, Batch]:
     """The train step that `train.py` runs, before compilation, and the shapes of what it takes."""
     detector, size = build_detector(config, num_classes), config.train.batch_size
-    optimizer = make_optimizer(config.optim, steps=config.train.steps, batch_size=size)
+    optimizer = make_optimizer(config.optim, config.train)
     state = abstract_state(detector, optimizer, sharding=replicated(mesh))
     masks = config.data.masks
     batch = abstract_batch(config.data, bucket, batch_size=size, masks=masks, mesh=mesh)

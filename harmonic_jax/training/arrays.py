@@ -17,7 +17,6 @@ import numpy as np
 from etils.epath.gpath import PosixGPath
 from orbax.checkpoint import v1 as ocp
 
-PyTree = Any
 _DEPTH = 250  # bytes of the longest name within a folder of checkpoints
 
 # What fails in orbax comes as an exception, told in one line. Its log, and that of its tasks, tell
@@ -57,12 +56,12 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"has {length} bytes; checkpoints need a folder with at most {most}")
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Returns the leaves of a pytree by their path, parts joined by `/`, in the tree's order.
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their path, parts joined by `/`, in the tree's order.
 
     Raises:
-      ValueError: two leaves have one name, a leaf is neither an array nor described like one, or
-        there is none with elements.
+      ValueError: two leaves have one name, or a leaf is neither an array with elements nor
+        described like one.
     """
     leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -73,14 +72,16 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
             raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}; it must be an array")
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise ValueError(f"leaf {name!r} is {leaf.dtype}; store jax.random.key_data(key)")
+        if 0 in leaf.shape:
+            raise ValueError(f"leaf {name!r} has no elements")
         leaves[name] = leaf
-    if not _non_empty(leaves):
-        raise ValueError("the state has no leaf with elements")
+    if not leaves:
+        raise ValueError("the state has no leaf")
     return leaves
 
 
 def describe(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns shape and dtype of every leaf, as JSON."""
+    """Shape and dtype of every leaf, as JSON."""
     return {
         name: {"shape": list(leaf.shape), "dtype": np.dtype(leaf.dtype).name}
         for name, leaf in leaves.items()
@@ -105,10 +106,8 @@ def first_difference(
                     f"leaf {name!r} has {what} {saved[name][what]} in the checkpoint"
                     f" and {leaf[what]} in the state"
                 )
-    for name in saved:
-        if name not in wanted:
-            return f"leaf {name!r} of the checkpoint is not in the state"
-    return None
+    more = next((name for name in saved if name not in wanted), None)
+    return None if more is None else f"leaf {more!r} of the checkpoint is not in the state"
 
 
 def first_not_finite(leaves: Mapping[str, Any]) -> str | None:
@@ -118,19 +117,12 @@ def first_not_finite(leaves: Mapping[str, Any]) -> str | None:
     """
     for name, leaf in leaves.items():
         if jax.dtypes.issubdtype(leaf.dtype, np.inexact):
-            is_finite = (np.isfinite(part).all() for part in _own_parts(leaf))
-            if not all(is_finite):
+            parts = [leaf]
+            if isinstance(leaf, jax.Array):
+                parts = [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
+            if not all(np.isfinite(np.asarray(part)).all() for part in parts):
                 return name
     return None
-
-
-def _own_parts(leaf: Any) -> Iterator[np.ndarray]:
-    if not isinstance(leaf, jax.Array):
-        yield np.asarray(leaf)
-        return
-    for shard in leaf.addressable_shards:
-        if shard.replica_id == 0:
-            yield np.asarray(shard.data)
 
 
 def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
@@ -138,12 +130,17 @@ def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
 
     Orbax copies the arrays before it returns, so they may be donated or changed at once.
     """
+    context = ocp.Context()
+    # zstd takes 8 % off float32 weights and doubles the processor time of a save.
+    context.array.saving.use_compression = False
+    # A full disk must show here, not as a timeout of a thread that waits for the folder.
+    context.asynchronous.create_directories_asynchronously = False
     # A numpy scalar is stored as the array it is, not as a Python number.
     stored = {
         name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        for name, leaf in _non_empty(leaves)
+        for name, leaf in leaves.items()
     }
-    with _context():
+    with context:
         return ocp.save_async(_Folder(folder), stored)
 
 
@@ -156,8 +153,7 @@ def check_stored(folder: Path, description: Mapping[str, dict[str, Any]]) -> Non
     found = ocp.metadata(_Folder(folder)).metadata
     if not isinstance(found, dict):
         raise ValueError("no array can be found again")
-    wanted = {name: leaf for name, leaf in description.items() if 0 not in leaf["shape"]}
-    difference = first_difference(describe(found), wanted)
+    difference = first_difference(describe(found), description)
     if difference is not None:
         raise ValueError(f"not all arrays can be found again: {difference}")
 
@@ -169,35 +165,13 @@ def read(folder: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
     or on the first local device where it has none. Names, shapes and dtypes must be those that
     were written: orbax would cast.
     """
-    stored = ocp.load(_Folder(folder), {name: _target(leaf) for name, leaf in _non_empty(leaves)})
-    return {name: stored[name] if name in stored else _empty(leaves[name]) for name in leaves}
 
+    def target(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray | np.generic):
+            return np.empty(leaf.shape, leaf.dtype)
+        default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = getattr(leaf, "sharding", None) or default
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-def _context() -> ocp.Context:
-    context = ocp.Context()
-    # zstd takes 8 % off float32 weights and doubles the processor time of a save.
-    context.array.saving.use_compression = False
-    # A full disk must show here, not as a timeout of a thread that waits for the folder.
-    context.asynchronous.create_directories_asynchronously = False
-    return context
-
-
-def _non_empty(leaves: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Orbax refuses arrays without elements; their description in the manifest is enough."""
-    return [(name, leaf) for name, leaf in leaves.items() if 0 not in leaf.shape]
-
-
-def _target(leaf: Any) -> Any:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return np.empty(leaf.shape, leaf.dtype)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
-
-
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    sharding = getattr(leaf, "sharding", None)
-    return sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _empty(leaf: Any) -> Any:
-    empty = np.empty(leaf.shape, leaf.dtype)
-    return empty if isinstance(leaf, np.ndarray) else jax.device_put(empty, _sharding(leaf))
+    stored = ocp.load(_Folder(folder), {name: target(leaf) for name, leaf in leaves.items()})
+    return {name: stored[name] for name in leaves}

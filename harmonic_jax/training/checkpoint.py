@@ -29,7 +29,6 @@ _FULL_DISK = {  # as TensorStore says it
     errno.ENOSPC: re.compile("ENOSPC|No space left on device"),
     errno.EDQUOT: re.compile("EDQUOT|Disk quota exceeded"),
 }
-PyTree = Any
 
 
 class CheckpointError(Exception):
@@ -41,7 +40,7 @@ class Restored:
     """What `CheckpointStore.restore` found."""
 
     step: int
-    state: PyTree
+    state: Any
     metadata: dict[str, Any]
     skipped: tuple[tuple[int, str], ...]
     """Newer steps that were damaged, newest first, each with what is wrong."""
@@ -68,10 +67,6 @@ class CheckpointStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
-        if "://" in str(directory):
-            raise CheckpointError(
-                f"{directory} is a URL; checkpoints need a local or mounted folder"
-            )
         try:
             arrays.check_folder(Path(directory).absolute())
         except ValueError as error:
@@ -88,11 +83,11 @@ class CheckpointStore:
         return self._folders.directory
 
     def steps(self) -> tuple[int, ...]:
-        """Returns the complete steps, oldest first; whether they decayed, `restore` finds out."""
+        """The complete steps, oldest first; whether they decayed, `restore` finds out."""
         return self._folders.steps()
 
     def latest_step(self) -> int | None:
-        """Returns the newest complete step, or None."""
+        """The newest complete step, or None."""
         return max(self.steps(), default=None)
 
     def claim(self) -> None:
@@ -112,7 +107,7 @@ class CheckpointStore:
                 f"cannot write to {self.directory}: {_one_line(error, self.directory)}"
             ) from error
 
-    def save(self, step: int, state: PyTree, metadata: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; a step that exists is replaced.
 
         Returns when the state may be donated or changed. A save in progress is waited for.
@@ -144,7 +139,7 @@ class CheckpointStore:
             raise self._save_failed(step, error) from error
         self._pending = self._executor.submit(self._commit, step, written.result, document)
 
-    def restore(self, abstract_state: PyTree, *, step: int | None = None) -> Restored:
+    def restore(self, abstract_state: Any, *, step: int | None = None) -> Restored:
         """Reads the newest undamaged step, or a given one, after checking every file of it.
 
         Args:
@@ -176,7 +171,7 @@ class CheckpointStore:
         return Restored(document["step"], state, document["metadata"], skipped)
 
     def read_metadata(self, step: int | None = None, *, verify: bool = False) -> dict[str, Any]:
-        """Returns the metadata of the newest step whose manifest is undamaged, or of a given one.
+        """The metadata of the newest step whose manifest is undamaged, or of a given one.
 
         Asks no other process. Unless `verify` has all files looked at, the arrays of this step may
         still be damaged: what `restore` returns is the metadata of what it restored.

@@ -75,7 +75,7 @@ def start_or_resume(
         abstract = abstract_state(detector, optimizer, sharding=sharding)
         return checkpoints.restore(abstract).state, []
     settings = config.train
-    notes = warmup_notes(config.optim, steps=settings.steps, batch_size=settings.batch_size)
+    notes = warmup_notes(config.optim, config.train)
     backbone = config.model.backbone
     # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
     origin = None if config.init is None else open_origin(Path(config.init), sharding)

@@ -86,7 +86,7 @@ def train(
         )
     labels, class_notes = match_sources(train_source, eval_source)
     detector = build_detector(config, len(train_source.class_names))
-    optimizer = make_optimizer(config.optim, steps=settings.steps, batch_size=settings.batch_size)
+    optimizer = make_optimizer(config.optim, config.train)
     train_step = make_train_step(detector, optimizer, mesh)
     predict_step = make_predict_step(detector, mesh)
     run = TrainRun(config, folder, eval_source)

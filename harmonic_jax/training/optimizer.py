@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from harmonic_jax.config import ConfigError, OptimConfig
+from harmonic_jax.config import ConfigError, OptimConfig, TrainConfig
 
 _Factors = Sequence[tuple[str, float]]
 
 
-def peak_learning_rate(config: OptimConfig, *, batch_size: int | None) -> float:
+def peak_learning_rate(config: OptimConfig, *, batch_size: int) -> float:
     """The rate after the warm-up, scaled to the batch size.
 
         linear: rate * k     sqrt: rate * sqrt(k)     k = batch_size / reference_batch_size
@@ -27,73 +27,58 @@ def peak_learning_rate(config: OptimConfig, *, batch_size: int | None) -> float:
     """
     if config.reference_batch_size is None:
         return config.learning_rate
-    ratio = _known(batch_size, "reference_batch_size") / config.reference_batch_size
+    ratio = batch_size / config.reference_batch_size
     return config.learning_rate * (ratio if config.rate_scaling == "linear" else math.sqrt(ratio))
 
 
-def warmup_length(config: OptimConfig, *, batch_size: int | None) -> int:
+def warmup_length(config: OptimConfig, *, batch_size: int) -> int:
     """Steps of the warm-up."""
     if config.warmup_images is None:
         return config.warmup_steps
-    return math.ceil(config.warmup_images / _known(batch_size, "warmup_images"))
+    return math.ceil(config.warmup_images / batch_size)
 
 
-def warmup_notes(config: OptimConfig, *, steps: int, batch_size: int) -> list[str]:
+def warmup_notes(config: OptimConfig, train: TrainConfig) -> list[str]:
     """What a person should know of a warm-up that the run is too short for."""
-    length = warmup_length(config, batch_size=batch_size)
-    if length <= steps:
+    length = warmup_length(config, batch_size=train.batch_size)
+    if length <= train.steps:
         return []
-    reached = config.warmup_factor + (1 - config.warmup_factor) * steps / length
+    reached = config.warmup_factor + (1 - config.warmup_factor) * train.steps / length
     return [
-        f"the warm-up of {length} steps is longer than the run of {steps}: the learning rate "
+        f"the warm-up of {length} steps is longer than the run of {train.steps}: the learning rate "
         f"reaches {reached:.1%} of its peak (--optim.warmup-steps)"
     ]
 
 
-def _known(batch_size: int | None, field: str) -> int:
-    if batch_size is None:
-        raise ValueError(f"batch_size is None; optim.{field} needs it")
-    return batch_size
-
-
-def learning_rate_schedule(
-    config: OptimConfig, *, steps: int, batch_size: int | None = None
-) -> optax.Schedule:
+def learning_rate_schedule(config: OptimConfig, train: TrainConfig) -> optax.Schedule:
     """Learning rate by step: a linear warm-up times a step, cosine or constant course.
 
     Args:
       config: the optimizer's configuration.
-      steps: length of the whole run.
-      batch_size: images of a step over all devices and accumulation parts; needed where the
-        config's rate or warm-up depends on it.
+      train: for the length of the run, and the images of a step over all devices and
+        accumulation parts.
 
     Returns:
       A function of the step (0 is the first update), float32.
     """
-    peak = peak_learning_rate(config, batch_size=batch_size)
+    peak = peak_learning_rate(config, batch_size=train.batch_size)
     match config.schedule:
-        case "step":
-            drops = Counter(round(m * steps) for m in config.milestones)  # of a short run, at once
-            course = optax.piecewise_constant_schedule(
-                peak, {step: 0.1**count for step, count in drops.items()}
-            )
+        case "step":  # of a short run, several drops at once
+            drops = Counter(round(m * train.steps) for m in config.milestones)
+            factors = {step: 0.1**count for step, count in drops.items()}
+            course = optax.piecewise_constant_schedule(peak, factors)
         case "cosine":
-            course = optax.cosine_decay_schedule(peak, steps)
+            course = optax.cosine_decay_schedule(peak, train.steps)
         case "constant":
             course = optax.constant_schedule(peak)
-    length = warmup_length(config, batch_size=batch_size)
+    length = warmup_length(config, batch_size=train.batch_size)
+    if length == 0:
+        return course
     warmup = optax.linear_schedule(config.warmup_factor, 1.0, length)
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-        rate = course(step)
-        return rate * warmup(step) if length > 0 else rate
-
-    return schedule
+    return lambda step: course(step) * warmup(step)
 
 
-def make_optimizer(
-    config: OptimConfig, *, steps: int, batch_size: int | None = None
-) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig, train: TrainConfig) -> optax.GradientTransformation:
     """SGD with momentum, AdamW, LARS or LAMB, with gradient clipping.
 
     Kernels are arrays of two or more dimensions. Weight decay is applied to them only, never to
@@ -112,12 +97,9 @@ def make_optimizer(
 
     Args:
       config: the optimizer's configuration.
-      steps: length of the whole run.
-      batch_size: images of a step over all devices and accumulation parts; needed where the
-        config's rate or warm-up depends on it.
+      train: as for `learning_rate_schedule`.
 
     Raises:
-      ValueError: batch_size is needed and missing.
       ConfigError: (by `init`) a path in `config.rate_factors` that the network does not have.
 
     Sources: LARS, You et al. 2017 (which divides by |g| + d |w|, never less than |g + d w|; this
@@ -126,12 +108,11 @@ def make_optimizer(
     parts: list[optax.GradientTransformation] = []
     if config.rate_factors:
         # Frozen parts first, so that no norm counts them.
-        parts.append(
-            _by_path(config.rate_factors, lambda g, factor: g if factor else jnp.zeros_like(g))
-        )
+        freeze = _by_path(config.rate_factors, lambda g, factor: g if factor else jnp.zeros_like(g))
+        parts.append(freeze)
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    rate = learning_rate_schedule(config, steps=steps, batch_size=batch_size)
+    rate = learning_rate_schedule(config, train)
     decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels)
     descent = optax.scale_by_learning_rate(rate)
     match config.optimizer:
@@ -166,18 +147,25 @@ def _kernels(params: optax.Params) -> optax.Params:
 def _by_path(
     factors: _Factors, change: Callable[[jax.Array, float], jax.Array]
 ) -> optax.GradientTransformation:
+    """Changes each update by the factor of its part; `init` refuses paths of nothing."""
+
+    def change_part(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = _name(path)
+        fitting = [(len(part), factor) for part, factor in factors if _is_part(name, part)]
+        return change(leaf, max(fitting)[1] if fitting else 1.0)
+
     def init(params: optax.Params) -> optax.EmptyState:
-        _check_paths(factors, params)
+        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for path, _ in factors:
+            if not any(_is_part(name, path) for name in names):
+                raise ConfigError(
+                    f"optim.rate_factors names {path!r}, of which nothing is trained; "
+                    f"it must be {', '.join(_alternatives(path, names))} or a path below"
+                )
         return optax.EmptyState()
 
-    def update(
-        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params
-        changed = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: change(leaf, _factor(_name(path), factors)), updates
-        )
-        return changed, state
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree_util.tree_map_with_path(change_part, updates), state
 
     return optax.GradientTransformation(init, update)
 
@@ -187,30 +175,13 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _is_part(name: str, path: str) -> bool:
-    return name == path or name.startswith(f"{path}/")
-
-
-def _factor(name: str, factors: _Factors) -> float:
-    fitting = [(len(path), factor) for path, factor in factors if _is_part(name, path)]
-    return max(fitting)[1] if fitting else 1.0
-
-
-def _check_paths(factors: _Factors, params: optax.Params) -> None:
-    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for path, _ in factors:
-        if not any(_is_part(name, path) for name in names):
-            raise ConfigError(
-                f"optim.rate_factors names {path!r}, of which nothing is trained; "
-                f"it must be {', '.join(_alternatives(path, names))} or a path below"
-            )
+    return not path or name == path or name.startswith(f"{path}/")
 
 
 def _alternatives(path: str, names: Sequence[str]) -> list[str]:
     """The legal paths at the level where the path goes wrong."""
     parts = path.split("/")
-    good = 0
-    while good < len(parts) and any(_is_part(n, "/".join(parts[: good + 1])) for n in names):
-        good += 1
-    prefix = "/".join(parts[:good])
-    below = [name for name in names if not prefix or name.startswith(f"{prefix}/")]
-    return list(dict.fromkeys("/".join(name.split("/")[: good + 1]) for name in below))
+    prefixes = ["/".join(parts[:length]) for length in range(len(parts) + 1)]
+    good = max(i for i, part in enumerate(prefixes) if any(_is_part(name, part) for name in names))
+    below = [name.split("/") for name in names if _is_part(name, prefixes[good])]
+    return list(dict.fromkeys("/".join(name[: good + 1]) for name in below))

@@ -1,7 +1,6 @@
 """The folder of a run: what lies where, what its checkpoints say of it, and who may continue it."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -35,35 +34,17 @@ _LOG = logging.getLogger(__name__)
 _SHARED_SECONDS = 60.0
 
 
-@dataclasses.dataclass(frozen=True)
 class RunFolder:
     """Names of everything a run writes."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        self.report = path / "report"
+        self.log = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
 
     @classmethod
     def of(cls, config: Config) -> "RunFolder":

@@ -144,8 +144,7 @@ def _read(folder: RunFolder, store: CheckpointStore, sharding: Sharding, last: b
             )
     detector = build_detector(config, len(class_names))
     if last:
-        train = config.train
-        optimizer = make_optimizer(config.optim, steps=train.steps, batch_size=train.batch_size)
+        optimizer = make_optimizer(config.optim, config.train)
         restored = store.restore(abstract_state(detector, optimizer, sharding=sharding))
         variables = restored.state.for_evaluation
     else:

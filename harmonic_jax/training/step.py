@@ -39,9 +39,7 @@ def make_train_step(
     divided by their normaliser, `num_positive` an image, `grad_norm`, `learning_rate`.
     """
     config = detector.config
-    schedule = learning_rate_schedule(
-        config.optim, steps=config.train.steps, batch_size=config.train.batch_size
-    )
+    schedule = learning_rate_schedule(config.optim, config.train)
     gradients = _on_each_device(
         functools.partial(_gradients, detector),
         mesh,

@@ -24,7 +24,6 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Any, NamedTuple, TypedDict
@@ -93,7 +92,7 @@ class StepFolders:
         self._lock: IO[bytes] | None = None
 
     def steps(self) -> tuple[int, ...]:
-        """Returns the complete steps, oldest first."""
+        """The complete steps, oldest first."""
         return tuple(sorted({entry.step for entry in self._entries()}))
 
     def choose(self, step: int | None, held: ExitStack, *, all_files: bool = True) -> Choice:
@@ -102,15 +101,6 @@ class StepFolders:
         It is not dropped before `held` is closed. Unless `all_files`, its manifest alone is
         checked.
         """
-        while True:
-            choice = self._choose(step, held, verify if all_files else read_manifest)
-            if choice is not None:
-                return choice
-
-    def _choose(
-        self, step: int | None, held: ExitStack, check: Callable[[Path], dict[str, Any]]
-    ) -> Choice | None:
-        """None where a step was dropped after it was found: there is a newer one."""
         skipped: list[tuple[int, str]] = []
         for entry in self._entries():
             if step is not None and entry.step != step:
@@ -118,12 +108,12 @@ class StepFolders:
             with ExitStack() as stack:
                 _hold(entry.folder, fcntl.LOCK_SH, stack)
                 try:
-                    document = check(entry.folder)
+                    document = read_manifest(entry.folder, all_files=all_files)
                     if document["step"] != entry.step:
                         raise DamagedError(f"its manifest is of step {document['step']}")
                 except DamagedError as error:
-                    if not entry.folder.exists():
-                        return None
+                    if not entry.folder.exists():  # dropped since: there is a newer one
+                        return self.choose(step, held, all_files=all_files)
                     skipped.append((entry.step, str(error)))
                 else:
                     held.push(stack.pop_all())
@@ -153,7 +143,7 @@ class StepFolders:
             self._lock = None
 
     def temporary(self, step: int) -> Path:
-        """Returns where a step is written before it is complete."""
+        """Where a step is written before it is complete."""
         return self.directory / f".saving_{step:08d}"
 
     def begin(self, step: int) -> None:
@@ -239,14 +229,15 @@ def seal(folder: Path, document: dict[str, Any]) -> None:
     flush_folder(folder)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the document of a sealed folder, after checking the manifest's own digest.
+def read_manifest(folder: Path, *, all_files: bool) -> dict[str, Any]:
+    """Returns the document of a sealed folder, after checking its digest, and that of all files.
 
     Bytes that nobody changed may still have been made by hand: `step`, `metadata`, `leaves` and
     `files` are of the types that `CheckpointStore` writes, and no file lies outside of the folder.
 
     Raises:
-      DamagedError: the manifest is missing, its bytes have changed, or it was made by other means.
+      DamagedError: the manifest is missing, its bytes have changed, or it was made by other means;
+        or names the first file that is missing or has changed.
     """
     try:
         _check_is_file(folder / MANIFEST, MANIFEST, most=_MOST_BYTES)
@@ -264,29 +255,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts:
             raise DamagedError(f"{MANIFEST}: file {name!r:.80} does not lie in the step's folder")
-    document: dict[str, Any] = msgspec.to_builtins(manifest)
-    return document
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Returns the document of a sealed folder, after checking every file it lists.
-
-    Raises:
-      DamagedError: names the first file that is missing or has changed.
-    """
-    document = read_manifest(folder)
-    for name, expected in document["files"].items():
-        path = folder / name
+    for name, expected in manifest.files.items() if all_files else ():
         try:
-            size = _check_is_file(path, name)
-            if size != expected["bytes"]:
-                raise DamagedError(f"{name} has {size} bytes instead of {expected['bytes']}")
-            if _digest(path) != expected["sha256"]:
+            size = _check_is_file(folder / name, name)
+            if size != expected.bytes:
+                raise DamagedError(f"{name} has {size} bytes instead of {expected.bytes}")
+            if _digest(folder / name) != expected.sha256:
                 raise DamagedError(f"{name} does not match its SHA-256")
-        except OSError as error:
-            raise DamagedError(f"{name:.80}: {error.strerror}") from error
-        except ValueError as error:  # no name that the system knows
-            raise DamagedError(f"{name!r:.80}: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: no name that the system knows
+            raise DamagedError(f"{name!r:.80}: {getattr(error, 'strerror', error)}") from error
+    document: dict[str, Any] = msgspec.to_builtins(manifest)
     return document
 
 

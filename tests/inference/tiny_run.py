@@ -62,7 +62,7 @@ def write_run(folder: Path, config: Config, *, is_evaluated: bool = True) -> Pat
     }
     content: Variables | TrainState = Variables(variables, rest)
     if not is_evaluated:
-        optimizer = make_optimizer(config.optim, steps=1, batch_size=2)
+        optimizer = make_optimizer(config.optim, config.train)
         sharding = replicated(data_mesh(jax.devices()[:1]))
         shapes = abstract_state(detector, optimizer, sharding=sharding).opt_state
         moments = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)

@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     config = config_of(args.name, hardet=not args.no_hardet)
     detector = build_detector(config, 3)
-    optimizer = make_optimizer(config.optim, steps=50)
+    optimizer = make_optimizer(config.optim, config.train)
     meshes = {n: data_mesh(jax.devices()[:n]) for n in (1, DEVICES)}
     steps = {n: make_train_step(detector, optimizer, mesh) for n, mesh in meshes.items()}
 

@@ -13,13 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from harmonic_jax.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig
+from harmonic_jax.config import (
+    AnchorConfig,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.run_folder import RunFolder
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.tiny import tiny_config
 
-NUM_STEPS = 12
+NUM_STEPS = 8
 
 
 def tiny_run_config(
@@ -45,7 +52,9 @@ def tiny_run_config(
         augment=AugmentConfig(photometric=True, flip=0.5),
         num_threads=2,
     )
-    return dataclasses.replace(config, data=data, run_dir=str(run_dir))
+    anchors = AnchorConfig(scales=(0.25,), ratios=(1.0,))
+    model = dataclasses.replace(config.model, levels=(5, 5), anchors=anchors)  # less to compile
+    return dataclasses.replace(config, data=data, model=model, run_dir=str(run_dir))
 
 
 def tiny_source(num_images: int = 6) -> FakeSource:

@@ -81,7 +81,7 @@ def test_networks_compute_in_bfloat16_and_everything_else_in_float32(name: str) 
     )
     mesh = data_mesh(jax.devices()[:1])
     detector = build_detector(config, 3)
-    optimizer = make_optimizer(config.optim, steps=10)
+    optimizer = make_optimizer(config.optim, config.train)
     state = abstract_state(detector, optimizer, sharding=replicated(mesh))
     assert floats(state) == {"float32"}
 

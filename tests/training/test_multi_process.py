@@ -11,9 +11,9 @@ import pytest
 from harmonic_jax.training.log import read_metrics
 from tests.training import processes
 from tests.training.processes import Started, reserved_port, wait_until
-from tests.training.run_together import BATCH, NUM_IMAGES, mixed_images
+from tests.training.worker import BATCH, NUM_IMAGES, mixed_images
 
-RUN = ("-m", "tests.training.run_together")
+RUN = ("-m", "tests.training.worker")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_both_load_one_order_and_each_image_once_an_epoch(one: dict, two: list[d
 
 
 def test_evaluations_of_any_number_of_images(one: dict, two: list[dict]) -> None:
-    """1, 7, 8, 9 and 203 images on two processes: no hang, each image once, the same numbers."""
+    """1, 7, 8, 9 and 40 images on two processes: no hang, each image once, the same numbers."""
     for report in two:
         for found, expected in zip(report["evaluations"], one["evaluations"], strict=True):
             assert found["is_complete"]

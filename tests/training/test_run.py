@@ -15,15 +15,7 @@ from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.log import NonFiniteLossError, read_metrics
 from harmonic_jax.training.state import TrainState, Variables
 from tests.training.quick_run import QuickRun, quick_run
-
-
-def damage(folder: Path) -> None:
-    """A flipped bit in the largest file."""
-    victim = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    raw = bytearray(victim.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    victim.write_bytes(raw)
-
+from tests.training.tiny import flip_bit_of_largest
 
 # Save, then evaluate.
 
@@ -166,7 +158,7 @@ def test_a_damaged_best_counts_as_none_and_is_replaced(
         raw = (folder / "manifest.json").read_bytes()
         (folder / "manifest.json").write_bytes(raw.replace(b'"AP": 0.9', b'"AP": 0.8'))
     elif what == "arrays":
-        damage(folder / "arrays")
+        flip_bit_of_largest(folder / "arrays")
     else:
         with CheckpointStore(run.run_dir.best, keep=1) as store:
             config = store.read_metadata()

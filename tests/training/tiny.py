@@ -1,6 +1,8 @@
 """A detector and batches small enough for tests of the training machinery."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +38,12 @@ def tiny_config(
         optim=optim or OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant"),
         train=train or TrainConfig(steps=10, batch_size=8),
     )
+
+
+def one_level_config(**options: Any) -> Config:
+    """With a program of half the size to compile."""
+    config = tiny_config(**options)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, levels=(5, 5)))
 
 
 def random_variables(detector: Detector, *, seed: int) -> Variables:

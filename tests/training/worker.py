@@ -8,36 +8,41 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 from rich.console import Console
 from tyro.conf import Positional
 
 from harmonic_jax.cli.command import run_as_process, use_both_cores
 from harmonic_jax.cli.options import FLAT, parse_options
-from harmonic_jax.config import AnchorConfig, Config, OptimConfig
+from harmonic_jax.config import Config, OptimConfig
 from harmonic_jax.data import loader
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
+from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
+from harmonic_jax.training.processes import ProcessFailedError, is_primary, run_on_all
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
+from harmonic_jax.training.watchdog import StopSignal
 from tests.data.fake_source import FakeSource, encode, make_record, noise
 from tests.training.run_tiny import tiny_run_config
+from tests.training.tiny import flip_bit_of_largest, tiny_config
 
 BATCH = 8
 NUM_IMAGES = 24  # 16 landscape, 8 portrait: an epoch is 3 whole batches
-EVAL_COUNTS = (1, 7, 8, 9, 203)
+EVAL_COUNTS = (1, 7, 8, 9, 40)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +63,15 @@ class Options:
 
 
 def config_of(options: Options) -> Config:
-    """The tiny run; unless `--full`, with less to compile: one level, one block a stage, SGD, one
-    orientation."""
+    """The tiny run, by SGD; with `--full` all levels, AdamW and an average."""
     config = tiny_run_config(options.run_dir, steps=options.steps, batch_size=BATCH)
     data = dataclasses.replace(config.data, max_side=96, short_sides=(64,))
     train = dataclasses.replace(config.train, step_timeout=options.step_timeout, seed=options.seed)
     config = dataclasses.replace(config, data=data, train=train)
     if options.full:
-        return config
+        return dataclasses.replace(config, model=tiny_config().model)
     optim = OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant")
-    anchors = AnchorConfig(scales=(0.25,), ratios=(1.0,))
-    backbone = dataclasses.replace(config.model.backbone, depth=10)
-    model = dataclasses.replace(config.model, levels=(5, 5), anchors=anchors, backbone=backbone)
-    return dataclasses.replace(config, model=model, optim=optim)
+    return dataclasses.replace(config, optim=optim)
 
 
 def mixed_images(count: int) -> FakeSource:
@@ -177,6 +178,39 @@ def evaluations(config: Config) -> list[dict]:
     return results
 
 
+def check_store(folder: Path) -> None:
+    """A store of several processes: replicated and split arrays, damage, a missing step."""
+    mesh = data_mesh()
+
+    def state(step: int) -> dict[str, Any]:
+        values = np.arange(32, dtype=np.float32).reshape(8, 4) + step
+        shardings = {"replicated": replicated(mesh), "split": split_batch(mesh)}
+        return {name: jax.device_put(values, s) for name, s in shardings.items()}
+
+    with CheckpointStore(folder) as store:
+        for step in (1, 2, 3, 3):
+            store.save(step, state(step), {"step": step})
+        store.wait()
+        assert store.steps() == (2, 3)
+        if is_primary():
+            flip_bit_of_largest(max(folder.glob("step_*")))
+        run_on_all(lambda: None)
+        restored = store.restore(state(0))
+        assert [step for step, _ in restored.skipped] == [3]
+        for name, leaf in state(2).items():
+            assert restored.state[name].sharding == leaf.sharding, name
+            parts = (restored.state[name].addressable_shards, leaf.addressable_shards)
+            for a, b in zip(*parts, strict=True):
+                np.testing.assert_array_equal(a.data, b.data)
+        with pytest.raises((CheckpointError, ProcessFailedError), match="no checkpoint of step 7"):
+            store.restore(state(0), step=7)
+    with StopSignal() as stop:  # that reaches one, and is known to all
+        if jax.process_index() == jax.process_count() - 1:
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.requested_anywhere()
+        assert (stop.name == "SIGTERM") == (jax.process_index() == jax.process_count() - 1)
+
+
 def train_and_print(options: Options, console: Console) -> int:
     seen = record_batches()
     config = config_of(options)
@@ -197,6 +231,8 @@ def train_and_print(options: Options, console: Console) -> int:
     if options.save is not None and is_primary():
         leaves = jax.tree_util.tree_leaves_with_path(state.variables)
         np.savez(options.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    if options.more:
+        check_store(options.run_dir / "store")
     metrics = None if result.evaluation is None else result.evaluation.metrics
     report = {
         "process": jax.process_index(),
@@ -227,7 +263,7 @@ def fail(how: str) -> int:
 
 
 def main() -> int:
-    options = parse_options(Options, sys.argv[1:], prog="run_together.py")
+    options = parse_options(Options, sys.argv[1:], prog="worker.py")
     use_both_cores()
 
     def body(console: Console) -> int:

@@ -1,6 +1,7 @@
 """Starting from another run: what is taken, what is carried over, what is refused."""
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from harmonic_jax.config import (
     SSDConfig,
     VGGConfig,
 )
-from harmonic_jax.training import initialise as start
+from harmonic_jax.training import initialise
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.initialise import start_from
 from harmonic_jax.training.loop import train
@@ -60,6 +61,7 @@ def experiment(model: Any) -> Config:
     return dataclasses.replace(tiny_config(), model=model)
 
 
+@functools.cache
 def saved_run(model: Any, class_names: tuple[str, ...] = OLD) -> SavedRun:
     config = experiment(model)
     detector = build_detector(config, len(class_names))
@@ -134,7 +136,12 @@ def predict(name: str) -> Callable[[nnx.Module], tuple[np.ndarray, ...]]:
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("retinanet", TWO_ANCHORS), ("ssd", SMALL_SSD), ("mask_rcnn", SMALL_MASK_RCNN)],
+    [
+        # Its rows are compared one by one above.
+        pytest.param("retinanet", TWO_ANCHORS, marks=pytest.mark.slow),
+        ("ssd", SMALL_SSD),
+        ("mask_rcnn", SMALL_MASK_RCNN),
+    ],
 )
 def test_a_class_that_both_know_is_seen_as_before(name: str, model: Any) -> None:
     """Of every detector, through its own forward pass: logits, class-wise boxes, masks."""
@@ -226,12 +233,12 @@ def test_a_file_that_is_no_weights_is_refused_before_anything_is_compiled(
         path.write_bytes(content)
     backbone = ResNetConfig(weights=str(path))
     store = CheckpointStore(tmp_path / "checkpoints")
-    monkeypatch.setattr(start, "init_variables", None)
+    monkeypatch.setattr(initialise, "init_variables", None)
     for changes in ({"model": RetinaNetConfig(backbone)}, {"init": str(path)}):
         config = dataclasses.replace(tiny_config(), **changes)
         detector = Detector(None, 3, config)
         with pytest.raises((OSError, ValueError), match=words):
-            start.start_or_resume(
+            initialise.start_or_resume(
                 detector,
                 optax.identity(),
                 store,
