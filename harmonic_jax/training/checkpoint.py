@@ -139,13 +139,12 @@ class CheckpointStore:
             raise self._save_failed(step, error) from error
         self._pending = self._executor.submit(self._commit, step, written.result, document)
 
-    def restore(self, abstract_state: Any, *, step: int | None = None) -> Restored:
-        """Reads the newest undamaged step, or a given one, after checking every file of it.
+    def restore(self, abstract_state: Any) -> Restored:
+        """Reads the newest undamaged step, after checking every file of it.
 
         Args:
           abstract_state: the state to fill: a pytree of arrays or jax.ShapeDtypeStruct. Leaves
             land on its shardings; numpy arrays become numpy arrays.
-          step: this one or none.
 
         Raises:
           CheckpointError: no step can be used, or the step is of another state: the first leaf
@@ -157,10 +156,10 @@ class CheckpointStore:
         except ValueError as error:
             raise CheckpointError(f"cannot restore this state: {_one_line(error)}") from error
         with contextlib.ExitStack() as held:
-            choice = run_on_primary(lambda: self._folders.choose(step, held))
+            choice = run_on_primary(lambda: self._folders.choose(held))
             for skipped_step, reason in choice["skipped"] if self._is_primary else ():
                 _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
-            folder = self.directory / self._usable(choice, step)
+            folder = self.directory / self._usable(choice)
             document = choice["document"]
             difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
             if difference is not None:
@@ -170,15 +169,15 @@ class CheckpointStore:
         skipped = tuple((int(number), str(reason)) for number, reason in choice["skipped"])
         return Restored(document["step"], state, document["metadata"], skipped)
 
-    def read_metadata(self, step: int | None = None, *, verify: bool = False) -> dict[str, Any]:
-        """The metadata of the newest step whose manifest is undamaged, or of a given one.
+    def read_metadata(self, *, verify: bool = False) -> dict[str, Any]:
+        """The metadata of the newest step whose manifest is undamaged.
 
         Asks no other process. Unless `verify` has all files looked at, the arrays of this step may
         still be damaged: what `restore` returns is the metadata of what it restored.
         """
         with contextlib.ExitStack() as held:
-            choice = self._folders.choose(step, held, all_files=verify)
-        self._usable(choice, step)
+            choice = self._folders.choose(held, all_files=verify)
+        self._usable(choice)
         return choice["document"]["metadata"]
 
     def wait(self) -> None:
@@ -215,15 +214,13 @@ class CheckpointStore:
         self._executor.shutdown(wait=True)
         self._folders.release()
 
-    def _usable(self, choice: Choice, step: int | None) -> str:
+    def _usable(self, choice: Choice) -> str:
         if choice["folder"] is not None:
             return choice["folder"]
-        what = "checkpoint" if step is None else f"checkpoint of step {step}"
         reasons = "; ".join(f"step {number}: {reason}" for number, reason in choice["skipped"])
         if reasons:
-            raise CheckpointError(f"no undamaged {what} in {self.directory}: {reasons}")
-        others = f"; it has {list(self.steps())}" if self.steps() else ""
-        raise CheckpointError(f"no {what} in {self.directory}{others}")
+            raise CheckpointError(f"no undamaged checkpoint in {self.directory}: {reasons}")
+        raise CheckpointError(f"no checkpoint in {self.directory}")
 
     def _begin(self, step: int, leaves: dict[str, Any]) -> None:
         """Makes the folder that every process then writes to."""

@@ -95,16 +95,14 @@ class StepFolders:
         """The complete steps, oldest first."""
         return tuple(sorted({entry.step for entry in self._entries()}))
 
-    def choose(self, step: int | None, held: ExitStack, *, all_files: bool = True) -> Choice:
-        """Finds the newest step, or a given one, that is not damaged.
+    def choose(self, held: ExitStack, *, all_files: bool = True) -> Choice:
+        """Finds the newest step that is not damaged.
 
         It is not dropped before `held` is closed. Unless `all_files`, its manifest alone is
         checked.
         """
         skipped: list[tuple[int, str]] = []
         for entry in self._entries():
-            if step is not None and entry.step != step:
-                continue
             with ExitStack() as stack:
                 _hold(entry.folder, fcntl.LOCK_SH, stack)
                 try:
@@ -113,7 +111,7 @@ class StepFolders:
                         raise DamagedError(f"its manifest is of step {document['step']}")
                 except DamagedError as error:
                     if not entry.folder.exists():  # dropped since: there is a newer one
-                        return self.choose(step, held, all_files=all_files)
+                        return self.choose(held, all_files=all_files)
                     skipped.append((entry.step, str(error)))
                 else:
                     held.push(stack.pop_all())

@@ -166,7 +166,7 @@ def test_death_before_any_change_of_the_disk_leaves_a_good_newest_step(tmp_path:
         finally:
             COUNTDOWN.left = -1
         with contextlib.ExitStack() as held:
-            choice = StepFolders(folder, keep=1).choose(None, held)
+            choice = StepFolders(folder, keep=1).choose(held)
         assert choice["skipped"] == []
         found.append(choice["document"].get("step", 0))
         folders = StepFolders(folder, keep=1)
@@ -257,7 +257,7 @@ def test_readers_never_miss_a_step_that_is_replaced(
             pass
         while len(found) < 300 or len(set(found)) < 50:
             with contextlib.ExitStack() as held:
-                choice = folders.choose(None, held)
+                choice = folders.choose(held)
                 assert choice["folder"] is not None
                 assert choice["skipped"] == []
                 folder = tmp_path / choice["folder"]

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import Mesh
 from rich.console import Console
 from tyro.conf import Positional
@@ -28,9 +27,9 @@ from harmonic_jax.config import Config, OptimConfig
 from harmonic_jax.data import loader
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
-from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.evaluation import evaluate
-from harmonic_jax.training.processes import ProcessFailedError, is_primary, run_on_all
+from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
 from harmonic_jax.training.state import Variables
@@ -202,8 +201,6 @@ def check_store(folder: Path) -> None:
             parts = (restored.state[name].addressable_shards, leaf.addressable_shards)
             for a, b in zip(*parts, strict=True):
                 np.testing.assert_array_equal(a.data, b.data)
-        with pytest.raises((CheckpointError, ProcessFailedError), match="no checkpoint of step 7"):
-            store.restore(state(0), step=7)
     with StopSignal() as stop:  # that reaches one, and is known to all
         if jax.process_index() == jax.process_count() - 1:
             signal.raise_signal(signal.SIGTERM)
