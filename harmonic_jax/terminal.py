@@ -84,21 +84,10 @@ class Terminal(Console):
     shows is not worth the work that is in progress. `is_lost` says so afterwards.
     """
 
-    def __init__(
-        self,
-        *,
-        file: IO[str] | None = None,
-        stderr: bool = False,
-        quiet: bool = False,
-        lossy: bool = False,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, lossy: bool = False, **options: Any) -> None:
         self._lossy = lossy
         self.is_lost = False
-        super().__init__(
-            file=file, stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False,
-            soft_wrap=True, **options,
-        )  # fmt: skip
+        super().__init__(markup=False, highlight=False, emoji=False, soft_wrap=True, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Like rich's; texts are made `printable`.
@@ -195,7 +184,6 @@ def track(
     total: int,
     description: str,
     *,
-    enabled: bool = True,
     console: Terminal | None = None,
     bar: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -206,18 +194,14 @@ def track(
       iterable: anything.
       total: its length.
       description: what stands before the bar.
-      enabled: False shows nothing.
-      console: where to; None: standard output.
+      console: where to, a quiet one shows nothing; None: standard output.
       bar: a display that is live, which takes the loop's bar while that lasts: a terminal shows
         one live display.
       clock: seconds.
 
-    >>> list(track(range(3), 3, "eval", enabled=False))
+    >>> list(track(range(3), 3, "eval", console=Terminal(quiet=True)))
     [0, 1, 2]
     """
-    if not enabled:
-        yield from iterable
-        return
     console = console or Terminal(lossy=True)
     if not is_live(console):
         shown_at = clock()

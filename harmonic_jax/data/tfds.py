@@ -273,8 +273,7 @@ def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
         (examples[i] for i in range(len(examples))),
         len(examples),
         f"Reading {title}",
-        console=Terminal(stderr=True),
-        enabled=len(examples) >= SAVED_FROM,
+        console=Terminal(stderr=True, quiet=len(examples) < SAVED_FROM),
     )
     try:
         for example in shown:

@@ -23,6 +23,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concat
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.processes import gather, is_primary
 from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables
@@ -54,18 +55,14 @@ class Evaluation:
     @property
     def warning(self) -> str:
         """What the numbers are worth where images were skipped; empty where none was."""
-        total = len(self.ground_truth.image_ids)
-        if not self.num_skipped:
-            return ""
-        if self.num_skipped == total:
+        skipped, total = self.num_skipped, len(self.ground_truth.image_ids)
+        if skipped and skipped == total:
             return (
                 f"none of the {total} images could be decoded: these numbers say nothing of the "
                 "detector (check-data names the files and what is wrong with them)"
             )
-        return (
-            f"{self.num_skipped} of {total} images could not be decoded: nothing is detected in "
-            "them, and their objects count as missed"
-        )
+        words = "could not be decoded: nothing is detected in them, and their objects are missed"
+        return f"{skipped} of {total} images {words}" if skipped else ""
 
 
 def detect_all(
@@ -107,7 +104,8 @@ def detect_all(
       EvaluationStopped: `should_stop` said so.
     """
     watchdog = watchdog or Watchdog(0)
-    track = track or functools.partial(terminal.track, enabled=is_primary())
+    console = Terminal(quiet=not is_primary(), lossy=True)
+    track = track or functools.partial(terminal.track, console=console)
     batches = eval_batches(
         source,
         config.data,

@@ -1,6 +1,7 @@
 """What a training run carries from step to step, and how it starts."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,8 +75,7 @@ def init_variables(detector: Detector, *, seed: int, sharding: Sharding) -> Vari
 
 def abstract_variables(detector: Detector, *, sharding: Sharding) -> Variables:
     """A detector's variables without their arrays: shapes, dtypes, sharding."""
-    shapes = jax.eval_shape(lambda: init_variables(detector, seed=0, sharding=sharding))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
+    return _abstract(lambda: init_variables(detector, seed=0, sharding=sharding), sharding)
 
 
 def init_state(
@@ -97,14 +97,16 @@ def abstract_state(
 ) -> TrainState:
     """A state without its arrays (shapes, dtypes, sharding): what a checkpoint is read into."""
     has_ema = detector.config.optim.ema_decay is not None
-    shapes = jax.eval_shape(
-        lambda: init_state(
-            init_variables(detector, seed=0, sharding=sharding),
-            optimizer,
-            ema=has_ema,
-            sharding=sharding,
-        )
-    )
+
+    def init() -> TrainState:
+        variables = init_variables(detector, seed=0, sharding=sharding)
+        return init_state(variables, optimizer, ema=has_ema, sharding=sharding)
+
+    return _abstract(init, sharding)
+
+
+def _abstract(init: Callable[[], Any], sharding: Sharding) -> Any:
+    shapes = jax.eval_shape(init)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
 
 

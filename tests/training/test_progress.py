@@ -92,7 +92,7 @@ def test_a_quiet_one_prints_nothing(terminal: bool) -> None:
         progress.update(1, {"loss": 1.0})
         progress.message("text")
         assert list(progress.track(range(2), 2, "eval")) == [0, 1]
-    assert list(track(range(2), 2, "eval", enabled=False, console=console)) == [0, 1]
+    assert list(track(range(2), 2, "eval", console=console)) == [0, 1]
     assert output.getvalue() == ""
 
 
