@@ -71,6 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = (
         "test_loop.py",
         "test_step.py",
+        "test_multi_process.py",
         "test_commands.py",
         "test_checkpoint.py",
         "test_two_stage.py",
@@ -78,7 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_weights.py",
         "test_two_stage_torchvision.py",
         "test_ssd_torchvision.py",
-        "test_rate_factors.py",
-        "test_fine_tune.py",
+        "test_initialise.py",
     )
     items.sort(key=lambda item: item.path.name not in long)

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from harmonic_jax.config import Config, ConfigError, MaskRCNNConfig
-from harmonic_jax.data.loader import BatchIterator, order_fingerprint, train_batches
+from harmonic_jax.data.loader import order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import is_blank, num_blank
@@ -97,7 +97,18 @@ def train(
                 detector, optimizer, run.checkpoints, run.metadata, sharding=replicated(mesh)
             )
             start = int(state.step)
-            batches = stack.enter_context(_batches(config, train_source, start))
+            batches = stack.enter_context(
+                train_batches(
+                    train_source,
+                    config.data,
+                    batch_size=settings.batch_size,
+                    seed=settings.seed,
+                    start_step=start,
+                    num_steps=settings.steps,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                )
+            )
             run_on_all(lambda: run.start_logs(start))
             for note in class_notes + notes:
                 run.progress.message(note)
@@ -138,19 +149,6 @@ def train(
         if num_blank(loaded) == (settings.steps - start) * settings.batch_size > 0:
             run.progress.message("no training image could be decoded: nothing was learned")
     return TrainResult(settings.steps, state, None, evaluation)
-
-
-def _batches(config: Config, source: DetectionSource, start: int) -> BatchIterator:
-    return train_batches(
-        source,
-        config.data,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        start_step=start,
-        num_steps=config.train.steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 class TrainRun(contextlib.ExitStack):
@@ -220,12 +218,11 @@ class TrainRun(contextlib.ExitStack):
         every = self.config.train.eval_every
         return step == self.config.train.steps or (every > 0 and step % every == 0)
 
-    def is_stopping(self, step: int) -> bool:
-        """Whether a signal came to any process; all ask at the same steps."""
-        return self.is_evaluation_stopped or self._asked_to_stop(step)
+    def is_stopping(self, count: int) -> bool:
+        """Whether a signal came to any process; all ask at the same steps, or batches.
 
-    def _asked_to_stop(self, count: int) -> bool:
-        """Several processes ask each other, an all-gather, so only now and then."""
+        Several processes ask each other, an all-gather, so only now and then.
+        """
         asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
         return asks and self.stop.requested_anywhere()
 
@@ -276,7 +273,7 @@ class TrainRun(contextlib.ExitStack):
                     self.config,
                     mesh,
                     track=self.progress.track,
-                    should_stop=lambda: self._asked_to_stop(next(batch_numbers)),
+                    should_stop=lambda: self.is_stopping(next(batch_numbers)),
                     watchdog=self.watchdog,
                 )
         except EvaluationStopped:

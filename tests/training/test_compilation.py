@@ -162,60 +162,44 @@ def no_cache():
         jax.config.update(name, value)
 
 
-def test_the_cache_is_on_by_default(no_cache, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = use_compilation_cache()
-    assert folder is not None
-    assert folder.is_dir()
-    assert folder.is_relative_to(tmp_path)
-    assert jax.config.jax_compilation_cache_dir == str(folder)
-
-
-@pytest.mark.parametrize("said", ["", "elsewhere"])
-def test_what_jax_was_told_of_the_cache_stays(
-    no_cache, monkeypatch, tmp_path: Path, said: str
+@pytest.mark.parametrize("said", [None, "", "elsewhere"])
+def test_the_cache_is_on_unless_jax_was_told_otherwise(
+    no_cache, monkeypatch, tmp_path: Path, said: str | None
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     jax.config.update("jax_compilation_cache_dir", said)
-    assert use_compilation_cache() is None
-    assert jax.config.jax_compilation_cache_dir == said
-    assert [path.name for path in tmp_path.iterdir()] == ([said] if said else [])
+    folder = use_compilation_cache()
+    if said is None:
+        assert folder == tmp_path / "home" / "harmonic_jax" / "compiled"
+        assert folder.is_dir()
+    else:
+        assert folder is None
+        assert [path.name for path in tmp_path.iterdir()] == ([said] if said else [])
+    expected = said if said is not None else str(folder)
+    assert jax.config.jax_compilation_cache_dir == expected
     assert jax.config.jax_enable_compilation_cache
 
 
-@pytest.mark.parametrize("is_said", [False, True])
+@pytest.mark.parametrize("why", ["a file, told", "a file", "full", "no home"])
 def test_a_cache_that_cannot_be_written_costs_a_line(
-    no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_said: bool
+    no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
     (tmp_path / "file").touch()
-    if is_said:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("file" if why == "a file" else "home")))
+    words = f"{tmp_path}/file/{'cache' if 'told' in why else 'harmonic_jax/compiled'}: Not a dir"
+    if why == "a file, told":
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "cache"))
-    else:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    elif why == "full":
+        monkeypatch.setattr("harmonic_jax.training.compilation.NEEDED_BYTES", 2**80)
+        words = f"{tmp_path}/home/harmonic_jax/compiled: the disk is full"
+    elif why == "no home":
+        monkeypatch.setattr("harmonic_jax.training.compilation.cache_folder", lambda: None)
+        words = "there is no home folder"
     assert use_compilation_cache() is None
-    assert jax.config.jax_enable_compilation_cache != is_said
-    assert caplog.messages == [
-        f"compiled programs are not kept: {tmp_path}/file/"
-        f"{'cache' if is_said else 'harmonic_jax/compiled'}: Not a directory"
-    ]
-
-
-def test_a_full_disk_under_the_cache_costs_a_line(
-    no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("harmonic_jax.training.compilation.NEEDED_BYTES", 2**80)
-    assert use_compilation_cache() is None
-    assert [message.endswith("the disk is full") for message in caplog.messages] == [True]
-
-
-def test_without_a_home_there_is_no_cache(
-    no_cache, monkeypatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("harmonic_jax.training.compilation.cache_folder", lambda: None)
-    assert use_compilation_cache() is None
-    assert caplog.messages == ["compiled programs are not kept: there is no home folder"]
+    assert jax.config.jax_enable_compilation_cache == (why != "a file, told")
+    (line,) = caplog.messages
+    assert line.startswith(f"compiled programs are not kept: {words}")
 
 
 def test_the_longest_unused_programs_are_deleted(tmp_path: Path) -> None:
