@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,9 @@ from harmonic_jax.inference import TTA, ImageDetections, LoadedDetector
 from harmonic_jax.inference.augmentation import AugmentedPredictions
 from harmonic_jax.inference.detections import detection_table
 from harmonic_jax.inference.detector import with_nms
-from harmonic_jax.metrics.tables import DetectionTable
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
-from harmonic_jax.training.evaluation import evaluate
+from harmonic_jax.training.evaluation import Evaluation, evaluate
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import SavedRun, read_run
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -47,16 +47,9 @@ def opened(run: Path) -> SavedRun:
     return read_run(RunFolder(run), sharding=replicated(data_mesh(jax.devices()[:1])))
 
 
-def evaluated(run: Path, detector: LoadedDetector, source: FakeSource, tta: bool) -> DetectionTable:
-    """By the evaluation's own loading of images; with the programs of `detector`, to save time."""
-    saved, mesh = opened(run), data_mesh(jax.devices()[:1])
-    step = detector._predict_step
-    if tta:
-        step = AugmentedPredictions(saved.detector, mesh, source, LOOKS)
-        step._predict = detector._augmented[LOOKS]
-    return evaluate(
-        step, saved.variables, source, saved.config, mesh, track=lambda batches, *_: iter(batches)
-    ).detections
+def evaluation(step: Any, variables: Variables, source: FakeSource, saved: SavedRun) -> Evaluation:
+    mesh = data_mesh(jax.devices()[:1])
+    return evaluate(step, variables, source, saved.config, mesh, track=lambda it, *_: iter(it))
 
 
 def images_of(source: FakeSource) -> list[Image.Image]:
@@ -65,9 +58,14 @@ def images_of(source: FakeSource) -> list[Image.Image]:
 
 @pytest.mark.parametrize("tta", [False, True])
 def test_finds_what_the_evaluation_finds(run: Path, detector: LoadedDetector, tta: bool) -> None:
-    source = images_of_shapes(1 if tta else 2)
+    """Whose own loading of images it is; with the programs of `detector`, to save time."""
+    source, saved = images_of_shapes(1 if tta else 2), opened(run)
     found = detector(images_of(source), tta=LOOKS if tta else None)
-    expected = evaluated(run, detector, source, tta)
+    step: Any = detector._predict_step
+    if tta:
+        step = AugmentedPredictions(saved.detector, data_mesh(jax.devices()[:1]), source, LOOKS)
+        step._predict = detector._augmented[LOOKS]
+    expected = evaluation(step, saved.variables, source, saved).detections
     ids = [record.image_id for record in source.records]
     table = detection_table(list(zip(ids, found, strict=True)))
     assert len(table.boxes) > 20
@@ -159,12 +157,8 @@ def test_output_that_is_not_finite_is_no_empty_image(
     with pytest.raises(WeightsError, match=r"says NaN or inf for image 1 of 2: .* of step 4, are"):
         other(images_of(images), tta=LOOKS if tta else None)
     if not tta:
-        mesh = data_mesh(jax.devices()[:1])
         with pytest.raises(WeightsError, match="NaN or inf for 3 of 3 images of fake"):
-            evaluate(
-                detector._predict_step, broken, images, saved.config, mesh,
-                track=lambda batches, *_: iter(batches),
-            )  # fmt: skip
+            evaluation(detector._predict_step, broken, images, saved)
 
 
 def test_one_image_that_is_not_finite_is_reported(run: Path, detector: LoadedDetector) -> None:
@@ -175,10 +169,7 @@ def test_one_image_that_is_not_finite_is_reported(run: Path, detector: LoadedDet
         scores = jnp.where((index == 1)[:, None], jnp.nan, found.scores)
         return dataclasses.replace(found, scores=scores), index
 
-    found = evaluate(
-        step, saved.variables, source, saved.config, data_mesh(jax.devices()[:1]),
-        track=lambda batches, *_: iter(batches),
-    )  # fmt: skip
+    found = evaluation(step, saved.variables, source, saved)
     ids = [record.image_id for record in source.records]
     assert set(found.detections.image_id) == {ids[0], ids[2]}
     assert found.loaded.count("non_finite_output") == 1

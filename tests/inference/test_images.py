@@ -80,21 +80,13 @@ def test_what_is_ambiguous_is_refused(array: object, error: type, words: str) ->
         read(array)
 
 
-def test_pil_images_of_every_mode(tmp_path: Path) -> None:
-    picture = Image.fromarray(RGB)
-    np.testing.assert_array_equal(read(picture), RGB)
-    gray = np.repeat(GREY[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read(Image.fromarray(GREY)), gray)
-    deep = Image.fromarray(GREY.astype(np.uint16) * 256 + 77)
-    np.testing.assert_array_equal(read(deep), gray)
-    see_through = picture.copy()
+def test_pil_images() -> None:
+    """Their modes are those of files: tests/data."""
+    see_through = Image.fromarray(RGB)
     see_through.putalpha(7)
     np.testing.assert_array_equal(read(see_through), RGB)
-    palette = picture.quantize(16)
-    np.testing.assert_array_equal(read(palette), np.asarray(palette.convert("RGB")))
-    black = read(Image.new("1", (4, 3)))
-    assert black.shape == (3, 4, 3)
-    assert not black.any()
+    gray = np.repeat(GREY[..., None], 3, axis=2)
+    np.testing.assert_array_equal(read(Image.fromarray(GREY.astype(np.uint16) * 256 + 77)), gray)
     with pytest.raises(ImageError, match="unsupported"):
         read(Image.new("F", (4, 3)))
 
@@ -115,7 +107,7 @@ def test_files_and_their_limits(tmp_path: Path) -> None:
         read(tmp_path / "nowhere.png")
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [1, 6, 7])
 def test_photos_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     """As Pillow does it; and not at all where stored pixels are wanted."""
     exif = Image.Exif()
