@@ -47,8 +47,13 @@ class OneBox:
 
     def detect_batch(self, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
         assert 1 <= len(images) <= self.batch_size
+        self.before(len(self.sizes))
         self.sizes.append(len(images))
         return [self._detect(image) for image in images]
+
+    @staticmethod
+    def before(number: int) -> None:
+        """Called before each batch; tests put there what happens to them."""
 
     def _detect(self, image: np.ndarray) -> ImageDetections:
         height, width = image.shape[:2]
@@ -57,17 +62,42 @@ class OneBox:
         return ImageDetections(boxes, scores, labels, ("c", "a"), (height, width))
 
 
-@pytest.fixture
-def detectors(monkeypatch: pytest.MonkeyPatch) -> list[OneBox]:
-    """What the command loads takes their place; `tests/inference` has the real thing."""
-    loaded: list[OneBox] = []
+class Predict:
+    """Runs the command with detectors of one box; keeps what it printed and wrote."""
 
-    def load(run: Path, **options: object) -> OneBox:
-        loaded.append(OneBox(**options))
-        return loaded[-1]
+    def __init__(self, out: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.out, self._capture = out, capture
+        self.detectors: list[OneBox] = []
+        self.shown, self.error = "", ""
+
+    def __call__(self, *args: object, out: Path | None = None) -> int:
+        self.out = out or self.out
+        words = ("predict", *args, "--run", "RUN", "--out", self.out)
+        try:
+            return harmonic_jax.__main__.main([str(word) for word in words])
+        finally:
+            self.shown, self.error = self._capture.readouterr()
+
+    @property
+    def detections(self) -> list[dict]:
+        return json.loads((self.out / "detections.json").read_text())
+
+    @property
+    def images(self) -> list[dict]:
+        return json.loads((self.out / "images.json").read_text(encoding="utf-8"))["images"]
+
+
+@pytest.fixture
+def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Predict:
+    """What the command loads takes their place; `tests/inference` has the real thing."""
+    run = Predict(tmp_path / "out", capfd)
+
+    def load(path: Path, **options: object) -> OneBox:
+        run.detectors.append(OneBox(**options))
+        return run.detectors[-1]
 
     monkeypatch.setattr(predict_command, "load", load)
-    return loaded
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -85,40 +115,30 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(*args: object) -> int:
-    return harmonic_jax.__main__.main(["predict", *map(str, args)])
-
-
-def test_pictures_results_and_a_video(
-    detectors: list[OneBox], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
+def test_pictures_results_and_a_video(predict: Predict, inputs: Path) -> None:
     before = {path: path.read_bytes() for path in inputs.rglob("*.*")}
-    options = ("--run", "RUN", "--out", out, "--batch-size", "2")
-    assert predict(inputs, f"{inputs}/b/*", *options) == 0
-    assert detectors[0].sizes == [2, 1, 2, 1]  # three images, three frames
-    shown = capsys.readouterr().out
-    assert f"skipped: {inputs / 'broken.jpg'}: corrupt: the header is damaged\n" in shown
-    assert "left out: folders 1\n" in shown
-    assert "6 images, 6 objects (6 c); 1 files skipped" in shown
-    assert "images/s" in shown
+    assert predict(inputs, f"{inputs}/b/*", "--batch-size", "2") == 0
+    assert predict.detectors[0].sizes == [2, 1, 2, 1]  # three images, three frames
+    assert f"skipped: {inputs / 'broken.jpg'}: corrupt: the header is damaged\n" in predict.shown
+    assert "left out: folders 1\n" in predict.shown
+    assert "6 images, 6 objects (6 c); 1 files skipped" in predict.shown
+    assert "images/s" in predict.shown
 
-    content = json.loads((out / "images.json").read_text())
-    entries = content["images"]
+    entries = predict.images
     assert [entry["id"] for entry in entries] == [1, 2, 3, 4, 5, 6]
     assert [Path(entry["file_name"]).name for entry in entries] == [
         "a.png", "a.png", "c.jpg", *["clip.mp4"] * FRAMES,
     ]  # fmt: skip
     assert [entry.get("frame") for entry in entries] == [None] * 3 + [0, 1, 2]
     assert {(entry["height"], entry["width"]) for entry in entries} == {(60, 80)}
-    truth = load_coco_annotations(out / "images.json")
-    found = load_coco_results(out / "detections.json", truth)
+    truth = load_coco_annotations(predict.out / "images.json")
+    found = load_coco_results(predict.out / "detections.json", truth)
     assert truth.category_ids == (3, 5, 7)
     assert found.image_id.tolist() == [1, 2, 3, 4, 5, 6]
     assert found.labels.tolist() == [2] * 6  # the other scores too little
     assert found.boxes.tolist() == [[10, 5, 70, 55]] * 6
 
-    pictures = {path.name: path for path in (out / "pictures").iterdir()}
+    pictures = {path.name: path for path in (predict.out / "pictures").iterdir()}
     assert set(pictures) == {"a.jpg", "a_2.jpg", "c.jpg", "clip.mp4"}
     drawn = np.asarray(Image.open(pictures["a_2.jpg"])).astype(int)
     plain = cv2.resize(noise(60, 80, seed=1), (640, 480), interpolation=cv2.INTER_CUBIC)
@@ -126,130 +146,92 @@ def test_pictures_results_and_a_video(
     assert changed[40, 100:500].mean() > 0.5  # the upper edge of the box, eight times as large
     assert not changed[:10].any()
     assert not changed[60:430, 100:540].any()
-    video = cv2.VideoCapture(str(pictures["clip.mp4"]))
-    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == FRAMES
+    assert num_frames(pictures["clip.mp4"]) == FRAMES
     assert {path: path.read_bytes() for path in before} == before
 
-    first = (out / "detections.json").read_bytes()
-    assert predict(out / "pictures", *options) == 1
-    assert "lies where pictures are written" in capsys.readouterr().err
-    assert (out / "detections.json").read_bytes() == first
+    first = predict.detections
+    assert predict(predict.out / "pictures") == 1
+    assert "lies where pictures are written" in predict.error
+    assert predict.detections == first
 
 
-def test_results_alone(detectors: list[OneBox], inputs: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
+def num_frames(path: Path) -> int:
+    return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def test_results_alone(predict: Predict, inputs: Path) -> None:
     options = ("--no-pictures", "--score-threshold", "0", "--stored-pixels")
-    assert predict(inputs / "b", "--run", "RUN", "--out", bare, *options) == 0
-    assert sorted(path.name for path in bare.iterdir()) == ["detections.json", "images.json"]
-    assert len(json.loads((bare / "detections.json").read_text())) == 4
-    assert detectors[0].batch_size == 2  # not more than there are images
-    assert not detectors[0].upright
+    assert predict(*options, inputs / "b") == 0
+    assert sorted(path.name for path in predict.out.iterdir()) == ["detections.json", "images.json"]
+    assert len(predict.detections) == 4
+    assert predict.detectors[0].batch_size == 2  # not more than there are images
+    assert not predict.detectors[0].upright
 
 
-def test_nothing_that_can_be_read(
-    detectors: list[OneBox], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict(inputs / "broken.jpg", "--run", "RUN", "--out", tmp_path / "out") == 1
-    assert "0 images, 0 objects; 1 files skipped" in capsys.readouterr().out
+def test_nothing_that_can_be_read(predict: Predict, inputs: Path) -> None:
+    assert predict(inputs / "broken.jpg") == 1
+    assert "0 images, 0 objects; 1 files skipped" in predict.shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None])
 def test_stopped_in_the_middle(
-    detectors: list[OneBox],
-    inputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: signal.Signals | None,
+    predict: Predict, inputs: Path, monkeypatch, number: signal.Signals | None
 ) -> None:
     """In a long video: what was found until then is kept. None: a second Ctrl-C."""
 
-    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
-        if len(self.sizes) == 1 and number is not None:
+    def before(batch: int) -> None:
+        if batch == 1 and number is not None:
             signal.raise_signal(number)
-        if len(self.sizes) == 2:
+        if batch == 2:
             assert number is None, "it went on after the signal"
             raise KeyboardInterrupt
-        self.sizes.append(len(images))
-        return [self._detect(image) for image in images]
 
-    monkeypatch.setattr(OneBox, "detect_batch", detect)
-    out = tmp_path / "out"
-    clip = inputs / "clip.mp4"
-    assert predict(clip, "--run", "RUN", "--out", out, "--batch-size", "1") == 3
-    assert f"stopped by {(number or signal.SIGINT).name}" in capsys.readouterr().err
-    assert len(json.loads((out / "detections.json").read_text())) == 2
-    assert len(json.loads((out / "images.json").read_text())["images"]) == 2
-    video = cv2.VideoCapture(str(out / "pictures" / "clip.mp4"))
-    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 2
+    monkeypatch.setattr(OneBox, "before", staticmethod(before))
+    assert predict(inputs / "clip.mp4", "--batch-size", "1") == 3
+    assert f"stopped by {(number or signal.SIGINT).name}" in predict.error
+    assert len(predict.detections) == len(predict.images) == 2
+    assert num_frames(predict.out / "pictures" / "clip.mp4") == 2
 
 
-def test_a_stop_while_images_wait_for_their_batch(
-    detectors: list[OneBox], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_while_images_wait_for_their_batch(predict: Predict, inputs, monkeypatch) -> None:
     """images.json lists what was looked at: the others would count as without objects."""
 
     def read(self: OneBox, path: Path) -> np.ndarray:
         return noise(*((60, 80) if path.parent.name == "b" else (80, 60)))  # two shapes
 
-    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
-        signal.raise_signal(signal.SIGTERM)
-        return [self._detect(image) for image in images]
-
+    stop = staticmethod(lambda batch: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(OneBox, "config", run_config())
     monkeypatch.setattr(OneBox, "read", read)
-    monkeypatch.setattr(OneBox, "detect_batch", detect)
-    out = tmp_path / "out"
-    options = ("--run", "RUN", "--out", out, "--batch-size", "2")
-    assert predict(inputs / "a.png", inputs / "b", *options) == 3
-    entries = json.loads((out / "images.json").read_text())["images"]
-    assert [Path(entry["file_name"]).parent.name for entry in entries] == ["b", "b"]
+    monkeypatch.setattr(OneBox, "before", stop)
+    assert predict(inputs / "a.png", inputs / "b", "--batch-size", "2") == 3
+    assert [Path(entry["file_name"]).parent.name for entry in predict.images] == ["b", "b"]
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError(), NonFiniteOutputError(0, 1, 7)])
 def test_what_was_found_outlives_any_failure(
-    detectors: list[OneBox], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict, inputs: Path, monkeypatch, error: Exception
 ) -> None:
-    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
-        self.sizes.append(len(images))
-        if len(self.sizes) == 2:
-            raise ZeroDivisionError  # a fault of ours, or memory that ran out
-        return [self._detect(image) for image in images]
+    """A fault of ours, or weights that say NaN: those are told with the image."""
 
-    monkeypatch.setattr(OneBox, "detect_batch", detect)
-    with pytest.raises(ZeroDivisionError):
-        predict(inputs / "b", "--run", "RUN", "--out", tmp_path / "out", "--batch-size", "1")
-    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+    def before(batch: int) -> None:
+        if batch == 1:
+            raise error
 
-
-def test_broken_weights_are_told_with_the_image(
-    detectors: list[OneBox],
-    inputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def detect(self: OneBox, images: list[np.ndarray], *, tta: TTA | None) -> list[ImageDetections]:
-        self.sizes.append(len(images))
-        if len(self.sizes) == 2:
-            raise NonFiniteOutputError(0, len(images), 7)
-        return [self._detect(image) for image in images]
-
-    monkeypatch.setattr(OneBox, "detect_batch", detect)
-    out = tmp_path / "out"
-    assert predict(inputs / "b", "--run", "RUN", "--out", out, "--batch-size", "1") == 1
-    error = capsys.readouterr().err
-    assert "the network says NaN or inf for image 1 of 1: its weights, of step 7" in error
-    assert str(inputs / "b") in error
-    assert error.count("\n") == 1
-    assert len(json.loads((out / "detections.json").read_text())) == 1  # of the image before
+    monkeypatch.setattr(OneBox, "before", staticmethod(before))
+    if isinstance(error, ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):
+            predict(inputs / "b", "--batch-size", "1")
+    else:
+        assert predict(inputs / "b", "--batch-size", "1") == 1
+        words = "the network says NaN or inf for image 1 of 1: its weights, of step 7"
+        assert words in predict.error
+        assert str(inputs / "b") in predict.error
+        assert predict.error.count("\n") == 1
+    assert len(predict.detections) == 1  # of the image before
 
 
 def test_pictures_that_cannot_be_written_cost_no_detection(
-    detectors: list[OneBox],
-    inputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    predict: Predict, inputs: Path, monkeypatch
 ) -> None:
     def write(path: Path, data: bytes) -> None:
         if path.name == "a.jpg":
@@ -258,15 +240,14 @@ def test_pictures_that_cannot_be_written_cost_no_detection(
 
     monkeypatch.setattr(predictions, "write_bytes", write)
     monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *letters: 0)  # no such codec
-    out = tmp_path / "out"
-    assert predict(inputs, inputs / "b", "--run", "RUN", "--out", out) == 1
-    shown = capsys.readouterr().out
-    assert f"not written: {out}/pictures/a.jpg: No space left on device, " in shown
-    assert f"not written: {out}/pictures/clip.mp4: OpenCV wrote no whole video" in shown
-    assert "; 2 not written\n" in shown
-    assert "2 in pictures/" in shown
-    assert len(json.loads((out / "detections.json").read_text())) == 6
-    assert {path.name for path in (out / "pictures").iterdir()} == {"a_2.jpg", "c.jpg"}
+    assert predict(inputs, inputs / "b") == 1
+    out = predict.out / "pictures"
+    assert f"not written: {out}/a.jpg: No space left on device, " in predict.shown
+    assert f"not written: {out}/clip.mp4: OpenCV wrote no whole video" in predict.shown
+    assert "; 2 not written\n" in predict.shown
+    assert "2 in pictures/" in predict.shown
+    assert len(predict.detections) == 6
+    assert {path.name for path in out.iterdir()} == {"a_2.jpg", "c.jpg"}
 
 
 def test_a_long_run_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,10 +274,7 @@ def test_a_long_run_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_of_a_video_that_is_cut_short_it_is_said(
-    detectors: list[OneBox],
-    inputs: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Predict, inputs: Path, tmp_path: Path
 ) -> None:
     whole = (inputs / "clip.mp4").read_bytes()
     frames, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
@@ -304,30 +282,27 @@ def test_of_a_video_that_is_cut_short_it_is_said(
     (tmp_path / "hole.mp4").write_bytes(whole[:middle] + bytes(end - middle) + whole[end:])
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "page.mp4").write_bytes(b"<html>")
-    assert predict(tmp_path, "--run", "RUN", "--out", tmp_path / "out") == 0
-    shown = capfd.readouterr()
-    assert f"cut short: {tmp_path}/hole.mp4: 2 of {FRAMES} frames could be read\n" in shown.out
+    assert predict(tmp_path) == 0
+    shown = predict.shown
+    assert f"cut short: {tmp_path}/hole.mp4: 2 of {FRAMES} frames could be read\n" in shown
     for name in ("half", "page"):
         line = f"skipped: {tmp_path}/{name}.mp4: not_an_image: OpenCV reads no video from it\n"
-        assert line in shown.out
-    assert not shown.err  # not a line for every block that the codec cannot read
+        assert line in shown
+    assert not predict.error  # not a line for every block that the codec cannot read
 
 
-def test_awkward_files_are_read_or_named(
-    detectors: list[OneBox], cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_awkward_files_are_read_or_named(predict: Predict, cases: Path) -> None:
     photos = cases / "14-awkward-image-files" / "data" / "train"
-    assert predict(photos, "--run", "RUN", "--out", tmp_path / "out") == 0
-    shown = capsys.readouterr().out
-    assert "left out: .jp2 1\n" in shown
+    assert predict(photos) == 0
+    assert "left out: .jp2 1\n" in predict.shown
     refused = {
         "avif_as.jpg": "not_an_image", "heic_as.jpg": "not_an_image", "html.jpg": "not_an_image",
         "cut.png": "truncated", "cut_progressive.jpg": "truncated", "zero.jpg": "empty",
     }  # fmt: skip
     for name, reason in refused.items():
-        assert f"skipped: {photos / name}: {reason}: " in shown
-    assert "15 images, 15 objects (15 c); 6 files skipped\n" in shown
-    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 15
+        assert f"skipped: {photos / name}: {reason}: " in predict.shown
+    assert "15 images, 15 objects (15 c); 6 files skipped\n" in predict.shown
+    assert len(list((predict.out / "pictures").iterdir())) == 15
 
 
 NAMES = (
@@ -335,25 +310,20 @@ NAMES = (
 )  # fmt: skip
 
 
-def test_names_of_files_are_printed_and_saved_as_they_are(
-    detectors: list[OneBox], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_of_files_are_printed_and_saved_as_they_are(predict: Predict, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
-    photos.mkdir()
+    (photos / "[").mkdir(parents=True)
     names = [*NAMES, os.fsdecode(b"\xff.png")]  # the last is no UTF-8
     for name in names:
         Image.fromarray(noise(60, 80)).save(photos / name)
-    (photos / "[").mkdir()
     (photos / "[" / "b]\x1b]0;.jpg").touch()  # as a path: [/b]
-    out = tmp_path / "[/out]"
-    assert predict(photos, photos / "[" / "b]\x1b]0;.jpg", "--run", "RUN", "--out", out) == 0
-    shown = capsys.readouterr().out
+    assert predict(photos, photos / "[" / "b]\x1b]0;.jpg", out=tmp_path / "[/out]") == 0
+    shown = predict.shown
     assert f"skipped: {photos}/[/b]\\x1b]0;.jpg: empty: the file has no bytes\n" in shown
-    assert f"written to {out}: " in shown
+    assert f"written to {predict.out}: " in shown
     assert "\x1b" not in shown
-    entries = json.loads((out / "images.json").read_text(encoding="utf-8"))["images"]
-    assert sorted(Path(entry["file_name"]).name for entry in entries) == sorted(names)
-    pictures = {path.name for path in (out / "pictures").iterdir()}
+    assert sorted(Path(entry["file_name"]).name for entry in predict.images) == sorted(names)
+    pictures = {path.name for path in (predict.out / "pictures").iterdir()}
     assert pictures == {Path(name).stem + ".jpg" for name in names}
 
 
@@ -367,14 +337,12 @@ def test_names_of_files_are_printed_and_saved_as_they_are(
         (("a.png", "--run", "nowhere", "--batch-size", "0"), "--batch-size is 0"),
     ],
 )
-def test_mistakes(
-    inputs: Path, monkeypatch, capsys: pytest.CaptureFixture[str], args: tuple, words: str
-) -> None:
+def test_mistakes(inputs: Path, monkeypatch, capsys, args: tuple, words: str) -> None:
     monkeypatch.chdir(inputs)
-    assert predict(*args) in (1, 2)
+    assert harmonic_jax.__main__.main(["predict", *args]) in (1, 2)
     shown = capsys.readouterr()
     assert words in shown.err
-    assert "Traceback" not in shown.err
+    assert shown.err.count("\n") == 1
     assert not (inputs / "predictions").exists()
 
 

@@ -1,14 +1,17 @@
-"""Fields on the command line, and config files that a user wrote: one line says what is wrong."""
+"""Options, fields on the command line, and config files: one line says what is wrong."""
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from tyro.conf import Positional
 
 from harmonic_jax import config as c
 from harmonic_jax.cli import train
 from harmonic_jax.cli.configs import list_configs, load_config, replace_fields
-from harmonic_jax.cli.options import UsageError
+from harmonic_jax.cli.options import FLAT, UsageError, given_options, parse_options
 from tests.cli.conftest import ROOT
 
 BASE = c.Config("x", model=c.MaskRCNNConfig(), data=c.DataConfig(masks=True))
@@ -77,6 +80,47 @@ def test_a_wrong_option_is_named(line: str, words: str) -> None:
         replace_fields(BASE, line.split())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What a command could take."""
+
+    pair: Positional[tuple[int, ...]]
+    out: Path
+    ratio: Annotated[float | None, "[0, 1]"] = None
+    last: bool = False
+    both: tuple[str, ...] = ("x",)
+    optim: c.OptimConfig = c.OptimConfig()
+    train: Annotated[c.TrainConfig, FLAT] = c.TrainConfig()
+
+
+def test_options_of_a_command() -> None:
+    line = "1 --last 2 --out=a --both y z --optim.momentum 0.5 --steps 7 --no-last -- -3"
+    made = parse_options(Words, line.split(), prog="words")
+    assert (made.pair, made.out, made.both, made.last) == ((1, 2, -3), Path("a"), ("y", "z"), False)
+    assert (made.optim.momentum, made.train.steps, made.ratio) == (0.5, 7, None)
+    assert given_options(made.train) == ["--steps"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "PAIR and --out must be given"),
+        ("1", "^--out must be given"),
+        ("1 --out", "--out needs a value"),
+        ("1 x --out a", "PAIR is '1 x'; it must be a tuple .* whole number"),
+        ("1 --out a --ratio 2", r"--ratio is 2.0; it must be a number in \[0, 1\]"),
+        ("1 --out a --ratio nan", r"--ratio is nan; it must be a number in \[0, 1\]"),
+        ("1 --out a --steps 0", "train.steps is 0"),
+        ("1 --out a --stepps 1", "no option --stepps; near it: --steps"),
+        ("1 --out a --last=yes", "--last takes no value, .* it must be --last or --no-last"),
+        ("-1 --out a", "there is no option -1"),
+    ],
+)
+def test_a_wrong_option_of_a_command_is_named(line: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_options(Words, line.split(), prog="words")
 
 
 @pytest.mark.parametrize(
@@ -170,21 +214,14 @@ def test_a_name_is_a_config_from_any_folder(tmp_path: Path, monkeypatch) -> None
         load_config("zebra")
 
 
-def test_help_without_a_config(capsys) -> None:
-    with pytest.raises(SystemExit) as exit:
-        train.main(["--help"])
-    assert exit.value.code == 0
-    shown = capsys.readouterr().out
-    assert "usage: harmonic-jax train CONFIG" in shown
-    assert "--model.anchors.scales" in shown
-
-
-def test_help_lists_the_fields(monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("args", [["--help"], ["configs/ssd300_voc.py", "-h"]])
+def test_help_lists_the_fields(args: list[str], monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as exit:
-        train.main(["configs/ssd300_voc.py", "--help"])
+        train.main(args)
     assert exit.value.code == 0
     shown = capsys.readouterr().out
+    assert f"usage: harmonic-jax train {'CONFIG' if len(args) == 1 else args[0]}" in shown
     assert "--optim.learning-rate" in shown
-    assert "--model.default-boxes.sizes" in shown
     assert "--process-id" in shown
+    assert ("--model.default-boxes.sizes" in shown) == (len(args) == 2)
