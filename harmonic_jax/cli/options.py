@@ -87,15 +87,29 @@ def parse_options(kind: type[_T], args: Sequence[str], *, prog: str, **given: An
       UsageError: there is no such option, its value is not legal, or one is missing.
       SystemExit: after the help was printed.
     """
-    words = list(args)
-    plain = words[words.index("--") + 1 :] if "--" in words else []
-    words = words[: len(words) - len(plain) - ("--" in words)]
+    end = args.index("--") if "--" in args else len(args)
+    words, plain = list(args[:end]), list(args[end + 1 :])
     if {"-h", "--help"} & set(words):
         print_help(kind, prog, given)
     values = {
         field.name: given.get(field.name, _default(field)) for field in dataclasses.fields(kind)
     }
     options = list(_options(kind, values))
+    changes = _read(options, words, plain)
+    names = {option.path[0]: option.name for option in options}
+    missing = [
+        names[field]
+        for field, value in values.items()
+        if value is dataclasses.MISSING and field not in changes
+    ]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given (--help lists the options)")
+    with _as_usage_error():
+        return kind(**values | _replaced(kind, values, changes))
+
+
+def _read(options: Sequence[_Option], words: list[str], plain: list[str]) -> dict[str, Any]:
+    """The values of the fields that words name, nested as the settings are; `plain` are none."""
     named = {option.name: option for option in options if not option.is_positional}
     changes: dict[str, Any] = {}
     positional = []
@@ -111,28 +125,19 @@ def parse_options(kind: type[_T], args: Sequence[str], *, prog: str, **given: An
         texts = [attached] if equals else []
         # A word behind a flag is a positional one, where there are any.
         takes = option.constant is None or len(named) == len(options)
-        while words and not words[0].startswith("--") and takes:
+        while words and not words[0].startswith("--") and (takes or option.takes_many):
             texts.append(words.pop(0))
-            takes = option.takes_many
+            takes = False
         _put(changes, option, texts)
     positional += plain
     for option in options:
         if option.is_positional and positional:
-            _put(changes, option, positional if option.takes_many else positional[:1])
-            positional = [] if option.takes_many else positional[1:]
+            count = len(positional) if option.takes_many else 1
+            _put(changes, option, positional[:count])
+            positional = positional[count:]
     if positional:
         raise UsageError(_unknown(positional[0], named))
-    missing = [
-        option.name
-        for option in options
-        if len(option.path) == 1
-        and values[option.path[0]] is dataclasses.MISSING
-        and option.path[0] not in changes
-    ]
-    if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given (--help lists the options)")
-    with _as_usage_error():
-        return kind(**values | _replaced(kind, values, changes))
+    return changes
 
 
 @contextlib.contextmanager

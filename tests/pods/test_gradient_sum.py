@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.config import Config, FasterRCNNConfig
-from tests.detectors.test_two_stage import MODEL as MASK_RCNN
+from harmonic_jax.config import Config
+from tests.detectors.two_stage_peer import SMALL_FASTER
 from tests.training.tiny import tiny_config
 
 DEVICES = 8
@@ -21,8 +21,7 @@ def retinanet() -> Config:
 
 
 def faster_rcnn() -> Config:
-    fields = {f.name: getattr(MASK_RCNN, f.name) for f in dataclasses.fields(FasterRCNNConfig)}
-    return dataclasses.replace(tiny_config(), model=FasterRCNNConfig(**fields))
+    return dataclasses.replace(tiny_config(), model=SMALL_FASTER)
 
 
 SCRIPT = """
