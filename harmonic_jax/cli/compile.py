@@ -1,4 +1,4 @@
-"""`harmonic-jax compile CONFIG.py --topology v5e:16x16`."""
+"""`harmonic-jax compile CONFIG --topology v5e:16x16`."""
 
 import dataclasses
 import importlib.util

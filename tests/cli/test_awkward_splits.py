@@ -43,7 +43,7 @@ def test_reported_splits(
 
 
 @pytest.mark.slow
-def test_a_network_that_is_trained(trained, tmp_path: Path) -> None:
+def test_a_network_that_is_trained(trained, tmp_path) -> None:
     """One image in a batch of two, and a validation image of two broken."""
     data = write_coco(tmp_path / "data", "train", number=1)
     status, shown, run = trained(write_coco(data, "valid", broken=(1,)))
@@ -52,7 +52,7 @@ def test_a_network_that_is_trained(trained, tmp_path: Path) -> None:
     assert eval_row(run)["skipped_images"] == 1
 
 
-def test_no_image_of_either_split_can_be_decoded(untrained, trained, tmp_path: Path) -> None:
+def test_no_image_of_either_split_can_be_decoded(untrained, trained, tmp_path) -> None:
     data = write_coco(tmp_path / "data", "train", broken=(0, 1))
     write_coco(data, "valid", number=3, broken=(0, 1, 2))
     status, shown, _ = trained(data)
@@ -61,7 +61,7 @@ def test_no_image_of_either_split_can_be_decoded(untrained, trained, tmp_path: P
     assert "none of the 3 images could be decoded" in shown
 
 
-def test_classes_in_another_order_are_matched_by_name(untrained, trained, tmp_path: Path) -> None:
+def test_classes_in_another_order_are_matched_by_name(untrained, trained, tmp_path) -> None:
     """And names may be anything: they are printed as they are, but for what steers a terminal."""
     data = write_coco(tmp_path / "data", "train", names=NASTY)
     write_coco(data, "valid", names=NASTY[::-1], number=3)
@@ -76,7 +76,7 @@ def test_classes_in_another_order_are_matched_by_name(untrained, trained, tmp_pa
     assert [row["category_id"] for row in found] == [1, 2, 3]  # as the validation data have them
 
 
-def test_a_class_that_is_not_evaluated_is_said(untrained, trained, tmp_path: Path) -> None:
+def test_a_class_that_is_not_evaluated_is_said(untrained, trained, tmp_path) -> None:
     data = write_coco(tmp_path / "data", "train")
     write_coco(data, "valid", names=("c", "a"))
     status, shown, _ = trained(data)
@@ -85,7 +85,7 @@ def test_a_class_that_is_not_evaluated_is_said(untrained, trained, tmp_path: Pat
 
 
 def test_a_class_that_was_never_trained_is_refused_before_the_first_step(
-    untrained, trained, tmp_path: Path
+    untrained, trained, tmp_path
 ) -> None:
     data = write_coco(tmp_path / "data", "train")
     write_coco(data, "valid", names=("a", "d", "b", "e"))

@@ -55,7 +55,7 @@ def same_as_pycocotools(numbers: Any, truth: Path, found: Path, iou_type: str = 
 
 @pytest.mark.parametrize("name", ["plain", "sahi", "null"])
 def test_results_with_an_empty_segmentation_are_boxes(
-    cases: Path, name: str, capsys: Capture, tmp_path: Path
+    cases: Path, name: str, capsys, tmp_path
 ) -> None:
     folder = cases / BY_BOX
     numbers, shown = evaluated(folder / f"{name}.json", folder / "gt.json", capsys, tmp_path)
@@ -63,7 +63,7 @@ def test_results_with_an_empty_segmentation_are_boxes(
     assert "mask" not in shown
 
 
-def test_two_categories_of_one_name(cases: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_two_categories_of_one_name(cases: Path, capsys, tmp_path) -> None:
     """Told apart by their ids, alike where data are checked and where files are evaluated."""
     folder = cases / ONE_NAME
     said = "2 categories are called 'helmet': here 'helmet (id 0)', 'helmet (id 1)'"
@@ -78,7 +78,7 @@ def test_two_categories_of_one_name(cases: Path, capsys: Capture, tmp_path: Path
     assert numbers["AP/helmet (id 1)"] == pytest.approx(1)
 
 
-def test_images_in_a_folder_of_the_subset(cases: Path, capsys: Capture) -> None:
+def test_images_in_a_folder_of_the_subset(cases: Path, capsys) -> None:
     status, shown = checked(cases / "03-cvat-images-subset-folder" / "data", capsys)
     assert status == 0
     assert "3 images, 3 objects" in shown
@@ -86,16 +86,14 @@ def test_images_in_a_folder_of_the_subset(cases: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("name", ["images_prefix", "windows"])
-def test_names_that_begin_with_the_folder(cases: Path, name: str, capsys: Capture) -> None:
+def test_names_that_begin_with_the_folder(cases: Path, name: str, capsys) -> None:
     status, shown = checked(cases / STUDIO / name, capsys)
     assert status == 0
     assert "1 images, 1 objects" in shown
 
 
 @pytest.mark.parametrize("name", ["relative", "project_id", "absolute"])
-def test_names_that_are_not_there_are_told_with_what_is(
-    cases: Path, name: str, capsys: Capture
-) -> None:
+def test_names_that_are_not_there_are_told_with_what_is(cases: Path, name: str, capsys) -> None:
     status, shown = checked(cases / STUDIO / name, capsys)
     assert status == 1
     assert f"not under {cases / STUDIO / name}" in shown
@@ -104,7 +102,7 @@ def test_names_that_are_not_there_are_told_with_what_is(
 
 
 @pytest.mark.parametrize("name", ["int", "float", "text", "null"])
-def test_flags_that_say_0(cases: Path, name: str, capsys: Capture, tmp_path: Path) -> None:
+def test_flags_that_say_0(cases: Path, name: str, capsys, tmp_path) -> None:
     folder = cases / FLAGS / f"data_{name}"
     status, shown = checked(folder, capsys)
     assert (status, "crowd" in shown) == (0, False)
@@ -114,7 +112,7 @@ def test_flags_that_say_0(cases: Path, name: str, capsys: Capture, tmp_path: Pat
     assert numbers["AP"] == pytest.approx(1)
 
 
-def test_flags_that_say_nothing_are_named(cases: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_flags_that_say_nothing_are_named(cases: Path, capsys, tmp_path) -> None:
     what = "annotations[0]: iscrowd is nan; it must be 0 or 1"
     _, shown = checked(cases / FLAGS / "data_nan", capsys)
     assert "malformed_object  2" in shown
@@ -124,7 +122,7 @@ def test_flags_that_say_nothing_are_named(cases: Path, capsys: Capture, tmp_path
     assert what in line
 
 
-def test_flags_and_ids_as_text(cases: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_flags_and_ids_as_text(cases: Path, capsys, tmp_path) -> None:
     _, shown = checked(cases / FLAGS / "pylabel", capsys)
     assert "unknown_class  2" in shown
     assert "a.jpg: annotations[0]: category_id is '1'; it must be a whole number" in shown
@@ -133,7 +131,7 @@ def test_flags_and_ids_as_text(cases: Path, capsys: Capture, tmp_path: Path) -> 
     assert numbers["AP"] == pytest.approx(1)
 
 
-def test_a_mac_s_own_files_are_no_data(cases: Path, capsys: Capture) -> None:
+def test_a_mac_s_own_files_are_no_data(cases: Path, capsys) -> None:
     status, shown = checked(cases / "10-macos-dot-underscore" / "coco", capsys)
     assert status == 0
     assert shown.count("== coco:coco:train") == shown.count("== ") == 1
@@ -143,9 +141,7 @@ def test_a_mac_s_own_files_are_no_data(cases: Path, capsys: Capture) -> None:
 READ = {"ok", "bom", "utf16", "float_ids", "mask_only", "mask_only_bbox_empty"}
 
 
-def test_results_of_other_kinds_are_read_or_named(
-    cases: Path, capsys: Capture, tmp_path: Path
-) -> None:
+def test_results_of_other_kinds_are_read_or_named(cases: Path, capsys, tmp_path) -> None:
     folder = cases / KINDS
     for path in sorted((folder / "results").iterdir()):
         numbers, shown = evaluated(path, folder / "gt.json", capsys, tmp_path)
@@ -159,9 +155,7 @@ def test_results_of_other_kinds_are_read_or_named(
         assert evaluated(path, folder / "gt.json", capsys, tmp_path)[0] == expected[0]
 
 
-def test_annotations_of_other_kinds_are_read_or_named(
-    cases: Path, capsys: Capture, tmp_path: Path
-) -> None:
+def test_annotations_of_other_kinds_are_read_or_named(cases: Path, capsys, tmp_path) -> None:
     """By both readers: what one takes for an annotation file, the other does as well."""
     results = cases / KINDS / "results" / "ok.json"
     root = tmp_path / "data"
@@ -188,9 +182,7 @@ def test_annotations_of_other_kinds_are_read_or_named(
         ("caption", 1),
     ],
 )
-def test_compare_reads_boxes_by_the_same_rules(
-    cases: Path, name: str, status: int, capsys: Capture
-) -> None:
+def test_compare_reads_boxes_by_the_same_rules(cases: Path, name: str, status: int, capsys) -> None:
     path = cases / KINDS / "results" / f"{name}.json"
     args = [path, path, "--annotations", cases / KINDS / "gt.json", "--resamples", 1]
     assert compare.main([str(arg) for arg in args]) == status
@@ -201,7 +193,7 @@ def test_compare_reads_boxes_by_the_same_rules(
 
 @pytest.mark.parametrize("raw", ["bom.json", "mask_only.json", "ok.json"])
 def test_boxes_before_nms_are_read_by_the_same_rules(
-    cases: Path, raw: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: Path, raw: str, capsys, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("harmonic_jax.cli.consistency.write_page", lambda *args, **more: [])
     folder = cases / KINDS
@@ -218,7 +210,7 @@ def test_boxes_before_nms_are_read_by_the_same_rules(
     ["empty_list", "flat", "four_numbers", "one_point", "pairs", "rle_wrong_size"],
 )
 def test_an_annotation_without_a_mask_does_not_cost_the_boxes(
-    cases: Path, name: str, capsys: Capture, tmp_path: Path
+    cases: Path, name: str, capsys, tmp_path
 ) -> None:
     folder = cases / MASKS
     truth = folder / f"{name}.json"
@@ -243,7 +235,7 @@ def test_an_annotation_without_a_mask_does_not_cost_the_boxes(
 
 
 @pytest.mark.parametrize("name", ["all_good", "rle_list", "crowd_polygon"])
-def test_masks_alone(cases: Path, name: str, capsys: Capture, tmp_path: Path) -> None:
+def test_masks_alone(cases: Path, name: str, capsys, tmp_path) -> None:
     folder = cases / MASKS
     truth, found = folder / f"{name}.json", folder / "res_nobox.json"
     both, _ = evaluated(found, truth, capsys, tmp_path)
@@ -255,9 +247,7 @@ def test_masks_alone(cases: Path, name: str, capsys: Capture, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("iou_type", [None, "bbox", "segm"])
-def test_no_results_at_all(
-    cases: Path, iou_type: str | None, capsys: Capture, tmp_path: Path
-) -> None:
+def test_no_results_at_all(cases: Path, iou_type: str | None, capsys, tmp_path) -> None:
     (tmp_path / "none.json").write_text("[]")
     more = [] if iou_type is None else ["--iou-type", iou_type]
     truth = cases / KINDS / "gt.json"
@@ -266,7 +256,7 @@ def test_no_results_at_all(
     assert {key: numbers[key] for key in numbers if key in ("AP", "mask_AP")} == {name: 0}
 
 
-def test_iou_type_names_what_it_lacks(cases: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_iou_type_names_what_it_lacks(cases: Path, capsys, tmp_path) -> None:
     folder = cases / KINDS
     more = ["--iou-type", "segm"]
     ok = folder / "results" / "ok.json"
@@ -302,7 +292,7 @@ def renumbered(truth: Path, found: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "truth.json", tmp_path / "found.json"
 
 
-def test_image_ids_that_are_hashes(cases: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_image_ids_that_are_hashes(cases: Path, capsys, tmp_path) -> None:
     folder = cases / HASHES
     status, shown = checked(folder / "data", capsys)
     assert (status, "4 images, 4 objects" in shown) == (0, True)
@@ -319,9 +309,7 @@ def test_image_ids_that_are_hashes(cases: Path, capsys: Capture, tmp_path: Path)
     assert "res_text.json[0]: image_id '0000000_02999_d_0000005' is not in the ground" in line
 
 
-def test_a_report_holds_the_ids_of_the_data_set(
-    cases: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_holds_the_ids_of_the_data_set(cases: Path, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("harmonic_jax.cli.consistency.write_page", lambda *args, **more: [])
     folder = cases / HASHES
     more = ["--report", tmp_path / "report", "--resamples", 1]

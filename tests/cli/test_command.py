@@ -23,9 +23,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_command_in_a_line(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_ends_a_command_in_a_line(number: signal.Signals, capsys) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
 
     def body() -> int:
@@ -37,9 +35,7 @@ def test_a_signal_ends_a_command_in_a_line(
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_a_signal_while_a_command_tidies_up_is_a_line_too(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_signal_while_a_command_tidies_up_is_a_line_too(capsys) -> None:
     def body() -> int:
         try:
             signal.raise_signal(signal.SIGINT)
@@ -85,24 +81,20 @@ def print_a_lot() -> int:
     return 0
 
 
-def test_nobody_reads_the_output_any_more(
-    broken_output, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nobody_reads_the_output_any_more(broken_output, capsys) -> None:
     assert broken_output("pipe") == 1
     assert broken_output("pipe", lambda: harmonic_jax.__main__.main(["--help"])) == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_the_disk_under_the_output_is_full(
-    broken_output, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_disk_under_the_output_is_full(broken_output, capsys) -> None:
     assert broken_output("device") == 1
     error = capsys.readouterr().err
     assert error == "error: standard output: No space left on device\n"
 
 
-def test_there_is_no_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_output_at_all(monkeypatch) -> None:
     """`>&-`: what Python makes of a process that was started without."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
@@ -135,7 +127,7 @@ def test_a_training_goes_on_without_its_display() -> None:
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
     ],
 )
-def test_memory_that_is_not_there(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_is_not_there(error: Exception, capsys) -> None:
     def body() -> int:
         raise error
 
@@ -154,7 +146,7 @@ def test_other_errors_of_jax_keep_their_traceback() -> None:
         run_command(body)
 
 
-def test_what_is_logged_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_logged_is_lines(capsys) -> None:
     """Whatever handler a library left, and however long the stack of an error is."""
     left = logging.StreamHandler()
     logging.getLogger().addHandler(left)
@@ -195,9 +187,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     return run
 
 
-def test_a_script_ends_with_the_status_of_its_command(
-    script, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_script_ends_with_the_status_of_its_command(script, capsys) -> None:
     assert script() == 2
     shown = capsys.readouterr().err
     assert "usage: harmonic-jax COMMAND" in shown
@@ -208,9 +198,7 @@ def test_a_script_ends_with_the_status_of_its_command(
     assert capsys.readouterr().err.startswith("error: 'nonsense' must be coco:DIR")
 
 
-def test_the_current_folder_was_deleted(
-    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder_was_deleted(script, tmp_path, monkeypatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()

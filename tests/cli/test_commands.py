@@ -53,13 +53,13 @@ def test_another_config_is_refused_there(run: Path, training: list[str], capsys)
     assert "--run-dir" in error
 
 
-def test_evaluation_of_the_run(run: Path, metrics, command: Command, tmp_path: Path) -> None:
+def test_evaluation_of_the_run(run: Path, metrics, command: Command, tmp_path) -> None:
     done = command("eval", run, "--json", tmp_path / "run.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run.json").read_text()) == pytest.approx(metrics, abs=1e-9)
 
 
-def test_evaluation_of_its_files(run: Path, metrics, coco_folder: Path, tmp_path: Path) -> None:
+def test_evaluation_of_its_files(run: Path, metrics, coco_folder: Path, tmp_path) -> None:
     annotations = coco_folder / "annotations" / "instances_pictures.json"
     files = ("--predictions", run / "report" / "detections.json", "--annotations", annotations)
     words = (*files, "--json", tmp_path / "files.json")
@@ -67,7 +67,7 @@ def test_evaluation_of_its_files(run: Path, metrics, coco_folder: Path, tmp_path
     assert json.loads((tmp_path / "files.json").read_text()) == pytest.approx(metrics, abs=1e-9)
 
 
-def test_prediction(run: Path, coco_folder: Path, command: Command, tmp_path: Path) -> None:
+def test_prediction(run: Path, coco_folder: Path, command: Command, tmp_path) -> None:
     pictures = coco_folder / "pictures"
     done = command("predict", pictures, "--run", run, "--out", tmp_path, "--score-threshold", "0")
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_mistakes_are_explained_in_a_line(
     assert shown.err.count("\n") == 1
 
 
-def test_the_scripts_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scripts_of_a_checkout(monkeypatch) -> None:
     """`train.py` alone trains the default."""
     import runpy
 

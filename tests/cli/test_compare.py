@@ -50,7 +50,7 @@ def compare(*args: object) -> int:
     return harmonic_jax.__main__.main(["compare", *map(str, args)])
 
 
-def test_report_of_results_files(files: Path, tmp_path: Path, capsys) -> None:
+def test_report_of_results_files(files: Path, tmp_path, capsys) -> None:
     assert report_on(files, "good", tmp_path / "good") == 0
     shown = capsys.readouterr().out
     assert "mean |score - IoU|" in shown
@@ -64,7 +64,7 @@ def test_report_of_results_files(files: Path, tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["json", "npz"])
-def test_report_with_boxes_before_nms(files: Path, tmp_path: Path, suffix: str) -> None:
+def test_report_with_boxes_before_nms(files: Path, tmp_path, suffix: str) -> None:
     raw = files / f"raw.{suffix}"
     assert report_on(files, "good", tmp_path, "--raw-predictions", raw) == 0
     report = json.loads((tmp_path / "consistency.json").read_text())
@@ -75,7 +75,7 @@ def test_report_with_boxes_before_nms(files: Path, tmp_path: Path, suffix: str) 
     assert not (tmp_path / "raw_boxes.npz").exists()
 
 
-def test_compare_two_results_files(files: Path, tmp_path: Path, capsys) -> None:
+def test_compare_two_results_files(files: Path, tmp_path, capsys) -> None:
     out = tmp_path / "numbers.json"
     annotations = ("--annotations", files / "annotations.json", "--resamples", 40)
     assert compare(files / "bad.json", files / "good.json", *annotations, "--json", out) == 0
@@ -87,7 +87,7 @@ def test_compare_two_results_files(files: Path, tmp_path: Path, capsys) -> None:
     assert result["classes"]["class 0"]["AP"]["difference"] > 0
 
 
-def test_compare_two_reports_with_boxes_before_nms(files: Path, tmp_path: Path, capsys) -> None:
+def test_compare_two_reports_with_boxes_before_nms(files: Path, tmp_path, capsys) -> None:
     for name in ("good", "bad"):
         assert report_on(files, name, tmp_path / name, "--raw-predictions", files / "raw.npz") == 0
     capsys.readouterr()
@@ -110,7 +110,7 @@ def test_compare_two_reports_with_boxes_before_nms(files: Path, tmp_path: Path, 
 
 
 def test_compare_reads_runs_as_they_lie_on_the_disk(
-    files: Path, coco_folder: Path, tmp_path: Path, capsys
+    files: Path, coco_folder: Path, tmp_path, capsys
 ) -> None:
     """A run's own detections and data, without a network."""
     from harmonic_jax.config import DataConfig
@@ -135,7 +135,7 @@ def test_compare_reads_runs_as_they_lie_on_the_disk(
     assert "not in the ground truth" in capsys.readouterr().err
 
 
-def test_mistakes_are_explained_in_a_line(files: Path, tmp_path: Path, capsys) -> None:
+def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None:
     good = files / "good.json"
     (tmp_path / "empty").mkdir()
     cases = [
@@ -160,7 +160,7 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path: Path, capsys) -
     assert "--raw-predictions goes with" in capsys.readouterr().err
 
 
-def test_reports_of_different_images_are_refused(files: Path, tmp_path: Path, capsys) -> None:
+def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) -> None:
     for name, seed in (("one", 0), ("other", 1)):
         truth, found = brute.detector_case(seed)
         folder = tmp_path / name
@@ -171,7 +171,7 @@ def test_reports_of_different_images_are_refused(files: Path, tmp_path: Path, ca
     assert "different images or objects" in capsys.readouterr().err
 
 
-def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path: Path) -> None:
+def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path) -> None:
     truth, found = brute.detector_case(0)
     save_raw(tmp_path / "raw.npz", found, truth.category_ids)
     again = load_raw(tmp_path / "raw.npz", truth)
@@ -185,7 +185,7 @@ def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path: Path) -> None:
         load_raw(tmp_path / "raw.npz", truth)
 
 
-def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path: Path) -> None:
+def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     """Greedy suppression of them, done here, gives the detector's own detections."""
     from harmonic_jax.training.evaluation import evaluate as run_evaluation
     from harmonic_jax.training.run_folder import RunFolder

@@ -36,7 +36,7 @@ def evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
     return start
 
 
-def test_no_two_evaluations_share_a_folder(run: Path, evaluation, tmp_path: Path) -> None:
+def test_no_two_evaluations_share_a_folder(run: Path, evaluation, tmp_path) -> None:
     """Neither of two data sets with the same name and annotations, nor of two splits."""
     roots = [write_coco(tmp_path / name / "data", "valid", seed=i) for i, name in enumerate("xy")]
     write_coco(roots[0], "te st[:10%]")
@@ -60,7 +60,7 @@ def test_splits_that_differ_by_signs_only_have_different_names() -> None:
     assert len(data_slug("coco:" + "\N{SNOWMAN}x" * 200, config, "valid")) < 100
 
 
-def test_the_folder_can_be_chosen(run: Path, evaluation, tmp_path: Path) -> None:
+def test_the_folder_can_be_chosen(run: Path, evaluation, tmp_path) -> None:
     root = write_coco(tmp_path / "data", "valid")
     before = set(run.iterdir())
     assert evaluation(root, "--out", tmp_path / "new" / "report")[0] == 0
@@ -69,7 +69,7 @@ def test_the_folder_can_be_chosen(run: Path, evaluation, tmp_path: Path) -> None
 
 
 def test_what_cannot_be_written_is_found_before_the_evaluation(
-    run: Path, evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, evaluation, tmp_path, monkeypatch
 ) -> None:
     root = write_coco(tmp_path / "data", "valid")
     (tmp_path / "file").touch()
@@ -95,9 +95,7 @@ def test_what_cannot_be_written_is_found_before_the_evaluation(
                           "--out DIR\n")  # fmt: skip
 
 
-def test_numbers_are_saved_before_pictures(
-    evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_are_saved_before_pictures(evaluation, tmp_path, monkeypatch) -> None:
     root = write_coco(tmp_path / "data", "valid")
 
     def fail(path: Path, image: object) -> None:
@@ -116,7 +114,7 @@ def test_numbers_are_saved_before_pictures(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_report_is_written_whatever_becomes_of_the_output(
-    evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluation, tmp_path, monkeypatch
 ) -> None:
     root = write_coco(tmp_path / "data", "valid")
     with monkeypatch.context() as patch, open("/dev/full", "w") as full:
@@ -127,7 +125,7 @@ def test_a_report_is_written_whatever_becomes_of_the_output(
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
 
 
-def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path: Path) -> None:
+def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path) -> None:
     half = write_coco(tmp_path / "half", "valid", number=4, broken=(1, 3))
     status, shown = evaluation(half, "--out", tmp_path / "out")
     assert status == 0
@@ -171,9 +169,7 @@ def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path: Path) -> N
         ("RUN --json", "--json needs a value"),
     ],
 )
-def test_options_that_do_not_go_together(
-    words: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_do_not_go_together(words: str, told: str, capsys) -> None:
     assert evaluate.main(words.split()) in (1, 2)
     error = capsys.readouterr().err
     assert told in error
@@ -189,9 +185,7 @@ def test_options_that_do_not_go_together(
         ("--format coco", "data.root is None; it must be"),
     ],
 )
-def test_values_that_are_not_legal(
-    run: Path, words: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_that_are_not_legal(run: Path, words: str, told: str, capsys) -> None:
     if words.startswith("--name"):
         words += " --format voc --root x"
     assert evaluate.main([str(run), *words.split()]) == 1
@@ -200,7 +194,7 @@ def test_values_that_are_not_legal(
     assert error.count("\n") == 1
 
 
-def test_results_have_the_image_ids_of_the_data_set(evaluation, tmp_path: Path) -> None:
+def test_results_have_the_image_ids_of_the_data_set(evaluation, tmp_path) -> None:
     """Also those that are texts, or longer than 64 bits."""
     root = write_coco(tmp_path / "data", "valid")
     path = root / "annotations" / "instances_valid.json"
@@ -217,7 +211,7 @@ def test_results_have_the_image_ids_of_the_data_set(evaluation, tmp_path: Path) 
     assert {entry["image_id"] for entry in written} == set(ids)
 
 
-def test_what_the_rules_dropped_is_said(evaluation, tmp_path: Path) -> None:
+def test_what_the_rules_dropped_is_said(evaluation, tmp_path) -> None:
     """The numbers are those of what is left."""
     root = write_coco(tmp_path / "data", "valid", number=3)
     (root / "valid" / "1.png").unlink()

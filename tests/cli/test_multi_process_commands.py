@@ -45,7 +45,7 @@ def test_process_0_alone_writes(trained: Path) -> None:
     assert sum('"eval"' in row for row in rows) == 1
 
 
-def test_two_processes_evaluate_what_one_evaluates(trained: Path, tmp_path: Path) -> None:
+def test_two_processes_evaluate_what_one_evaluates(trained: Path, tmp_path) -> None:
     for count in (1, 2):
         options = ("--json", tmp_path / f"{count}.json")
         with processes.start("eval.py", trained, *options, count=count) as started:

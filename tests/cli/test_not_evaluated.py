@@ -43,9 +43,7 @@ def words(command: str, run: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_newest_checkpoint_is_offered(
-    command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_newest_checkpoint_is_offered(command: str, run: Path, tmp_path, capsys) -> None:
     assert main(words(command, run, tmp_path)) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: no checkpoint in {run}/best")
@@ -54,7 +52,7 @@ def test_the_newest_checkpoint_is_offered(
     assert error.count("\n") == 1
 
 
-def test_and_taken(run: Path, tmp_path: Path) -> None:
+def test_and_taken(run: Path, tmp_path) -> None:
     assert main([*words("export", run, tmp_path), "--last"]) == 0
     assert (tmp_path / "out" / "detector.safetensors").exists()
 
@@ -74,23 +72,19 @@ def test_load_and_init_too(run: Path) -> None:
         open_origin(run.parent / "checkpoints", sharding)
 
 
-def test_where_there_is_only_a_best_last_is_left_out(
-    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_there_is_only_a_best_last_is_left_out(imported: Path, tmp_path, capsys) -> None:
     assert main([*words("export", imported, tmp_path), "--last"]) == 1
     assert "The run's best variables open without --last" in capsys.readouterr().err
 
 
-def test_compare_says_how_to_evaluate(
-    run: Path, imported: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_says_how_to_evaluate(run: Path, imported: Path, capsys) -> None:
     assert main(["compare", str(run), str(run)]) == 1
     assert f"`harmonic-jax eval {run} --last --report DIR`" in capsys.readouterr().err
     assert main(["compare", str(imported), str(imported)]) == 1
     assert f"`harmonic-jax eval {imported} --report DIR`" in capsys.readouterr().err
 
 
-def test_a_run_without_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_any_checkpoint(tmp_path, capsys) -> None:
     folder = tmp_path / "begun"
     RunFolder(folder).open(run_config())
     assert json.loads((folder / "config.json").read_text())

@@ -150,7 +150,7 @@ def test_a_wrong_option_of_a_command_is_named(line: str, words: str) -> None:
         (b"x = '\0'\n", r"bad.py.*: (SyntaxError|ValueError): .*null byte"),
     ],
 )
-def test_a_config_file_that_fails_names_its_line(tmp_path: Path, source: bytes, words: str) -> None:
+def test_a_config_file_that_fails_names_its_line(tmp_path, source: bytes, words: str) -> None:
     path = tmp_path / "bad.py"
     path.write_bytes(source)
     with pytest.raises(c.ConfigError, match=words) as caught:
@@ -159,7 +159,7 @@ def test_a_config_file_that_fails_names_its_line(tmp_path: Path, source: bytes, 
     assert str(caught.value).startswith(str(path))
 
 
-def test_the_file_is_read_anew(tmp_path: Path) -> None:
+def test_the_file_is_read_anew(tmp_path) -> None:
     """As an import would not, where size and time are those of the file before."""
     path = tmp_path / "a.py"
     for seed in (1, 2):
@@ -207,7 +207,7 @@ def test_the_configs_that_come_with_the_package_are_listed(capsys) -> None:
     assert "retinanet_r18_scenes         RetinaNet on a narrow ResNet-18 for" in "\n".join(lines)
 
 
-def test_a_name_is_a_config_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+def test_a_name_is_a_config_from_any_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config("retinanet_r50_voc").name == "retinanet_r50_voc"
     with pytest.raises(c.ConfigError, match="there is no config 'zebra'; `harmonic-jax train`"):

@@ -250,7 +250,7 @@ def test_pictures_that_cannot_be_written_cost_no_detection(
     assert {path.name for path in out.iterdir()} == {"a_2.jpg", "c.jpg"}
 
 
-def test_a_long_run_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_saved_now_and_then(tmp_path, monkeypatch) -> None:
     for index in range(4):
         Image.fromarray(noise(60, 80)).save(tmp_path / f"{index}.png")
     paths = sorted(tmp_path.glob("*.png"))
@@ -273,9 +273,7 @@ def test_a_long_run_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
     assert saved == [0, 1, 1, 3]  # not after 200 seconds, but after 400; the caller saves the rest
 
 
-def test_of_a_video_that_is_cut_short_it_is_said(
-    predict: Predict, inputs: Path, tmp_path: Path
-) -> None:
+def test_of_a_video_that_is_cut_short_it_is_said(predict: Predict, inputs: Path, tmp_path) -> None:
     whole = (inputs / "clip.mp4").read_bytes()
     frames, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
     middle = (frames + end) // 2
@@ -310,7 +308,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def test_names_of_files_are_printed_and_saved_as_they_are(predict: Predict, tmp_path: Path) -> None:
+def test_names_of_files_are_printed_and_saved_as_they_are(predict: Predict, tmp_path) -> None:
     photos = tmp_path / "photos"
     (photos / "[").mkdir(parents=True)
     names = [*NAMES, os.fsdecode(b"\xff.png")]  # the last is no UTF-8

@@ -41,7 +41,7 @@ def report(files: tuple[Path, Path], out: Path, *more: object) -> int:
 
 
 def test_a_results_file_with_its_images(
-    files: tuple[Path, Path], coco_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: tuple[Path, Path], coco_folder: Path, tmp_path, capsys
 ) -> None:
     assert report(files, tmp_path / "with", "--images", coco_folder / "pictures") == 0
     shown = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_a_results_file_with_its_images(
     assert "<h1>found.json on instances_pictures.json</h1>" in page
 
 
-def test_a_results_file_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_results_file_alone(files: tuple[Path, Path], tmp_path) -> None:
     assert report(files, tmp_path / "without") == 0
     page = (tmp_path / "without" / "consistency.html").read_text()
     assert "data:image/jpeg" not in page
@@ -63,9 +63,7 @@ def test_a_results_file_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert re.search(r"100 % of the pictures are boxes on a blank ground", page)
 
 
-def test_errors(
-    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors(files: tuple[Path, Path], tmp_path, capsys) -> None:
     assert report(files, tmp_path / "out", "--images", tmp_path) == 1
     message = capsys.readouterr().err
     assert f"--images {tmp_path} holds none of the images that" in message
@@ -76,7 +74,7 @@ def test_errors(
     assert "--images goes with --report DIR" in capsys.readouterr().err
 
 
-def test_pixels_of_a_folder(coco_folder: Path, tmp_path: Path) -> None:
+def test_pixels_of_a_folder(coco_folder: Path, tmp_path) -> None:
     """Names that lead elsewhere are not followed; what cannot be read is None."""
     picture = (coco_folder / "pictures" / "0.png").read_bytes()
     (tmp_path / "images").mkdir()

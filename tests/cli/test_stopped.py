@@ -50,8 +50,8 @@ def after(signals: tuple[signal.Signals, ...], function: Callable[..., Any]) -> 
     ],
 )
 def test_a_signal_in_every_phase(
-    untrained, trained, data: Path, monkeypatch: pytest.MonkeyPatch,
-    signals: tuple[signal.Signals, ...], module: Any, name: str, told: str, steps: tuple[int, ...],
+    untrained, trained, data: Path, monkeypatch,
+    signals: tuple[signal.Signals, ...], module: Any, name: str, told: str, steps: tuple[int, ...]
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(module, name, after(signals, getattr(module, name)))
@@ -67,7 +67,7 @@ def test_a_signal_in_every_phase(
 
 
 def test_a_finished_run_that_is_stopped_while_it_reports_again_says_so(
-    untrained, trained, data: Path, monkeypatch: pytest.MonkeyPatch
+    untrained, trained, data: Path, monkeypatch
 ) -> None:
     assert trained(data)[0] == 0
     with monkeypatch.context() as patch:
@@ -79,7 +79,7 @@ def test_a_finished_run_that_is_stopped_while_it_reports_again_says_so(
 
 
 def test_the_numbers_are_printed_where_the_report_cannot_be_written(
-    untrained, trained, data: Path, monkeypatch: pytest.MonkeyPatch
+    untrained, trained, data: Path, monkeypatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", "report/metrics.json")
@@ -95,7 +95,7 @@ def test_the_numbers_are_printed_where_the_report_cannot_be_written(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_is_full_costs_no_training(
-    untrained, trained, data: Path, monkeypatch: pytest.MonkeyPatch
+    untrained, trained, data: Path, monkeypatch
 ) -> None:
     with monkeypatch.context() as patch, open("/dev/full", "w") as full:
         patch.setattr(sys, "stdout", full)

@@ -72,7 +72,7 @@ def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return run_dir, state
 
 
-def test_the_export_is_the_import_bit_for_bit(imported, tmp_path: Path, capsys) -> None:
+def test_the_export_is_the_import_bit_for_bit(imported, tmp_path, capsys) -> None:
     run_dir, state = imported
     out = tmp_path / "back.safetensors"
     assert main("export-weights", run_dir, "--out", out) == 0
@@ -81,7 +81,7 @@ def test_the_export_is_the_import_bit_for_bit(imported, tmp_path: Path, capsys) 
     assert "back.safetensors exists; nothing is overwritten" in capsys.readouterr().err
 
 
-def test_evaluation_matches_classes_by_name(imported, tmp_path: Path, capsys) -> None:
+def test_evaluation_matches_classes_by_name(imported, tmp_path, capsys) -> None:
     run_dir, _ = imported
     assert main("eval", run_dir, "--json", tmp_path / "m.json", "--batch-size", "3") == 0
     shown = capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_a_class_the_detector_lacks_is_named(imported, coco_folder, tmp_path, ca
     assert "the detector does not know the classes 'eleven'" in capsys.readouterr().err
 
 
-def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path: Path, capsys) -> None:
+def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path, capsys) -> None:
     run_dir, state = imported
     data = ("--data.format", "coco", "--data.root", coco_folder)
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
@@ -148,9 +148,7 @@ def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path: Path, capsy
         (("FILE", "--to", "resnet18"), 1, "ResNet-18 of width 64: the weights do not fit"),
     ],
 )
-def test_mistakes_are_explained_in_a_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, args, status: int, words: str
-) -> None:
+def test_mistakes_are_explained_in_a_line(capsys, tmp_path, args, status: int, words: str) -> None:
     file = tmp_path / "some.safetensors"
     safetensors.numpy.save_file({"some": np.zeros(3, np.float32)}, file)
     args = [str(file) if arg == "FILE" else arg for arg in args]
@@ -185,9 +183,7 @@ def import_small(monkeypatch: pytest.MonkeyPatch, file: Path, state: dict, *args
 CLS_BIAS = "head.classification_head.module_list.0.bias"
 
 
-def test_what_is_imported_is_whole_or_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_imported_is_whole_or_not_there(tmp_path, monkeypatch, capsys) -> None:
     state, out = random_detector(tmp_path)[0], tmp_path / "runs" / "new"
     file = tmp_path / "w.safetensors"
     with monkeypatch.context() as patch:
@@ -203,7 +199,7 @@ def test_what_is_imported_is_whole_or_not_there(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_halves_come_back_as_they_were(tmp_path: Path, dtype: str) -> None:
+def test_halves_come_back_as_they_were(tmp_path, dtype: str) -> None:
     state, config, foreign = random_detector(tmp_path / "run")
     halves = {name: array.astype(dtype) for name, array in state.items()}
     line = import_run(halves, config, foreign, RunFolder(tmp_path / "run"))
@@ -226,11 +222,7 @@ def test_halves_come_back_as_they_were(tmp_path: Path, dtype: str) -> None:
     ],
 )
 def test_class_names_from_a_file(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    names: bytes | None,
-    words: str | None,
+    tmp_path, monkeypatch, capsys, names: bytes | None, words: str | None
 ) -> None:
     state, out, listing = random_detector(tmp_path)[0], tmp_path / "run", tmp_path / "names.txt"
     if names is None:
@@ -245,9 +237,7 @@ def test_class_names_from_a_file(
     assert (error == "") if words is None else (words in error and error.count("\n") == 1)
 
 
-def test_weights_that_are_broken_or_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_broken_or_of_others(tmp_path, monkeypatch, capsys) -> None:
     state, out, file = random_detector(tmp_path)[0], tmp_path / "run", tmp_path / "w.safetensors"
 
     def refusal(changes: dict) -> str:
@@ -273,7 +263,7 @@ def test_weights_that_are_broken_or_of_others(
 
 @pytest.mark.parametrize("is_torch", [True, False])
 def test_init_from_a_file_that_says_nothing_names_the_way(
-    coco_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_torch: bool
+    coco_folder: Path, tmp_path, capsys, is_torch: bool
 ) -> None:
     file = tmp_path / ("w.pth" if is_torch else "w.safetensors")
     file.write_bytes(b"PK\x03\x04")
@@ -290,7 +280,7 @@ def test_init_from_a_file_that_says_nothing_names_the_way(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
-def test_torchvision_reads_back_what_it_wrote(tmp_path: Path, name: str) -> None:
+def test_torchvision_reads_back_what_it_wrote(tmp_path, name: str) -> None:
     """Full size, as .pth: through import and export into a second model, strictly."""
     torch = pytest.importorskip("torch", reason="PyTorch writes .pth files")
     try:

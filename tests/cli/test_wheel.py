@@ -41,7 +41,7 @@ def test_the_command_lists_the_configs(installed: Path, command: Command) -> Non
 @pytest.mark.parametrize(
     "module", ["harmonic_jax.losses", "harmonic_jax.ops", "harmonic_jax.metrics.coco"]
 )
-def test_beside_a_bare_jax(installed: Path, tmp_path: Path, module: str) -> None:
+def test_beside_a_bare_jax(installed: Path, tmp_path, module: str) -> None:
     """In an environment that has nothing but jax and numpy."""
     packages = Path(jax.__file__).parent.parent
     for name in (*WITH_JAX, "numpy.libs", "scipy.libs"):
