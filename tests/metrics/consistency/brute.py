@@ -119,40 +119,32 @@ def copies(
     return new_truth, DetectionTable(ids, **{c: getattr(found, c)[rows] for c in columns})
 
 
+def bin_gaps(score: np.ndarray, quality: np.ndarray, num_bins: int) -> float:
+    """Mean gap of bins of scores, bin by bin."""
+    total = 0.0
+    for j in range(num_bins):
+        inside = (score > j / num_bins) & (score <= (j + 1) / num_bins) | ((j == 0) & (score == 0))
+        if inside.any():
+            total += inside.mean() * abs(score[inside].mean() - quality[inside].mean())
+    return total
+
+
 def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, float]:
-    """LaECE and D-ECE as means of bins, bin by bin."""
+    """LaECE and D-ECE."""
     laece = []
     true, false = greedy(truth, found, 0.0, area)
     low, high = AREAS[area]
     counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
     for k in range(len(truth.class_names)):
         rows = [d for d in [*true, *false] if found.labels[d] == k]
-        if not rows or not (counts & (truth.labels == k)).any():
-            continue
-        s = np.array([found.scores[d] for d in rows])
-        u = np.array([true[d][1] if d in true else 0.0 for d in rows])
-        right = np.array([d in true for d in rows])
-        laece.append(0.0)
-        for j in range(25):
-            inside = (s > j / 25) & (s <= (j + 1) / 25) | ((j == 0) & (s == 0))
-            if inside.any():
-                quality = u[inside & right].mean() if (inside & right).any() else 0.0
-                precision = right[inside].mean()
-                gap = abs(s[inside].mean() - precision * quality)
-                laece[-1] += inside.sum() / len(rows) * gap
+        if rows and (counts & (truth.labels == k)).any():
+            quality = np.array([true[d][1] if d in true else 0.0 for d in rows])
+            laece.append(bin_gaps(found.scores[rows], quality, 25))
     true, false = greedy(truth, found, 0.5, area)
     rows = [*true, *false]
-    s = np.array([found.scores[d] for d in rows])
     right = np.array([d in true for d in rows])
-    d_ece = 0.0
-    for j in range(10):
-        inside = (s > j / 10) & (s <= (j + 1) / 10) | ((j == 0) & (s == 0))
-        if inside.any():
-            d_ece += inside.sum() / len(rows) * abs(s[inside].mean() - right[inside].mean())
-    return {
-        "LaECE": mean_of_defined(laece),
-        "D_ECE": d_ece if rows else np.nan,
-    }
+    d_ece = bin_gaps(found.scores[rows], right, 10) if rows else np.nan
+    return {"LaECE": mean_of_defined(laece), "D_ECE": d_ece}
 
 
 def lrp(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, float]:

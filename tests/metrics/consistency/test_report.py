@@ -178,17 +178,14 @@ def test_better_scores_win_and_pairing_pays() -> None:
 
 def test_several_runs_have_a_mean_and_a_spread() -> None:
     truth, found = brute.detector_case(0)
-    a = [samples_of(truth, noisy(found, seed, 0.2)) for seed in range(3)]
-    b = [samples_of(truth, noisy(found, seed, 0.2)) for seed in range(3, 5)]
-    result = compare_samples(a, b)
+    runs = [samples_of(truth, noisy(found, seed, 0.2), 10) for seed in range(5)]
+    result = compare_samples(runs[:3], runs[3:])
     row = result["overall"]["pearson"]
-    of_runs = [float(run.values["overall", ""]["pearson"][0]) for run in a]
+    of_runs = [float(run.values["overall", ""]["pearson"][0]) for run in runs[:3]]
     assert row["values_a"] == of_runs
     assert row["a"] == pytest.approx(np.mean(of_runs))
     assert row["spread_a"] == pytest.approx(np.std(of_runs, ddof=1))
-    # One run a side: no spread, and a narrower interval, as the draw of runs is not in it.
-    one = compare_samples(a[:1], b[:1])["overall"]["pearson"]
-    assert one["spread_a"] is None
+    assert compare_samples(runs[:1], runs[1:2])["overall"]["pearson"]["spread_a"] is None
     assert "fewer than 5 runs" in sentence(result)
     assert "3 runs, mean ± standard deviation" in format_comparison(result)
 

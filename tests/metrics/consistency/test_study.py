@@ -8,7 +8,7 @@ from harmonic_jax.metrics.matching import IOU_THRESHOLDS
 from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.consistency import brute
 
-SEEDS = range(25)
+SEEDS = range(15)
 
 
 def test_best_objects_equal_loops() -> None:
@@ -23,7 +23,7 @@ def test_best_objects_equal_loops() -> None:
         assert pairs.object.tolist() == [expected[d][1] for d in sorted(expected)], seed
         assert len(pairs) + pairs.num_ignored + pairs.num_over_limit == len(found.labels)
         ignored, over = ignored + pairs.num_ignored, over + pairs.num_over_limit
-    assert min(ignored, over) > 20  # the cases do hold what the rules are about
+    assert min(ignored, over) > 10  # the cases do hold what the rules are about
 
 
 def test_pairs_know_their_image_class_and_area() -> None:
