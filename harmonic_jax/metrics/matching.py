@@ -78,11 +78,9 @@ class Positives:
     """True and false positives at one IoU threshold, in one area range.
 
     Attributes:
-      object: int64 [d], the object a true positive takes; -1 for all others.
-      iou: float64 [d], with that object; 0 where there is none.
-      is_true: bool [d], it takes an object that counts.
-      is_false: bool [d], it takes none and is of the range itself. What is neither is left out: on
-        an ignored object, of another range, or beyond the best 100 of image and class.
+      object, iou: int64 and float64 [d], the object a true positive takes, -1 for all others; 0.
+      is_true, is_false: bool [d]. What is neither is left out: on an ignored object, of another
+        range, or beyond the best 100 of image and class.
       is_counted: bool [g], the objects to find.
     """
 

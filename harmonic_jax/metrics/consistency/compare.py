@@ -98,12 +98,10 @@ def _row(metric: str, a: list[np.ndarray], b: list[np.ndarray], *, seed: int) ->
     if interval is None:
         return row
     low, high = interval
-    row["interval"] = [low, high]
-    row["significant"] = low > 0.0 or high < 0.0
-    row["better"] = "neither"
-    if row["significant"] and METRICS[metric].better != "neither":
-        rises = METRICS[metric].better == "higher"
-        row["better"] = "b" if (low > 0.0) == rises else "a"
+    is_significant = low > 0.0 or high < 0.0
+    row |= {"interval": [low, high], "significant": is_significant, "better": "neither"}
+    if is_significant and METRICS[metric].better != "neither":
+        row["better"] = "b" if (low > 0.0) == (METRICS[metric].better == "higher") else "a"
     return row
 
 
@@ -127,12 +125,7 @@ def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def format_comparison(result: Comparison, *, names: tuple[str, str] = ("A", "B")) -> str:
-    """The overall numbers side by side, and in words which differences are significant.
-
-    Args:
-      result: as `compare_samples` returns it.
-      names: of the two sides.
-    """
+    """The overall numbers side by side, and in words which differences are significant."""
     settings = result["settings"]
     width = max(len(metric.title) for metric in METRICS.values()) + 2
     lines = [
@@ -170,8 +163,9 @@ def sentence(result: Comparison) -> str:
     for side in "ab":
         better = summary[f"better_{side}"]
         if better:
-            shown = "; ".join(_advantage(name, result[OVERALL][name]) for name in better)
-            parts.append(f"{side.upper()} is better in: {shown}.")
+            rows = {spoken(name): result[OVERALL][name]["difference"] for name in better}
+            told = "; ".join(f"{name} ({_signed(value)})" for name, value in rows.items())
+            parts.append(f"{side.upper()} is better in: {told}.")
     fewest = min(settings["runs_a"], settings["runs_b"])
     if fewest == 1:
         parts.append(
@@ -181,10 +175,6 @@ def sentence(result: Comparison) -> str:
     elif fewest < 5:
         parts.append("With fewer than 5 runs a side, the intervals understate what seeds change.")
     return " ".join(parts)
-
-
-def _advantage(name: str, row: dict[str, Any]) -> str:
-    return f"{spoken(name)} ({_signed(row['difference'])})"
 
 
 def _runs(count: int) -> str:

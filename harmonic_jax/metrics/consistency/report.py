@@ -107,7 +107,18 @@ def report_of(
     counts = _counts(case)
     report: Report = {
         "version": VERSION,
-        "settings": _settings(case, samples, resamples, notes),
+        "settings": {
+            "num_images": samples.num_images,
+            "num_objects": int(case.positives.is_counted.sum()),
+            "num_detections": len(case.found.labels),
+            "num_ignored": case.pairs.num_ignored,
+            "num_over_limit": case.pairs.num_over_limit,
+            "num_raw": None if case.raw is None else len(case.raw.labels),
+            "resamples": resamples,
+            "seed": samples.seed,
+            "confidence": CONFIDENCE,
+            "notes": list(notes),
+        },
         "overall": {},
         "areas": {},
         "classes": {},
@@ -127,23 +138,6 @@ def report_of(
         else:
             report[section][name] = entries
     return report
-
-
-def _settings(
-    case: Study, samples: Samples, resamples: int, notes: Iterable[str]
-) -> dict[str, Any]:
-    return {
-        "num_images": samples.num_images,
-        "num_objects": int(case.positives.is_counted.sum()),
-        "num_detections": len(case.found.labels),
-        "num_ignored": case.pairs.num_ignored,
-        "num_over_limit": case.pairs.num_over_limit,
-        "num_raw": None if case.raw is None else len(case.raw.labels),
-        "resamples": resamples,
-        "seed": samples.seed,
-        "confidence": CONFIDENCE,
-        "notes": list(notes),
-    }
 
 
 def _counts(case: Study) -> dict[str, dict[str, dict[str, int]]]:
@@ -245,11 +239,7 @@ def _precisions(case: Study) -> dict[str, Any]:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """All of it: the overall part, then area ranges and classes, a column each of the main numbers.
-
-    Args:
-      report: as `consistency_report` returns it.
-    """
+    """All of it: the overall part, then the main numbers of area ranges and classes."""
     parts = [format_overall(report)]
     for section, title in (("areas", "by COCO's area ranges"), ("classes", "by class")):
         parts.append(_table(title, report[section], report["counts"][section]))
@@ -316,15 +306,11 @@ def _table(title: str, rows: Mapping[str, Any], counts: Mapping[str, Any]) -> st
     present = [name for name in _OF_CLASSES if any(name in row for row in rows.values())]
     width = column_width(rows, heading=title) + 2
     heads = ["objects", "boxes", *present]
-    lines = [f"{title:{width}}" + "".join(f"{head:>{_wide(head)}}" for head in heads)]
+    wide = {head: max(9, len(head) + 2) for head in heads}
+    lines = [f"{title:{width}}" + "".join(f"{head:>{wide[head]}}" for head in heads)]
     for name, entries in rows.items():
         cells = [str(counts[name]["objects"]), str(counts[name]["detections"])]
         cells += [number(entries[key]["value"]) for key in present]
-        pairs = zip(heads, cells, strict=True)
-        cells = [f"{cell:>{_wide(head)}}" for head, cell in pairs]
-        lines.append(padded(name, width) + "".join(cells))
+        row = zip(cells, wide.values(), strict=True)
+        lines.append(padded(name, width) + "".join(f"{cell:>{n}}" for cell, n in row))
     return "\n".join(lines)
-
-
-def _wide(head: str) -> int:
-    return max(9, len(head) + 2)
