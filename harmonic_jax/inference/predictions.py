@@ -14,11 +14,10 @@ import numpy as np
 from harmonic_jax.data.decode import ImageError
 from harmonic_jax.files import explained, write_bytes
 from harmonic_jax.inference.augmentation import TTA
-from harmonic_jax.inference.detections import ImageDetections
+from harmonic_jax.inference.detections import ImageDetections, draw_detections
 from harmonic_jax.inference.detector import LoadedDetector, NonFiniteOutputError, batches_by
 from harmonic_jax.inference.inputs import is_video
 from harmonic_jax.inference.output import OutputFolder
-from harmonic_jax.inference.pictures import draw_detections
 from harmonic_jax.inference.video import VideoReader, VideoWriter
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.report.boxes import encode_jpeg

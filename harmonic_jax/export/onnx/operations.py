@@ -32,14 +32,11 @@ def reduction(operator: str) -> Rule:
     return lambda graph, params, x: graph.reduce(operator, x, params["axes"])
 
 
-def position(operator: str) -> Rule:
-    def rule(graph: Graph, params: Params, x: Value) -> Value:
-        (axis,) = params["axes"]
-        shape = [n for i, n in enumerate(x.shape) if i != axis]
-        found = graph.emit(operator, x, shape=shape, dtype=np.int64, axis=int(axis), keepdims=0)
-        return graph.cast(found, params["index_dtype"])
-
-    return rule
+def argmax(graph: Graph, params: Params, x: Value) -> Value:
+    (axis,) = params["axes"]
+    shape = [n for i, n in enumerate(x.shape) if i != axis]
+    found = graph.emit("ArgMax", x, shape=shape, dtype=np.int64, axis=int(axis), keepdims=0)
+    return graph.cast(found, params["index_dtype"])
 
 
 def unchanged(graph: Graph, params: Params, x: Value) -> Value:
@@ -247,8 +244,7 @@ RULES: dict[str, Rule] = {
     "abs": one_operator("Abs"),
     "add": one_operator("Add"),
     "and": logical("And", "BitwiseAnd"),
-    "argmax": position("ArgMax"),
-    "argmin": position("ArgMin"),
+    "argmax": argmax,
     "broadcast_in_dim": broadcast,
     "ceil": one_operator("Ceil"),
     "clamp": clamp,
@@ -256,7 +252,6 @@ RULES: dict[str, Rule] = {
     "conv_general_dilated": convolve,
     "convert_element_type": lambda graph, params, x: graph.cast(x, params["new_dtype"]),
     "copy": unchanged,
-    "cos": one_operator("Cos"),
     "cumsum": cumulative_sum,
     "div": one_operator("Div"),
     "dot_general": matrix_product,
@@ -290,7 +285,6 @@ RULES: dict[str, Rule] = {
     "reduce_min": reduction("ReduceMin"),
     "reduce_or": reduction("ReduceMax"),
     "reduce_precision": unchanged,
-    "reduce_prod": reduction("ReduceProd"),
     "reduce_sum": reduction("ReduceSum"),
     "rem": remainder,
     "reshape": reshape,
@@ -299,7 +293,6 @@ RULES: dict[str, Rule] = {
     "rsqrt": lambda graph, params, x: graph.emit("Reciprocal", graph.emit("Sqrt", x)),
     "select_n": select,
     "sign": one_operator("Sign"),
-    "sin": one_operator("Sin"),
     "slice": slice_,
     "split": split,
     "sqrt": one_operator("Sqrt"),
