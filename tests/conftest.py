@@ -21,14 +21,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jaxtyping
 
+import tests.shapes  # noqa: F401  (the hook imports its package alone)
+
 # Annotations such as Float[Array, "n 4"] are checked at every call while tests run.
 jaxtyping.install_import_hook(
     [
         "harmonic_jax.ops",
-        "harmonic_jax.detectors.parts.matching",
-        "harmonic_jax.detectors.parts.anchors",
+        "harmonic_jax.detectors.parts",
+        "harmonic_jax.detectors.rpn",
+        "harmonic_jax.detectors.roi_head",
     ],
-    "beartype.beartype",
+    "tests.shapes.checked",
 )
 
 import jax  # noqa: E402
@@ -74,11 +77,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_multi_process.py",
         "test_commands.py",
         "test_checkpoint.py",
-        "test_two_stage.py",
-        "test_multibox_detectors.py",
+        "test_detectors.py",
+        "test_losses.py",
         "test_weights.py",
-        "test_two_stage_torchvision.py",
-        "test_ssd_torchvision.py",
+        "test_torchvision.py",
         "test_initialise.py",
     )
     items.sort(key=lambda item: item.path.name not in long)

@@ -115,7 +115,7 @@ def test_tuples_have_a_length(kind: type, name: str, hint: Any) -> None:
         (lambda: c.Config(".."), "config.name is '..'"),
         (lambda: c.Config("x", run_dir=""), "config.run_dir is ''"),
         (lambda: c.Config("x", data=c.AugmentConfig()), "config.data is .*a DataConfig"),  # type: ignore[arg-type]
-        (lambda: c.RetinaNetConfig(backbone=c.VGGConfig()), "model.backbone is VGGC"),  # type: ignore[arg-type]
+        (lambda: c.RetinaNetConfig(backbone=c.AnchorConfig()), "model.backbone is AnchorC"),  # type: ignore[arg-type]
     ],
 )
 def test_what_else_is_refused(make: Any, words: str) -> None:

@@ -62,7 +62,7 @@ def test_the_recipe_with_negatives_sees_only_what_counts() -> None:
     logits, boxes, target = (rng.uniform(1, 9, (8, n)).astype(np.float32) for n in (3, 4, 4))
     labels = np.array([0, 2, -1, 1, -1, 0, 2, -1])
     is_counted = np.arange(8) < 6
-    step = jax.value_and_grad(page["detection_loss"], argnums=(0, 1))
+    step = jax.jit(jax.value_and_grad(page["detection_loss"], argnums=(0, 1)))
     want, gradients = step(logits[:6], boxes[:6], labels[:6], target[:6], is_counted[:6])
     logits[6:] = boxes[6:] = target[6:] = boxes[labels < 0] = target[labels < 0] = np.nan
     got, spoilt = step(logits, boxes, labels, target, is_counted)

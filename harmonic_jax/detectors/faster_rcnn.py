@@ -166,7 +166,7 @@ class FasterRCNN(nnx.Module):
         return rois.reshape(-1, *rois.shape[2:])
 
 
-def _anchors(config: FasterRCNNConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
+def _anchors(config: FasterRCNNConfig, batch: Batch) -> tuple[Float[Array, "_ 4"], ...]:
     _, height, width, _ = batch.images.shape
     anchors = make_anchors((height, width), config.levels, config.rpn.anchors)
     return tuple(jnp.asarray(level) for level in anchors)

@@ -135,7 +135,7 @@ class RetinaNet(nnx.Module):
         )
 
 
-def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "n 4"], ...]:
+def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "_ 4"], ...]:
     _, height, width, _ = batch.images.shape
     anchors = make_anchors((height, width), config.levels, config.anchors)
     return tuple(jnp.asarray(level) for level in anchors)
@@ -225,7 +225,7 @@ def detect(model: RetinaNet, batch: Batch) -> Detections:
 
 def detect_in_image(
     predictions: Predictions,
-    anchors: tuple[Float[Array, "n 4"], ...],
+    anchors: tuple[Float[Array, "_ 4"], ...],
     image_size: Float[Array, " 2"],
     config: PostprocessConfig,
 ) -> Detections:

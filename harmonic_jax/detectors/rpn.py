@@ -205,7 +205,7 @@ def rpn_sums(
     )
 
 
-def _take(levels: tuple[Float[Array, "b n _"], ...], samples: AnchorSamples) -> Array:
+def _take(levels: tuple[Float[Array, "b _ _"], ...], samples: AnchorSamples) -> Array:
     """Rows of the sampled anchors, [b, s, _]."""
     rows = samples.rows[..., None]
     return jnp.take_along_axis(jnp.concatenate(levels, axis=1), rows, axis=1)

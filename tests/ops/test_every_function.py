@@ -1,5 +1,5 @@
-"""What every public function of `ops`, `assign` and `postprocess` promises: numbers of any type are
-computed in float32, under JAX's strict settings too.
+"""What every public function of `ops` and of the matching, sampling and selection of detectors
+promises: numbers of any type are computed in float32, under JAX's strict settings too.
 
 Coordinates, scores and deltas are exact in every type, so the results have to be the same.
 """
@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harmonic_jax.postprocess.proposals import Proposals
 
-from harmonic_jax import assign, ops, postprocess
+from harmonic_jax import ops
+from harmonic_jax.config import BoxHeadConfig, MatchConfig, PostprocessConfig, RPNConfig
+from harmonic_jax.detectors import roi_head, rpn
+from harmonic_jax.detectors.parts import matching, selection
+from harmonic_jax.detectors.rpn import Proposals
 from harmonic_jax.ops import Suppression, SuppressionMethod
-from harmonic_jax.structures import Detections, GroundTruth, Predictions
+from harmonic_jax.structures import GroundTruth, Predictions
 
 N, G, K = 24, 6, 3
 _RNG = np.random.default_rng(0)
@@ -67,9 +70,6 @@ class Given:
     def truth(self):
         return GroundTruth(self.objects(), self.i(OBJECT_LABELS), jnp.asarray(IS_OBJECT))
 
-    def raw(self, k):
-        return Predictions((self.f(LOGITS[:, :k]),), (self.f(DELTAS),))
-
     def scene(self):
         return self.b(BOXES, VALID), self.f(SCORES, VALID), self.i(LABELS)
 
@@ -79,11 +79,10 @@ class Given:
 
 KEY = jax.random.key(0)
 NMS = {"iou_threshold": 0.5, "max_outputs": 9, "valid": VALID}
-MATCH = {"positive_iou": 0.6, "negative_iou": 0.4, "low_quality": True}
-DRAW = {"num_samples": 8, "positive_fraction": 0.5}
-SELECT = {"nms_iou": 0.5, "sigma": 0.5, "min_score": 0.05, "max_detections": 9}
-POST = {"score_threshold": 0.3, "nms_iou": 0.5, "max_detections": 9}
-WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MATCH = MatchConfig(positive_iou=0.6, negative_iou=0.4)
+RPN = RPNConfig(match=MATCH, num_samples=8, topk_eval=20, num_proposals_eval=9)
+BOX_HEAD = BoxHeadConfig(match=MATCH, num_samples=8, positive_fraction=0.5)
+POST = PostprocessConfig(score_threshold=0.3, max_detections=9)
 CALLS = {
     "box_area": lambda f, x: f(x.b(BOXES)),
     "pairwise_iou": lambda f, x: f(x.b(BOXES), x.b(OBJECTS)),
@@ -110,58 +109,40 @@ CALLS = {
         list(jnp.asarray(FEATURES)), x.b(BOXES), output_size=3, first_level=2, aligned=False
     ),
     "assign_levels": lambda f, x: f(x.b(BOXES), levels=(2, 5)),
-    "sample_balanced": lambda f, x: f(KEY, VALID, ~VALID, **DRAW),
-    "match_anchors": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, **MATCH),
+    "sample_balanced": lambda f, x: f(KEY, VALID, ~VALID, num_samples=8, positive_fraction=0.5),
+    "match_anchors": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, MATCH),
     "match_default_boxes": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, positive_iou=0.5),
     "multibox_targets": lambda f, x: f(x.b(BOXES), x.truth(), num_classes=K, positive_iou=0.5),
-    "dense_targets": lambda f, x: f([x.b(BOXES)], x.truth(), num_classes=K, **MATCH),
-    "sample_anchors": lambda f, x: f(KEY, [x.b(BOXES)], x.truth(), **MATCH, **DRAW),
+    "dense_targets": lambda f, x: f([x.b(BOXES)], x.truth(), num_classes=K, match=MATCH),
+    "sample_anchors": lambda f, x: f(KEY, x.b(BOXES), x.truth(), RPN),
     "sample_rois": lambda f, x: f(
-        KEY, x.b(BOXES, VALID), VALID, x.truth(), num_classes=K, **MATCH, **DRAW
+        KEY,
+        Proposals(x.b(BOXES, VALID), x.f(SCORES), jnp.asarray(VALID)),
+        x.truth(),
+        BOX_HEAD,
+        num_classes=K,
     ),
-    "select_detections": lambda f, x: f(
-        *x.scene(), is_candidate=jnp.asarray(VALID), suppression="class", **SELECT
-    ),
-    "postprocess_dense": lambda f, x: f(
-        x.raw(K), [x.b(BOXES)], x.b(SIZE), topk_per_level=20, **POST
-    ),
-    "postprocess_multibox": lambda f, x: f(
-        x.f(LOGITS, VALID),
-        x.b(BOXES, VALID),
-        x.b(SIZE),
-        topk_per_class=20,
-        is_candidate=VALID,
-        **POST,
-    ),
+    "select_detections": lambda f, x: f(*x.scene(), x.b(SIZE), POST),
     "select_proposals": lambda f, x: f(
-        x.raw(1), [x.b(BOXES)], x.b(SIZE), pre_nms_topk=20, post_nms_topk=9, nms_iou=0.7
-    ),
-    "postprocess_rois": lambda f, x: f(
-        x.f(LOGITS),
-        x.f(np.tile(DELTAS[:, None], (1, K + 1, 1))),
-        Proposals(x.b(BOXES), x.f(SCORES), jnp.asarray(VALID)),
+        Predictions((x.f(LOGITS[:, :1]),), (x.f(DELTAS),)),
+        [x.b(BOXES)],
         x.b(SIZE),
-        min_size=1.0,
-        weights=WEIGHTS,
-        **POST,
-    ),
-    "take_masks": lambda f, x: (
-        f(
-            x.f(np.zeros((N, 3, 3, K), np.float32)),
-            Detections(x.b(BOXES), x.f(SCORES), x.i(LABELS), jnp.asarray(VALID)),
-        ).masks
+        RPN,
+        is_training=False,
     ),
 }
-WITHOUT_ARRAYS = {"float32_below", "level_shapes", "make_anchors", "make_default_boxes"}
+# Of no arrays; of what a network says, which is float32; and the head's and selection's sums.
+OTHERS = {"float32_below", "mark_non_finite", "non_finite_images", "rpn_sums", "roi_sums"}
 
 
 def public_functions():
+    names = [module.name for module in pkgutil.iter_modules(ops.__path__, ops.__name__ + ".")]
+    modules = [importlib.import_module(name) for name in names]
     found = {}
-    for room in (ops, assign, postprocess):
-        for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
-            for name, value in vars(importlib.import_module(module.name)).items():
-                if inspect.isfunction(value) and value.__module__ == module.name:
-                    found[name] = value
+    for module in (*modules, matching, selection, rpn, roi_head):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                found[name] = value
     return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
@@ -173,7 +154,7 @@ def run(name, **types):
 
 
 def test_no_public_function_is_forgotten():
-    assert set(FUNCTIONS) == set(CALLS) | WITHOUT_ARRAYS
+    assert set(FUNCTIONS) == set(CALLS) | OTHERS
 
 
 MIXED = {

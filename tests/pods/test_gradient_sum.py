@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harmonic_jax.config import Config
-from tests.detectors.two_stage_peer import SMALL_FASTER
+from tests.detectors.tiny import FASTER_RCNN
 from tests.training.tiny import tiny_config
 
 DEVICES = 8
@@ -21,7 +21,7 @@ def retinanet() -> Config:
 
 
 def faster_rcnn() -> Config:
-    return dataclasses.replace(tiny_config(), model=SMALL_FASTER)
+    return dataclasses.replace(tiny_config(), model=FASTER_RCNN)
 
 
 SCRIPT = """

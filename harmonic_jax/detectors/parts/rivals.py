@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from harmonic_jax import losses
 from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
@@ -136,7 +136,7 @@ class _Anchors:
 
 def rival_sums(
     predictions: Predictions,
-    anchors: tuple[Float[Array, "n 4"], ...],
+    anchors: tuple[Float[Array, "_ 4"], ...],
     batch: Batch,
     loss: LossConfig,
     match: MatchConfig,
@@ -173,7 +173,7 @@ def rival_sums(
 
 def _join(
     predictions: Predictions,
-    anchors: tuple[Float[Array, "n 4"], ...],
+    anchors: tuple[Float[Array, "_ 4"], ...],
     batch: Batch,
     match: MatchConfig,
 ) -> _Anchors:
@@ -311,7 +311,7 @@ def _distinct(objects: Int[Array, "b n"]) -> Int[Array, "b n"]:
     return objects + images * (objects.max() + 1)
 
 
-def _split(values: Float[Array, "b n"], predictions: Predictions) -> list[Array]:
+def _split(values: Shaped[Array, "b n"], predictions: Predictions) -> list[Array]:
     """[b, n_l] of each level."""
     ends = np.cumsum([level.shape[1] for level in predictions.cls_logits])
     return jnp.split(values, ends[:-1].tolist(), axis=1)

@@ -1,0 +1,135 @@
+"""Convolution against float64 NumPy written from its definition; its gradients against XLA's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from harmonic_jax.backbones.conv import (
+    MAX_CELLS_AS_PATCHES,
+    MAX_NUMBERS_OF_FAST_GRADIENT,
+    Conv,
+    Frozen,
+    add_bias,
+    convolve,
+)
+
+
+def reference(
+    x: np.ndarray, kernel: np.ndarray, *, stride: int, padding: int, dilation: int = 1
+) -> np.ndarray:
+    """y[r, c] = sum over i, j of x[stride r + dilation i - padding, ..] kernel[i, j]."""
+    size = kernel.shape[0]
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in x.shape[1:3])
+    y = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
+    for row, column, i, j in np.ndindex(height, width, size, size):
+        cells = x[:, stride * row + dilation * i, stride * column + dilation * j]
+        y[:, row, column] += cells @ kernel[i, j]
+    return y
+
+
+def draw(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+KEEPS_SIZE = [(size, size // 2, 1) for size in (1, 3, 7)]
+OTHERS = [(3, 0, 1), (4, 1, 1), (3, 6, 6)]  # size, padding, dilation
+
+
+@pytest.mark.parametrize(("size", "padding", "dilation"), KEEPS_SIZE + OTHERS)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (3, 4), (5, 8)])
+def test_convolution(size: int, padding: int, dilation: int, shape: tuple[int, int]) -> None:
+    """On both sides of the threshold of patches; the default padding keeps the size."""
+    assert 2 * 3 <= MAX_CELLS_AS_PATCHES < 5 * 8
+    rng, options = np.random.default_rng(0), {"padding": padding, "dilation": dilation}
+    x, kernel = draw(rng, 2, *shape, 3), draw(rng, size, size, 3, 4)
+    for stride in (1, 2) if min(shape) + 2 * padding >= size else ():
+        expected = reference(np.asarray(x), np.asarray(kernel), stride=stride, **options)
+        y = convolve(x, kernel, stride=stride, **options)
+        np.testing.assert_allclose(y, expected, atol=1e-4)
+        if (size, padding, dilation) in KEEPS_SIZE:
+            assert y.shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 4)
+            np.testing.assert_array_equal(convolve(x, kernel, stride=stride), y)
+
+
+def xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, dilation: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+SMALL, LARGE = (3, 4), (111, 2)  # channels in and out
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "stride", "padding", "dilation"),
+    [
+        *(((2, *shape), SMALL, stride, 1, 1) for shape in ((2, 2), (1, 7)) for stride in (1, 2)),
+        *(
+            ((3, 43, 37), LARGE, 1, padding, dilation)
+            for padding, dilation in ((1, 1), (0, 1), (6, 6))
+        ),
+    ],
+)
+def test_gradients_are_those_of_xla(shape, channels, stride, padding, dilation) -> None:
+    """Of patches, and of large maps."""
+    rng = np.random.default_rng(1)
+    x, kernel = draw(rng, *shape, channels[0]), draw(rng, 3, 3, *channels)
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    is_large = channels == LARGE
+    assert (x.size > MAX_NUMBERS_OF_FAST_GRADIENT) == is_large
+    expected, pullback = jax.vjp(lambda x, k: xla(x, k, **options), x, kernel)
+    actual, our_pullback = jax.vjp(lambda x, k: convolve(x, k, **options), x, kernel)
+    np.testing.assert_allclose(actual, expected, atol=0 if is_large else 1e-5)
+    cotangent = draw(rng, *expected.shape)
+    for mine, theirs in zip(our_pullback(cotangent), pullback(cotangent), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-2 if is_large else 1e-5)
+    if is_large:  # not XLA's on this CPU
+        assert "while" in jax.jit(our_pullback).lower(cotangent).as_text()
+
+
+def test_groups_equal_a_convolution_each() -> None:
+    rng = np.random.default_rng(0)
+    conv = Conv(12, 8, kernel_size=3, stride=2, groups=4, rngs=nnx.Rngs(0))
+    assert conv.kernel.shape == (3, 3, 3, 8)
+    for shape in ((7, 9), (3, 4)):
+        x = draw(rng, 2, *shape, 12)
+        parts = [
+            reference(
+                np.asarray(x)[..., 3 * g : 3 * g + 3],
+                np.asarray(conv.kernel[...])[..., 2 * g : 2 * g + 2],
+                stride=2,
+                padding=1,
+            )
+            for g in range(4)
+        ]
+        np.testing.assert_allclose(conv(x), np.concatenate(parts, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_it_computes_in_its_dtype_and_keeps_float32_parameters() -> None:
+    conv = Conv(3, 4, kernel_size=3, bias=0.5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert conv.kernel.dtype == conv.bias.dtype == jnp.float32
+    y = conv(jnp.zeros((1, 6, 6, 3)))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, np.full((1, 6, 6, 4), 0.5))
+
+
+def test_what_is_not_trainable_is_no_param() -> None:
+    conv = Conv(3, 4, kernel_size=1, bias=0.0, trainable=False, rngs=nnx.Rngs(0))
+    _, params, frozen = nnx.split(conv, nnx.Param, Frozen)
+    assert not jax.tree.leaves(params)
+    assert len(jax.tree.leaves(frozen)) == 2
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32() -> None:
+    """In bfloat16 a sum of ones stays at 256."""
+    x = jnp.zeros((2, 40, 40, 1), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda bias: add_bias(x, bias).astype(jnp.float32).sum()))
+    np.testing.assert_array_equal(gradient(jnp.zeros(1)), [3200.0])

@@ -1,0 +1,110 @@
+"""SSD's choice of negatives, and its detections against a loop."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from harmonic_jax import config as c
+from harmonic_jax.detectors import ssd
+from tests.detectors import reference as ref
+from tests.detectors import tiny
+
+SHAPE = (64, 64)
+
+
+@pytest.mark.parametrize("num_values", [2, 5, 1000], ids=["many ties", "ties", "distinct"])
+def test_hardest_takes_exactly_the_number_first_among_equals(num_values: int) -> None:
+    rng = np.random.default_rng(num_values)
+    loss = rng.integers(0, num_values, (6, 50)).astype(np.float32)
+    is_candidate = rng.random((6, 50)) < 0.7
+    is_candidate[4] = False
+    num_positive = np.array([0, 1, 5, 40, 3, 16])
+    run = jax.jit(ssd.hardest, static_argnames="ratio")
+    taken = np.asarray(run(loss, is_candidate, num_positive, ratio=3.0))
+    for row in range(6):
+        candidates = np.flatnonzero(is_candidate[row])
+        # A stable sort: among equal losses the lower index comes first.
+        order = candidates[np.argsort(-loss[row, candidates], kind="stable")]
+        expected = np.zeros(50, bool)
+        expected[order[: 3 * num_positive[row]]] = True
+        np.testing.assert_array_equal(taken[row], expected)
+    assert taken.sum(1)[3] == is_candidate[3].sum()  # fewer than 120
+
+
+def test_hardest_takes_infinite_losses_and_only_candidates() -> None:
+    loss = np.array([[1.0, np.inf, np.nan, 3.0, np.inf]], np.float32)
+    is_candidate = np.array([[True, True, True, True, False]])
+    taken = ssd.hardest(loss, is_candidate, np.array([1]), ratio=2.0)
+    assert taken.tolist() == [[False, True, True, False, False]]
+
+
+def test_images_too_small_for_a_level_are_refused() -> None:
+    batch = tiny.batch_of(tiny.random_truth(np.random.default_rng(0), (1,)), SHAPE)
+    model = tiny.Given(ssd.SSDConfig(), None)
+    with pytest.raises(ValueError, match=r"for images of 64 x 64 .* level 5"):
+        ssd.loss_sums(model, batch, c.LossConfig(), tiny.KEY, None)
+    assert tiny.SSD.level_shapes(SHAPE) == ((8, 8), (4, 4), (2, 2))
+
+
+# --- Detections ----------------------------------------------------------------------------------
+
+POST = c.PostprocessConfig(score_threshold=0.1, topk=12, nms_iou=0.45, max_detections=20)
+N = 60
+ALL = np.ones(N, bool)
+detect = jax.jit(functools.partial(ssd.detect_in_image, config=POST))
+
+
+def random_image(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits of four classes and background, boxes, and the image's size."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (N, 5)).astype(np.float32)
+    corner = rng.uniform(-8, 40, (N, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 30, (N, 2))], -1)
+    return logits, boxes.astype(np.float32), np.array([48.0, 40.0], np.float32)
+
+
+def reference(logits, boxes, is_candidate, size) -> list:
+    boxes = np.clip(boxes.astype(np.float64), 0, size[[1, 0, 1, 0]])
+    found = []
+    for label in range(4):
+        scored = [
+            (ref.softmax(logits[n].astype(np.float64))[label], label, boxes[n])
+            for n in np.flatnonzero(is_candidate)
+        ]
+        scored = sorted((s for s in scored if s[0] > POST.score_threshold), key=lambda s: -s[0])
+        found += scored[: POST.topk]
+    return ref.suppress(found, POST.nms_iou, POST.max_detections)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_detections_equal_a_loop(seed: int) -> None:
+    """With all boxes, with few candidates, with none: others neither detect nor suppress."""
+    logits, boxes, size = random_image(seed)
+    logits[:, -1] -= 2  # enough above the threshold for both limits to cut
+    few = np.random.default_rng(seed).random(N) < 0.1
+    for is_candidate in (ALL, few, ~ALL):
+        expected = reference(logits, boxes, is_candidate, size)
+        ref.assert_detections(detect(logits, boxes, is_candidate, size), expected)
+        assert len(expected) == 20 or is_candidate is not ALL
+
+
+def test_nan_and_infinity_are_never_detected() -> None:
+    logits, boxes, size = random_image(0)
+    logits[0, 2], boxes[1, 1], boxes[2, 3] = np.nan, np.nan, np.inf
+    logits[1:3, 0] = 50  # the best of all, if they counted
+    expected = reference(logits, boxes, np.arange(N) >= 3, size)
+    ref.assert_detections(detect(logits, boxes, ALL, size), expected)
+
+
+def test_background_is_never_detected() -> None:
+    logits, boxes, size = random_image(0)
+    logits[:, -1] = 50
+    ref.assert_detections(detect(logits, boxes, ALL, size), [])
+
+
+def test_fewer_boxes_than_candidates_and_detections() -> None:
+    logits, boxes, size = random_image(1)
+    found = detect(logits[:3], boxes[:3], ALL[:3], size)
+    ref.assert_detections(found, reference(logits, boxes, np.arange(N) < 3, size))
