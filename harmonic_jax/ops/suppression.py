@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from harmonic_jax.ops._types import AnyArray, Array, Bool, Float, Int, Integer, Real
 from harmonic_jax.ops.boxes import iou_of_coordinates, pairwise_iou
-from harmonic_jax.ops.nms import batched_nms, float32_below, nms
+from harmonic_jax.ops.nms import batched_nms, float32_below
 
 SuppressionMethod = Literal[
     "class", "agnostic", "soft_linear", "soft_gaussian", "matrix", "weighted", "fusion"
@@ -144,15 +144,14 @@ _Found = tuple[Array, Array, Array, Array]  # boxes, scores, indices, is_left; [
 def _hard(
     boxes: Array, scores: Array, labels: Array, is_candidate: Array, settings: Suppression
 ) -> _Found:
-    options: Any = {
-        "iou_threshold": settings.iou,
-        "max_outputs": settings.max_outputs,
-        "valid": is_candidate,
-    }
-    if settings.method == "agnostic":
-        indices, is_left = nms(boxes, scores, **options)
-    else:
-        indices, is_left = batched_nms(boxes, scores, labels, **options)
+    indices, is_left = batched_nms(
+        boxes,
+        scores,
+        jnp.zeros_like(labels) if settings.method == "agnostic" else labels,
+        iou_threshold=settings.iou,
+        max_outputs=settings.max_outputs,
+        valid=is_candidate,
+    )
     own = boxes[indices]
     if settings.method != "weighted":
         return own, scores[indices], indices, is_left

@@ -101,8 +101,8 @@ def _hardet(*names: str) -> dict[str, Any]:
             dict(zip(names, arrays, strict=True)), fixed, factor_gradient, **options
         )
 
-    modes = ({"factor_gradient": "stop"}, {"factor_gradient": "cls_only"})
-    others = {"alpha": 0.7, "gamma": 0.3, "margin": 0.05, "factor_gradient": "cls_only"}
+    modes = ({"factor_gradient": "stop"}, {"factor_gradient": "cls_only", "box_weight": 2.0})
+    others = {"alpha": 0.7, "gamma": 0.3, "margin": 0.05, "box_weight": 0.5}
     return {
         "expected": expected,
         "held": held,

@@ -35,7 +35,7 @@ def harmonic_iou(iou, gamma=0.8):
     return (1 + iou) ** gamma * (1 - iou)
 
 
-def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2):
+def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2, box_weight=1):
     """HarDet of a dict of arrays; a factor that does not flow is computed from `fixed` instead.
 
     Differences of this function with respect to `x`, `fixed` held, are the gradient of a mode.
@@ -45,8 +45,8 @@ def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2):
     def source(factor):
         return x if factor in FLOWS[mode] else fixed
 
-    def loc(v):
-        return v["smooth_l1"] + alpha * harmonic_iou(v["iou"], gamma)
+    def loc(v, weight=1.0):  # the factors are those of the unweighted losses
+        return weight * v["smooth_l1"] + alpha * harmonic_iou(v["iou"], gamma)
 
     beta_c_of = source("beta_c")
     beta_c = np.exp(-beta_c_of.get("cross_entropy", beta_c_of["cls_loss"]))
@@ -54,7 +54,7 @@ def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2):
     distance = np.abs(x["prob"] - source("tc_iou")["iou"])
     weight = 1 / (1 + np.exp(source("tc_entropy")["entropy"]))
     contrastive = weight * np.maximum(0, distance - margin)
-    return (1 + beta_r) * x["cls_loss"] + (1 + beta_c) * loc(x) + contrastive
+    return (1 + beta_r) * x["cls_loss"] + (1 + beta_c) * loc(x, box_weight) + contrastive
 
 
 def central_difference(f: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:

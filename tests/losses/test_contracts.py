@@ -1,5 +1,5 @@
 """What losses promise beside tests/losses/test_every_function.py: errors that name the argument,
-one batch on several devices, and the whole way from logits and boxes finite."""
+and that a batch on several devices needs no communication."""
 
 import functools
 import os
@@ -9,55 +9,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from harmonic_jax import losses
 from harmonic_jax.losses import rivals
-from tests.losses.test_localization import degenerate_pairs
-
-
-@pytest.mark.parametrize(("is_softmax", "dtype"), [(True, jnp.float32), (False, jnp.bfloat16)])
-def test_hardet_finite_from_logits_and_boxes(is_softmax, dtype):
-    """The whole way, in every mode, on +-200 logits and on boxes of every bad kind."""
-    boxes = degenerate_pairs()
-    rng = np.random.default_rng(2)
-    logits = rng.choice([-200.0, -1.0, 0.0, 3.0, 200.0], (len(boxes[0]), 3))
-    labels = jnp.asarray(rng.integers(0, 3, len(logits)))
-
-    @jax.jit
-    def run(pred, logits, target, mode):
-        def total(pred, logits):
-            true = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-            ce = jax.nn.softplus(-true.astype(jnp.float32))
-            prob, entropy = jax.nn.sigmoid(true), losses.sigmoid_entropy(true)
-            cls_loss = losses.sigmoid_focal_loss(logits, labels).sum(-1)
-            if is_softmax:
-                cls_loss = ce = losses.softmax_cross_entropy(logits, labels)
-                prob, entropy = jnp.exp(-ce), losses.softmax_entropy(logits)
-            loc, iou = losses.smooth_l1_loss(pred, target), losses.aligned_iou(pred, target)
-            return jax.lax.switch(
-                mode,
-                [
-                    functools.partial(hardet, mode_name)
-                    for mode_name in ("through", "stop", "cls_only")
-                ],
-                (cls_loss, loc, prob, iou, entropy, ce),
-            ).sum()
-
-        return jax.value_and_grad(total, argnums=(0, 1))(pred, logits)
-
-    def hardet(mode, arrays):
-        return losses.hardet_loss(
-            *arrays[:-1], factor_gradient=mode, factor_source="ce", cross_entropy=arrays[-1]
-        )
-
-    pred, target, x = (jnp.asarray(array, dtype) for array in (*boxes, logits))
-    for mode in range(3):
-        value, grads = run(pred, x, target, mode)
-        assert jnp.isfinite(value)
-        assert all(jnp.isfinite(g).all() for g in grads)
-
 
 V, M = jnp.ones(3), jnp.ones((3, 4))
 I3 = jnp.zeros(3, jnp.int32)
@@ -65,12 +20,10 @@ WRONG = [
     ("harmonic_loss", (I3, V), {}, TypeError, "cls_loss has dtype int32"),
     ("harmonic_loss", (V, None), {}, TypeError, "loc_loss is a NoneType"),
     ("harmonic_loss", (V, V[:, None]), {}, ValueError, r"loc_loss has shape \(3, 1\)"),
-    ("harmonic_loss", (V, V.sum()), {}, ValueError, r"loc_loss has shape \(\)"),
     ("harmonic_loss", (V, V), {"factor_gradient": "both"}, ValueError, "factor_gradient is 'both'"),
     ("harmonic_loss", (V, V), {"factor_gradient": None}, TypeError, "factor_gradient is a NoneT"),
     ("harmonic_loss", (V, V), {"where": V}, TypeError, "where has dtype float32"),
     ("harmonic_loss", (V, V), {"where": V[:2] > 0}, ValueError, r"where has shape \(2,\)"),
-    ("harmonic_loss", (V, V), {"where": V[:, None] > 0}, ValueError, r"where has shape \(3, 1\)"),
     ("task_contrastive_loss", (V, I3, V), {}, TypeError, "iou has dtype int32"),
     ("task_contrastive_loss", (V, V, M), {}, ValueError, r"entropy has shape \(3, 4\)"),
     ("task_contrastive_loss", (V, V, V), {"margin": -0.1}, ValueError, "margin is -0.1"),
@@ -94,7 +47,6 @@ WRONG = [
     ("softmax_entropy", (M[:, :0],), {}, ValueError, r"logits has shape \(3, 0\)"),
     ("sigmoid_entropy", (I3,), {}, TypeError, "logits has dtype int32"),
     ("softmax_cross_entropy", (M, V), {}, TypeError, "labels has dtype float32"),
-    ("softmax_cross_entropy", (M, V > 0), {}, TypeError, "labels has dtype bool"),
     ("softmax_cross_entropy", (M, I3[:2]), {}, ValueError, r"labels has shape \(2,\)"),
     ("sigmoid_cross_entropy", (M, I3[:, None]), {}, ValueError, r"labels has shape \(3, 1\)"),
     ("sigmoid_focal_loss", (M, M), {}, TypeError, "labels has dtype float32"),

@@ -229,7 +229,11 @@ def test_debug_nans_finds_none(name):
 
 # Options at the ends of their ranges, beside the defaults.
 ENDS = {
-    "hardet_loss": [{"alpha": 0.0, "gamma": 0.0, "margin": 0.0, "box_weight": 0.0}],
+    "hardet_loss": [
+        {"alpha": 0.0, "gamma": 0.0, "margin": 0.0, "box_weight": 0.0},
+        {"factor_gradient": "stop"},
+        {"factor_gradient": "cls_only"},
+    ],
     "harmonic_loss": [{"factor_gradient": "stop"}, {"factor_gradient": "cls_only"}],
     "harmonic_iou_loss": [{"gamma": 0.0}],
     "task_contrastive_loss": [{"margin": 0.0}, {"margin": 1.0}],

@@ -1,10 +1,8 @@
 """Masks of objects cut to boxes, against a slow loop over samples."""
 
-import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,18 +79,3 @@ def test_no_frame_no_mask() -> None:
     got = np.asarray(crop(values, frames, np.arange(3), boxes, size=4))
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got[:2], np.zeros((2, 4, 4)))
-
-
-def test_vmapped_crops_equal_a_loop() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
-    frames = np.tile(np.array([[0, 0, 10, 10]], np.float32), (2, 3, 1)) + rng.uniform(
-        0, 3, (2, 3, 4)
-    ).astype(np.float32)
-    objects = rng.integers(0, 3, (2, 5))
-    boxes = np.tile(np.array([1, 2, 9, 8], np.float32), (2, 5, 1))
-    one = jax.jit(functools.partial(crop_masks, size=6))
-    together = jax.jit(jax.vmap(one))(*map(jnp.asarray, (values, frames, objects, boxes)))
-    for i in range(2):
-        alone = one(values[i], frames[i], objects[i], boxes[i])
-        np.testing.assert_allclose(together[i], alone, atol=1e-6)

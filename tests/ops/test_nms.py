@@ -1,7 +1,5 @@
 """Suppression against torchvision and against a greedy loop in plain float32 numpy."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +91,7 @@ def test_equals_the_greedy_definition(name, threshold):
     np.testing.assert_array_equal(indices(kept), greedy(boxes, scores, labels, threshold))
 
 
-@pytest.mark.parametrize("shift", [-1e3, -1e5, 1e5, -1e7])
+@pytest.mark.parametrize("shift", [-1e3, 1e5, -1e7])
 def test_classes_never_act_on_each_other_wherever_they_are(shift):
     """Offsets would mix them: steps are negative, or rounded to nothing beside the coordinates."""
     boxes, scores, labels = CASES["clustered"]
@@ -105,11 +103,9 @@ def test_classes_never_act_on_each_other_wherever_they_are(shift):
 def test_labels_of_64_bits_are_compared_whole():
     boxes, scores = np.tile(np.float32([0, 0, 8, 8]), (2, 1)), np.float32([0.9, 0.8])
     with jax.enable_x64(True):
-        kept = nms_of_two(boxes, scores, np.array([1, 1 + 2**32]))
+        labels = np.array([1, 1 + 2**32])
+        kept = batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=2)
     assert kept.valid.tolist() == [True, True]
-
-
-nms_of_two = functools.partial(batched_nms, iou_threshold=0.5, max_outputs=2)
 
 
 def test_areas_beyond_float32_and_boxes_of_nan():
@@ -121,10 +117,14 @@ def test_areas_beyond_float32_and_boxes_of_nan():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_equals_both_strategies_of_torchvision(name):
+def test_equals_torchvision_alone_and_in_both_its_strategies_for_classes(name):
     torch, torchvision = torchvision_or_skip()
     boxes, scores, labels = CASES[name]
     tensors = [torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)]
+    alone = torchvision.ops.nms(*tensors[:2], 0.5).numpy()
+    kept = indices(nms(boxes, scores, iou_threshold=0.5, max_outputs=K))
+    np.testing.assert_array_equal(kept, alone)
+
     by_offsets = torchvision.ops.boxes._batched_nms_coordinate_trick(*tensors, 0.5).numpy()
     offsets = labels.astype(np.float32) * (boxes.max() + np.float32(1))
     kept = indices(nms(boxes + offsets[:, None], scores, iou_threshold=0.5, max_outputs=K))
@@ -156,15 +156,6 @@ def test_batched_nms_of_torchvision_above_its_limit(scene):
     )
     np.testing.assert_array_equal(scores[indices(kept)], scores[expected])
     np.testing.assert_array_equal(np.sort(indices(kept)), np.sort(expected))
-
-
-def test_nms_equals_torchvision():
-    torch, torchvision = torchvision_or_skip()
-    for name in ("uniform", "tied scores", "chain", "tenths"):
-        boxes, scores, _ = CASES[name]
-        expected = torchvision.ops.nms(torch.tensor(boxes), torch.tensor(scores), 0.3).numpy()
-        kept = indices(nms(boxes, scores, iou_threshold=0.3, max_outputs=K))
-        np.testing.assert_array_equal(kept, expected)
 
 
 @pytest.mark.parametrize(("n", "max_outputs"), [(1, 1), (3, 9), (129, 2), (300, 150), (256, 256)])

@@ -88,26 +88,12 @@ def test_every_pair_is_equally_likely():
         assert chi_squared < 27.9  # 99.9 % of 9 degrees of freedom.
 
 
-def test_large_populations_have_no_favorites():
-    """Ties would favor low indices: the mean index of samples of 200 000 elements."""
-    n, rounds = 200_000, 40
-    everyone = jnp.ones(n, jnp.bool_)
-    keys = jax.random.split(jax.random.key(1), rounds)
-    means = [
-        sample_balanced(
-            key, everyone, ~everyone, num_samples=256, positive_fraction=1.0
-        ).indices.mean()
-        for key in keys
-    ]
-    error = n / np.sqrt(12 * 256 * rounds)
-    assert abs(np.mean(means) - n / 2) < 4 * error
-
-
 def test_random_numbers_are_positive_and_hardly_tied():
+    """Ties favor low indices: uniform float32 numbers have 2400 among 200 000."""
     priority = np.asarray(_random_priority(jax.random.key(2), (200_000,)))
     assert np.isfinite(priority).all()
     assert priority.min() >= np.finfo(np.float32).tiny
-    assert len(priority) - len(np.unique(priority)) < 60  # 19 expected; 2400 of 2**23 values.
+    assert len(priority) - len(np.unique(priority)) < 60  # 19 expected
 
 
 def test_the_key_decides():
@@ -143,14 +129,10 @@ def test_nobody_to_draw_from():
     assert sample.valid.tolist() == [False] * 4
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": 0, "positive_fraction": 0.5}, "num_samples is 0"),
-        ({"num_samples": 4, "positive_fraction": 1.5}, r"positive_fraction is 1\.5"),
-    ],
-)
-def test_impossible_samples(options, message):
+def test_impossible_samples():
     nobody = jnp.zeros(3, jnp.bool_)
-    with pytest.raises(ValueError, match=message):
-        sample_balanced(jax.random.key(0), nobody, nobody, **options)
+    for size, fraction, message in ((0, 0.5, "num_samples is 0"), (4, 1.5, "fraction is 1.5")):
+        with pytest.raises(ValueError, match=message):
+            sample_balanced(
+                jax.random.key(0), nobody, nobody, num_samples=size, positive_fraction=fraction
+            )

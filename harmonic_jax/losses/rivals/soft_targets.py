@@ -75,18 +75,11 @@ def task_aligned_loss(
     alignments.
 
     Args:
-      logits: [*b, k] of the foreground classes.
-      labels: [*b] integers; 0..k-1 is a class, anything else is background (no class is true).
+      logits, labels, where: as in `quality_focal_loss`.
       alignment: [*b] in [0, 1]; a constant for the gradient.
       gamma: focusing exponent, >= 0.
-      where: [*b] bool; value and gradient are exactly 0 where it is False.
 
-    Returns:
-      [*b, k] loss of each element, >= 0, float32 (float64 for float64 inputs).
-
-    Raises:
-      TypeError: a type is wrong, or `gamma` not a number.
-      ValueError: the shapes do not fit, or `gamma` is negative or not finite.
+    Returns, Raises: as `quality_focal_loss`.
 
     Example:
       >>> from harmonic_jax.losses.rivals import task_aligned_loss
