@@ -217,8 +217,7 @@ def _isr(loss: np.ndarray, iou: np.ndarray, **options: Any) -> np.ndarray:
 
 
 _FOCAL = ((0.25, 0.5), (None, 1.0), (0.9, 0.0), (0.0, 3.5))
-CASES = {
-    **{name: case._replace(call=with_integers(case.call)) for name, case in _PLAIN.items()},
+WITH_INTEGERS = {
     "softmax_cross_entropy": Case(
         with_integers(losses.softmax_cross_entropy, CLASS_LABELS),
         [LOGITS],
@@ -270,3 +269,6 @@ CASES = {
         of_batch=True,
     ),
 }
+CASES = {
+    name: case._replace(call=with_integers(case.call)) for name, case in _PLAIN.items()
+} | WITH_INTEGERS

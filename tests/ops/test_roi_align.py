@@ -214,21 +214,31 @@ def test_no_boxes_and_maps_smaller_than_a_sample():
 def test_pyramid_pools_each_box_on_its_level_and_vmaps():
     rng = np.random.default_rng(8)
     cases = [pyramid_case(rng, 33) for _ in range(2)]
-    pool = partial(pyramid_roi_align, output_size=4, first_level=2, aligned=True)
-    levels, boxes = jax.tree.map(lambda *arrays: jnp.stack(arrays), *cases)
-    together, pull = jax.vjp(lambda levels: jax.vmap(pool)(levels, boxes), levels)
-    gradients = pull(jnp.sin(together))[0]
-    for i, (own_levels, own_boxes) in enumerate(cases):
-        level = np.asarray(assign_levels(own_boxes, levels=(2, 5)))
-        for l, (features, gradient) in enumerate(zip(own_levels, gradients, strict=True), start=2):
-            own = partial(roi_align, output_size=4, spatial_scale=2.0**-l, aligned=True)
-            alone, pull = jax.vjp(lambda f, own=own, b=own_boxes: own(f, b), features)
-            on_level = (level == l)[:, None, None, None]
-            np.testing.assert_allclose(
-                jnp.where(on_level, together[i] - alone, 0.0), 0.0, atol=1e-5
-            )
-            expected = pull(jnp.where(on_level, jnp.sin(alone), 0.0))[0]
-            np.testing.assert_allclose(gradient[i], expected, atol=1e-5)
+    options = {"output_size": 3, "sampling_ratio": 1, "aligned": True}
+    pool = partial(pyramid_roi_align, first_level=2, **options)
+
+    @jax.jit
+    def run(levels, boxes):
+        """Value and gradient of the pyramid, and those of each level for its boxes put together."""
+        level = jax.vmap(partial(assign_levels, levels=(2, 5)))(boxes)
+
+        def by_levels(levels):
+            total = 0.0
+            for l, features in enumerate(levels, start=2):
+                own = jax.vmap(partial(roi_align, spatial_scale=2.0**-l, **options))
+                on_level = (level == l)[..., None, None, None]
+                total += jnp.where(on_level, own(features, boxes), 0.0)
+            return total
+
+        together = jax.vjp(lambda levels: jax.vmap(pool)(levels, boxes), levels)
+        return [
+            (value, pull(jnp.sin(value))) for value, pull in (together, jax.vjp(by_levels, levels))
+        ]
+
+    got, want = run(*jax.tree.map(lambda *arrays: jnp.stack(arrays), *cases))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(got[0][1], pool(*cases[1]), atol=1e-5)
 
 
 def test_bfloat16_features_are_summed_in_float32():

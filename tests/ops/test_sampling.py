@@ -112,7 +112,7 @@ def test_vmap_equals_a_loop():
     states = np.stack([population(p, q) for p, q, _, _ in COUNTS[:6]])
     keys = jax.random.split(jax.random.key(0), 6)
     options = {"num_samples": 16, "positive_fraction": 0.5}
-    together = jax.vmap(lambda k, s: ops.sample_balanced(k, s == 1, s == 0, **options))(
+    together = jax.jit(jax.vmap(lambda k, s: ops.sample_balanced(k, s == 1, s == 0, **options)))(
         keys, states
     )
     for i in range(6):
