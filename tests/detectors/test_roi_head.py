@@ -150,7 +150,8 @@ def test_few_candidates_are_the_best_of_all() -> None:
     fewer = dataclasses.replace(CONFIG.postprocess, topk=8)
     config = dataclasses.replace(CONFIG, postprocess=fewer)
     case = random_case(0)
-    found = faster_rcnn.detect_in_image(*case, jnp.array(SIZE), config=config)
+    detect = jax.jit(functools.partial(faster_rcnn.detect_in_image, config=config))
+    found = detect(*case, jnp.array(SIZE))
     ref.assert_detections(found, expected_detections(*case, topk=8))
 
 

@@ -202,12 +202,12 @@ def test_a_batch_equals_its_images_and_is_constant() -> None:
     together = propose(outputs, FEW)
 
     @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
     def alone(outputs, size):
         proposals = select_proposals(outputs, ANCHORS, size, FEW, is_training=False)
         return proposals.boxes.sum() + proposals.scores.sum(), proposals
 
-    run = jax.value_and_grad(alone, has_aux=True)
     for image in range(B):
-        (_, proposals), gradient = run(image_of(outputs, image), SIZES[image])
+        (_, proposals), gradient = alone(image_of(outputs, image), SIZES[image])
         tiny.assert_close(image_of(together, image), proposals, atol=1e-4)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))

@@ -12,6 +12,7 @@ from tests.detectors import reference as ref
 from tests.detectors import tiny
 
 SHAPE = (64, 64)
+hardest = jax.jit(ssd.hardest, static_argnames="ratio")
 
 
 @pytest.mark.parametrize("num_values", [2, 5, 1000], ids=["many ties", "ties", "distinct"])
@@ -21,8 +22,7 @@ def test_hardest_takes_exactly_the_number_first_among_equals(num_values: int) ->
     is_candidate = rng.random((6, 50)) < 0.7
     is_candidate[4] = False
     num_positive = np.array([0, 1, 5, 40, 3, 16])
-    run = jax.jit(ssd.hardest, static_argnames="ratio")
-    taken = np.asarray(run(loss, is_candidate, num_positive, ratio=3.0))
+    taken = np.asarray(hardest(loss, is_candidate, num_positive, ratio=3.0))
     for row in range(6):
         candidates = np.flatnonzero(is_candidate[row])
         # A stable sort: among equal losses the lower index comes first.
@@ -36,7 +36,7 @@ def test_hardest_takes_exactly_the_number_first_among_equals(num_values: int) ->
 def test_hardest_takes_infinite_losses_and_only_candidates() -> None:
     loss = np.array([[1.0, np.inf, np.nan, 3.0, np.inf]], np.float32)
     is_candidate = np.array([[True, True, True, True, False]])
-    taken = ssd.hardest(loss, is_candidate, np.array([1]), ratio=2.0)
+    taken = hardest(loss, is_candidate, np.array([1]), ratio=2.0)
     assert taken.tolist() == [[False, True, True, False, False]]
 
 

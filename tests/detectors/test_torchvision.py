@@ -286,7 +286,9 @@ def test_losses_of_ssd(pair: Pair) -> None:
     pair.peer.eval()
     raw = Predictions(pair.ours["logits"], pair.ours["deltas"])
     batch = jax.tree.map(jnp.asarray, pair.batch)
-    sums = ssd.loss_sums(tiny.Given(pair.config, raw), batch, LOSS, tiny.KEY, None)
+    sums = jax.jit(
+        lambda raw, batch: ssd.loss_sums(tiny.Given(pair.config, raw), batch, LOSS, tiny.KEY, None)
+    )(raw, batch)
     assert float(sums.num_positive) > 10
     terms = sums.normalized()
     np.testing.assert_allclose(terms["box_loss"], expected["bbox_regression"], rtol=1e-3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,7 +70,8 @@ def of_rois(config: c.PostprocessConfig) -> Detections:
     ],
 )
 def test_each_way_by_hand(detect, name: str) -> None:
-    found = detect(dataclasses.replace(CONFIG, nms=name))
+    config = dataclasses.replace(CONFIG, nms=name)
+    found = jax.jit(lambda: detect(config))()
     number = int(found.valid.sum())
     scores = [score for score, _ in EXPECTED[name]]
     np.testing.assert_allclose(found.scores[:number], scores, rtol=1e-5)
