@@ -13,7 +13,7 @@ from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import Config, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
-from harmonic_jax.data.file_names import ImageFinder, name_in_words
+from harmonic_jax.data.file_names import ImageFinder
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
@@ -192,7 +192,7 @@ def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
     paths = {key: path for key, name in names.items() if (path := finder.find(name))}
     if not paths:
         name = next(iter(names.values()), "")
-        example = f"{name_in_words(name)}{finder.nearby(name)}" if name else "no file_name at all"
+        example = finder.absence(name) if name else "no file_name at all"
         raise DataError(
             f"--images {folder} holds none of the images that {file.name} names ({example})"
         )

@@ -13,7 +13,7 @@ from harmonic_jax.coco_format.files import (
     read_coco_file,
 )
 from harmonic_jax.coco_format.values import Id, flag, identity, problem, side, text
-from harmonic_jax.data.file_names import ImageFinder, is_hidden, list_folder, name_in_words
+from harmonic_jax.data.file_names import ImageFinder, is_hidden, list_files, name_in_words
 from harmonic_jax.data.folders import (
     FolderSource,
     ImageEntry,
@@ -46,8 +46,7 @@ def coco_splits(root: Path) -> tuple[str, ...]:
     """
     splits = tuple(sorted(_annotation_files(root)))
     if not splits:
-        files = list_folder(root, depth=2).files
-        found = [name for name in files if name.lower().endswith(".json")]
+        found = [name for name in list_files(root, depth=2) if name.lower().endswith(".json")]
         told = f"; there is {', '.join(map(repr, found[:3]))}" if found else ""
         raise DataError(
             f"no split found under data.root={root}: it has no annotations/instances_SPLIT.json, "
@@ -105,7 +104,7 @@ def _annotation_files(root: Path) -> dict[str, Path]:
     folder = root / "annotations"
     found = {
         name.removeprefix("instances_").removesuffix(".json"): folder / name
-        for name in list_folder(folder, depth=0).files
+        for name in list_files(folder, depth=0)
         if name.startswith("instances_") and name.endswith(".json")
     }
     for path in root.glob(f"*/{_ROBOFLOW}"):
@@ -151,9 +150,8 @@ def _image(
         return None
     path = finder.find(name)
     if path is None:
-        refusal = finder.refusal(name)
-        reason = Reason.MALFORMED_IMAGE if refusal else Reason.MISSING_IMAGE
-        report.add(reason, (finder.absence(name, refusal) for _ in range(1)), count=1)
+        reason = Reason.MISSING_IMAGE if finder.is_under_root(name) else Reason.MALFORMED_IMAGE
+        report.add(reason, map(finder.absence, [name]), count=1)
         return None
     height, width = side(entry.get("height")), side(entry.get("width"))
     if height and width:

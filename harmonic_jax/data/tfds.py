@@ -37,11 +37,12 @@ SCENES = "fashion_scenes"
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
 SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
+_LAYOUT = "4"  # of a saved pass: change it with what is in one
 _MASKS = "segmentation"  # of an object: compressed run lengths as text
-_LAYOUT = "3"  # of a saved pass: change it with what is in one
 # What an object may have, and what it is worth where the data set does not say.
 _OBJECT_FIELDS = {
     "bbox": None, "label": None, "is_crowd": False, "is_difficult": False, "area": np.nan,
+    _MASKS: b"",
 }  # fmt: skip
 
 
@@ -158,10 +159,9 @@ def _prepare_scenes(variant: str, data_dir: Path) -> Any:
                 f"the data set {SCENES} cannot be drawn into {data_dir}: {error.strerror}; name "
                 "another folder with data.root (--data.root DIR)"
             ) from error
-        console = Terminal(stderr=True)
-        status = console.status(f"Drawing the data set {SCENES} into {data_dir}, once")
+        status = f"Drawing the data set {SCENES} into {data_dir}, once"
         # TFDS announces a download on stdout; there is none.
-        with status, contextlib.redirect_stdout(io.StringIO()):
+        with Terminal(stderr=True).status(status), contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()
             try:
                 builder.download_and_prepare()
@@ -224,12 +224,13 @@ def _check_features(config: DataConfig, features: Any) -> None:
             f"{data_set} has features {', '.join(features)}; detection needs image "
             "and objects with bbox and label"
         )
-    layout = getattr(objects["bbox"], "bbox_format", "no BBoxFeature: unknown")
+    layout = getattr(objects["bbox"], "bbox_format", "unknown")
     layout = str(getattr(layout, "value", layout or "REL_YXYX"))
-    if layout != "REL_YXYX":
-        raise DataError(f"{data_set} has {layout} boxes; only REL_YXYX can be read")
-    if not hasattr(objects["label"], "names"):
-        raise DataError(f"{data_set} has labels without names; they must be ClassLabel")
+    if layout != "REL_YXYX" or not hasattr(objects["label"], "names"):
+        raise DataError(
+            f"{data_set} has {layout} boxes and labels {objects['label']}; they must be REL_YXYX "
+            "and ClassLabel"
+        )
     if config.masks and _MASKS not in objects:
         raise DataError(
             f"data.masks is True, but the {data_set} has no instance masks; those of "
@@ -254,51 +255,51 @@ def _identity(builder: Any, split: str) -> str:
 def _read_once(examples: Sequence[Any], title: str, identity: str, *, masks: bool) -> Annotations:
     """Reads every example, or the saved result of an earlier pass over the same files."""
     folder = cache_folder()
-    if folder is None or len(examples) < SAVED_FROM:
+    if folder is None or len(examples) < SAVED_FROM or masks:  # no large data set has masks
         return _read(examples, title, masks=masks)
-    key = f"{_LAYOUT} {masks} {identity}"
-    path = folder / "annotations" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
-    saved = _load(path)
-    if saved is None or len(saved.file_names) != len(examples):
-        saved = _read(examples, title, masks=masks)
-        _save(saved, path)
-    return saved
+    key = hashlib.sha256(f"{_LAYOUT} {identity}".encode()).hexdigest()
+    path = folder / "annotations" / f"{key}.npz"
+    # A copy that is absent or damaged is made again. A full or read-only disk costs the next start
+    # a pass, nothing else.
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+        saved = dict(file)
+        return Annotations(file_names=tuple(saved.pop("file_names").tolist()), **saved)
+    read = _read(examples, title, masks=False)
+    arrays = vars(read) | {"file_names": np.array(read.file_names)}
+    del arrays["masks"], arrays["original_ids"]
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            np.savez(partial, **arrays)
+    return read
 
 
 def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
-    fields = _OBJECT_FIELDS | ({_MASKS: b""} if masks else {})
-    images: list[tuple[int, str, tuple[int, int], int]] = []
-    objects: dict[str, list[Any]] = {key: [] for key in fields}
-    shown = track(
-        (examples[i] for i in range(len(examples))),
-        len(examples),
-        f"Reading {title}",
-        console=Terminal(stderr=True, quiet=len(examples) < SAVED_FROM),
-    )
+    number = len(examples)
+    console = Terminal(stderr=True, quiet=number < SAVED_FROM)
+    every = (examples[i] for i in range(number))
+    images: dict[str, list[Any]] = {"image_ids": [], "file_names": [], "sizes": [], "owners": []}
+    objects: dict[str, list[Any]] = {field: [] for field in _OBJECT_FIELDS}
     try:
-        for example in shown:
+        for place, example in enumerate(track(every, number, f"Reading {title}", console=console)):
             found = example["objects"]
-            number = len(found["bbox"])
             key, name = example.get("image/id"), example.get("image/filename", b"")
-            images.append(
-                (
-                    int(key) if isinstance(key, int | np.integer) else -1,
-                    name.decode(errors="replace") if isinstance(name, bytes) else str(name),
-                    header_size(example["image"]) or (0, 0),
-                    number,
-                )
+            images["image_ids"].append(int(key) if isinstance(key, int | np.integer) else -1)
+            images["file_names"].append(
+                name.decode(errors="replace") if isinstance(name, bytes) else str(name)
             )
-            for field, default in fields.items():
-                objects[field].extend(found.get(field, [default] * number))
+            images["sizes"].append(header_size(example["image"]) or (0, 0))
+            images["owners"] += [place] * len(found["bbox"])
+            for field, default in _OBJECT_FIELDS.items():
+                objects[field].extend(found.get(field, [default] * len(found["bbox"])))
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; prepare it again") from error
     with named_damage(title, "its objects have fields of other types than TFDS's coco has"):
-        ids, names, sizes, counts = zip(*images, strict=True) if images else ((), (), (), ())
         return Annotations(
-            image_ids=np.array(ids, np.int64),
-            file_names=names,
-            sizes=np.array(sizes, np.int32).reshape(-1, 2),
-            owners=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
+            image_ids=np.array(images["image_ids"], np.int64),
+            file_names=tuple(images["file_names"]),
+            sizes=np.array(images["sizes"], np.int32).reshape(-1, 2),
+            owners=np.array(images["owners"], np.int64),
             boxes=np.array(objects["bbox"], np.float32).reshape(-1, 4),
             labels=np.array(objects["label"], np.int64),
             is_crowd=np.array(objects["is_crowd"], bool),
@@ -306,34 +307,6 @@ def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
             area=np.array(objects["area"], np.float64),
             masks=tuple(objects[_MASKS]) if masks else None,
         )
-
-
-def _save(read: Annotations, path: Path) -> None:
-    """Texts are joined by NUL: NumPy would pad all to the longest."""
-    fields = vars(read).items()
-    arrays: dict[str, Any] = {k: value for k, value in fields if isinstance(value, np.ndarray)}
-    arrays["file_names"] = np.frombuffer("\0".join(read.file_names).encode(), np.uint8)
-    if read.masks is not None:
-        arrays["masks"] = np.frombuffer(b"".join(mask + b"\0" for mask in read.masks), np.uint8)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            np.savez(partial, **arrays)
-    except OSError:  # a full or read-only disk costs the next start a pass, nothing else
-        return
-
-
-def _load(path: Path) -> Annotations | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        names = tuple(arrays.pop("file_names").tobytes().decode().split("\0"))
-        masks = arrays.pop("masks", None)
-        if masks is not None:
-            masks = tuple(masks.tobytes().split(b"\0")[:-1])
-        return Annotations(file_names=names, masks=masks, **arrays)
-    except Exception:  # absent or damaged: it is only a copy, and is made again
-        return None
 
 
 def _usable(

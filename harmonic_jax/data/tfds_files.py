@@ -7,7 +7,6 @@ parsers raise on damaged files is of any type.
 import bisect
 import contextlib
 import errno
-import itertools
 import json
 import os
 import shlex
@@ -51,22 +50,22 @@ def open_prepared(folder: Path, *, hint: str = "prepare it again") -> Any:
 def label_names(builder: Any) -> tuple[str, ...]:
     """The class names of the objects; numbers where the data set has no names.
 
+    Read here, as TFDS passes over what goes wrong there.
+
     Raises:
-      DataError: the file of names is damaged, or has not as many as there are classes: TFDS passes
-        over what goes wrong there.
+      DataError: the file of names is damaged, or has not as many as there are classes.
     """
     label = builder.info.features["objects"].feature["label"]
-    path = Path(builder.data_dir) / "objects-label.labels.txt"
-    names = tuple(label.names)
+    path, names = Path(builder.data_dir) / "objects-label.labels.txt", tuple(label.names)
     if path.exists():
         with named_damage(path):
             lines = path.read_text(encoding="utf-8").split("\n")
-        written = tuple(line.strip() for line in lines if line.strip())
-        if written != names or len(set(names)) != label.num_classes:
-            raise DataError(
-                f"{path} has {len(written)} names, of which {len(set(written))} differ, and "
-                f"{FEATURES} says that there are {label.num_classes} classes"
-            )
+        names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) != label.num_classes or len(names) != label.num_classes:
+        raise DataError(
+            f"{path} has {len(names)} names, {len(set(names))} different ones, and {FEATURES} says "
+            f"that there are {label.num_classes} classes"
+        )
     return names
 
 
@@ -84,19 +83,18 @@ class PreparedExamples(Sequence[Any]):
     """
 
     def __init__(self, chosen: Sequence[tuple[Any, str]]) -> None:
-        self._parts = tuple(_data_source(builder, split) for builder, split in chosen)
-        shards = [
-            (shard, Path(builder.data_dir))
-            for builder, split in chosen
-            for shard in builder.info.splits[split].file_instructions
-        ]
-        for shard, folder in shards:
-            _check_shard(folder, Path(shard.filename), shard.examples_in_shard)
-        self._files = tuple(str(shard.filename) for shard, _ in shards)
-        self._ends = tuple(itertools.accumulate(shard.take for shard, _ in shards))
+        self._parts = [_data_source(builder, split) for builder, split in chosen]
+        self._files: list[str] = []
+        self._ends = [0]
+        for builder, split in chosen:
+            for shard in builder.info.splits[split].file_instructions:
+                file = Path(shard.filename)
+                _check_shard(Path(builder.data_dir), file, shard.examples_in_shard)
+                self._files.append(str(file))
+                self._ends.append(self._ends[-1] + shard.take)
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return self._ends[-1]
 
     def __getitem__(self, index: Any) -> Any:
         place = index
@@ -109,7 +107,7 @@ class PreparedExamples(Sequence[Any]):
         except (MemoryError, IndexError):
             raise
         except Exception as error:  # in the reader's or a parser's words
-            file = self._files[bisect.bisect_right(self._ends, index)]
+            file = self._files[bisect.bisect_right(self._ends, index) - 1]
             raise OSError(errno.EIO, f"example {place}: {_told(error)}", file) from error
 
 
@@ -122,16 +120,14 @@ def _data_source(builder: Any, split: str) -> Sequence[Any]:
     except (KeyError, ValueError) as error:
         legal = ", ".join(builder.info.splits)
         raise DataError(f"{data_set} has no split {split!r}; it has {legal}") from error
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    try:
-        with named_damage(where, passed_on=NotImplementedError):
-            return builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
-        raise DataError(
-            f"{data_set} in {where} has no array_record files. Add them once, in any environment "
-            f"that has TensorFlow: tfds convert_format --dataset_version_dir="
-            f"{shlex.quote(str(where))} --out_file_format=array_record"
-        ) from error
+    hint = (
+        "it needs array_record files. Add them once, in any environment that has TensorFlow: "
+        f"tfds convert_format --dataset_version_dir={shlex.quote(str(where))} "
+        "--out_file_format=array_record"
+    )
+    with named_damage(where, hint):  # TFDS refuses other formats in several lines
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        return builder.as_data_source(split, decoders=decoders)
 
 
 def _check_shard(folder: Path, path: Path, stated: int) -> None:
@@ -153,13 +149,11 @@ def _check_shard(folder: Path, path: Path, stated: int) -> None:
 
 
 @contextlib.contextmanager
-def named_damage(
-    where: object, hint: str = "prepare it again", *, passed_on: type[Exception] = DataError
-) -> Iterator[None]:
+def named_damage(where: object, hint: str = "prepare it again") -> Iterator[None]:
     """What a library raises on a damaged file becomes a DataError that names it."""
     try:
         yield
-    except (DataError, MemoryError, passed_on):
+    except (DataError, MemoryError):
         raise
     except Exception as error:
         raise DataError(f"{where} cannot be read ({_told(error)}); {hint}") from error
@@ -172,8 +166,6 @@ def _told(error: Exception) -> str:
 
 
 def _json_object(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError("it is absent")
     content = read_json(path, most_bytes=_MOST_BYTES)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")

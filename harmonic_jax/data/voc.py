@@ -1,19 +1,11 @@
 """Folders in PASCAL VOC's layout: ImageSets/Main/SPLIT.txt, Annotations/*.xml, JPEGImages/*."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from harmonic_jax.data.decode import SUFFIXES
-from harmonic_jax.data.file_names import (
-    Listing,
-    NamedFiles,
-    list_folder,
-    suffix_of,
-    without_folders,
-    without_suffix,
-)
+from harmonic_jax.data.file_names import NamedFiles, list_files, without_folders, without_suffix
 from harmonic_jax.data.folders import (
     FolderSource,
     ImageEntry,
@@ -117,17 +109,9 @@ def _year_folders(root: Path) -> dict[str, Path]:
     found = sorted(path for path in root.glob("VOC*") if _has_lists(path))
     if found:
         return {path.name.removeprefix("VOC") + "_": path for path in found}
-    near = [str(path) for path in (root.parent, *root.glob("*"), *root.glob("*/*"))
-            if _has_lists(path)]  # fmt: skip
-    listing = list_folder(root, depth=0)
-    told = f"; there is one in {', '.join(near[:3])}" if near else f": {listing.folders()}"
-    if "ImageSets" in listing.others and not near:
-        told += f"; in ImageSets, {list_folder(root / 'ImageSets', depth=0).folders()}"
-    if any((root / "annotations").glob("*.json")):
-        told += "; the files in annotations/ are of COCO's layout (coco)"
     raise DataError(
         f"data.root={root} has no ImageSets/Main (SPLIT.txt, the names of JPEGImages/NAME.jpg and "
-        f"Annotations/NAME.xml), and no VOC20xx folder with one{told}"
+        "Annotations/NAME.xml), and no VOC20xx folder with one"
     )
 
 
@@ -137,19 +121,13 @@ def _has_lists(folder: Path) -> bool:
 
 def _read_year(folder: Path) -> _Year:
     """The files of a folder, and every annotation in it, whichever split its image is in."""
-    found = {name: list_folder(folder / name) for name in ("Annotations", "JPEGImages")}
-    beside = _kinds(found["JPEGImages"])[".xml"]
-    hint = f"; JPEGImages holds {beside} .xml, which belong in Annotations" if beside else ""
-    for name in found:
+    for name in ("Annotations", "JPEGImages"):
         if not (folder / name).is_dir():
-            there = list_folder(folder, depth=0).folders()
-            raise DataError(f"{folder} has no folder {name}: {there}{hint}")
-    xml = NamedFiles(found["Annotations"], (".xml",))
+            raise DataError(f"{folder} has no folder {name}")
+    xml = NamedFiles(folder / "Annotations", (".xml",))
+    images = NamedFiles(folder / "JPEGImages", SUFFIXES)
     if not xml.files:
-        kinds = _kinds(found["Annotations"]).most_common(3)
-        holds = ", ".join(f"{count} {kind}" for kind, count in kinds) or "it is empty"
-        raise DataError(f"{xml.folder} holds no .xml files: {holds}{hint}")
-    images = NamedFiles(found["JPEGImages"], SUFFIXES)
+        raise DataError(f"{xml.folder} holds no .xml files")
     annotations: dict[str, VocAnnotation | str] = {}
     for file in xml.files:
         if _may_be_meant(file, xml, images):
@@ -160,11 +138,6 @@ def _read_year(folder: Path) -> _Year:
     return _Year(images, xml, annotations)
 
 
-def _kinds(listing: Listing) -> Counter[str]:
-    """How many files have which suffix."""
-    return Counter(suffix_of(file) or "without a suffix" for file in listing.files)
-
-
 def _may_be_meant(file: str, xml: NamedFiles, images: NamedFiles) -> bool:
     """Not where it is in a sub-folder with no such image, and there is one of its name above."""
     stem = without_suffix(file)
@@ -172,8 +145,8 @@ def _may_be_meant(file: str, xml: NamedFiles, images: NamedFiles) -> bool:
 
 
 def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
-    read = [item for year in years for item in year.annotations.items()]
-    known = (annotation for _, annotation in read if isinstance(annotation, VocAnnotation))
+    read = [annotation for year in years for annotation in year.annotations.values()]
+    known = [annotation for annotation in read if isinstance(annotation, VocAnnotation)]
     found = {item.class_name for annotation in known for item in annotation.objects} - {""}
     path = root / "labels.txt"
     if path.is_file():
@@ -185,9 +158,10 @@ def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
             )
         return names
     if not found:
-        bad = [f"{file}: {reason}" for file, reason in read if isinstance(reason, str)]
-        told = f"; {len(bad)} of {len(read)} cannot be read, such as {bad[0]}" if bad else ""
-        raise DataError(f"no object with a name in any annotation under data.root={root}{told}")
+        bad = "".join(f"; a file {reason}" for reason in read if isinstance(reason, str))
+        raise DataError(
+            f"no object with a name in any annotation under data.root={root}{bad[:200]}"
+        )
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 
@@ -201,7 +175,7 @@ def _few(names: Sequence[str]) -> str:
 def _list_paths(folder: Path) -> dict[str, Path]:
     """The lists of a VOC folder by name."""
     main = folder / "ImageSets" / "Main"
-    files = sorted(list_folder(main, depth=0).files, reverse=True)  # .txt after .TXT
+    files = sorted(list_files(main, depth=0), reverse=True)  # .txt after .TXT
     return {Path(file).stem: main / file for file in files if file.lower().endswith(".txt")}
 
 
@@ -299,8 +273,7 @@ def _missing(images: NamedFiles, line: _Line) -> Iterator[str]:
         meant = ", ".join(map(repr, line.files[:3]))
         yield f"{line.name}: may mean {len(line.files)} files of {images.folder}: {meant}"
     else:
-        near = images.nearby(line.name) or images.nearby(line.name.split()[0])
-        yield f"{line.name}: not in {images.folder}{near}"
+        yield f"{line.name}: {images.absence(line.name)}"
 
 
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
@@ -312,9 +285,8 @@ def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | N
     if not found and len(set(map(without_suffix, year.images.of_name(name)))) == 1:
         found = year.xml.of_path(name) or year.xml.of_name(name)
     if not found:
-        absent = f"{file}: no {stem}.xml in {year.xml.folder}"
-        near = (absent + year.xml.nearby(stem) for _ in range(1))  # only where it is shown
-        report.add(Reason.MISSING_ANNOTATION, near, count=1)
+        told = (f"{file}: {stem}.xml {near}" for near in map(year.xml.absence, [stem]))
+        report.add(Reason.MISSING_ANNOTATION, told, count=1)
     elif len(found) > 1:
         report.add(Reason.UNREADABLE_ANNOTATION, [f"{file}: has several, {', '.join(found)}"])
     elif isinstance(annotation := year.annotations[found[0]], str):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.data.file_names import list_folder
+from harmonic_jax.data.file_names import list_files, nearby
 from harmonic_jax.data.folders import FolderSource, read_class_names
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
@@ -28,8 +28,8 @@ def fill(folder: Path, *names: str) -> Path:
 def test_what_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
     names = ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "a.jpg", "__MACOSX/b.jpg")
     fill(tmp_path, *names)
-    assert list_folder(tmp_path).files == list_folder(tmp_path, depth=0).files == ("a.jpg",)
-    assert list_folder(tmp_path / "absent").files == list_folder(tmp_path / "a.jpg").files == ()
+    assert list_files(tmp_path) == list_files(tmp_path, depth=0) == ("a.jpg",)
+    assert list_files(tmp_path / "absent") == list_files(tmp_path / "a.jpg") == ()
 
 
 def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:
@@ -40,37 +40,24 @@ def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "sub" / "a.jpg")
     (tmp_path / "c.jpg").mkdir()
-    listing = list_folder(tmp_path)
-    assert listing.files == ("b.jpg", "sub/a.jpg")
-    assert listing.others == ("alias", "c.jpg", "gone.jpg", "self.jpg", "sub", "sub/up")
-    assert list_folder(tmp_path, depth=0).files == ("b.jpg",)
-    assert "'c.jpg' (a folder)" in listing.nearby("c")
-    assert "'self.jpg' (a link that leads nowhere" in listing.nearby("self.jpg")
+    assert list_files(tmp_path) == ("b.jpg", "sub/a.jpg")
+    assert list_files(tmp_path, depth=0) == ("b.jpg",)
 
 
 @pytest.mark.parametrize(
     ("there", "wanted"),
     [
         ("a.png", "a.jpg"),
-        ("a.JPG", "a.jpg"),
         ("A.jpg", "a"),
-        ("sub/a.jpg", "images/a.jpg"),
-        ("a.jpg", "C:\\photos\\a.jpg"),
-        ("a .jpg", "a.jpg"),
-        ("a.jpg", "a.jpg "),
+        ("sub/a.jpg", "C:\\photos\\a.jpg "),
         (NFD, NFC),
     ],
 )
-def test_what_is_near_an_absent_file_is_named(tmp_path: Path, there: str, wanted: str) -> None:
-    told = list_folder(fill(tmp_path, there, "other.jpg")).nearby(wanted)
-    assert told.startswith(f"; there is {there!r}")
-    assert ("normal form" in told) == (not there.isascii())
-    assert list_folder(tmp_path).nearby("b.jpg") == ""
-
-
-def test_of_many_near_ones_a_few_are_named(tmp_path: Path) -> None:
-    told = list_folder(fill(tmp_path, *(f"{sub}/a.jpg" for sub in range(9)))).nearby("a")
-    assert told == "; there is '0/a.jpg', '1/a.jpg', '2/a.jpg', 6 more"
+def test_what_is_near_an_absent_file_is_named(there: str, wanted: str) -> None:
+    assert nearby([there, "other.jpg"], wanted) == f"; there is {there!r}"
+    assert nearby([there, "other.jpg"], "b.jpg") == ""
+    many = [f"{sub}/{there}" for sub in range(9)]
+    assert nearby(many, wanted) == f"; there is {', '.join(map(repr, many[:3]))}, .."
 
 
 # Names in COCO's files
@@ -91,18 +78,13 @@ def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
         ("a.png", "train/images/a.png"),
         ("a.png", "images/a.png"),
         ("a.png", "a.png"),
-        ("sub/a.png", "train/sub/a.png"),
         ("sub\\a.png", "train/sub/a.png"),
         ("./a.png", "train/a.png"),
-        ("images/a.png", "images/a.png"),
         ("images\\a.png", "images/a.png"),
         ("train/a.png", "train/a.png"),
-        ("images/train/a.png", "images/train/a.png"),
-        ("../images/a.png", "images/a.png"),
         ("..\\images\\train\\a.png", "images/train/a.png"),
         ("sub/../a.png", "train/a.png"),
         ("a\\b.png", "train/a\\b.png"),  # a name that has one, where there is such a file
-        ("a b.png", "train/a b.png"),
         ("a.png ", "train/a.png"),
         ("a.png ", "train/a.png "),
         (NFC, f"train/{NFD}"),
@@ -123,27 +105,28 @@ def test_names_that_mean_a_file(tmp_path: Path, name: str, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    "name",
     [
-        ("../../../../../../../../secret.png", "is not under"),
-        ("..\\..\\..\\..\\..\\..\\..\\secret.png", "is not under"),
-        ("/home/someone/images/a.png", "is not under"),
-        ("C:\\Users\\a.png", "is not under"),
-        ("\\\\server\\share\\a.png", "is not under"),
-        ("https://host/a.png", "an address; it must name a file under"),
-        ("file:///a.png", "an address"),
-        ("data:image/png;base64," + "iVBOR" * 10_000, "an address"),
-        *((name, "which names no file") for name in ("", " ", ".", "train/", "train/..", "a\0")),
+        "../../../../../../../../secret.png",
+        "..\\..\\..\\..\\..\\..\\..\\secret.png",
+        "/home/someone/images/a.png",
+        "C:\\Users\\a.png",
+        "\\\\server\\share\\a.png",
+        "{root}/data//{root}/secret.png",
+        "https://host/a.png",
+        "data:image/png;base64," + "iVBOR" * 10_000,
+        *("", " ", ".", "train/", "train/.."),
     ],
 )
-def test_names_that_lead_out_or_nowhere_are_malformed(
-    tmp_path: Path, name: str, reason: str
-) -> None:
+def test_names_that_lead_out_or_nowhere_are_malformed(tmp_path: Path, name: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "secret.png").write_bytes(b"")
+    name = name.replace("{root}", str(tmp_path))
     source = read_names(tmp_path / "data", [name], ["train/b.png"])
-    (example,) = source.report.examples(Reason.MALFORMED_IMAGE)
-    assert reason in example
+    assert not source.paths
+    report = source.report
+    (example,) = report.examples(Reason.MALFORMED_IMAGE) + report.examples(Reason.MISSING_IMAGE)
+    assert "not under" in example
     assert len(example) < 500
     assert "\n" not in example
 
@@ -152,10 +135,8 @@ def test_names_that_lead_out_or_nowhere_are_malformed(
     ("name", "file", "near"),
     [
         ("a.png", "train/a.jpg", "there is 'train/a.jpg'"),
-        ("a.png", "train/A.PNG", "there is 'train/A.PNG'"),
-        ("a.png", "photos/a.png", "there is 'photos/a.png'"),
         ("images\\1/a.png", "images/a.png", "there is 'images/a.png'"),
-        ("a.png", "train/a.png/b.png", "there is 'train/a.png' (a folder)"),
+        ("a\0/b.png", "train/b.png", "there is 'train/b.png'"),
         ("a\x1b.png", "train/b.png", "'a\\x1b.png': not under"),
         ("x" * 300 + ".png", "train/b.png", "..."),
         ("\ud800/a.png", "train/b.png", "'\\ud800/a.png': not under"),
@@ -188,8 +169,7 @@ def test_what_is_near_is_looked_for_only_where_it_is_shown(
 ) -> None:
     looked: list[str] = []
     monkeypatch.setattr(
-        "harmonic_jax.data.file_names.Listing.nearby",
-        lambda self, name, **_: looked.append(name) or "",
+        "harmonic_jax.data.file_names.nearby", lambda _, name: looked.append(name) or ""
     )
     source = read_names(tmp_path, [f"{i}.png" for i in range(300)], [])
     assert source.report.count(Reason.MISSING_IMAGE) == 300

@@ -1,6 +1,5 @@
 """The built-in detection set: exact annotations, split hygiene, and the way through TFDS."""
 
-import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,6 @@ from harmonic_jax.data.scenes.items import (
     read_items,
     tint,
 )
-from harmonic_jax.data.scenes.make_items import make_items, read_idx
 from harmonic_jax.masks import RleTable
 
 NUM_SCENES = 120
@@ -79,40 +77,6 @@ def test_mask_is_everything_inside_the_outline() -> None:
     expected = np.zeros((28, 28), bool)
     expected[4:23, 0:21] = True
     np.testing.assert_array_equal(item_mask(image), expected)
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">u4").tobytes()
-    path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
-def squares(rng: np.random.Generator, num: int) -> np.ndarray:
-    images = np.zeros((num, 28, 28), np.uint8)
-    images[:, 6:20, 6:20] = rng.integers(100, 255, (num, 14, 14))
-    return images
-
-
-def test_make_items_never_puts_an_item_in_both_pools(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    train = squares(rng, 40)
-    held_out = np.concatenate([train[:20], train[:10] ^ 1, squares(rng, 20)])  # 1: below 64 levels
-    train[0] = 0  # nothing to cut out
-    for stem, images in (("train", train), ("t10k", held_out)):
-        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", images)
-        labels = (np.arange(len(images)) % 10).astype(np.uint8)
-        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", labels)
-    make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 3, "validation": 2})
-    with np.load(tmp_path / "items.npz", allow_pickle=False) as items:
-        chosen = {image.tobytes() for image in items["train_images"]}
-        assert len(chosen) == 30
-        assert items["train_images"].any(axis=(1, 2)).all()
-        assert not chosen & {image.tobytes() for image in items["validation_images"]}
-        np.testing.assert_array_equal(items["validation_labels"], np.repeat(np.arange(10), 2))
-    with pytest.raises(ValueError, match="only 3 usable items of class T-shirt/top, 4 are needed"):
-        make_items(tmp_path, tmp_path / "items.npz", per_class={"train": 4, "validation": 1})
-    (tmp_path / "x.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01rest"))
-    with pytest.raises(ValueError, match=r"x\.gz is not an IDX file of bytes"):
-        read_idx(tmp_path / "x.gz")
 
 
 # Rendering

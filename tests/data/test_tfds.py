@@ -320,21 +320,15 @@ def test_large_splits_are_read_once(
     os.utime(info, ns=(1, 1))  # changed files have another name in the cache
     read(data_dir, "coco/2017", "train")
     assert len(list((tmp_path / "harmonic_jax" / "annotations").iterdir())) == 2
-
-
-def test_an_unwritable_cache_is_no_error(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tfds_data, "SAVED_FROM", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # one that cannot be written
     assert len(read(data_dir, "coco/2017", "validation").records) == 1
 
 
 def test_the_built_in_data_set_prepares_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With masks where they are asked for, and again from the saved pass."""
+    """With masks where they are asked for, and the saved pass where they are not."""
     for config in FashionScenes.BUILDER_CONFIGS:
         monkeypatch.setattr(config, "num_train", 6)
         monkeypatch.setattr(config, "num_validation", 3)
@@ -344,12 +338,12 @@ def test_the_built_in_data_set_prepares_itself(
     without = open_source(plain, "train+validation")
     assert capfd.readouterr().out == ""
     assert set(list_splits(config)) == {"train", "validation"}
-    sources = [open_source(config, "train+validation") for _ in range(2)]
-    assert len(list((tmp_path / "cache" / "harmonic_jax" / "annotations").iterdir())) == 2
-    assert sources[0].fingerprint() == sources[1].fingerprint() != without.fingerprint()
+    source = open_source(config, "train+validation")
+    assert len(list((tmp_path / "cache" / "harmonic_jax" / "annotations").iterdir())) == 1
+    assert source.fingerprint() != without.fingerprint()
     assert len(without.class_names) == 10
     assert len(without.records) == 9
-    for record, other in zip(sources[1].records, without.records, strict=True):
+    for record, other in zip(source.records, without.records, strict=True):
         split, number = record.file_name.removesuffix(".jpg").split("_")
         scene, _ = make_scene(load_items(split), split, int(number), SceneOptions())
         assert record.masks.areas().tolist() == record.area.tolist() == other.area.tolist()

@@ -1,6 +1,6 @@
-"""Chooses the Fashion-MNIST items that are shipped, and writes items.npz beside this file.
+"""Chooses the Fashion-MNIST items that are shipped, and writes harmonic_jax/data/scenes/items.npz.
 
-    python -m harmonic_jax.data.scenes.make_items DIR
+    python docs/fashion_items.py DIR
 
 DIR holds the four original files (train-images-idx3-ubyte.gz and its like), as the Debian package
 dataset-fashion-mnist installs them. Items of train scenes come from the train files, those of
@@ -87,6 +87,6 @@ def make_items(folder: Path, output: Path, *, per_class: dict[str, int] = PER_CL
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m harmonic_jax.data.scenes.make_items DIR")
+        sys.exit("usage: python docs/fashion_items.py DIR")
     make_items(Path(sys.argv[1]), ITEMS_FILE)
     print(f"{ITEMS_FILE}: {ITEMS_FILE.stat().st_size} bytes")
