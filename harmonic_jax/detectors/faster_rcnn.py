@@ -149,39 +149,26 @@ class FasterRCNN(nnx.Module):
     def pool(self, features: Features, boxes: jax.Array, size: int) -> jax.Array:
         """RoIAlign on the levels up to 5: `[b * r, s, s, c]`."""
         first = self.config.levels[0]
-        settings = self.config.roi_align
-
-        def pool_image(levels: Features, boxes: jax.Array) -> jax.Array:
-            return pyramid_roi_align(
-                levels,
-                boxes,
-                output_size=size,
-                first_level=first,
-                aligned=settings.aligned,
-                sampling_ratio=settings.sampling_ratio,
-                canonical_size=settings.canonical_size,
+        settings = dataclasses.asdict(self.config.roi_align)
+        rois = jax.vmap(
+            lambda levels, boxes: pyramid_roi_align(
+                levels, boxes, output_size=size, first_level=first, **settings
             )
-
-        rois = jax.vmap(pool_image)(features[: LAST_BACKBONE_LEVEL + 1 - first], boxes)
+        )(features[: LAST_BACKBONE_LEVEL + 1 - first], boxes)
         return rois.reshape(-1, *rois.shape[2:])
-
-
-def _anchors(config: FasterRCNNConfig, batch: Batch) -> tuple[Float[Array, "_ 4"], ...]:
-    _, height, width, _ = batch.images.shape
-    anchors = make_anchors((height, width), config.levels, config.rpn.anchors)
-    return tuple(jnp.asarray(level) for level in anchors)
 
 
 def propose(
     model: FasterRCNN, batch: Batch, *, is_training: bool
 ) -> tuple[Features, Predictions, Proposals]:
     """The first stage: the pyramid's levels, what the RPN says of them, and its proposals."""
-    anchors = _anchors(model.config, batch)
+    config = model.config
+    anchors = make_anchors(batch.images.shape[1:3], config.levels, config.rpn.anchors)
     features = model.features(batch.images, batch.image_size)
     predictions = model.propose(features)
     proposals = jax.vmap(
         lambda predictions, size: select_proposals(
-            predictions, anchors, size, model.config.rpn, is_training=is_training
+            predictions, anchors, size, config.rpn, is_training=is_training
         )
     )(predictions, batch.image_size)
     return features, predictions, proposals
@@ -213,7 +200,8 @@ def stage_sums(
     keys = jax.vmap(lambda record: jax.random.split(jax.random.fold_in(key, record)))(
         batch.record_index
     )
-    anchors = jnp.concatenate(_anchors(config, batch))
+    levels = make_anchors(batch.images.shape[1:3], config.levels, config.rpn.anchors)
+    anchors = np.concatenate(levels)
     samples = jax.vmap(lambda key, truth: sample_anchors(key, anchors, truth, config.rpn))(
         keys[:, 0], truth
     )

@@ -21,18 +21,16 @@ from harmonic_jax.backbones.layers import ConvReLU
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, level_shapes, make_default_boxes
 from harmonic_jax.detectors.parts.heads import ConvTranspose, L2Norm, MultiBoxHead
-from harmonic_jax.detectors.parts.matching import multibox_targets
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
 from harmonic_jax.detectors.parts.selection import PostprocessConfig, mark_non_finite
 from harmonic_jax.detectors.ssd import (
     MultiBoxMatchConfig,
-    assigned_sums,
     detect_in_image,
     extra_layer,
     multibox_sums,
 )
 from harmonic_jax.ops.box_coder import decode_boxes
-from harmonic_jax.structures import Batch, Detections, GroundTruth, Predictions, Targets
+from harmonic_jax.structures import Batch, Detections, Predictions
 
 LEVELS = (3, 6)  # Strides 8, 16, 32 and 64.
 
@@ -202,17 +200,17 @@ class RefineDet(nnx.Module):
 
 
 def _anchors(config: RefineDetConfig, batch: Batch) -> Float[Array, "n 4"]:
-    _, height, width, _ = batch.images.shape
+    shape = batch.images.shape[1:3]
     strides = [2.0**level for level in range(LEVELS[0], LEVELS[1] + 1)]
     levels = make_default_boxes(
-        (height, width),
-        level_shapes((height, width), LEVELS),
+        shape,
+        level_shapes(shape, LEVELS),
         sizes=[config.size_factor * stride for stride in strides],
         large_sizes=None,
         max_ratios=[config.max_ratio] * len(strides),
         steps=strides,
     )
-    return jnp.concatenate([jnp.asarray(level) for level in levels])
+    return jnp.concatenate(levels)
 
 
 def refine_anchors(
@@ -254,10 +252,9 @@ def loss_sums(
     config = model.config
     anchors = _anchors(config, batch)
     arm, odm = model(batch.images, batch.image_size)
-    truth, is_real = batch.ground_truth, batch.is_real
-
+    truth = batch.ground_truth
     one_class = dataclasses.replace(truth, labels=jnp.zeros_like(truth.labels))
-    arm_sums = assigned_sums(
+    arm_sums = multibox_sums(
         arm,
         anchors,
         dataclasses.replace(batch, ground_truth=one_class),
@@ -269,23 +266,9 @@ def loss_sums(
     arm_sums = dataclasses.replace(arm_sums, terms=terms)
 
     refined, objectness = stop_gradient(refine_anchors(arm, anchors))
-    cls_logits = jnp.concatenate(odm.cls_logits, axis=1)
-
-    def assign(boxes: Array, truth: GroundTruth) -> Targets:
-        num_classes, positive_iou = cls_logits.shape[-1] - 1, config.match.positive_iou
-        return multibox_targets(boxes, truth, num_classes=num_classes, positive_iou=positive_iou)
-
-    targets = jax.vmap(assign)(refined, truth)
-    is_counted = (targets.is_positive | (objectness >= config.min_objectness)) & is_real[:, None]
-    odm_sums = multibox_sums(
-        cls_logits,
-        jnp.concatenate(odm.deltas, axis=1),
-        refined,
-        dataclasses.replace(targets, is_counted=is_counted),
-        loss,
-        config.match.negative_ratio,
-    )
-    return join_groups([arm_sums, odm_sums], is_real, batch_axis=batch_axis)
+    may_be_negative = objectness >= config.min_objectness
+    odm_sums = multibox_sums(odm, refined, batch, loss, config.match, may_be_negative)
+    return join_groups([arm_sums, odm_sums], batch.is_real, batch_axis=batch_axis)
 
 
 # --- Detections ----------------------------------------------------------------------------------

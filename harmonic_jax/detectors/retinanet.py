@@ -5,6 +5,7 @@ A feature pyramid, one head slid over its levels, sigmoid scores, max-IoU assign
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -34,6 +35,7 @@ from harmonic_jax.detectors.parts.selection import (
     select_detections,
 )
 from harmonic_jax.ops.box_coder import decode_boxes
+from harmonic_jax.ops.boxes import AnyArray
 from harmonic_jax.structures import Batch, Detections, Predictions, Targets
 
 # --- Settings ------------------------------------------------------------------------------------
@@ -135,12 +137,6 @@ class RetinaNet(nnx.Module):
         )
 
 
-def _anchors(config: RetinaNetConfig, batch: Batch) -> tuple[Float[Array, "_ 4"], ...]:
-    _, height, width, _ = batch.images.shape
-    anchors = make_anchors((height, width), config.levels, config.anchors)
-    return tuple(jnp.asarray(level) for level in anchors)
-
-
 # --- Targets and loss ----------------------------------------------------------------------------
 
 
@@ -155,7 +151,7 @@ def loss_sums(
     random. See `detectors.loss_sums`.
     """
     config = model.config
-    anchors = _anchors(config, batch)
+    anchors = make_anchors(batch.images.shape[1:3], config.levels, config.anchors)
     predictions = model(batch.images, batch.image_size)
     if loss.is_weighted:
         return rival_sums(predictions, anchors, batch, loss, config.match, batch_axis)
@@ -176,7 +172,7 @@ def loss_sums(
 def _level_sums(
     cls_logits: Float[Array, "b n k"],
     deltas: Float[Array, "b n 4"],
-    anchors: Float[Array, "n 4"],
+    anchors: Float[AnyArray, "n 4"],
     targets: Targets,
     *,
     is_real: Bool[Array, " b"],
@@ -215,7 +211,7 @@ def detect(model: RetinaNet, batch: Batch) -> Detections:
     detected.
     """
     config = model.config
-    anchors = _anchors(config, batch)
+    anchors = make_anchors(batch.images.shape[1:3], config.levels, config.anchors)
     predictions = model(batch.images, batch.image_size)
     found = jax.vmap(
         lambda predictions, size: detect_in_image(predictions, anchors, size, config.postprocess)
@@ -225,7 +221,7 @@ def detect(model: RetinaNet, batch: Batch) -> Detections:
 
 def detect_in_image(
     predictions: Predictions,
-    anchors: tuple[Float[Array, "_ 4"], ...],
+    anchors: Sequence[Float[AnyArray, "_ 4"]],
     image_size: Float[Array, " 2"],
     config: PostprocessConfig,
 ) -> Detections:

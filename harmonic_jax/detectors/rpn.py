@@ -19,6 +19,7 @@ from harmonic_jax import losses
 from harmonic_jax.backbones.conv import Conv, head_normal
 from harmonic_jax.checks import check_fields
 from harmonic_jax.detectors.parts.anchors import AnchorConfig
+from harmonic_jax.detectors.parts.heads import by_anchor
 from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
 from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
@@ -101,10 +102,7 @@ class RPNHead(nnx.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for conv in self.convs:
             x = jax.nn.relu(conv(x))
-        # [b, h, w, a * k] -> [b, h * w * a, k]
-        logits = self.objectness(x).astype(jnp.float32).reshape(x.shape[0], -1, 1)
-        deltas = self.deltas(x).astype(jnp.float32).reshape(x.shape[0], -1, 4)
-        return logits, deltas
+        return by_anchor(self.objectness(x), 1), by_anchor(self.deltas(x), 4)
 
 
 # --- Targets and loss ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ max-IoU assignment, hard negatives. RefineDet is built on the same parts.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -32,7 +33,7 @@ from harmonic_jax.detectors.parts.selection import (
     select_detections,
 )
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
-from harmonic_jax.structures import Batch, Detections, Predictions, Targets
+from harmonic_jax.structures import Batch, Detections, Predictions
 
 ExtraLayer = Literal["3x3/2", "3x3", "4x4"]
 # Kernel size, stride and padding of an extra layer's second convolution.
@@ -99,7 +100,7 @@ class SSDConfig:
         """Padded sides must be multiples of this: none, every layer rounds its size up."""
         return 1
 
-    def level_shapes(self, image_shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    def level_shapes(self, image_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
         """Height and width of every level.
 
         Strides round up; of the extra layers `3x3/2` halves, rounding up; `3x3` takes two cells of
@@ -207,18 +208,17 @@ class SSD(nnx.Module):
 
 
 def _default_boxes(config: SSDConfig, batch: Batch) -> Float[Array, "n 4"]:
-    _, height, width, _ = batch.images.shape
-    boxes = config.default_boxes
+    shape, boxes = batch.images.shape[1:3], config.default_boxes
     levels = make_default_boxes(
-        (height, width),
-        config.level_shapes((height, width)),
+        shape,
+        config.level_shapes(shape),
         sizes=boxes.sizes[:-1],
         large_sizes=boxes.sizes[1:],
         max_ratios=boxes.max_ratios,
         steps=boxes.steps,
         clip_sides=boxes.clip_sides,
     )
-    return jnp.concatenate([jnp.asarray(level) for level in levels])
+    return jnp.concatenate(levels)
 
 
 # --- Targets and loss ----------------------------------------------------------------------------
@@ -233,66 +233,49 @@ def loss_sums(
     """
     anchors = _default_boxes(model.config, batch)
     predictions = model(batch.images, batch.image_size)
-    return assigned_sums(predictions, anchors, batch, loss, model.config.match)
-
-
-def assigned_sums(
-    predictions: Predictions,
-    anchors: Float[Array, "n 4"],
-    batch: Batch,
-    loss: LossConfig,
-    match: MultiBoxMatchConfig,
-) -> LossSums:
-    """`multibox_sums` with the assignment of the batch's objects to fixed boxes.
-
-    Args:
-      predictions: raw outputs, [b, n_l, k + 1] (background last) and [b, n_l, 4] a level.
-      anchors: of all levels, xyxy pixels.
-      batch: its objects, and which images are real.
-      loss: which losses, and their constants.
-      match: thresholds of the assignment.
-    """
-    cls_logits = jnp.concatenate(predictions.cls_logits, axis=1)
-    deltas = jnp.concatenate(predictions.deltas, axis=1)
-    num_classes = cls_logits.shape[-1] - 1
-    targets = jax.vmap(
-        lambda truth: multibox_targets(
-            anchors, truth, num_classes=num_classes, positive_iou=match.positive_iou
-        )
-    )(batch.ground_truth)
-    targets = dataclasses.replace(targets, is_counted=targets.is_counted & batch.is_real[:, None])
-    anchors = jnp.broadcast_to(anchors, deltas.shape)
-    return multibox_sums(cls_logits, deltas, anchors, targets, loss, match.negative_ratio)
+    return multibox_sums(predictions, anchors, batch, loss, model.config.match)
 
 
 def multibox_sums(
-    cls_logits: Float[Array, "b n c"],
-    deltas: Float[Array, "b n 4"],
-    anchors: Float[Array, "b n 4"],
-    targets: Targets,
+    predictions: Predictions,
+    anchors: Float[Array, "n 4"] | Float[Array, "b n 4"],
+    batch: Batch,
     loss: LossConfig,
-    negative_ratio: float,
+    match: MultiBoxMatchConfig,
+    is_candidate: Bool[Array, "b n"] | None = None,
 ) -> LossSums:
     """Cross entropy and SmoothL1, or HarDet, of positives and hard negatives.
 
     Positives contribute L_i of the HarDet formula (or cross entropy + SmoothL1 for the baseline).
     Of the negatives of each image, those with the highest cross entropy contribute it,
-    `negative_ratio` for each positive: none in an image without objects.
+    `match.negative_ratio` for each positive: none in an image without objects.
 
     Args:
-      cls_logits: of all classes, background last.
-      deltas: relative to `anchors`.
-      anchors: xyxy pixels, of each image.
-      targets: a box that is not counted is neither positive nor negative.
+      predictions: raw outputs, [b, n_l, k + 1] (background last) and [b, n_l, 4] a level, the
+        deltas relative to `anchors`.
+      anchors: of all levels, xyxy pixels; those of each image where they differ.
+      batch: its objects, and which images are real.
       loss: which losses, and their constants.
-      negative_ratio: hard negatives a positive, in each image.
+      match: thresholds of the assignment, and how many negatives.
+      is_candidate: False: no negative, whatever its loss is. None: all may be.
 
     Source: Liu et al., SSD, 2016, section 2.2.
     """
-    counted = targets.is_counted
+    cls_logits = jnp.concatenate(predictions.cls_logits, axis=1)
+    deltas = jnp.concatenate(predictions.deltas, axis=1)
+    assign = partial(
+        multibox_targets, num_classes=cls_logits.shape[-1] - 1, positive_iou=match.positive_iou
+    )
+    in_axes = (0 if anchors.ndim == 3 else None, 0)
+    targets = jax.vmap(assign, in_axes=in_axes)(anchors, batch.ground_truth)
+    anchors = jnp.broadcast_to(anchors, deltas.shape)
+
+    counted = jnp.broadcast_to(batch.is_real[:, None], targets.is_positive.shape)
     positive = targets.is_positive & counted
+    if is_candidate is not None:
+        counted &= targets.is_positive | is_candidate
     cls_loss = losses.softmax_cross_entropy(cls_logits, targets.labels, where=counted)
-    negative = hardest(cls_loss, counted & ~positive, positive.sum(-1), ratio=negative_ratio)
+    negative = hardest(cls_loss, counted & ~positive, positive.sum(-1), ratio=match.negative_ratio)
 
     deltas = masked(deltas, positive)
     box_loss = losses.smooth_l1_loss(

@@ -120,7 +120,7 @@ def ssd_family(seed: int, ratio: float = 3.0) -> Family:
 
     def sums(predictions, truth, is_real, loss):
         batch = tiny.batch_of(truth, SHAPE, is_real)
-        return ssd.assigned_sums(predictions, jnp.asarray(anchors), batch, loss, match)
+        return ssd.multibox_sums(predictions, jnp.asarray(anchors), batch, loss, match)
 
     def loop(predictions, truth, is_real, loss):
         images = [

@@ -52,7 +52,7 @@ class AnchorConfig:
         return len(self.scales) * len(self.ratios)
 
 
-def level_shapes(image_shape: Shape, levels: tuple[int, int]) -> tuple[Shape, ...]:
+def level_shapes(image_shape: Sequence[int], levels: tuple[int, int]) -> tuple[Shape, ...]:
     """Height and width of every level of a feature pyramid.
 
     Level l is the image divided by 2**l, rounded up: convolutions of stride 2 and padding 1
@@ -65,25 +65,16 @@ def level_shapes(image_shape: Shape, levels: tuple[int, int]) -> tuple[Shape, ..
     Returns:
       (h_l, w_l) of each level, finest first.
 
-    Raises:
-      ValueError: an image or a range of levels that has no pyramid.
-
     >>> level_shapes((800, 1344), (3, 7))
     ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
     """
-    if min(image_shape) < 1:
-        raise ValueError(f"image_shape is {image_shape}; both sides must be >= 1")
-    first, last = levels
-    if not 0 <= first <= last:
-        raise ValueError(f"levels is {levels}; it must be (first, last) with 0 <= first <= last")
     height, width = image_shape
+    first, last = levels
     return tuple((-(-height // 2**l), -(-width // 2**l)) for l in range(first, last + 1))
 
 
 def make_anchors(
-    image_shape: Shape,
-    levels: tuple[int, int],
-    config: AnchorConfig,
+    image_shape: Sequence[int], levels: tuple[int, int], config: AnchorConfig
 ) -> tuple[np.ndarray, ...]:
     """Anchors of every level, centered on the top-left corners of the cells.
 
@@ -102,9 +93,6 @@ def make_anchors(
     Returns:
       For each level `[h_l * w_l * len(ratios) * len(scales), 4]` float32, xyxy in pixels;
       row-major cells, then ratios, then scales.
-
-    Raises:
-      ValueError: an image or a range of levels that has no pyramid.
 
     >>> base, = make_anchors((8, 8), (3, 3), AnchorConfig(scales=(1.0,), ratios=(1.0,)))
     >>> base.tolist()
@@ -197,7 +185,7 @@ class DefaultBoxConfig:
 
 
 def make_default_boxes(
-    image_shape: Shape,
+    image_shape: Sequence[int],
     shapes: Sequence[Shape],
     *,
     sizes: Sequence[float],

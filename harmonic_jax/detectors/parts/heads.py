@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,55 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from harmonic_jax.backbones.conv import Conv, add_bias, head_normal, xavier_uniform
+from harmonic_jax.backbones.conv import Conv, add_bias, he_normal, head_normal, xavier_uniform
 from harmonic_jax.backbones.norm import NewNormKind, new_norms
 from harmonic_jax.structures import Predictions
 
 _TINY = 1e-24  # Squared lengths up to this are a zero vector's.
 
 
-class DenseHead(nnx.Module):
-    """RetinaNet's: `num_convs` times (3x3, norm, ReLU), then 3x3 to `num_anchors * num_out`.
+class ConvStack(nnx.Module):
+    """A number of times (3x3 convolution, norm, ReLU).
+
+    Args of the call:
+        x: `[r, h, w, num_in]`.
+        where: `[r]`, rows that exist; the others take no part in batch statistics.
+
+    Returns of the call:
+        `[r, h, w, channels]`.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        channels: int,
+        *,
+        num_convs: int,
+        norm: NewNormKind,
+        kernel_init: Initializer = he_normal,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        bias = 0.0 if norm == "none" else None
+        conv = partial(
+            Conv, kernel_size=3, bias=bias, kernel_init=kernel_init, dtype=dtype, rngs=rngs
+        )
+        inputs = [num_in, *[channels] * num_convs][:num_convs]
+        self.convs = nnx.List([conv(num, channels) for num in inputs])
+        self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
+        self.has_statistics = norm == "batch"
+
+    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if self.norms:
+                x = self.norms[i](x, where) if self.has_statistics else self.norms[i](x)
+            x = jax.nn.relu(x)
+        return x
+
+
+class DenseHead(ConvStack):
+    """RetinaNet's: a stack of convolutions, then 3x3 to `num_anchors * num_out`.
 
     Args of the call:
         x: `[b, h, w, channels]`.
@@ -40,21 +80,18 @@ class DenseHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        conv = partial(
-            Conv, channels, kernel_size=3, kernel_init=head_normal, dtype=dtype, rngs=rngs
-        )
-        own_bias = 0.0 if norm == "none" else None
-        self.convs = nnx.List([conv(channels, bias=own_bias) for _ in range(num_convs)])
-        self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
-        self.output = conv(num_anchors * num_out, bias=bias)
+        made: dict[str, Any] = {"kernel_init": head_normal, "dtype": dtype, "rngs": rngs}
+        super().__init__(channels, channels, num_convs=num_convs, norm=norm, **made)
+        self.output = Conv(channels, num_anchors * num_out, kernel_size=3, bias=bias, **made)
         self.num_out = num_out
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for i, conv in enumerate(self.convs):
-            x = conv(x)
-            x = jax.nn.relu(self.norms[i](x) if self.norms else x)
-        x = self.output(x).astype(jnp.float32)
-        return x.reshape(x.shape[0], -1, self.num_out)  # [b, h, w, a * k] -> [b, h * w * a, k]
+    def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+        return by_anchor(self.output(super().__call__(x, where)), self.num_out)
+
+
+def by_anchor(x: jax.Array, num_out: int) -> jax.Array:
+    """[b, h, w, a * num_out] -> [b, h * w * a, num_out] float32."""
+    return x.astype(jnp.float32).reshape(x.shape[0], -1, num_out)
 
 
 class L2Norm(nnx.Module):
@@ -107,17 +144,10 @@ class MultiBoxHead(nnx.Module):
         self.num_outputs = num_outputs
 
     def __call__(self, levels: Sequence[jax.Array]) -> Predictions:
-        return Predictions(
-            cls_logits=tuple(
-                _by_box(conv(x), self.num_outputs) for conv, x in zip(self.cls, levels, strict=True)
-            ),
-            deltas=tuple(_by_box(conv(x), 4) for conv, x in zip(self.box, levels, strict=True)),
-        )
+        def outputs(convs: nnx.List, num_out: int) -> tuple[jax.Array, ...]:
+            return tuple(by_anchor(conv(x), num_out) for conv, x in zip(convs, levels, strict=True))
 
-
-def _by_box(x: jax.Array, num_out: int) -> jax.Array:
-    """[b, h, w, a * num_out] -> [b, h * w * a, num_out] float32."""
-    return x.astype(jnp.float32).reshape(x.shape[0], -1, num_out)
+        return Predictions(outputs(self.cls, self.num_outputs), outputs(self.box, 4))
 
 
 class Linear(nnx.Linear):
@@ -127,43 +157,6 @@ class Linear(nnx.Linear):
         x = jnp.matmul(inputs.astype(self.dtype), self.kernel[...].astype(self.dtype))
         assert self.bias is not None
         return add_bias(x, self.bias[...])
-
-
-class ConvStack(nnx.Module):
-    """A number of times (3x3 convolution, norm, ReLU).
-
-    Args of the call:
-        x: `[r, h, w, num_in]`.
-        where: `[r]`, rows that exist; the others take no part in batch statistics.
-
-    Returns of the call:
-        `[r, h, w, channels]`.
-    """
-
-    def __init__(
-        self,
-        num_in: int,
-        channels: int,
-        *,
-        num_convs: int,
-        norm: NewNormKind,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ) -> None:
-        bias = 0.0 if norm == "none" else None
-        conv = partial(Conv, kernel_size=3, bias=bias, dtype=dtype, rngs=rngs)
-        inputs = [num_in, *[channels] * num_convs][:num_convs]
-        self.convs = nnx.List([conv(num, channels) for num in inputs])
-        self.norms = new_norms(norm, channels, num_convs, dtype=dtype, rngs=rngs)
-        self.has_statistics = norm == "batch"
-
-    def __call__(self, x: jax.Array, where: jax.Array | None) -> jax.Array:
-        for i, conv in enumerate(self.convs):
-            x = conv(x)
-            if self.norms:
-                x = self.norms[i](x, where) if self.has_statistics else self.norms[i](x)
-            x = jax.nn.relu(x)
-        return x
 
 
 class ConvTranspose(nnx.Module):

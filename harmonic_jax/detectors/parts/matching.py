@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -188,8 +188,11 @@ def dense_targets(
     all_anchors = jnp.concatenate([jnp.asarray(level, jnp.float32) for level in anchors])
     matches = match_anchors(all_anchors, ground_truth.boxes, ground_truth.valid, match)
     targets = _targets(all_anchors, matches, ground_truth, num_classes)
-    ends = np.cumsum([level.shape[0] for level in anchors]).tolist()
-    return tuple(_rows(targets, *ends) for ends in zip([0, *ends[:-1]], ends, strict=True))
+    ends = np.cumsum([0, *(level.shape[0] for level in anchors)]).tolist()
+    return tuple(
+        jax.tree.map(lambda rows, start=start, end=end: rows[start:end], targets)
+        for start, end in pairwise(ends)
+    )
 
 
 def match_default_boxes(
@@ -236,13 +239,6 @@ def match_default_boxes(
     return Matches(index, state.astype(jnp.int8))
 
 
-class _Claims(NamedTuple):
-    """The state between two rounds."""
-
-    owner: Array  # [n] the object that an anchor was given to, -1: free
-    bound: Array  # [g] at least the highest IoU of an object with a free anchor; 0: done
-
-
 def _claim(anchors: Array, boxes: Array) -> Array:
     """The object of each anchor in the one-to-one part, [n]; -1 where there is none.
 
@@ -251,21 +247,24 @@ def _claim(anchors: Array, boxes: Array) -> Array:
     No round compares more than one object, and pairs are never held.
     """
 
-    def one_round(state: _Claims) -> _Claims:
-        g = jnp.argmax(state.bound).astype(jnp.int32)
+    def one_round(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        # [n] the object that an anchor was given to, -1: free; and [g] at least the highest IoU of
+        # an object with a free anchor, 0: done.
+        owner, bound = state
+        g = jnp.argmax(bound).astype(jnp.int32)
         box = jax.lax.dynamic_slice_in_dim(boxes, g, 1)
         iou = pairwise_iou(anchors, box)[:, 0]
-        iou = jnp.where((state.owner < 0) & (iou > 0), iou, 0.0)
-        bound = state.bound.at[g].set(jnp.max(iou))
+        iou = jnp.where((owner < 0) & (iou > 0), iou, 0.0)
+        bound = bound.at[g].set(jnp.max(iou))
         is_best = (jnp.argmax(bound).astype(jnp.int32) == g) & (bound[g] > 0)
         best = jnp.argmax(iou)
-        owner = state.owner.at[best].set(jnp.where(is_best, g, state.owner[best]))
-        return _Claims(owner, bound.at[g].set(jnp.where(is_best, 0.0, bound[g])))
+        owner = owner.at[best].set(jnp.where(is_best, g, owner[best]))
+        return owner, bound.at[g].set(jnp.where(is_best, 0.0, bound[g]))
 
     free = jnp.full(anchors.shape[:1], -1, jnp.int32)
     iou = pairwise_iou(boxes, anchors)
-    start = _Claims(free, jnp.max(jnp.where(iou > 0, iou, 0.0), axis=1))
-    return jax.lax.while_loop(lambda state: jnp.any(state.bound > 0), one_round, start).owner
+    start = free, jnp.max(jnp.where(iou > 0, iou, 0.0), axis=1)
+    return jax.lax.while_loop(lambda state: jnp.any(state[1] > 0), one_round, start)[0]
 
 
 def multibox_targets(
@@ -275,19 +274,15 @@ def multibox_targets(
     num_classes: int,
     positive_iou: float,
 ) -> Targets:
-    """Targets of all default boxes of one image.
-
-    A positive has the label and the box of its object, any other the label `num_classes`
-    (background) and its own box; every one is counted.
+    """Targets of all default boxes of one image, as `match_default_boxes` assigns them.
 
     Args:
       anchors: `[n 4]`, xyxy in pixels.
-      ground_truth: the objects of one image: boxes `[g 4]`, labels `[g]` in 0..k-1, valid `[g]`.
-      num_classes: k, the number of object classes.
+      ground_truth, num_classes: as for `dense_targets`.
       positive_iou: see `match_default_boxes`.
 
     Returns:
-      `Targets`: labels `[n]` int32, boxes `[n 4]` float32, is_positive and is_counted `[n]`.
+      `Targets` as of `dense_targets`, in one piece; every box is counted.
 
     >>> import jax.numpy as jnp
     >>> anchors = jnp.array([[0.0, 0.0, 8.0, 8.0], [40.0, 40.0, 48.0, 48.0]])
@@ -304,10 +299,6 @@ def multibox_targets(
         anchors, ground_truth.boxes, ground_truth.valid, positive_iou=positive_iou
     )
     return _targets(anchors, matches, ground_truth, num_classes)
-
-
-def _rows(targets: Targets, start: int, end: int) -> Targets:
-    return jax.tree.map(lambda rows: rows[start:end], targets)
 
 
 def _targets(

@@ -5,6 +5,8 @@ sample's loss depends on others, of its object or of the batch.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups, masked
 from harmonic_jax.losses import rivals
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.ops.boxes import AnyArray
 from harmonic_jax.structures import Batch, Predictions
 
 RIVALS: dict[str, LossConfig] = {
@@ -79,7 +82,7 @@ def cls_losses(
 def box_losses(
     deltas: Float[Array, "b n 4"],
     boxes: Float[Array, "b n 4"],
-    anchors: Float[Array, "n 4"],
+    anchors: Float[AnyArray, "n 4"],
     target_boxes: Float[Array, "b n 4"],
     *,
     where: Bool[Array, "b n"],
@@ -115,28 +118,9 @@ def true_class_logit(cls_logits: Float[Array, "b n k"], labels: Array) -> Float[
     return jnp.where(labels[..., None] == classes[None, None], cls_logits, 0.0).sum(-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Anchors:
-    """What is known of the anchors of all levels, one after the other; arrays without classes,
-    so joining the levels costs little."""
-
-    is_positive: Bool[Array, "b n"]
-    is_counted: Bool[Array, "b n"]
-    labels: Int[Array, "b n"]
-    objects: Int[Array, "b n"]  # 0..g-1 where positive
-    deltas: Float[Array, "b n 4"]
-    anchors: Float[Array, "n 4"]
-    target_boxes: Float[Array, "b n 4"]
-    boxes: Float[Array, "b n 4"]
-    iou: Float[Array, "b n"]
-    true_logit: Float[Array, "b n"]
-    prob: Float[Array, "b n"]
-    alignment: Float[Array, "b n"]  # TOOD's, of the positives
-
-
 def rival_sums(
     predictions: Predictions,
-    anchors: tuple[Float[Array, "_ 4"], ...],
+    anchors: Sequence[Float[AnyArray, "_ 4"]],
     batch: Batch,
     loss: LossConfig,
     match: MatchConfig,
@@ -162,139 +146,80 @@ def rival_sums(
     Returns:
       Sums over the batch, to be divided by the real images.
     """
-    joined = _join(predictions, anchors, batch, match)
-    groups = [
-        _classification(predictions, joined, loss, batch_axis),
-        _localization(joined, loss, batch_axis),
-        _correlation_and_log(joined, loss, batch_axis),
-    ]
-    return join_groups(groups, batch.is_real, batch_axis=batch_axis)
-
-
-def _join(
-    predictions: Predictions,
-    anchors: tuple[Float[Array, "_ 4"], ...],
-    batch: Batch,
-    match: MatchConfig,
-) -> _Anchors:
     num_classes = predictions.cls_logits[0].shape[-1]
-    truth = batch.ground_truth
+    truth, is_real = batch.ground_truth, batch.is_real[:, None]
     # The assignment of indices instead of labels tells which object an anchor belongs to.
-    batch_size, num_objects = truth.labels.shape
-    index = jnp.broadcast_to(jnp.arange(num_objects, dtype=jnp.int32), (batch_size, num_objects))
-    targets = jax.vmap(
+    num_objects = truth.labels.shape[1]
+    index = jnp.broadcast_to(jnp.arange(num_objects, dtype=jnp.int32), truth.labels.shape)
+    levels = jax.vmap(
         lambda truth: dense_targets(anchors, truth, num_classes=num_classes, match=match)
     )(dataclasses.replace(truth, labels=index))
-
-    def joined(field: str) -> Array:
-        return jnp.concatenate([getattr(level, field) for level in targets], axis=1)
-
-    is_positive = joined("is_positive") & batch.is_real[:, None]
-    objects = joined("labels")
+    # Arrays without classes: joining the levels costs little.
+    targets = jax.tree.map(lambda *rows: jnp.concatenate(rows, axis=1), *levels)
+    positive, counted, objects = targets.is_positive & is_real, targets.is_counted, targets.labels
     labels = jnp.take_along_axis(truth.labels.astype(jnp.int32), objects, axis=1, mode="clip")
-    labels = jnp.where(is_positive, labels, num_classes)
-    deltas = masked(jnp.concatenate(predictions.deltas, axis=1), is_positive)
+    labels = jnp.where(positive, labels, num_classes)
+    ends = np.cumsum([level.shape[0] for level in anchors])[:-1].tolist()
+
+    def of_levels(function: Callable[..., Array], *values: Shaped[Array, "b n"]) -> Array:
+        """[b n]: a function of the logits of each level, and of its part of the values."""
+        parts = (jnp.split(rows, ends, axis=1) for rows in values)
+        each = zip(predictions.cls_logits, *parts, strict=True)
+        return jnp.concatenate([function(*level) for level in each], axis=1)
+
+    deltas = masked(jnp.concatenate(predictions.deltas, axis=1), positive)
     all_anchors = jnp.concatenate(anchors)
     boxes = decode_boxes(deltas, jnp.broadcast_to(all_anchors, deltas.shape))
-    iou = losses.aligned_iou(boxes, joined("boxes"), where=is_positive)
-    true_logit = jnp.concatenate(
-        [
-            true_class_logit(logits, own)
-            for logits, own in zip(predictions.cls_logits, _split(labels, predictions), strict=True)
-        ],
-        axis=1,
-    )
+    iou = losses.aligned_iou(boxes, targets.boxes, where=positive)
+    true_logit = of_levels(true_class_logit, labels)
     prob = jax.nn.sigmoid(true_logit)
     alignment = jax.vmap(
         lambda *arrays, where: rivals.task_alignment(*arrays, num_objects=num_objects, where=where)
-    )(prob, iou, objects, where=is_positive)
-    return _Anchors(
-        is_positive=is_positive,
-        is_counted=joined("is_counted") & batch.is_real[:, None],
-        labels=labels,
-        objects=objects,
-        deltas=deltas,
-        anchors=all_anchors,
-        target_boxes=joined("boxes"),
-        boxes=boxes,
-        iou=iou,
-        true_logit=true_logit,
-        prob=prob,
-        alignment=alignment,
-    )
+    )(prob, iou, objects, where=positive)
 
+    def cls_sums(logits: Array, labels: Array, target: Array, where: Array) -> Array:
+        return cls_losses(logits, labels, target, where=where, loss=loss).sum(-1)
 
-def _classification(
-    predictions: Predictions, every: _Anchors, loss: LossConfig, batch_axis: str | None
-) -> LossSums:
-    positive, counted = every.is_positive, every.is_counted
+    target = alignment if loss.cls_loss == "task_aligned" else iou
+    cls_loss = of_levels(cls_sums, labels, target, counted & is_real)
+    weigh: dict[str, Any] = {"where": positive, "axis_name": batch_axis}
+    match loss.cls_loss:
+        case "isr":
+            weighted = rivals.isr_loss(cls_loss, iou, labels, _distinct(objects), **weigh)
+            cls_loss = jnp.where(positive, weighted, cls_loss)
+        case "iou_balanced":
+            own = _of_true_class(true_logit, loss)
+            weighted = rivals.iou_balanced_cls_loss(own, iou, **weigh)
+            cls_loss = jnp.where(positive, cls_loss - own + weighted, cls_loss)
+
+    box_loss = box_losses(deltas, boxes, all_anchors, targets.boxes, where=positive, loss=loss)
+    match loss.box_loss:
+        case "task_aligned":
+            box_loss = alignment * box_loss
+        case "iou_balanced":
+            box_loss = rivals.iou_balanced_loc_loss(box_loss, iou, where=positive)
+        case "carl":  # a third loss, beside the plain one
+            box_loss += rivals.carl_loss(prob, box_loss, **weigh)
+
     num_positive = positive.sum(dtype=jnp.float32)
-    normalizer = num_positive
-    target = every.alignment if loss.cls_loss == "task_aligned" else every.iou
-    parts = (_split(values, predictions) for values in (every.labels, target, counted))
-    cls_loss = jnp.concatenate(
-        [
-            cls_losses(logits, labels, aim, where=is_counted, loss=loss).sum(-1)
-            for logits, labels, aim, is_counted in zip(predictions.cls_logits, *parts, strict=True)
-        ],
-        axis=1,
-    )
-    if loss.cls_loss == "task_aligned":
-        normalizer = masked(every.alignment, positive).sum()
-    elif loss.cls_loss == "isr":
-        weighted = rivals.isr_loss(
-            cls_loss,
-            every.iou,
-            every.labels,
-            _distinct(every.objects),
-            where=positive,
-            axis_name=batch_axis,
-        )
-        cls_loss = jnp.where(positive, weighted, cls_loss)
-    elif loss.cls_loss == "iou_balanced":
-        own = _of_true_class(every.true_logit, loss)
-        weighted = rivals.iou_balanced_cls_loss(
-            own, every.iou, where=positive, axis_name=batch_axis
-        )
-        cls_loss = jnp.where(positive, cls_loss - own + weighted, cls_loss)
-    total = cls_loss.sum()
-    return LossSums(total, {"cls_loss": total}, normalizer, num_positive)
-
-
-def _localization(every: _Anchors, loss: LossConfig, batch_axis: str | None) -> LossSums:
-    positive = every.is_positive
-    num_positive = positive.sum(dtype=jnp.float32)
-    normalizer = num_positive
-    box_loss = box_losses(
-        every.deltas, every.boxes, every.anchors, every.target_boxes, where=positive, loss=loss
-    )
-    if loss.box_loss == "task_aligned":
-        box_loss = every.alignment * box_loss
-        normalizer = masked(every.alignment, positive).sum()
-    elif loss.box_loss == "iou_balanced":
-        box_loss = rivals.iou_balanced_loc_loss(box_loss, every.iou, where=positive)
-    elif loss.box_loss == "carl":  # a third loss, beside the plain one
-        box_loss += rivals.carl_loss(every.prob, box_loss, where=positive, axis_name=batch_axis)
-    total = loss.box_weight * box_loss.sum()
-    return LossSums(total, {"box_loss": total}, normalizer, num_positive)
-
-
-def _correlation_and_log(every: _Anchors, loss: LossConfig, batch_axis: str | None) -> LossSums:
-    positive = every.is_positive
-    num_positive = positive.sum(dtype=jnp.float32)
-    total = jnp.zeros((), jnp.float32)
-    terms = {
-        "positive_score": masked(every.prob, positive).sum(),
-        "positive_iou": every.iou.sum(),
-    }
+    log = {"positive_score": masked(prob, positive).sum(), "positive_iou": iou.sum()}
+    correlation = jnp.zeros((), jnp.float32)
     if loss.correlation != "none":
-        value = rivals.correlation_loss(
-            every.prob, every.iou, kind=loss.correlation, where=positive, axis_name=batch_axis
-        )
+        value = rivals.correlation_loss(prob, iou, kind=loss.correlation, **weigh)
         # The batch's number, known to every device: each adds its positives' share of it.
-        total = loss.correlation_weight * value * num_positive
-        terms["correlation_loss"] = value * num_positive
-    return LossSums(total, terms, num_positive, num_positive)
+        correlation = loss.correlation_weight * value * num_positive
+        log["correlation_loss"] = value * num_positive
+
+    num_aligned = masked(alignment, positive).sum()
+    cls_normalizer = num_aligned if loss.cls_loss == "task_aligned" else num_positive
+    box_normalizer = num_aligned if loss.box_loss == "task_aligned" else num_positive
+    cls_total, box_total = cls_loss.sum(), loss.box_weight * box_loss.sum()
+    groups = [
+        LossSums(cls_total, {"cls_loss": cls_total}, cls_normalizer, num_positive),
+        LossSums(box_total, {"box_loss": box_total}, box_normalizer, num_positive),
+        LossSums(correlation, log, num_positive, num_positive),
+    ]
+    return join_groups(groups, batch.is_real, batch_axis=batch_axis)
 
 
 def _of_true_class(true_logit: Float[Array, "b n"], loss: LossConfig) -> Float[Array, "b n"]:
@@ -309,9 +234,3 @@ def _distinct(objects: Int[Array, "b n"]) -> Int[Array, "b n"]:
     """The objects of different images with different numbers."""
     images = jnp.arange(objects.shape[0], dtype=objects.dtype)[:, None]
     return objects + images * (objects.max() + 1)
-
-
-def _split(values: Shaped[Array, "b n"], predictions: Predictions) -> list[Array]:
-    """[b, n_l] of each level."""
-    ends = np.cumsum([level.shape[1] for level in predictions.cls_logits])
-    return jnp.split(values, ends[:-1].tolist(), axis=1)

@@ -35,15 +35,6 @@ def test_level_shapes_are_those_of_stride_two_convolutions(image_shape, levels):
     assert level_shapes(image_shape, levels) == tuple(expected)
 
 
-@pytest.mark.parametrize(
-    ("image_shape", "levels", "name"),
-    [((0, 10), (3, 7), "image_shape"), ((9, 9), (5, 3), "levels"), ((9, 9), (-1, 3), "levels")],
-)
-def test_impossible_pyramids_are_refused(image_shape, levels, name):
-    with pytest.raises(ValueError, match=name):
-        level_shapes(image_shape, levels)
-
-
 def test_anchors_follow_the_definition():
     """Area, ratio, center and order, in float64, one anchor at a time."""
     shapes = level_shapes((100, 130), (3, 5))
