@@ -3,6 +3,10 @@
 They know nothing of anchors, configurations or batches, and need jax alone. Inputs of lower
 precision are computed in float32 (float64 stays float64); `where=` gives value and gradient
 exactly 0 where it is False, whatever stands there. Shapes must be equal: nothing broadcasts.
+
+A wrong call fails while it is traced: with TypeError where an array is not floating point (labels
+and objects: integers, `where`: bool) or an option no number, with ValueError where shapes do not
+fit or an option is out of its range. The message names the argument and what is legal.
 """
 
 from harmonic_jax.losses.classification import (

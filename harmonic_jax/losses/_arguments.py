@@ -152,9 +152,5 @@ def as_number(name: str, value: object, low: float, high: float = math.inf) -> f
 
 def check_choice(name: str, value: object, literal: Any) -> None:
     """A member of a `Literal` type."""
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{name} is a {type(value).__name__}; it must be one of {get_args(literal)}"
-        )
-    if value not in get_args(literal):
+    if not isinstance(value, str) or value not in get_args(literal):
         raise ValueError(f"{name} is {value!r}; it must be one of {get_args(literal)}")

@@ -32,12 +32,9 @@ def softmax_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
       [*b] entropy in nats, in [0, log k], float32 (float64 for float64 logits). The gradient is
       finite, and 0 where a logit is infinite.
 
-    Raises:
-      TypeError: `logits` is not floating point, or `where` not bool.
-      ValueError: `logits` has no class axis, or the shape of `where` does not fit.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import softmax_entropy
       >>> [round(float(h), 4) for h in softmax_entropy(jnp.array([[0.0, 0.0], [200.0, -200.0]]))]
       [0.6931, 0.0]
 
@@ -71,12 +68,9 @@ def sigmoid_entropy(logits: ArrayLike, *, where: ArrayLike | None = None) -> jax
       [*b] entropy in nats, in [0, log 2], float32 (float64 for float64 logits). The gradient,
       `-logits * p * (1 - p)`, is finite, and 0 at infinite logits.
 
-    Raises:
-      TypeError: `logits` is not floating point, or `where` not bool.
-      ValueError: the shapes differ.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import sigmoid_entropy
       >>> [round(float(h), 4) for h in sigmoid_entropy(jnp.array([0.0, 200.0]))]
       [0.6931, 0.0]
 
@@ -106,12 +100,9 @@ def softmax_cross_entropy(
     Returns:
       [*b] loss of each sample, >= 0, float32 (float64 for float64 logits).
 
-    Raises:
-      TypeError: `logits` is not floating point, `labels` not integer, or `where` not bool.
-      ValueError: the shapes do not fit.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import softmax_cross_entropy
       >>> loss = softmax_cross_entropy(jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]))
       >>> [round(float(value), 4) for value in loss]
       [0.1698]
@@ -140,10 +131,9 @@ def sigmoid_cross_entropy(
     Returns:
       [*b, k] loss of each element, >= 0, float32 (float64 for float64 logits).
 
-    Raises: as `softmax_cross_entropy`.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import sigmoid_cross_entropy
       >>> loss = sigmoid_cross_entropy(jnp.array([[2.0, 0.0]]), jnp.array([0]))
       >>> [round(float(value), 4) for value in loss[0]]
       [0.1269, 0.6931]
@@ -181,13 +171,9 @@ def sigmoid_focal_loss(
     Returns:
       [*b, k] loss of each element, >= 0, float32 (float64 for float64 logits).
 
-    Raises:
-      TypeError: `logits` is not floating point, `labels` not integer, `where` not bool, or an
-        option not a number.
-      ValueError: the shapes do not fit, or an option is out of its range.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import sigmoid_focal_loss
       >>> loss = sigmoid_focal_loss(jnp.zeros((2, 2)), jnp.array([1, -1]))
       >>> [[round(float(value), 4) for value in row] for row in loss]
       [[0.13, 0.0433], [0.13, 0.13]]
@@ -263,12 +249,9 @@ def mask_loss(
       [*b] loss of each sample, >= 0, float32 (float64 for float64 inputs). The gradient flows to
       the logits only.
 
-    Raises:
-      TypeError: an array is not floating point, or `where` not bool.
-      ValueError: the shapes do not fit.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import mask_loss
       >>> loss = mask_loss(jnp.array([[[2.0, 0.0]]]), jnp.array([[[1.0, 0.0]]]))
       >>> [round(float(value), 4) for value in loss]
       [0.41]

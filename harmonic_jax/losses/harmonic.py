@@ -45,12 +45,9 @@ def harmonic_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: a loss is not floating point, or `where` not bool.
-      ValueError: the shapes differ, or `factor_gradient` is unknown.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import harmonic_loss
       >>> loss = harmonic_loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]))
       >>> [round(float(value), 3) for value in loss]  # 2 * 2, and 2 * (1 + 1/e)
       [4.0, 2.736]
@@ -109,12 +106,9 @@ def task_contrastive_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or `margin` not a number.
-      ValueError: the shapes differ, or an option is out of its range.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import task_contrastive_loss
       >>> prob, iou = jnp.array([0.9, 0.9]), jnp.array([0.8, 0.2])
       >>> loss = task_contrastive_loss(prob, iou, jnp.zeros(2))
       >>> [round(float(value), 3) for value in loss]  # within the margin, and 0.5 / 2
@@ -155,12 +149,9 @@ def harmonic_iou_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: `iou` is not floating point, `where` not bool, or `gamma` not a number.
-      ValueError: the shapes differ, or `gamma` is negative or not finite.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import harmonic_iou_loss
       >>> [round(float(value), 3) for value in harmonic_iou_loss(jnp.array([0.0, 0.5, 1.0]))]
       [1.0, 0.692, 0.0]
 
@@ -232,13 +223,10 @@ def hardet_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or an option not a number.
-      ValueError: the shapes differ, an option is out of its range, or `cross_entropy` is missing
-        with factor_source="ce" or given with "loss".
+    Raises: as every loss, see `harmonic_jax.losses`; ValueError too if `cross_entropy` is missing
+      with factor_source="ce" or given with "loss".
 
     Example:
-      >>> from harmonic_jax.losses import hardet_loss
       >>> cls_loss, smooth_l1 = jnp.array([0.095]), jnp.array([0.8])
       >>> prob, iou, entropy = jnp.array([0.909]), jnp.array([0.4]), jnp.array([0.367])
       >>> [round(float(loss), 2) for loss in hardet_loss(cls_loss, smooth_l1, prob, iou, entropy)]
@@ -247,12 +235,16 @@ def hardet_loss(
     Source: arXiv:2108.10809; the options are those on which re-implementations disagree.
     """
     alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
-    margin, box_weight = (
-        as_number("margin", margin, 0.0, 1.0),
-        as_number("box_weight", box_weight, 0.0),
-    )
+    margin = as_number("margin", margin, 0.0, 1.0)
+    box_weight = as_number("box_weight", box_weight, 0.0)
     check_choice("factor_gradient", factor_gradient, FactorGradient)
-    _check_source(factor_source, cross_entropy)
+    check_choice("factor_source", factor_source, FactorSource)
+    if (factor_source == "ce") != (cross_entropy is not None):
+        state = "missing" if cross_entropy is None else "given"
+        raise ValueError(
+            f"cross_entropy is {state} with factor_source {factor_source!r}; "
+            "it must be an array with 'ce' and None with 'loss'"
+        )
     (cls_loss, smooth_l1, prob, iou, entropy, cls_factor), mask = as_samples(
         where,
         cls_loss=cls_loss,
@@ -266,13 +258,3 @@ def hardet_loss(
     loc_loss, loc_factor = box_weight * smooth_l1 + hiou_loss, smooth_l1 + hiou_loss
     total = _harmonic(cls_loss, loc_loss, cls_factor, loc_factor, factor_gradient)
     return keep(mask, total + _task_contrastive(prob, iou, entropy, margin, factor_gradient))
-
-
-def _check_source(factor_source: FactorSource, cross_entropy: ArrayLike | None) -> None:
-    check_choice("factor_source", factor_source, FactorSource)
-    if (factor_source == "ce") != (cross_entropy is not None):
-        state = "missing" if cross_entropy is None else "given"
-        raise ValueError(
-            f"cross_entropy is {state} with factor_source {factor_source!r}; "
-            "it must be an array with 'ce' and None with 'loss'"
-        )

@@ -38,12 +38,9 @@ def smooth_l1_loss(
     Returns:
       [*b] loss of each sample, >= 0, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or `beta` not a number.
-      ValueError: the shapes do not fit, or `beta` is negative or not finite.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import smooth_l1_loss
       >>> [float(loss) for loss in smooth_l1_loss(jnp.array([[0.5, 2.0]]), jnp.zeros((1, 2)))]
       [1.625]
 
@@ -76,12 +73,9 @@ def aligned_iou(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
       [*b] IoU in [0, 1], float32 (float64 for float64 inputs). Its gradient is 0 where the boxes
       do not touch.
 
-    Raises:
-      TypeError: an array is not floating point, or `where` not bool.
-      ValueError: the shapes differ or do not end in 4.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses import aligned_iou
       >>> pred = jnp.array([[0.0, 0.0, 2.0, 2.0], [3.0, 0.0, 1.0, 2.0]])  # the second: inverted
       >>> target = jnp.array([[0.0, 0.0, 2.0, 1.0], [1.0, 0.0, 3.0, 2.0]])
       >>> [float(iou) for iou in aligned_iou(pred, target)]
@@ -105,7 +99,6 @@ def iou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
       [*b] loss in [0, 1], float32 (float64 for float64 inputs).
 
     Example:
-      >>> from harmonic_jax.losses import iou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [float(loss) for loss in iou_loss(pred, target)]
       [0.5]
@@ -127,7 +120,6 @@ def giou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 2], float32 (float64 for float64 inputs).
 
     Example:
-      >>> from harmonic_jax.losses import giou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 1.0]]), jnp.array([[3.0, 0.0, 4.0, 1.0]])
       >>> [float(loss) for loss in giou_loss(pred, target)]  # 1 - 0 + (4 - 2) / 4
       [1.5]
@@ -152,7 +144,6 @@ def diou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 2], float32 (float64 for float64 inputs).
 
     Example:
-      >>> from harmonic_jax.losses import diou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 1.0, 3.0]]), jnp.array([[3.0, 0.0, 4.0, 3.0]])
       >>> [round(float(loss), 4) for loss in diou_loss(pred, target)]  # 1 - 0 + 9 / 25
       [1.36]
@@ -176,7 +167,6 @@ def ciou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss >= 0, float32 (float64 for float64 inputs).
 
     Example:
-      >>> from harmonic_jax.losses import ciou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [round(float(loss), 4) for loss in ciou_loss(pred, target)]
       [0.5345]
@@ -202,7 +192,6 @@ def eiou_loss(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = N
       [*b] loss in [0, 4], float32 (float64 for float64 inputs).
 
     Example:
-      >>> from harmonic_jax.losses import eiou_loss
       >>> pred, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 2.0, 1.0]])
       >>> [float(loss) for loss in eiou_loss(pred, target)]  # 0.5 + 0.25 / 8 + 0 + 1 / 4
       [0.78125]

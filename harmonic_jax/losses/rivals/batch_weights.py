@@ -33,9 +33,6 @@ def iou_balanced_cls_loss(
     The sum over all samples is that of the plain losses; only its distribution changes. The
     weights are constants for the gradient. Where no box overlaps its object, all weights are 0.
 
-    The weights depend on the whole batch: the samples kept by `where`, on every device along
-    `axis_name`.
-
     Args:
       cls_loss: [*b] classification loss of each positive, >= 0. In its source that of the true
         class of a sigmoid head; the other classes' keep weight 1.
@@ -47,12 +44,9 @@ def iou_balanced_cls_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or `exponent` not a number.
-      ValueError: the shapes differ, or `exponent` is negative or not finite.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import iou_balanced_cls_loss
       >>> loss = iou_balanced_cls_loss(jnp.array([1.0, 1.0]), jnp.array([0.9, 0.3]), exponent=1.0)
       >>> [round(float(value), 4) for value in loss]  # 2 * 0.9 / 1.2 and 2 * 0.3 / 1.2
       [1.5, 0.5]
@@ -88,7 +82,6 @@ def iou_balanced_loc_loss(
     Returns, Raises: as `iou_balanced_cls_loss`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import iou_balanced_loc_loss
       >>> loss = iou_balanced_loc_loss(jnp.array([2.0, 2.0]), jnp.array([1.0, 0.25]))
       >>> [float(value) for value in loss]  # 0.25**1.5 = 0.125
       [2.0, 0.25]
@@ -138,12 +131,9 @@ def isr_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: a type is wrong, or an option not a number.
-      ValueError: the shapes differ, or an option is out of its range.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import isr_loss
       >>> same = jnp.zeros(2, int)  # two boxes of one object: u = 1 and 1/2, w = 1 and 1/4
       >>> loss = isr_loss(jnp.ones(2), jnp.array([0.9, 0.6]), same, same)
       >>> [round(float(value), 4) for value in loss]
@@ -192,12 +182,9 @@ def carl_loss(
     Returns:
       [*b] loss of each sample, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, `where` not bool, or an option not a number.
-      ValueError: the shapes differ, or an option is out of its range.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import carl_loss
       >>> loss = carl_loss(jnp.array([1.0, 0.25]), jnp.array([1.0, 1.0]))  # v = 1 and 0.4
       >>> [round(float(value), 4) for value in loss]
       [1.4286, 0.5714]
@@ -249,12 +236,9 @@ def correlation_loss(
     Returns:
       [] in [0, 2], float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: an array is not floating point, or `where` not bool.
-      ValueError: the shapes differ, or `kind` is unknown.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import correlation_loss
       >>> prob, iou = jnp.array([0.0, 0.2, 0.4]), jnp.array([0.6, 0.7, 0.8])  # on a line
       >>> round(float(correlation_loss(prob, iou, kind="pearson")), 4)
       0.0

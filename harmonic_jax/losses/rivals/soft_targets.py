@@ -42,12 +42,9 @@ def quality_focal_loss(
     Returns:
       [*b, k] loss of each element, >= 0, float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: a type is wrong, or an option not a number.
-      ValueError: the shapes do not fit, or an option is negative or not finite.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import quality_focal_loss
       >>> loss = quality_focal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.9]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.4**2 log 2 and 0.5**2 log 2
       [0.1109, 0.1733]
@@ -82,7 +79,6 @@ def task_aligned_loss(
     Returns, Raises: as `quality_focal_loss`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import task_aligned_loss
       >>> loss = task_aligned_loss(jnp.zeros((1, 1)), jnp.array([0]), jnp.array([1.0]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.5**2 log 2
       [0.1733]
@@ -126,12 +122,9 @@ def task_alignment(
     Returns:
       [n] in [0, 1], float32 (float64 for float64 inputs).
 
-    Raises:
-      TypeError: a type is wrong, or an exponent not a number.
-      ValueError: the shapes differ, or an exponent is negative or not finite.
+    Raises: as every loss, see `harmonic_jax.losses`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import task_alignment
       >>> prob, iou = jnp.array([0.5, 0.5, 0.1]), jnp.array([0.8, 0.4, 0.6])
       >>> t = task_alignment(prob, iou, jnp.array([0, 0, 1]), num_objects=2)
       >>> [round(float(value), 4) for value in t]  # 0.8 * (0.4 / 0.8)**6 in the middle
@@ -183,7 +176,6 @@ def varifocal_loss(
     Returns, Raises: as `quality_focal_loss`.
 
     Example:
-      >>> from harmonic_jax.losses.rivals import varifocal_loss
       >>> loss = varifocal_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.8]))
       >>> [round(float(value), 4) for value in loss[0]]  # 0.8 log 2 and 0.75 * 0.5**2 log 2
       [0.5545, 0.13]
