@@ -14,7 +14,6 @@ import numpy as np
 from harmonic_jax import losses
 from harmonic_jax.losses import rivals
 from tests.losses import reference
-from tests.losses.rivals import reference as formulas
 
 N = 12
 _RNG = np.random.default_rng(0)
@@ -183,19 +182,19 @@ _PLAIN = {
     "iou_balanced_cls_loss": Case(
         rivals.iou_balanced_cls_loss,
         [LOSS, IOU],
-        formulas.iou_balanced_cls,
+        reference.iou_balanced_cls,
         ({"exponent": 0.7},),
-        held=_weights_held(formulas.iou_balanced_cls),
+        held=_weights_held(reference.iou_balanced_cls),
         of_batch=True,
         has_axis=True,
     ),
     "iou_balanced_loc_loss": Case(
-        rivals.iou_balanced_loc_loss, [LOSS, IOU], formulas.iou_balanced_loc, ({"exponent": 0.7},)
+        rivals.iou_balanced_loc_loss, [LOSS, IOU], reference.iou_balanced_loc, ({"exponent": 0.7},)
     ),
     "carl_loss": Case(
         rivals.carl_loss,
         [PROB, LOSS],
-        formulas.carl,
+        reference.carl,
         ({"exponent": 2.0, "bias": 0.0},),
         moves=(0, 1),
         of_batch=True,
@@ -204,7 +203,7 @@ _PLAIN = {
     "correlation_loss": Case(
         rivals.correlation_loss,
         [PROB, IOU],
-        formulas.correlation,
+        reference.correlation,
         ({"kind": "pearson"},),
         of_batch=True,
         has_axis=True,
@@ -213,7 +212,7 @@ _PLAIN = {
 
 
 def _isr(loss: np.ndarray, iou: np.ndarray, **options: Any) -> np.ndarray:
-    return formulas.isr(loss, iou, CLASSES, OBJECTS, **options)
+    return reference.isr(loss, iou, CLASSES, OBJECTS, **options)
 
 
 _FOCAL = ((0.25, 0.5), (None, 1.0), (0.9, 0.0), (0.0, 3.5))
@@ -237,25 +236,25 @@ WITH_INTEGERS = {
     "quality_focal_loss": Case(
         with_integers(rivals.quality_focal_loss, LABELS),
         [LOGITS, IOU],
-        _on_labels(formulas.quality_focal),
+        _on_labels(reference.quality_focal),
         ({"beta": 0.5}, {"beta": 0.0}),
     ),
     "task_aligned_loss": Case(
         with_integers(rivals.task_aligned_loss, LABELS),
         [LOGITS, IOU],
-        lambda x, y, gamma=2.0: formulas.quality_focal(x, LABELS, y, beta=gamma),
+        lambda x, y, gamma=2.0: reference.quality_focal(x, LABELS, y, beta=gamma),
         ({"gamma": 1.0},),
     ),
     "varifocal_loss": Case(
         with_integers(rivals.varifocal_loss, LABELS),
         [LOGITS, IOU],
-        _on_labels(formulas.varifocal),
+        _on_labels(reference.varifocal),
         ({"alpha": 0.5, "gamma": 1.5},),
     ),
     "task_alignment": Case(
         functools.partial(with_integers(rivals.task_alignment, OBJECTS, at=2), num_objects=8),
         [PROB, IOU],
-        lambda p, u, **options: formulas.task_alignment(p, u, OBJECTS, **options),
+        lambda p, u, **options: reference.task_alignment(p, u, OBJECTS, **options),
         ({"alpha": 0.5, "beta": 2.0},),
         moves=(),
         of_batch=True,

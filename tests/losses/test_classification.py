@@ -49,34 +49,24 @@ def check_derivatives(f: Callable[[jax.Array], jax.Array]) -> None:
     np.testing.assert_allclose(second, (high_gradient - low_gradient) / 2e-5, rtol=1e-6, atol=1e-9)
 
 
-def test_entropies_of_many_classes():
-    """Over all classes for softmax, background included; one coin a class for sigmoid: an
-    un-normalised sum over 10,000 would be 560."""
-    np.testing.assert_allclose(softmax_entropy(jnp.zeros((1, 81))), [np.log(81)], rtol=1e-6)
-    entropies = sigmoid_entropy(jnp.full((1, 10_000), -np.log(99.0)))
-    assert entropies.shape == (1, 10_000)
-    assert entropies.max() < np.log(2)
-    assert sigmoid_entropy(jnp.zeros(3)).max() <= np.float32(np.log(2))
-
-
 def test_sigmoid_entropy_takes_a_mask_of_the_leading_axes():
     where = LABELS < 5
     masked = sigmoid_entropy(np.where(where[:, None], LOGITS, np.nan), where=where)
     np.testing.assert_allclose(masked, np.where(where[:, None], sigmoid_entropy(LOGITS), 0))
 
 
-def test_entropy_at_probability_zero():
-    """p log p at p = 0 is 0, and its gradient is finite."""
-    only = jnp.array([[200.0, -200.0, -200.0]])
+def test_entropies_at_their_ends():
+    """p log p at p = 0 is 0, and its gradient is finite; at most log k, and log 2 for a coin."""
+    only, excluded = jnp.array([[200.0, -200.0, -200.0]]), jnp.array([[0.0, 0.0, -jnp.inf]])
     for entropy in (softmax_entropy, sigmoid_entropy):
-        assert entropy(only).max() == 0
-        assert jnp.abs(jax.grad(lambda x, f=entropy: f(x).sum())(only)).max() == 0
-
-
-def test_softmax_entropy_of_an_excluded_class():
-    x = jnp.array([[0.0, 0.0, -jnp.inf]])
-    np.testing.assert_allclose(softmax_entropy(x), [np.log(2)], rtol=1e-6)
-    assert jnp.abs(jax.grad(lambda x: softmax_entropy(x).sum())(x)).max() < 1e-6
+        value, pull = jax.vjp(entropy, only)
+        assert not np.any(value)
+        assert not np.any(pull(jnp.ones_like(value))[0])
+    value, pull = jax.vjp(softmax_entropy, excluded)
+    np.testing.assert_allclose(value, [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(pull(jnp.ones(1))[0], np.zeros((1, 3)), atol=1e-6)
+    np.testing.assert_allclose(softmax_entropy(jnp.zeros((1, 81))), [np.log(81)], rtol=1e-6)
+    assert sigmoid_entropy(jnp.zeros(3)).max() <= np.float32(np.log(2))
 
 
 def test_softmax_cross_entropy_shows_an_impossible_label():
@@ -87,18 +77,15 @@ def test_softmax_cross_entropy_shows_an_impossible_label():
     np.testing.assert_array_equal((gradient == 0).all(-1), [True, False, False, True])
 
 
-@pytest.mark.parametrize("options", FOCAL_OPTIONS)
-def test_focal_loss_in_both_modes_and_to_second_order(options):
+@pytest.mark.parametrize("options", [*FOCAL_OPTIONS, None])
+def test_focal_loss_and_entropy_in_both_modes_and_to_second_order(options):
     with jax.enable_x64(True):
-        check_derivatives(lambda x: sigmoid_focal_loss(x, LABELS, **options))
+        check_derivatives(
+            lambda x: sigmoid_focal_loss(x, LABELS, **options) if options else softmax_entropy(x)
+        )
 
 
-def test_entropy_in_both_modes_and_to_second_order():
-    with jax.enable_x64(True):
-        check_derivatives(softmax_entropy)
-
-
-@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.int32, jnp.uint32])
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
 def test_focal_labels_of_any_integer_type(dtype):
     """A class index beyond the range of a narrow label type must not wrap into it."""
     loss = sigmoid_focal_loss(jnp.zeros((1, 300)), jnp.array([7], dtype))

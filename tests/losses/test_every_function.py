@@ -201,17 +201,19 @@ def test_types(low_and_wide, name):
             assert result(*dtypes) == "float64"
 
 
-@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_strict_promotion(name, x64):
+def test_strict_promotion(name):
     """JAX may be told to promote nothing: labels of any integer type and mixed floats still do."""
-    integers = ["int16", "uint32", "int64", "uint64"] if x64 else ["int8", "uint8", "uint16"]
-    integers = integers if name in WITH_INTEGERS else ["int32"]
-    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
-        floats = mixed(name, "float32", "bfloat16", "float64" if x64 else "float16")
-        for dtype in integers:
-            run = functools.partial(both, name, where=WHERE, change=lambda a, t=dtype: a.astype(t))
-            jax.eval_shape(run, floats)
+    for x64, integers in ((False, ["int8", "uint16"]), (True, ["int16", "uint32", "uint64"])):
+        with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+            floats = mixed(name, "float32", "bfloat16", "float64" if x64 else "float16")
+            for dtype in integers if name in WITH_INTEGERS else ["int32"]:
+                jax.eval_shape(
+                    functools.partial(
+                        both, name, where=WHERE, change=lambda a, t=dtype: a.astype(t)
+                    ),
+                    floats,
+                )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -277,6 +279,9 @@ EXTREMES = {
 }
 
 
+HIGHEST = {"aligned_iou": 1, "iou_loss": 1, "ciou_loss": 3, "eiou_loss": 4}  # 2 of the others
+
+
 def extremes(name):
     if name in EXTREMES:
         return EXTREMES[name]
@@ -318,4 +323,6 @@ def test_extremes_give_no_nan(at_extremes, name):
         if extremes(name)[0] is CORNERS:
             of_nan = 0.0 if name == "aligned_iou" else INF
             assert (value[has_nan] == of_nan).all()
-            assert name == "smooth_l1_loss" or np.isfinite(value[~has_nan]).all()
+            if name != "smooth_l1_loss":
+                assert value[~has_nan].min() >= -1e-6
+                assert value[~has_nan].max() <= HIGHEST.get(name, 2) + 1e-6

@@ -66,27 +66,11 @@ def test_harmonic_gradient_closed_form(mode):
     np.testing.assert_array_equal(np.asarray(dl) < 0, away & ("beta_r" in flows))
 
 
-def test_factors_are_those_of_one_sample():
-    """Not of a batch's mean: no sample moves another."""
-    jacobian = jax.jacobian(harmonic_loss)(jnp.array([0.2, 3.0]), jnp.array([2.0, 0.5]))
-    assert jacobian[0, 1] == jacobian[1, 0] == 0
-
-
 def test_harmonic_iou_is_monotone_up_to_gamma_one_and_not_above():
     iou = jnp.linspace(0.0, 1.0, 101)
     for gamma in (0.0, 0.5, 0.8, 1.0, 2.0):
         slope = jax.grad(lambda u, gamma=gamma: harmonic_iou_loss(u, gamma=gamma).sum())(iou)
         assert (slope <= 0).all() == (gamma <= 1)
-
-
-def test_factor_from_cross_entropy_is_the_score():
-    """With "ce" the box is weighted by 1 + p, however small the focal loss of the sample is."""
-    p, focal, loc = np.array([0.1, 0.3, 0.5]), np.array([0.46, 0.15, 0.04]), np.full(3, 1.3)
-    with jax.enable_x64(True):
-        got = hardet_loss(
-            focal, loc, p, p, np.zeros(3), alpha=0.0, factor_source="ce", cross_entropy=-np.log(p)
-        )
-    np.testing.assert_allclose(got, (1 + np.exp(-loc)) * focal + (1 + p) * loc, rtol=1e-12)
 
 
 def test_contrastive_loss_begins_at_the_margin_without_a_jump_and_with_gradient_zero():

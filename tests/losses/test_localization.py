@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from harmonic_jax.losses import (
     aligned_iou,
@@ -29,37 +28,6 @@ def run(pred, target):
         value, pull = jax.vjp(function, pred, target)
         out[name] = value, *pull(jnp.ones_like(value))
     return out
-
-
-def degenerate_pairs(n: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
-    """Random corners at scales from 1e-6 to 1e6, so half the boxes are inverted in some axis;
-    then a share of empty, identical, disjoint, touching, tiny and huge ones."""
-    rng = np.random.default_rng(1)
-    scale = 10.0 ** rng.integers(-6, 7, (n, 1))
-    pred, target = rng.uniform(-1, 1, (2, n, 4)) * scale
-    kinds = np.array_split(rng.permutation(n), 12)
-    target[kinds[0]] = pred[kinds[0]]  # identical, also inverted
-    pred[kinds[1], 2:] = pred[kinds[1], :2]  # a point
-    pred[kinds[2], 2] = pred[kinds[2], 0]  # a line
-    pred[kinds[3]] = target[kinds[3]] = 0.0  # nothing at all
-    pred[kinds[4]] = target[kinds[4]] + 1e6  # disjoint
-    target[kinds[5]] = np.concatenate([pred[kinds[5], 2:], 2 * pred[kinds[5], 2:]], -1)  # touching
-    pred[kinds[6]] = [-1e6, -1e6, 1e6, 1e6]
-    target[kinds[6]] = [-1e6, -1e6, 1e6, 1e6]
-    pred[kinds[7]] = [1e6, 1e6, -1e6, -1e6]  # inverted and huge
-    pred[kinds[8]] = np.sort(pred[kinds[8]].reshape(-1, 2, 2), axis=1).reshape(-1, 4)  # valid
-    pred[kinds[9]] = [0, 0, 1e6, 1e-6]  # a sliver
-    target[kinds[10], 2:] = target[kinds[10], :2]  # a ground truth of size 0
-    return pred, target
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_boxes_finite_on_anything(dtype):
-    highest = {"aligned_iou": 1, "iou_loss": 1, "ciou_loss": 3, "eiou_loss": 4}
-    for name, arrays in run(*(jnp.asarray(b, dtype) for b in degenerate_pairs())).items():
-        assert all(jnp.isfinite(array).all() for array in arrays), name
-        assert arrays[0].min() >= -1e-6, name
-        assert arrays[0].max() <= highest.get(name, 2) + 1e-6, name
 
 
 def test_identical_boxes_are_perfect_at_any_scale():

@@ -26,7 +26,6 @@ from tests.detectors.families import (
 )
 from tests.detectors.tiny import K
 from tests.losses import reference as plain
-from tests.losses.rivals import reference
 
 # Those that change the box loss alone differ in `box_losses`, where they are compared.
 WHOLE = [n for n, loss in c.RIVALS.items() if loss.is_weighted or loss.cls_loss != "focal"]
@@ -103,11 +102,11 @@ def test_weights_of_equal_sums_show_in_the_gradient(trained, name):
     focal = plain.focal(own["logits"], labels, 0.25, 2.0)
     box = expected_boxes(own, c.RIVALS[name])
     if name == "pisa":
-        weighted = reference.isr(focal.sum(-1), iou, labels, own["objects"]) / focal.sum(-1)
+        weighted = plain.isr(focal.sum(-1), iou, labels, own["objects"]) / focal.sum(-1)
         weights = np.broadcast_to(weighted[:, None], focal.shape)
     else:
         weights = np.ones(focal.shape)
-        weights[true] = reference.iou_balanced_cls(focal[true], iou) / focal[true]
+        weights[true] = plain.iou_balanced_cls(focal[true], iou) / focal[true]
 
     def of_each(logits):
         """Its own part of the total, the weights held; of CARL the scores flow through the mean."""
@@ -181,37 +180,37 @@ def expected(loss: c.LossConfig) -> float:
     prob = 1 / (1 + np.exp(-own["logits"][np.arange(len(iou)), own["labels"]]))
     quality = np.zeros(len(positive))
     quality[positive] = iou
-    alignment = reference.task_alignment(prob, iou, own["objects"])
+    alignment = plain.task_alignment(prob, iou, own["objects"])
     n_cls = n_box = positive.sum()
 
     cls = plain.focal(logits, labels, 0.25, 2.0).sum(-1)
     match loss.cls_loss:
         case "quality_focal":
-            cls = reference.quality_focal(logits, labels, quality).sum(-1)
+            cls = plain.quality_focal(logits, labels, quality).sum(-1)
         case "varifocal":
-            cls = reference.varifocal(logits, labels, quality).sum(-1)
+            cls = plain.varifocal(logits, labels, quality).sum(-1)
         case "task_aligned":
             quality[positive] = alignment
-            cls = reference.quality_focal(logits, labels, quality).sum(-1)
+            cls = plain.quality_focal(logits, labels, quality).sum(-1)
             n_cls = alignment.sum()
         case "isr":
-            cls[positive] = reference.isr(cls[positive], iou, own["labels"], own["objects"])
+            cls[positive] = plain.isr(cls[positive], iou, own["labels"], own["objects"])
         case "iou_balanced":
             true = plain.focal(own["logits"], own["labels"], 0.25, 2.0)
             true = true[np.arange(len(iou)), own["labels"]]
-            cls[positive] += reference.iou_balanced_cls(true, iou) - true
+            cls[positive] += plain.iou_balanced_cls(true, iou) - true
 
     box = expected_boxes(own, loss)
     match loss.box_loss:
         case "task_aligned":
             box, n_box = alignment * box, alignment.sum()
         case "iou_balanced":
-            box = reference.iou_balanced_loc(box, iou)
+            box = plain.iou_balanced_loc(box, iou)
         case "carl":
-            box = box + reference.carl(prob, box)
+            box = box + plain.carl(prob, box)
     total = cls.sum() / n_cls + loss.box_weight * box.sum() / n_box
     if loss.correlation != "none":
-        total += 0.2 * reference.correlation(prob, iou, loss.correlation)
+        total += 0.2 * plain.correlation(prob, iou, loss.correlation)
     return total
 
 

@@ -1,11 +1,45 @@
-"""Losses of a whole batch whose rows lie on several devices."""
+"""The losses to compare with: at the ends of their ranges, and of rows on several devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from harmonic_jax.losses import rivals
-from tests.losses.every import CASES, IOU, LOSS, OBJECTS, N
+from tests.losses.every import CASES, IOU, LABELS, LOGITS, LOSS, OBJECTS, N
+
+
+def test_a_positive_without_overlap_is_a_negative_to_varifocal():
+    zero = rivals.varifocal_loss(jnp.asarray(LOGITS), LABELS, jnp.zeros(len(LABELS)))
+    background = rivals.varifocal_loss(
+        jnp.asarray(LOGITS), np.full(len(LABELS), -1), jnp.ones(len(LABELS))
+    )
+    np.testing.assert_array_equal(zero, background)
+
+
+def test_correlations_at_their_ends():
+    u = jnp.array([0.2, 0.4, 0.9])
+    for kind in ("pearson", "concordance"):
+        loss = lambda p, kind=kind: rivals.correlation_loss(p, u, kind=kind)  # noqa: E731
+        np.testing.assert_allclose(loss(u), 0.0, atol=1e-6)
+        for undefined in (jnp.full(3, 0.5),) if kind == "pearson" else ():
+            value, gradient = jax.value_and_grad(loss)(undefined)
+            assert (value, *gradient) == (0, 0, 0, 0)
+        alone = jnp.arange(3) == 1
+        value, gradient = jax.value_and_grad(
+            lambda p, kind=kind, alone=alone: rivals.correlation_loss(p, u, kind=kind, where=alone)
+        )(u / 2)
+        assert (value, *gradient) == (0, 0, 0, 0)
+    np.testing.assert_allclose(rivals.correlation_loss(1 - u, u, kind="pearson"), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(rivals.correlation_loss(u / 2, u, kind="pearson"), 0.0, atol=1e-6)
+    assert rivals.correlation_loss(u / 2, u) > 0.3
+
+
+def test_task_alignment_leaves_out_what_has_no_object():
+    prob, iou = jnp.array([0.5, jnp.nan, 0.9]), jnp.array([0.5, 0.5, jnp.nan])
+    t = rivals.task_alignment(
+        prob, iou, jnp.array([1, -1, 1]), num_objects=2, where=jnp.array([True, True, False])
+    )
+    assert t.tolist() == [0.5, 0.0, 0.0]
 
 
 def test_halves_of_a_batch_share_its_statistics():
