@@ -17,8 +17,6 @@ import numpy as np
 from etils.epath.gpath import PosixGPath
 from orbax.checkpoint import v1 as ocp
 
-_DEPTH = 250  # bytes of the longest name within a folder of checkpoints
-
 # What fails in orbax comes as an exception, told in one line. Its log, and that of its tasks, tell
 # it again, pages long.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
@@ -36,47 +34,18 @@ class _Folder(PosixGPath):
             yield type(self)(path)
 
 
-def check_folder(folder: Path) -> None:
-    """Checks that orbax can use folders within this one, with names of a few letters.
-
-    Raises:
-      ValueError: says why not.
-    """
-    path = str(folder)
-    # TensorStore reads a backslash as a slash, and orbax "eggs:/" as the beginning of a bucket.
-    unusable = next((part for part in ("\\", "gs:/") if part in f"{path}/"), None)
-    if unusable is not None:
-        raise ValueError(f"has {unusable} in its name; checkpoints need a folder without")
-    try:
-        length = len(path.encode())
-    except UnicodeEncodeError:
-        raise ValueError("is not UTF-8; checkpoints need a folder that is") from None
-    most = os.pathconf("/", "PC_PATH_MAX") - _DEPTH
-    if length > most:
-        raise ValueError(f"has {length} bytes; checkpoints need a folder with at most {most}")
-
-
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their path, parts joined by `/`, in the tree's order.
+    """The leaves of a pytree, arrays, by their path, parts joined by `/`, in the tree's order.
 
     Raises:
-      ValueError: two leaves have one name, or a leaf is neither an array with elements nor
-        described like one.
+      ValueError: two leaves have one name.
     """
     leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "value"
         if name in leaves:
             raise ValueError(f"two leaves are called {name!r}")
-        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-            raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}; it must be an array")
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
-            raise ValueError(f"leaf {name!r} is {leaf.dtype}; store jax.random.key_data(key)")
-        if 0 in leaf.shape:
-            raise ValueError(f"leaf {name!r} has no elements")
         leaves[name] = leaf
-    if not leaves:
-        raise ValueError("the state has no leaf")
     return leaves
 
 
@@ -116,12 +85,13 @@ def first_not_finite(leaves: Mapping[str, Any]) -> str | None:
     Of several processes with the same numbers, one looks.
     """
     for name, leaf in leaves.items():
-        if jax.dtypes.issubdtype(leaf.dtype, np.inexact):
-            parts = [leaf]
-            if isinstance(leaf, jax.Array):
-                parts = [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
-            if not all(np.isfinite(np.asarray(part)).all() for part in parts):
-                return name
+        if not jax.dtypes.issubdtype(leaf.dtype, np.inexact):
+            continue
+        parts = [leaf]
+        if isinstance(leaf, jax.Array):
+            parts = [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
+        if not all(np.isfinite(np.asarray(part)).all() for part in parts):
+            return name
     return None
 
 

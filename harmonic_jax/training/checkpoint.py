@@ -7,11 +7,10 @@ agree on what is done and when.
 import contextlib
 import dataclasses
 import errno
-import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +19,12 @@ import jax
 
 from harmonic_jax.files import explained
 from harmonic_jax.training import arrays
-from harmonic_jax.training.processes import first_line, run_on_all, run_on_primary
+from harmonic_jax.training.processes import (
+    ProcessFailedError,
+    first_line,
+    run_on_all,
+    run_on_primary,
+)
 from harmonic_jax.training.step_folders import Choice, StepFolders
 
 _LOG = logging.getLogger(__name__)
@@ -42,8 +46,6 @@ class Restored:
     step: int
     state: Any
     metadata: dict[str, Any]
-    skipped: tuple[tuple[int, str], ...]
-    """Newer steps that were damaged, newest first, each with what is wrong."""
 
 
 class CheckpointStore:
@@ -64,16 +66,20 @@ class CheckpointStore:
     Args:
       directory: a folder of a POSIX file system; made by the first save.
       keep: how many steps stay, >= 1.
+
+    Raises:
+      CheckpointError: orbax cannot use folders within this one.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
-        try:
-            arrays.check_folder(Path(directory).absolute())
-        except ValueError as error:
-            raise CheckpointError(f"{directory} {error}") from error
-        if keep < 1:
-            raise ValueError(f"keep is {keep}; it must be >= 1")
-        self._folders = StepFolders(Path(directory).absolute(), keep=keep)
+    def __init__(self, directory: Path, *, keep: int = 2) -> None:
+        self._folders = StepFolders(directory.absolute(), keep=keep)
+        # TensorStore reads a backslash as a slash, and orbax "eggs:/" as the beginning of a bucket.
+        path = f"{self.directory}/"
+        if "\\" in path or "gs:/" in path or path.encode(errors="ignore").decode() != path:
+            raise CheckpointError(
+                f"{directory} cannot hold checkpoints: its name has a backslash, gs:/, or bytes "
+                "that are not UTF-8"
+            )
         self._is_primary = jax.process_index() == 0
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -118,25 +124,15 @@ class CheckpointStore:
           metadata: anything JSON can say; NaN and infinity it cannot.
 
         Raises:
-          CheckpointError: this state cannot be stored, or holds NaN or infinity, or the save
-            before this one failed.
+          CheckpointError: the state holds NaN or infinity, or the save before this one failed.
           ProcessFailedError: the same, of several processes: they all fail where one does.
         """
         self.wait()
-        try:
-            leaves = arrays.named_leaves(state)
-            document = {
-                "step": step,
-                "metadata": json.loads(json.dumps(metadata, allow_nan=False)),
-                "leaves": arrays.describe(leaves),
-            }
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"cannot store step {step}: {_one_line(error)}") from error
+        leaves = arrays.named_leaves(state)
+        document = {"step": step, "metadata": metadata, "leaves": arrays.describe(leaves)}
         run_on_all(lambda: self._begin(step, leaves))
-        try:
+        with self._writing(step):
             written = arrays.write(self._folders.temporary(step) / _ARRAYS, leaves)
-        except Exception as error:
-            raise self._save_failed(step, error) from error
         self._pending = self._executor.submit(self._commit, step, written.result, document)
 
     def restore(self, abstract_state: Any) -> Restored:
@@ -151,23 +147,22 @@ class CheckpointStore:
             that does not fit is named. Nothing is cast.
         """
         self.wait()
+        leaves = arrays.named_leaves(abstract_state)
+        choice = run_on_primary(self._folders.choose)
+        folder, document = self.directory / self._usable(choice), choice["document"]
+        difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
+        if difference is not None:
+            raise CheckpointError(f"{folder} does not fit: {difference}")
         try:
-            leaves = arrays.named_leaves(abstract_state)
-        except ValueError as error:
-            raise CheckpointError(f"cannot restore this state: {_one_line(error)}") from error
-        with contextlib.ExitStack() as held:
-            choice = run_on_primary(lambda: self._folders.choose(held))
-            for skipped_step, reason in choice["skipped"] if self._is_primary else ():
-                _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
-            folder = self.directory / self._usable(choice)
-            document = choice["document"]
-            difference = arrays.first_difference(document["leaves"], arrays.describe(leaves))
-            if difference is not None:
-                raise CheckpointError(f"{folder} does not fit: {difference}")
             stored = run_on_all(lambda: _read(folder, document["leaves"], leaves))
+        except (CheckpointError, ProcessFailedError):
+            if run_on_primary(folder.exists):
+                raise
+            return self.restore(abstract_state)  # it was dropped meanwhile: there is a newer one
+        for skipped_step, reason in choice["skipped"] if self._is_primary else ():
+            _LOG.warning("checkpoint step %d is damaged: %s", skipped_step, reason)
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(stored.values()))
-        skipped = tuple((int(number), str(reason)) for number, reason in choice["skipped"])
-        return Restored(document["step"], state, document["metadata"], skipped)
+        return Restored(document["step"], state, document["metadata"])
 
     def read_metadata(self, *, verify: bool = False) -> dict[str, Any]:
         """The metadata of the newest step whose manifest is undamaged.
@@ -175,8 +170,7 @@ class CheckpointStore:
         Asks no other process. Unless `verify` has all files looked at, the arrays of this step may
         still be damaged: what `restore` returns is the metadata of what it restored.
         """
-        with contextlib.ExitStack() as held:
-            choice = self._folders.choose(held, all_files=verify)
+        choice = self._folders.choose(all_files=verify)
         self._usable(choice)
         return choice["document"]["metadata"]
 
@@ -227,28 +221,28 @@ class CheckpointStore:
         _check_finite(leaves, f"checkpoint step {step}, which is not written to {self.directory}")
         self.claim()
         if self._is_primary:
-            try:
+            with self._writing(step):
                 self._folders.begin(step)
-            except OSError as error:
-                raise self._save_failed(step, error) from error
 
     def _commit(self, step: int, finish: Callable[[], None], document: dict[str, Any]) -> None:
         """Runs in the background: after every process has written, makes the step visible."""
-        try:
+        with self._writing(step):
             finish()
             if self._is_primary:
                 arrays.check_stored(self._folders.temporary(step) / _ARRAYS, document["leaves"])
                 self._folders.publish(step, document)
-        except Exception as error:
-            raise self._save_failed(step, error) from error
 
-    def _save_failed(self, step: int, error: Exception) -> CheckpointError:
-        if self._is_primary:
-            self._folders.discard(step)
-        return CheckpointError(
-            f"cannot write checkpoint step {step} to {self.directory}: "
-            f"{_one_line(error, self.directory)}"
-        )
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._is_primary:
+                self._folders.discard(step)
+            raise CheckpointError(
+                f"cannot write checkpoint step {step} to {self.directory}: "
+                f"{_one_line(error, self.directory)}"
+            ) from error
 
 
 def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
@@ -256,19 +250,19 @@ def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) ->
         arrays.check_stored(folder / _ARRAYS, described)
         stored = arrays.read(folder / _ARRAYS, leaves)
     except Exception as error:
-        raise CheckpointError(f"cannot read {folder}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot read {folder}: {_one_line(error, folder)}") from error
     _check_finite(stored, str(folder))
     return stored
 
 
-def _one_line(error: Exception, folder: Path | None = None) -> str:
+def _one_line(error: Exception, folder: Path) -> str:
     """An exception, whichever library raises it, in a line; with its class where the text alone
     would be a riddle."""
     for number, words in _FULL_DISK.items():
         if words.search(str(error)):
             error = OSError(number, os.strerror(number))
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror if folder is None else explained(error, folder)
+        return explained(error, folder)
     return f"{type(error).__name__}: {first_line(error)}"
 
 

@@ -11,8 +11,8 @@ by another, before the first of them is deleted. So every folder named `step_*` 
 all that can be wrong with it is decay. `manifest.json` tells: it is written last, lists every file
 with its SHA-256, and covers itself, as its first entry is the digest of all the bytes behind it.
 
-Whoever reads a step holds its manifest (flock), and the writer passes over steps that are held:
-they are dropped with a later save.
+Nobody waits for a reader: the one whose step is dropped meanwhile sees that its folder is gone, and
+takes the newer one.
 """
 
 import errno
@@ -23,10 +23,8 @@ import logging
 import os
 import re
 import shutil
-import stat
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, NamedTuple, TypedDict
+from typing import IO, Annotated, Any, TypedDict
 
 import msgspec
 
@@ -38,7 +36,7 @@ MANIFEST = "manifest.json"
 _HEAD = b'{"sha256": "'
 _HEX_DIGITS = 64
 _MOST_BYTES = 2**26  # a hundred times what the manifest of the largest detector has
-_STEP_FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
+_STEP_FOLDER = re.compile(r"step_(\d{8,})(\.\d+)?")  # .1: a step saved again, in the past
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -71,15 +69,6 @@ class Choice(TypedDict):
     skipped: list[tuple[int, str]]  # steps before it that did not pass, and what is wrong
 
 
-class _Entry(NamedTuple):
-    """One complete step. A step saved again gets the next attempt, so that it too needs but one
-    rename; the attempts before it are then deleted."""
-
-    step: int
-    attempt: int
-    folder: Path
-
-
 class StepFolders:
     """The newest `keep` steps in one folder; one process writes, any number read.
 
@@ -93,29 +82,22 @@ class StepFolders:
 
     def steps(self) -> tuple[int, ...]:
         """The complete steps, oldest first."""
-        return tuple(sorted({entry.step for entry in self._entries()}))
+        return tuple(sorted({step for step, _ in self._entries()}))
 
-    def choose(self, held: ExitStack, *, all_files: bool = True) -> Choice:
-        """Finds the newest step that is not damaged.
-
-        It is not dropped before `held` is closed. Unless `all_files`, its manifest alone is
-        checked.
-        """
+    def choose(self, *, all_files: bool = True) -> Choice:
+        """Finds the newest step that is not damaged; unless `all_files`, by its manifest alone."""
         skipped: list[tuple[int, str]] = []
-        for entry in self._entries():
-            with ExitStack() as stack:
-                _hold(entry.folder, fcntl.LOCK_SH, stack)
-                try:
-                    document = read_manifest(entry.folder, all_files=all_files)
-                    if document["step"] != entry.step:
-                        raise DamagedError(f"its manifest is of step {document['step']}")
-                except DamagedError as error:
-                    if not entry.folder.exists():  # dropped since: there is a newer one
-                        return self.choose(held, all_files=all_files)
-                    skipped.append((entry.step, str(error)))
-                else:
-                    held.push(stack.pop_all())
-                    return Choice(folder=entry.folder.name, document=document, skipped=skipped)
+        for step, folder in self._entries():
+            try:
+                document = read_manifest(folder, all_files=all_files)
+                if document["step"] != step:
+                    raise DamagedError(f"its manifest is of step {document['step']}")
+            except (DamagedError, OSError) as error:
+                if not folder.exists():  # dropped since: there is a newer one
+                    return self.choose(all_files=all_files)
+                skipped.append((step, str(error)))
+            else:
+                return Choice(folder=folder.name, document=document, skipped=skipped)
         return Choice(folder=None, document={}, skipped=skipped)
 
     def claim(self) -> None:
@@ -126,9 +108,6 @@ class StepFolders:
         """
         if self._lock is not None:
             return
-        if self.directory.is_symlink() and not self.directory.exists():
-            target = self.directory.readlink()
-            raise FileNotFoundError(errno.ENOENT, f"is a link to {target}, which is not there")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.directory)
         for leftover in (*self.directory.glob(".saving_*"), *self.directory.glob(".trash_*")):
@@ -154,30 +133,29 @@ class StepFolders:
         shutil.rmtree(self.temporary(step), ignore_errors=True)
 
     def publish(self, step: int, document: dict[str, Any]) -> None:
-        """Seals the temporary folder, makes it the newest step, and drops what is not kept."""
+        """Seals the temporary folder, makes it the newest step, and drops what is not kept.
+
+        A step is saved again only where it was damaged: the old one goes first.
+        """
         temporary = self.temporary(step)
         seal(temporary, document)
-        attempts = [entry.attempt for entry in self._entries() if entry.step == step]
-        suffix = f".{max(attempts) + 1}" if attempts else ""
-        temporary.rename(self.directory / f"step_{step:08d}{suffix}")
+        for _, folder in [entry for entry in self._entries() if entry[0] == step]:
+            _drop(folder)
+        temporary.rename(self.directory / f"step_{step:08d}")
         flush_folder(self.directory)
-        kept: set[int] = set()
-        for entry in self._entries():
-            if entry.step <= step and entry.step not in kept and len(kept) < self._keep:
-                kept.add(entry.step)
-            else:
-                _drop(entry.folder, even_if_read=entry.step > step)
+        kept = [number for number in self.steps() if number <= step][-self._keep :]
+        for number, folder in self._entries():
+            if number not in kept:
+                _drop(folder)
 
-    def _entries(self) -> list[_Entry]:
-        """Complete steps, newest first."""
+    def _entries(self) -> list[tuple[int, Path]]:
+        """Complete steps and their folders, newest first."""
         try:
             folders = list(self.directory.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         matches = [(_STEP_FOLDER.fullmatch(folder.name), folder) for folder in folders]
-        return sorted(
-            (_Entry(int(m[1]), int(m[2] or 0), folder) for m, folder in matches if m), reverse=True
-        )
+        return sorted(((int(match[1]), folder) for match, folder in matches if match), reverse=True)
 
 
 def take_lock(folder: Path) -> IO[bytes]:
@@ -236,12 +214,12 @@ def read_manifest(folder: Path, *, all_files: bool) -> dict[str, Any]:
     Raises:
       DamagedError: the manifest is missing, its bytes have changed, or it was made by other means;
         or names the first file that is missing or has changed.
+      OSError: a file cannot be read.
     """
-    try:
-        _check_is_file(folder / MANIFEST, MANIFEST, most=_MOST_BYTES)
-        raw = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{MANIFEST}: {error.strerror}") from error
+    path = folder / MANIFEST
+    if not os.path.isfile(path) or path.stat().st_size > _MOST_BYTES:
+        raise DamagedError(f"{MANIFEST} is missing")
+    raw = path.read_bytes()
     start = len(_HEAD) + _HEX_DIGITS
     if raw[:start] != _HEAD + hashlib.sha256(raw[start:]).hexdigest().encode():
         raise DamagedError(f"{MANIFEST} does not match its own SHA-256")
@@ -249,31 +227,19 @@ def read_manifest(folder: Path, *, all_files: bool) -> dict[str, Any]:
         manifest = msgspec.json.decode(raw, type=_Manifest)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is not what a training writes: {error}") from error
-    for name in manifest.files:
-        path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts:
+    for name, expected in manifest.files.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
             raise DamagedError(f"{MANIFEST}: file {name!r:.80} does not lie in the step's folder")
-    for name, expected in manifest.files.items() if all_files else ():
-        try:
-            size = _check_is_file(folder / name, name)
-            if size != expected.bytes:
-                raise DamagedError(f"{name} has {size} bytes instead of {expected.bytes}")
-            if _digest(folder / name) != expected.sha256:
-                raise DamagedError(f"{name} does not match its SHA-256")
-        except (OSError, ValueError) as error:  # ValueError: no name that the system knows
-            raise DamagedError(f"{name!r:.80}: {getattr(error, 'strerror', error)}") from error
+        if not all_files:
+            continue
+        path = folder / relative
+        if not os.path.isfile(path):
+            raise DamagedError(f"{name!r:.80} is missing")
+        if path.stat().st_size != expected.bytes or _digest(path) != expected.sha256:
+            raise DamagedError(f"{name} does not match its size or its SHA-256")
     document: dict[str, Any] = msgspec.to_builtins(manifest)
     return document
-
-
-def _check_is_file(path: Path, name: str, *, most: int | None = None) -> int:
-    """Returns the bytes of a file, and lets no pipe or device be read for ever."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DamagedError(f"{name} is not a file")
-    if most is not None and status.st_size > most:
-        raise DamagedError(f"{name} has {status.st_size} bytes; it is no manifest")
-    return status.st_size
 
 
 def _digest(path: Path, *, flush: bool = False) -> str:
@@ -283,17 +249,10 @@ def _digest(path: Path, *, flush: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _drop(folder: Path, *, even_if_read: bool) -> None:
-    """Deletes a step, unless somebody reads it."""
-    with ExitStack() as stack:
-        try:
-            _hold(folder, fcntl.LOCK_EX | fcntl.LOCK_NB, stack)
-        except BlockingIOError:
-            if not even_if_read:
-                return
-        trash = folder.with_name(f".trash_{folder.name}")
-        folder.rename(trash)
-    # Who waited for the lock finds now that the folder is gone.
+def _drop(folder: Path) -> None:
+    """Deletes a step: first its name, so that readers see that it is gone."""
+    trash = folder.with_name(f".trash_{folder.name}")
+    folder.rename(trash)
     _remove(trash)
 
 
@@ -303,20 +262,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _hold(folder: Path, how: int, stack: ExitStack) -> None:
-    """Locks the manifest of a step until `stack` closes, where it has one and the disk has locks.
-
-    Raises:
-      BlockingIOError: somebody else holds it, and `how` is not to wait.
-    """
-    try:
-        # Without waiting for who writes to a pipe that somebody put there.
-        descriptor = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NONBLOCK)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return

@@ -1,6 +1,7 @@
-"""Checkpoints: exact round trips, decay, refusals, full disks, kills."""
+"""Checkpoints: exact round trips, what is kept, refusals, full disks."""
 
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -16,10 +17,11 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from harmonic_jax.training import arrays
 from harmonic_jax.training.arrays import named_leaves
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
+from tests.training.test_step_folders import STATE, save
 
-ROOT = Path(__file__).parent.parent.parent
 METADATA = {"config": {"name": "test"}, "best": {"AP": 0.25}, "position": [1, 2]}
 
 
@@ -69,16 +71,12 @@ def assert_same_bits(first: Any, second: Any) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
 
 
-def save_all(folder: Path, steps: tuple[int, ...], *, keep: int = 2) -> None:
-    with CheckpointStore(folder, keep=keep) as store:
-        for step in steps:
-            store.save(step, make_state(step), METADATA | {"step": step})
-
-
-def flip_bit(path: Path, position: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[position // 8] ^= 1 << position % 8
-    path.write_bytes(raw)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    with CheckpointStore(folder) as store:
+        store.save(1, make_state(1), METADATA)
+    return folder
 
 
 # Round trips.
@@ -92,7 +90,6 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert_same_bits(restored.state, state)
     assert restored.step == 3
     assert restored.metadata == METADATA
-    assert restored.skipped == ()
     assert isinstance(restored.state.batch_stats["mean"], np.ndarray)
     assert isinstance(restored.state.step, jax.Array)
 
@@ -119,10 +116,9 @@ def test_the_state_may_be_donated_or_changed_at_once(tmp_path: Path) -> None:
             assert_same_bits(store.restore(abstract(wanted)).state, wanted)
 
 
-def test_others_can_read_a_step(tmp_path: Path) -> None:
+def test_others_can_read_a_step(saved: Path) -> None:
     """Nobody is locked in: arrays are an ordinary orbax checkpoint, the manifest plain JSON."""
-    save_all(tmp_path, (1,))
-    folder = tmp_path / "step_00000001"
+    folder = saved / "step_00000001"
     leaves = named_leaves(make_state(1))
     target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
     stored = ocp.load(folder / "arrays", target)
@@ -136,72 +132,52 @@ def test_others_can_read_a_step(tmp_path: Path) -> None:
 # What is kept.
 
 
-def test_the_newest_steps_stay(tmp_path: Path) -> None:
-    save_all(tmp_path, (10, 20, 30, 40), keep=3)
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (((10, 20, 30, 40),), (20, 30, 40)),
+        (((10, 20, 30), (15,)), (10, 15)),  # a course that was given up
+        (((10, 20), (20, 20)), (10, 20)),
+    ],
+)
+def test_the_newest_steps_stay(
+    tmp_path: Path, saved: tuple[tuple[int, ...], ...], expected: tuple[int, ...]
+) -> None:
     store = CheckpointStore(tmp_path)
-    assert store.steps() == (20, 30, 40)
-    assert store.latest_step() == 40
-    assert sorted(os.listdir(tmp_path))[0] == ".lock"
-    assert len(os.listdir(tmp_path)) == 4
-
-
-def test_a_step_saved_again_is_replaced(tmp_path: Path) -> None:
-    with CheckpointStore(tmp_path, keep=1) as store:
-        for seed in (1, 2, 3):
-            store.save(10, make_state(seed), {"seed": seed})
-        restored = store.restore(abstract(make_state()))
-    assert store.steps() == (10,)
-    assert restored.metadata == {"seed": 3}
-    assert_same_bits(restored.state, make_state(3))
-
-
-def test_going_back_drops_the_course_that_was_given_up(tmp_path: Path) -> None:
-    save_all(tmp_path, (10, 20, 30), keep=3)
-    save_all(tmp_path, (15,), keep=3)
-    assert CheckpointStore(tmp_path).steps() == (10, 15)
+    for number, steps in enumerate(saved):
+        with CheckpointStore(tmp_path, keep=3) as writing:
+            for step in steps:
+                writing.save(step, {"number": np.array(number)}, {"step": step})
+        assert store.steps()[-1] == store.latest_step() == steps[-1]
+        assert store.restore({"number": np.array(0)}).state == {"number": number}
+        assert store.read_metadata() == {"step": steps[-1]}
+    assert store.steps() == expected
+    assert len(os.listdir(tmp_path)) == len(expected) + 1  # the lock
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "nothing")
     assert store.latest_step() is None
     assert store.steps() == ()
-    for read in (lambda: store.restore(abstract(make_state())), store.read_metadata):
+    for read in (lambda: store.restore(STATE), store.read_metadata):
         with pytest.raises(CheckpointError, match=r"no checkpoint in .*nothing$"):
             read()
     assert not (tmp_path / "nothing").exists()
 
 
-def test_metadata_needs_no_arrays(tmp_path: Path) -> None:
-    save_all(tmp_path, (1, 2))
-    store = CheckpointStore(tmp_path)
-    assert store.read_metadata() == METADATA | {"step": 2}
-    flip_bit(tmp_path / "step_00000002" / "manifest.json", 900)
-    assert store.read_metadata() == METADATA | {"step": 1}
+def test_a_step_that_is_dropped_while_it_is_read_gives_way_to_the_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, keep=1)
+    read, newer = arrays.read, iter([2, 3])
 
+    def read_late(folder: Path, leaves: Any) -> Any:
+        for step in itertools.islice(newer, 1):
+            save(tmp_path, step, keep=1)
+        return read(folder, leaves)
 
-# Decay.
-
-
-def test_a_store_without_a_good_step_says_what_is_wrong(tmp_path: Path) -> None:
-    save_all(tmp_path, (10, 20))
-    for step in (10, 20):
-        (tmp_path / f"step_{step:08d}" / "manifest.json").unlink()
-    with pytest.raises(CheckpointError) as error:
-        CheckpointStore(tmp_path).restore(abstract(make_state()))
-    assert str(error.value) == (
-        f"no undamaged checkpoint in {tmp_path}:"
-        " step 20: manifest.json: No such file or directory;"
-        " step 10: manifest.json: No such file or directory"
-    )
-
-
-def test_a_damaged_step_is_replaced_when_the_run_reaches_it_again(tmp_path: Path) -> None:
-    save_all(tmp_path, (10, 20))
-    (tmp_path / "step_00000020" / "manifest.json").unlink()
-    save_all(tmp_path, (20,))
-    restored = CheckpointStore(tmp_path).restore(abstract(make_state()))
-    assert (restored.step, restored.skipped) == (20, ())
-    assert CheckpointStore(tmp_path).steps() == (10, 20)
+    monkeypatch.setattr(arrays, "read", read_late)
+    assert CheckpointStore(tmp_path).restore(STATE).metadata == {"step": 3}
 
 
 # States that do not fit.
@@ -236,39 +212,90 @@ def _with(state: State, **params: Any) -> State:
         ),
     ],
 )
-def test_another_state_is_refused_by_its_first_leaf(tmp_path: Path, change: Any, line: str) -> None:
-    save_all(tmp_path, (1,))
+def test_another_state_is_refused_by_its_first_leaf(saved: Path, change: Any, line: str) -> None:
     with pytest.raises(CheckpointError) as error:
-        CheckpointStore(tmp_path).restore(abstract(change(make_state())))
-    assert str(error.value) == f"{tmp_path / 'step_00000001'} does not fit: {line}"
+        CheckpointStore(saved).restore(abstract(change(make_state())))
+    assert str(error.value) == f"{saved / 'step_00000001'} does not fit: {line}"
+
+
+def test_two_leaves_of_one_name_are_refused(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path) as store, pytest.raises(ValueError, match="are called 'a/b'"):
+        store.save(1, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, {})
+
+
+# What cannot be read, or used, is not saved.
+
+
+def test_a_step_whose_arrays_were_not_joined_is_not_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    monkeypatch.setattr(arrays._Folder, "glob", lambda *_: iter(()))
+    with pytest.raises(CheckpointError, match="no array can be found again"):
+        save(tmp_path, 2)
+    assert sorted(os.listdir(tmp_path)) == [".lock", "step_00000001"]
+    assert caplog.text == ""  # orbax's own words, pages of them
+
+
+def test_a_leaf_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = arrays.write
+    monkeypatch.setattr(
+        arrays, "write", lambda folder, leaves: write(folder, {"step": leaves["step"]})
+    )
+    with pytest.raises(CheckpointError, match=r"leaf 'params/kernel' .* is not in the checkpoint"):
+        save(tmp_path, 1)
+    assert CheckpointStore(tmp_path).steps() == ()
 
 
 @pytest.mark.parametrize(
-    ("state", "line"),
-    [
-        ({"a": 1.5}, "leaf 'a' is a float; it must be an array"),
-        ({"rng": jax.random.key(0)}, r"leaf 'rng' is key<fry>; store jax\.random\.key_data"),
-        ({"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, "two leaves are called 'a/b'"),
-        ({}, "the state has no leaf"),
-        ({"a": jnp.zeros(0)}, "leaf 'a' has no elements"),
-    ],
+    ("value", "dtype"),
+    [(np.nan, "float32"), (np.inf, "float64"), (-np.inf, "bfloat16"), (np.nan, "float16")],
 )
-def test_what_cannot_be_stored_is_refused_by_name(tmp_path: Path, state: Any, line: str) -> None:
-    with CheckpointStore(tmp_path) as store, pytest.raises(CheckpointError, match=line):
-        store.save(1, state, {})
+def test_what_is_not_finite_is_neither_saved_nor_restored(
+    tmp_path: Path, value: float, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"a": np.ones(2), "b": np.ones(3, jnp.dtype(dtype))}
+    bad = good | {"b": np.array([0, value, 1]).astype(jnp.dtype(dtype))}
+    with CheckpointStore(tmp_path) as store:
+        store.save(1, good, {})
+        with pytest.raises(CheckpointError, match=r"leaf 'b' is not finite .* step 2, which is n"):
+            store.save(2, bad, {})
+        assert store.restore(good).step == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(arrays, "first_not_finite", lambda _: None)
+            store.save(2, bad, {})
+            store.wait()
+        with pytest.raises(CheckpointError, match=r"leaf 'b' is not finite .*step_00000002"):
+            store.restore(good)
 
 
-@pytest.mark.parametrize("value", [float("nan"), {1, 2}, np.float32(1)])
-def test_metadata_must_be_json(tmp_path: Path, value: Any) -> None:
-    with CheckpointStore(tmp_path) as store, pytest.raises(CheckpointError, match="JSON"):
-        store.save(1, make_state(), {"value": value})
+# Names.
 
 
-def test_wrong_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep is 0"):
-        CheckpointStore(tmp_path, keep=0)
-    with pytest.raises(CheckpointError, match="has gs:/ in its name"):
-        CheckpointStore("gs://bucket/run")
+@pytest.mark.parametrize(
+    "name",
+    ["a [b]", "[0-9]", "**", "a ?%20#&", "$HOME \"'", "line\nend", "größe 日本", "x" * 255, "~"],
+)
+def test_any_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Orbax globs the path as it is, and seals without the arrays that it did not find.
+
+    Behind a link, by a relative name.
+    """
+    (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(name)
+    monkeypatch.chdir(tmp_path)
+    save(Path("link"), 1, 2)
+    monkeypatch.chdir("/")
+    restored = CheckpointStore(tmp_path / name).restore(STATE)
+    assert restored.step == 2
+    np.testing.assert_array_equal(restored.state["params/kernel"], STATE["params/kernel"])
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "gs:", os.fsdecode(b"\xff")])
+def test_a_name_that_orbax_cannot_use_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="cannot hold checkpoints: its name has"):
+        CheckpointStore(tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 # Disks that refuse.
@@ -320,22 +347,13 @@ def test_a_failed_save_is_reported_by_the_next_call(
         raise OSError(28, "No space left on device")
 
     store = CheckpointStore(tmp_path)
-    store.save(1, make_state(), {})
+    store.save(1, STATE, {})
     store.wait()
     monkeypatch.setattr("harmonic_jax.training.step_folders.seal", refuse)
-    store.save(2, make_state(), {})
+    store.save(2, STATE, {})
     with pytest.raises(CheckpointError, match=r"step 2 to .*: No space left on device"):
-        store.save(3, make_state(), {})
+        store.save(3, STATE, {})
     monkeypatch.undo()
-    store.save(3, make_state(), {})
+    store.save(3, STATE, {})
     store.close()
     assert store.steps() == (1, 3)
-
-
-def test_a_leftover_of_the_same_step_is_no_obstacle(tmp_path: Path) -> None:
-    """Readers leave it where it is, the next writer removes it."""
-    for name in (".saving_00000001", ".trash_step_00000001"):
-        (tmp_path / name / "arrays").mkdir(parents=True)
-        (tmp_path / name / "arrays" / "file").write_text("half")
-    save_all(tmp_path, (1,))
-    assert sorted(os.listdir(tmp_path)) == [".lock", "step_00000001"]

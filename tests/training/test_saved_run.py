@@ -34,7 +34,7 @@ from harmonic_jax.training.saved_run import (
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import build_detector
 from tests.inference.tiny_run import run_config, write_run
-from tests.training.test_manifest import forge, put
+from tests.training.test_step_folders import forge, put
 from tests.training.tiny import flip_bit_of_largest, random_variables, tiny_config
 
 CLASSES = ("sock", "N/A", "hat", "N/A")

@@ -1,20 +1,26 @@
-"""Folders of checkpoints as people and other programs leave them: names, links, manifests."""
+"""What lies on the disk: damage and forgery are found, a death at any moment leaves a good step."""
 
 import contextlib
+import hashlib
 import itertools
+import json
 import os
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.step_folders import StepFolders, read_manifest
+from harmonic_jax.training.step_folders import DamagedError, StepFolders, read_manifest
+from tests.training.tiny import flip_bit_of_largest
 
+ROOT = Path(__file__).parent.parent.parent
 STATE = {"params/kernel": np.arange(6, dtype=np.float32), "step": np.int32(3)}
 
 
@@ -24,89 +30,157 @@ def save(folder: Path, *steps: int, keep: int = 2) -> None:
             store.save(step, STATE, {"step": step})
 
 
-# Names.
+# Damage.
+
+
+def flip_bit(path: Path, position: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[position // 8] ^= 1 << position % 8
+    path.write_bytes(raw)
+
+
+def damages(folder: Path) -> Iterator[Path]:
+    """Each file of a step with a flipped bit here or there, shortened, and gone; then as it was."""
+    random = np.random.default_rng(0)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > 0)
+    assert len(files) >= 5
+    for path in files:
+        raw = path.read_bytes()
+        for position in {0, 8 * len(raw) - 1, *random.integers(0, 8 * len(raw), 3).tolist()}:
+            flip_bit(path, position)
+            yield path
+            path.write_bytes(raw)
+        path.write_bytes(raw[:-1])
+        yield path
+        path.unlink()
+        yield path
+        path.write_bytes(raw)
+
+
+def test_damage_to_any_file_is_found_and_the_step_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10, 20)
+    newest = tmp_path / "step_00000020"
+    for path in damages(newest):
+        with pytest.raises(DamagedError, match=path.name):
+            read_manifest(newest, all_files=True)
+    read_manifest(newest, all_files=True)
+    flip_bit_of_largest(newest / "arrays")
+    store = CheckpointStore(tmp_path)
+    assert store.read_metadata() == {"step": 20}  # which needs no arrays
+    assert store.read_metadata(verify=True) == {"step": 10}
+    assert store.restore(STATE).metadata == {"step": 10}
+    assert "checkpoint step 20 is damaged: arrays/" in caplog.text
+    (newest / "manifest.json").unlink()
+    (tmp_path / "step_00000010" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError) as error:
+        store.restore(STATE)
+    assert str(error.value) == (
+        f"no undamaged checkpoint in {tmp_path}:"
+        " step 20: manifest.json is missing; step 10: manifest.json is missing"
+    )
+    save(tmp_path, 20)  # the run reaches it again
+    assert CheckpointStore(tmp_path).restore(STATE).step == 20
+    assert CheckpointStore(tmp_path).steps() == (10, 20)
+
+
+# Manifests made by hand: their own digest is right.
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    changed = change(document)
+    raw = changed if isinstance(changed, bytes) else json.dumps(document).encode()[1:]
+    rest = b'", ' + raw
+    digest = hashlib.sha256(rest).hexdigest().encode()
+    path.write_bytes(b'{"sha256": "' + digest + rest)
+
+
+def put(part: str, *keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets document[part][key]..; `*` stands for any key."""
+
+    def change(document: dict[str, Any]) -> None:
+        inner, names = document, [part, *keys]
+        for name in names[:-1]:
+            inner = inner[min(inner) if name == "*" else name]
+        inner[min(inner) if names[-1] == "*" else names[-1]] = value
+
+    return change
+
+
+FILE = {"bytes": 3, "sha256": "0" * 64}
+FORGED = {
+    "no JSON": (lambda _: b"nonsense", "is not what a training writes: JSON is malformed"),
+    "deep": (lambda _: b'"x": ' + b"[" * 100_000, "is not what a training writes"),
+    "step is true": (put("step", value=True), "Expected `int`, got `bool` - at `$.step`"),
+    "another step": (put("step", value=7), "its manifest is of step 7"),
+    "metadata is a list": (put("metadata", value=[]), "got `array` - at `$.metadata`"),
+    "a size is negative": (put("leaves", "step", "shape", value=[-1]), "`int` >= 0"),
+    "a file is null": (put("files", "*", value=None), "got `null` - at `$.files[...]`"),
+    "bytes are huge": (put("files", "*", "bytes", value=10**15), "does not match its size"),
+    "outside": (put("files", "../../precious", value=FILE), "does not lie in the step's folder"),
+    "absolute": (put("files", "/etc/passwd", value=FILE), "does not lie in the step's folder"),
+    "a folder": (put("files", "arrays", value=FILE), "'arrays' is missing"),
+    "a pipe": (put("files", "pipe", value=FILE), "'pipe' is missing"),
+    "no such name": (put("files", "a\0b", value=FILE), "is missing"),
+    "half a letter": (put("files", "\ud800", value=FILE), "is not what a training writes"),
+    "a name too long": (put("files", "x" * 300, value=FILE), "is missing"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_manifest_made_by_hand_is_called_damaged(
+    forgeable: Path, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the step before it is used; nothing is read outside of the folder."""
+    change, reason = FORGED[case]
+    newest = forgeable / "step_00000002"
+    forge(newest, change)
+    os.mkfifo(newest / "pipe")
+    assert CheckpointStore(forgeable).restore(STATE).step == 1
+    (line,) = caplog.messages
+    assert line.startswith("checkpoint step 2 is damaged: ")
+    assert reason in line
+    assert len(line) < 300
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    save(folder / "checkpoints", 1, 2)
+    (folder / "precious").write_text("abc")
+    return folder
+
+
+@pytest.fixture
+def forgeable(saved: Path, tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-r", saved, tmp_path / "copy"], check=True)
+    return tmp_path / "copy" / "checkpoints"
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("changes", "wanted", "reason"),
     [
-        *(
-            "a [b]",
-            "[0-9]",
-            "*",
-            "?",
-            "**",
-            "a b",
-            "%20#&",
-            "dollar $HOME",
-            "quote\"'",
-            "line\nend",
+        ({"dtype": "int64"}, STATE, "leaf 'step' has dtype int64 in"),
+        ({"shape": [7]}, STATE, r"leaf 'step' has shape \[7\] in"),
+        # Of this the state at hand is; orbax would cast what lies there.
+        (
+            {"dtype": "float32", "shape": [2]},
+            STATE | {"step": np.zeros(2, np.float32)},
+            "not all arrays can be found again: leaf 'step'",
         ),
-        *("größe 日本 \N{SNOWMAN}", "e\N{COMBINING ACUTE ACCENT}", "x" * 255, "{a}", "~", "-rf"),
     ],
 )
-def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
-    """Orbax globs the path as it is, and seals without the arrays that it did not find."""
-    save(tmp_path / name, 1, 2)
-    restored = CheckpointStore(tmp_path / name).restore(STATE)
-    assert restored.step == 2
-    np.testing.assert_array_equal(restored.state["params/kernel"], STATE["params/kernel"])
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("back\\slash", r"has \\ in its name"),
-        ("gs:", "has gs:/ in its name"),
-        (os.fsdecode(b"\xff"), "is not UTF-8"),
-        ("/".join(["x" * 200] * 20), r"has \d+ bytes; checkpoints need a folder with at most"),
-    ],
-)
-def test_a_name_that_orbax_cannot_use_is_refused_at_once(
-    tmp_path: Path, name: str, words: str
+def test_leaves_that_the_arrays_do_not_have(
+    forgeable: Path, changes: dict[str, Any], wanted: Any, reason: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=words):
-        CheckpointStore(tmp_path / name)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_by_a_relative_name_and_behind_a_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "disk [1]").mkdir()
-    (tmp_path / "link").symlink_to("disk [1]")
-    monkeypatch.chdir(tmp_path)
-    save(Path("link"), 1)
-    monkeypatch.chdir("/")
-    assert CheckpointStore(tmp_path / "disk [1]").restore(STATE).step == 1
-
-
-def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"checkpoints: is a link to .*nowhere, which is not"):
-        CheckpointStore(tmp_path / "checkpoints").claim()
-
-
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("precious")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(CheckpointError, match=r"run: its .lock is a link; remove it"):
-        CheckpointStore(tmp_path / "run").claim()
-    assert (tmp_path / "precious").read_text() == "precious"
-
-
-def test_links_and_files_among_the_steps(tmp_path: Path) -> None:
-    """An old step on another disk: the link is dropped when its time comes, not what is there."""
-    save(tmp_path / "run", 1, keep=1)
-    (tmp_path / "run" / "step_00000001").rename(tmp_path / "moved")
-    (tmp_path / "run" / "step_00000001").symlink_to(tmp_path / "moved")
-    (tmp_path / "run" / "step_00000009").write_text("no step")
-    (tmp_path / "run" / ".saving_00000003").symlink_to(tmp_path / "moved")
-    assert CheckpointStore(tmp_path / "run").restore(STATE).step == 1
-    save(tmp_path / "run", 2, keep=1)
-    assert sorted(os.listdir(tmp_path / "run")) == [".lock", "step_00000002"]
-    assert (tmp_path / "moved" / "manifest.json").is_file()
+    for name, value in changes.items():
+        forge(forgeable / "step_00000002", put("leaves", "step", name, value=value))
+    with pytest.raises(CheckpointError, match=reason):
+        CheckpointStore(forgeable).restore(wanted)
 
 
 # Death at every change of the disk.
@@ -142,91 +216,73 @@ class _Countdown:
 COUNTDOWN = _Countdown()
 
 
-def save_three(folder: Path) -> None:
-    """Steps 2, 2 again and 3, of which one is kept."""
-    folders = StepFolders(folder, keep=1)
-    folders.claim()
-    for step in (2, 2, 3):
-        folders.begin(step)
-        (folders.temporary(step) / "file").write_bytes(b"content")
-        folders.publish(step, {"step": step, "metadata": {}, "leaves": {}})
+def publish(folders: StepFolders, step: int) -> None:
+    folders.begin(step)
+    (folders.temporary(step) / "file").write_bytes(b"content")
+    folders.publish(step, {"step": step, "metadata": {}, "leaves": {}})
 
 
 def test_death_before_any_change_of_the_disk_leaves_a_good_newest_step(tmp_path: Path) -> None:
     COUNTDOWN.folder = str(tmp_path)
     found = []
     for moment in itertools.count(1):
-        folder = tmp_path / str(moment)
+        folders = StepFolders(tmp_path / str(moment), keep=1)
         try:
             COUNTDOWN.left = moment
-            save_three(folder)
+            folders.claim()
+            publish(folders, 2)
+            publish(folders, 3)
             is_over = True
         except _Death:
             is_over = False
         finally:
             COUNTDOWN.left = -1
-        with contextlib.ExitStack() as held:
-            choice = StepFolders(folder, keep=1).choose(held)
+        choice = StepFolders(folders.directory, keep=1).choose()
         assert choice["skipped"] == []
         found.append(choice["document"].get("step", 0))
-        folders = StepFolders(folder, keep=1)
-        folders.claim()
-        folders.begin(4)
-        folders.publish(4, {"step": 4, "metadata": {}, "leaves": {}})
-        assert sorted(os.listdir(folder)) == [".lock", "step_00000004"]
+        again = StepFolders(folders.directory, keep=1)
+        again.claim()
+        publish(again, 4)
+        assert sorted(os.listdir(folders.directory)) == [".lock", "step_00000004"]
         if is_over:
             break
     assert found == sorted(found)
     assert set(found) == {0, 2, 3}
-    assert len(found) > 20
+    assert len(found) > 15
 
 
-# What cannot be read is not sealed.
+KILLED = """
+import sys
+import numpy as np
+from harmonic_jax.training.checkpoint import CheckpointStore
+store = CheckpointStore(__import__("pathlib").Path(sys.argv[1]), keep=int(sys.argv[2]))
+start = (store.latest_step() or 0) + 1
+for step in range(start, 10**6):
+    store.save(step, {f"leaf{i}": np.full((50, 50), step) for i in range(8)}, {"step": step})
+    print(step, flush=True)
+"""
 
 
-def test_a_step_whose_arrays_were_not_joined_is_not_sealed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("times", [1, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_kill_at_any_moment_leaves_a_good_newest_step(
+    tmp_path: Path, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save(tmp_path, 1)
-    monkeypatch.setattr(arrays._Folder, "glob", lambda *_: iter(()))
-    with pytest.raises(CheckpointError, match="no array can be found again"):
-        save(tmp_path, 2)
-    assert sorted(os.listdir(tmp_path)) == [".lock", "step_00000001"]
-    assert caplog.text == ""  # orbax's own words, pages of them
-
-
-def test_a_leaf_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = arrays.write
-    monkeypatch.setattr(
-        arrays, "write", lambda folder, leaves: write(folder, {"step": leaves["step"]})
-    )
-    with pytest.raises(CheckpointError, match=r"leaf 'params/kernel' .* is not in the checkpoint"):
-        save(tmp_path, 1)
-    assert CheckpointStore(tmp_path).steps() == ()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_what_is_not_finite_is_not_saved(tmp_path: Path, value: float, dtype: str) -> None:
-    leaf = np.array([0, value, 1]).astype(arrays.jax.numpy.dtype(dtype))
-    with CheckpointStore(tmp_path) as store:
-        store.save(1, {"a": np.ones(2), "b": np.ones(3)}, {})
-        with pytest.raises(
-            CheckpointError, match=r"leaf 'b' is not finite .* step 2, which is not"
-        ):
-            store.save(2, {"a": np.ones(2), "b": leaf}, {})
-        assert store.restore({"a": np.ones(2), "b": np.ones(3)}).step == 1
-
-
-def test_what_is_not_finite_is_not_restored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkpoint of an earlier version."""
-    with monkeypatch.context() as patch, CheckpointStore(tmp_path) as store:
-        patch.setattr(arrays, "first_not_finite", lambda _: None)
-        store.save(1, {"a": np.array([np.nan])}, {})
-    with pytest.raises(CheckpointError, match=r"leaf 'a' is not finite .*step_00000001"):
-        CheckpointStore(tmp_path).restore({"a": np.ones(1)})
+    """Some time after the second save of a process has begun, and the first is complete."""
+    random, newest = np.random.default_rng(0), 0
+    for number in range(times):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(1 + number % 2)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            assert process.stdout.readline()
+            time.sleep(random.uniform(0, 0.2))
+            process.kill()
+        store = CheckpointStore(tmp_path)
+        restored = store.restore({f"leaf{i}": np.zeros((50, 50), int) for i in range(8)})
+        assert restored.step == restored.metadata["step"] == store.latest_step() > newest
+        newest = restored.step
+        assert all((leaf == newest).all() for leaf in restored.state.values())
+    assert not caplog.messages
 
 
 # Readers beside a writer.
@@ -241,10 +297,7 @@ def test_readers_never_miss_a_step_that_is_replaced(
 
     def replace() -> None:
         for step in itertools.count(1):
-            writer_folders.begin(step)
-            for number in range(4):
-                (writer_folders.temporary(step) / str(number)).write_bytes(b"0" * 1000)
-            writer_folders.publish(step, {"step": step, "metadata": {}, "leaves": {}})
+            publish(writer_folders, step)
             if is_over.is_set():
                 return
 
@@ -256,32 +309,38 @@ def test_readers_never_miss_a_step_that_is_replaced(
         while not folders.steps():
             pass
         while len(found) < 300 or len(set(found)) < 50:
-            with contextlib.ExitStack() as held:
-                choice = folders.choose(held)
-                assert choice["folder"] is not None
-                assert choice["skipped"] == []
-                folder = tmp_path / choice["folder"]
-                assert read_manifest(folder, all_files=True) == choice["document"]
-                found.append(choice["document"]["step"])
+            choice = folders.choose()
+            assert choice["skipped"] == []
+            found.append(choice["document"]["step"])
     finally:
         is_over.set()
         writer.join()
     assert found == sorted(found)
 
 
-def test_a_step_that_is_read_stays_until_it_has_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(tmp_path, 1, keep=1)
-    read = arrays.read
+# Links.
 
-    def read_late(folder: Path, leaves: Any) -> Any:
-        save(tmp_path, 2, keep=1)
-        assert CheckpointStore(tmp_path).steps() == (1, 2)
-        return read(folder, leaves)
 
-    monkeypatch.setattr(arrays, "read", read_late)
-    restored = CheckpointStore(tmp_path).restore(STATE)
-    assert (restored.step, restored.skipped) == (1, ())
-    save(tmp_path, 3, keep=1)
-    assert CheckpointStore(tmp_path).steps() == (3,)
+def test_links_and_files_among_the_steps(tmp_path: Path) -> None:
+    """An old step on another disk: the link is dropped when its time comes, not what is there."""
+    save(tmp_path / "run", 1, keep=1)
+    (tmp_path / "run" / "step_00000001").rename(tmp_path / "moved")
+    (tmp_path / "run" / "step_00000001").symlink_to(tmp_path / "moved")
+    (tmp_path / "run" / "step_00000009").write_text("no step")
+    (tmp_path / "run" / ".saving_00000003").symlink_to(tmp_path / "moved")
+    (tmp_path / "run" / ".trash_step_00000001").mkdir()
+    assert CheckpointStore(tmp_path / "run").restore(STATE).step == 1
+    save(tmp_path / "run", 2, keep=1)
+    assert sorted(os.listdir(tmp_path / "run")) == [".lock", "step_00000002"]
+    assert (tmp_path / "moved" / "manifest.json").is_file()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match=r"run: its .lock is a link; remove it"):
+        CheckpointStore(tmp_path / "run").claim()
+    with contextlib.suppress(CheckpointError):
+        save(tmp_path / "run", 1)
+    assert (tmp_path / "precious").read_text() == "precious"

@@ -195,7 +195,7 @@ def check_store(folder: Path) -> None:
             flip_bit_of_largest(max(folder.glob("step_*")))
         run_on_all(lambda: None)
         restored = store.restore(state(0))
-        assert [step for step, _ in restored.skipped] == [3]
+        assert restored.step == 2
         for name, leaf in state(2).items():
             assert restored.state[name].sharding == leaf.sharding, name
             parts = (restored.state[name].addressable_shards, leaf.addressable_shards)
