@@ -47,7 +47,6 @@ from harmonic_jax.training.watchdog import (
     exit_on_lost_process,
     exit_process,
     interrupting,
-    report_sudden_end,
 )
 
 if TYPE_CHECKING:
@@ -176,10 +175,9 @@ def run_as_process(
             if not is_primary():
                 log_lines(logging.ERROR, prefix=label())
                 warnings.simplefilter("ignore")
-            with report_sudden_end():
-                console = Terminal(quiet=not is_primary(), lossy=True)
-                status = body(console)
-                return EXIT_FAILED if needs_output and console.is_lost else status
+            console = Terminal(quiet=not is_primary(), lossy=True)
+            status = body(console)
+            return EXIT_FAILED if needs_output and console.is_lost else status
     except ProcessFailedError as error:
         is_shared = True
         if error.__cause__ is not None and not isinstance(error.__cause__, failures):

@@ -28,7 +28,7 @@ from harmonic_jax.training.processes import gather, is_primary
 from harmonic_jax.training.sharding import eval_batch_size, put_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
-from harmonic_jax.training.watchdog import Watchdog
+from harmonic_jax.training.watchdog import Watchdog, process_watchdog
 
 Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
@@ -103,7 +103,7 @@ def detect_all(
     Raises:
       EvaluationStopped: `should_stop` said so.
     """
-    watchdog = watchdog or Watchdog(0)
+    watchdog = watchdog or process_watchdog(0)
     console = Terminal(quiet=not is_primary(), lossy=True)
     track = track or functools.partial(terminal.track, console=console)
     batches = eval_batches(

@@ -107,7 +107,15 @@ def join_processes(options: ProcessOptions) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself; the loop has a handler of its own (watchdog.StopSignal).
     jax.config.update("jax_enable_preemption_service", False)
-    patience = threading.Timer(_PATIENCE_SECONDS, _say_waiting, [options])
+    # JAX ends the process with a page of text when it gives up.
+    where = f" at {options.coordinator}" if options.coordinator else ""
+    waiting = (
+        f"waiting for the other processes{where}: all must be started, with the same coordinator. "
+        "JAX gives up after 5 minutes"
+    )
+    patience = threading.Timer(
+        _PATIENCE_SECONDS, lambda: print(waiting, file=sys.stderr, flush=True)
+    )
     patience.daemon = True
     patience.start()
     try:
@@ -120,8 +128,7 @@ def join_processes(options: ProcessOptions) -> None:
             heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
         )
     except (ValueError, RuntimeError) as error:
-        where = f"in the environment of {found}" if found else "in the environment"
-        missing = "" if is_complete else f", and JAX found no answer {where}"
+        missing = "" if is_complete else ", and JAX found no answer in the environment"
         raise ConfigError(
             f"cannot join the other processes{missing}: {first_line(error)} (give --coordinator "
             "HOST:PORT, --num-processes and --process-id, or --num-processes 1 to run alone)"
@@ -130,18 +137,6 @@ def join_processes(options: ProcessOptions) -> None:
         patience.cancel()
     # On processors the first collective waits for 30 s only, later ones as long as it takes.
     multihost_utils.sync_global_devices("all processes have started")
-
-
-def _say_waiting(options: ProcessOptions) -> None:
-    """Before JAX gives up, which ends the process with a page of text."""
-    me = "" if options.process_id is None else f"process {options.process_id}: "
-    where = f" at {options.coordinator}" if options.coordinator else ""
-    print(
-        f"{me}waiting for the other processes{where}: all must be started, with the same "
-        "coordinator. JAX gives up after 5 minutes",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def heartbeat_timeout() -> int:

@@ -1,24 +1,22 @@
 """How a process ends before its work is done: a signal, a hang, another process that is lost.
 
 SIGTERM, SIGHUP and Ctrl-C ask the loop to save and stop, and end a command. A lost process is
-noticed by JAX's heartbeats, which end everybody with a page of text, or by a collective that fails
-before; both are put into words. One that hangs (a file system that does not answer, a deadlock)
+noticed by a collective that fails, which is put into words, or later by JAX's heartbeats, which end
+everybody with a page of text. One that hangs (a file system that does not answer, a deadlock)
 still sends heartbeats, and all others would wait for it for ever: the watchdog ends them all.
 """
 
 import contextlib
-import dataclasses
 import faulthandler
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
@@ -36,7 +34,7 @@ EXIT_LOST = 4
 """Exit status of a process that ends because another one is lost or hangs."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PRIMARY_WAITS_SECONDS = 5.0
-_GRACE_SECONDS = 30.0
+_LINGER_SECONDS = 5.0
 _LOOKS = 10  # of the watchdog, before it warns
 # A status of gRPC and Abseil, then what gloo, NCCL, or JAX's coordination service say.
 _LOSS = re.compile(
@@ -44,7 +42,6 @@ _LOSS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SAME_COMMAND = "Start the same command again on every host to go on from the newest checkpoint"
-_sudden_end_pipe: int | None = None  # to the shell of `report_sudden_end`
 
 
 # Signals.
@@ -162,10 +159,9 @@ def exit_on_lost_process() -> Iterator[None]:
         reason = lost_peer(error)
         if reason is None or is_alone():
             raise
-        print(
-            f"{label()}error: another process of this run is gone: it failed, was killed, or its "
-            f"host was lost; its own output says more. {_SAME_COMMAND}. ({reason})",
-            file=sys.stderr,
+        _say(
+            "error: another process of this run is gone: it failed, was killed, or its host was "
+            f"lost; its own output says more. {_SAME_COMMAND}. ({reason})"
         )
         exit_process(EXIT_LOST)
 
@@ -186,57 +182,16 @@ def lost_peer(error: BaseException | None) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def report_sudden_end() -> Iterator[None]:
-    """Has a line written where this process ends in the middle: JAX ends it with a page of text
-    when another one is lost, and leaves no moment for a line of ours.
-
-    A shell waits at the other end of a pipe, which closes when the process is gone.
-    """
-    if is_alone():
-        yield
-        return
-    text = (
-        f"{label()}ended by itself or was killed, in the middle. With 'another task died' above, "
-        f"another process of this run is gone. {_SAME_COMMAND}."
-    )
-    command = ["/bin/sh", "-c", 'read -r word || echo "$0" >&2', text]
-    # A session of its own: Ctrl-C is for us.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as shell:
-        assert shell.stdin is not None
-        global _sudden_end_pipe
-        _sudden_end_pipe = shell.stdin.fileno()
-        try:
-            yield
-        finally:
-            _end_is_not_sudden()
-
-
-def _end_is_not_sudden() -> None:
-    global _sudden_end_pipe
-    if _sudden_end_pipe is not None:
-        with contextlib.suppress(OSError):
-            os.write(_sudden_end_pipe, b"done\n")
-        _sudden_end_pipe = None
-
-
 def exit_process(status: int) -> NoReturn:
     """Ends this process without waiting for the others, as a normal exit would.
 
     Process 0 waits a little: JAX ends the others the moment it is gone, and they may have
     something to say.
     """
-    _end_is_not_sudden()
     sys.stdout.flush()
     sys.stderr.flush()
     if is_primary():
         time.sleep(_PRIMARY_WAITS_SECONDS)
-    os._exit(status)
-
-
-def _exit_now(status: int) -> None:
-    """Ends this process from any thread."""
-    _end_is_not_sudden()
     os._exit(status)
 
 
@@ -247,41 +202,31 @@ def process_watchdog(timeout: float) -> "Watchdog":
     """The watchdog of one of several processes; the only one of a program is not watched.
 
     It warns before JAX's heartbeats can end the process, which they do without an explanation.
-    Process 0 lingers longer: JAX ends the others when it is gone.
     """
-    return Watchdog(
-        timeout if jax.process_count() > 1 else 0,
-        warn_after=min(timeout, heartbeat_timeout()) / 2,
-        label=label(),
-        linger=10.0 if is_primary() else 5.0,
-    )
+    timeout = timeout if jax.process_count() > 1 else 0
+    return Watchdog(timeout, warn_after=min(timeout, heartbeat_timeout()) / 2)
 
 
-@dataclasses.dataclass
 class Watchdog:
     """Ends the process when nothing was completed for `timeout` seconds, after all stacks.
 
     The clock starts with `with` and begins anew with every `feed`. All processes have one, and as
     one that hangs makes the others wait, all of them end, each with its own stacks: that of the one
     that hangs shows where.
+
+    Args:
+      timeout: seconds; 0 watches nothing.
+      warn_after: seconds after which a line says that something is wrong.
+      clock: seconds.
     """
 
-    timeout: float
-    """Seconds; 0 watches nothing."""
-    warn_after: float = 0.0
-    """Seconds after which a line says that something is wrong; 0: half of `timeout`."""
-    label: str = ""
-    """What messages begin with, such as `process 3: `."""
-    linger: float = 5.0
-    """Seconds between the stacks and the end, so that the end of one process does not take the
-    others their stacks."""
-    file: TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
-    end: Callable[[int], None] = _exit_now
-    clock: Callable[[], float] = time.monotonic
-
-    def __post_init__(self) -> None:
-        self._warn_after = min(self.warn_after or self.timeout / 2, self.timeout)
-        self._fed = (self.clock(), "the start")
+    def __init__(
+        self, timeout: float, *, warn_after: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._timeout = timeout
+        self._warn_after = warn_after
+        self._clock = clock
+        self._fed = (clock(), "the start")
         self._num_pauses = 0
         self._seen: set[Hashable] = set()
         self._closed = threading.Event()
@@ -289,7 +234,7 @@ class Watchdog:
 
     def feed(self, what: str) -> None:
         """Says what was just completed, such as `step 12`."""
-        self._fed = (self.clock(), what)
+        self._fed = (self._clock(), what)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -309,49 +254,44 @@ class Watchdog:
         self._seen.add(key)
 
     def __enter__(self) -> Self:
-        if self.timeout > 0:
+        if self._timeout > 0:
             self.feed(self._fed[1])
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
-        if self.timeout > 0:
+        if self._timeout > 0:
             self._thread.join()
 
     def _watch(self) -> None:
         warned_of: float | None = None
-        try:
-            while not self._closed.wait(self._warn_after / _LOOKS):
-                # Should this thread not run any more (something holds the interpreter's lock),
-                # a thread that needs no interpreter does the same without the words.
-                faulthandler.dump_traceback_later(
-                    self.timeout + _GRACE_SECONDS, exit=True, file=self.file
+        while not self._closed.wait(self._warn_after / _LOOKS):
+            fed, what = self._fed
+            waited = 0.0 if self._num_pauses else self._clock() - fed
+            nothing = f"nothing was completed for {waited:.0f} s, since {what}"
+            if waited >= self._timeout:
+                self._give_up(nothing)
+                return
+            if waited >= self._warn_after and warned_of != fed:
+                warned_of = fed
+                _say(
+                    f"{nothing}: a process is slow, hangs or is lost. This run ends where that "
+                    f"lasts for {self._timeout:g} s, or where a process is not heard of any more. "
+                    f"{_SAME_COMMAND}"
                 )
-                fed, what = self._fed
-                waited = 0.0 if self._num_pauses else self.clock() - fed
-                nothing = f"nothing was completed for {waited:.0f} s, since {what}"
-                if waited >= self.timeout:
-                    self._give_up(nothing)
-                    return
-                if waited >= self._warn_after and warned_of != fed:
-                    warned_of = fed
-                    self._say(
-                        f"{nothing}: a process is slow, hangs or is lost. This run ends where that "
-                        f"lasts for {self.timeout:g} s, or where a process is not heard of any more"
-                    )
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
     def _give_up(self, nothing: str) -> None:
-        self._say(
+        _say(
             f"error: {nothing}: a process hangs, here or elsewhere. This is where the threads of "
             "this process are:"
         )
-        faulthandler.dump_traceback(file=self.file, all_threads=True)
-        self._say(f"ends with status {EXIT_LOST}. {_SAME_COMMAND}")
-        time.sleep(self.linger)
-        self.end(EXIT_LOST)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        _say(f"ends with status {EXIT_LOST}. {_SAME_COMMAND}")
+        # The others want to show their stacks too; JAX ends them when process 0 is gone.
+        time.sleep(_LINGER_SECONDS * (2 if is_primary() else 1))
+        os._exit(EXIT_LOST)
 
-    def _say(self, text: str) -> None:
-        print(f"{self.label}{text}", file=self.file, flush=True)
+
+def _say(text: str) -> None:
+    print(f"{label()}{text}", file=sys.stderr, flush=True)

@@ -163,7 +163,7 @@ def test_a_url_is_no_folder(name: str) -> None:
 
 
 def test_a_name_that_checkpoints_cannot_have_is_refused_before_it_is_made(tmp_path: Path) -> None:
-    refused = pytest.raises(CheckpointError, match=r"has \\ in its name")
+    refused = pytest.raises(CheckpointError, match="cannot hold checkpoints")
     with refused, RunFolder(tmp_path / "back\\slash").opened(OURS):
         pass
     assert os.listdir(tmp_path) == []
