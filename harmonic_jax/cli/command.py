@@ -42,7 +42,7 @@ from harmonic_jax.training.processes import (
     join_processes,
     label,
 )
-from harmonic_jax.training.sharding import check_devices, check_flags
+from harmonic_jax.training.sharding import check_devices
 from harmonic_jax.training.watchdog import (
     exit_on_lost_process,
     exit_process,
@@ -167,8 +167,6 @@ def run_as_process(
     is_shared = False
     try:
         with exit_on_lost_process():
-            if needs_devices:
-                check_flags()
             join_processes(options)
             if needs_devices:
                 check_devices()

@@ -4,10 +4,8 @@ A jitted function compiles when it meets a shape for the first time. Left to its
 the middle of a run, where the first portrait image comes, or hours later, at the first evaluation.
 """
 
-import contextlib
 import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +27,6 @@ from harmonic_jax.training.step import PredictStep, TrainStep
 
 _LOG = logging.getLogger(__name__)
 CACHE_BYTES = 4 * 2**30
-NEEDED_BYTES = 64 * 2**20
 CACHE_SECONDS = 0.5  # What compiles faster is not worth a file.
 
 
@@ -53,38 +50,22 @@ def use_compilation_cache() -> Path | None:
       The folder; None where there is no cache, or JAX was told of one already.
     """
     settings: Any = jax.config
-    if not settings.jax_enable_compilation_cache:
-        return None
-    said = settings.jax_compilation_cache_dir  # "" where the variable is empty
-    if said is not None:
-        if said and "://" not in said and not _is_usable(Path(said)):
-            jax.config.update("jax_enable_compilation_cache", False)
+    if not settings.jax_enable_compilation_cache or settings.jax_compilation_cache_dir is not None:
         return None
     home = cache_folder()
     if home is None:
         _LOG.warning("compiled programs are not kept: there is no home folder")
         return None
     folder = home / "compiled"
-    if not _is_usable(folder):
-        return None
-    with contextlib.suppress(OSError):  # files of another user
+    try:
+        make_folder(folder)
         delete_oldest(folder, keep_bytes=CACHE_BYTES)
+    except OSError as error:  # no reason not to train
+        _LOG.warning("compiled programs are not kept: %s: %s", folder, error.strerror)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_SECONDS)
     return folder
-
-
-def _is_usable(folder: Path) -> bool:
-    """Whether compiled programs can be kept there; a line says why not."""
-    try:
-        make_folder(folder)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:  # no reason not to train
-        _LOG.warning("compiled programs are not kept: %s: %s", folder, error.strerror)
-        return False
-    if free < NEEDED_BYTES:
-        _LOG.warning("compiled programs are not kept: %s: the disk is full", folder)
-    return free >= NEEDED_BYTES
 
 
 def delete_oldest(folder: Path, *, keep_bytes: int) -> None:

@@ -1,14 +1,10 @@
 """One mesh, one axis: batches are split over `data`, everything else is on every device.
 
-Also whether JAX can start, and whether batches fit: what is wrong is said in a line. Left alone,
-JAX raises whatever its backends do, and XLA ends the process with its list of flags.
+Also whether JAX can start, and whether batches fit: what is wrong is said in a line.
 """
 
 import functools
 import os
-import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -19,11 +15,6 @@ from harmonic_jax.structures import Batch
 from harmonic_jax.training.processes import first_line
 
 DATA_AXIS = "data"
-# XLA reads its flags when the first client starts. A process of its own: a wrong one ends it.
-_READ_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
-_COMPLAINT = re.compile(
-    r"^[EF]\d{4} .*?(?:command_line_flags|parse_flags_from_env)\S*\] (.*)", re.M
-)
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -67,11 +58,9 @@ def check_batch_sizes(config: Config, mesh: Mesh) -> None:
     size, parts = config.train.batch_size, config.optim.accumulate
     needed = mesh.size * parts
     if size % needed:
-        below = size - size % needed
-        near = f"{below} or {below + needed}" if below else f"{needed}"
         raise ConfigError(
             f"train.batch_size is {size}; it must be a multiple of {needed}: "
-            f"{mesh.size} devices x {parts} accumulation parts ({near})"
+            f"{mesh.size} devices x {parts} accumulation parts"
         )
     check_memory("train.batch_size", size // jax.process_count(), config.data, config.data.masks)
     eval_batch_size(config, mesh)
@@ -115,34 +104,13 @@ def check_devices() -> None:
     Raises:
       ConfigError: JAX has none; names the variable of the environment that is wrong.
     """
-    check_flags()
     try:
         jax.devices()
     except Exception as error:  # whatever a backend raises, assertions among it
-        reason = f" ({first_line(error)})" if str(error).strip() else ""
         for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
             if value := os.environ.get(name):
                 raise ConfigError(
-                    f"{name} is {value!r}: JAX finds no such device{reason}; unset it to take what "
-                    "there is, or set it to cpu"
+                    f"{name} is {value!r}: JAX finds no such device ({first_line(error)}); unset "
+                    "it to take what there is, or set it to cpu"
                 ) from error
-        raise ConfigError(f"JAX finds no device to compute on{reason}") from error
-
-
-@functools.cache
-def check_flags() -> None:
-    """
-    Raises:
-      ConfigError: XLA cannot read XLA_FLAGS.
-    """
-    flags = os.environ.get("XLA_FLAGS")
-    if not flags:
-        return
-    try:
-        tried = subprocess.run(
-            [sys.executable, "-c", _READ_FLAGS], capture_output=True, text=True, errors="replace"
-        )
-    except OSError:  # where no process can be started, XLA itself complains
-        return
-    if tried.returncode != 0 and (found := _COMPLAINT.search(tried.stderr)):
-        raise ConfigError(f"XLA_FLAGS is {flags!r}: {found[1]}")
+        raise ConfigError(f"JAX finds no device to compute on ({first_line(error)})") from error

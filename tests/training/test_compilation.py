@@ -175,29 +175,23 @@ def test_the_cache_is_on_unless_jax_was_told_otherwise(
         assert folder.is_dir()
     else:
         assert folder is None
-        assert [path.name for path in tmp_path.iterdir()] == ([said] if said else [])
+        assert not list(tmp_path.iterdir())
     expected = said if said is not None else str(folder)
     assert jax.config.jax_compilation_cache_dir == expected
     assert jax.config.jax_enable_compilation_cache
 
 
-@pytest.mark.parametrize("why", ["a file, told", "a file", "full", "no home"])
+@pytest.mark.parametrize("why", ["a file", "no home"])
 def test_a_cache_that_cannot_be_written_costs_a_line(
     no_cache, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("file" if why == "a file" else "home")))
-    words = f"{tmp_path}/file/{'cache' if 'told' in why else 'harmonic_jax/compiled'}: Not a dir"
-    if why == "a file, told":
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "cache"))
-    elif why == "full":
-        monkeypatch.setattr("harmonic_jax.training.compilation.NEEDED_BYTES", 2**80)
-        words = f"{tmp_path}/home/harmonic_jax/compiled: the disk is full"
-    elif why == "no home":
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    words = f"{tmp_path}/file/harmonic_jax/compiled: Not a dir"
+    if why == "no home":
         monkeypatch.setattr("harmonic_jax.training.compilation.cache_folder", lambda: None)
         words = "there is no home folder"
     assert use_compilation_cache() is None
-    assert jax.config.jax_enable_compilation_cache == (why != "a file, told")
     (line,) = caplog.messages
     assert line.startswith(f"compiled programs are not kept: {words}")
 
