@@ -125,13 +125,26 @@ def differences(
     }
 
 
-def listed(changed: Mapping[str, tuple[Any, Any]], old: str, new: str) -> str:
-    """What `differences` found, in a line.
+def refuse_other(
+    old: Config, new: Config, what: str, *, ignored: frozenset[str] = MAY_CHANGE
+) -> None:
+    """Refuses to go on where the config decides otherwise than one before.
 
-    >>> listed({"train.seed": (0, 1)}, "there", "now")
-    'train.seed: 0 there, 1 now'
+    Args:
+      old: the one before.
+      new: the one at hand.
+      what: has the old one, as the beginning of a sentence: "runs/a was made".
+      ignored: fields that may differ.
+
+    Raises:
+      ConfigError: lists the fields, with both values.
     """
-    return "; ".join(f"{path}: {a!r} {old}, {b!r} {new}" for path, (a, b) in changed.items())
+    if changed := differences(old, new, ignored=ignored):
+        listing = "; ".join(f"{path}: {a!r} there, {b!r} now" for path, (a, b) in changed.items())
+        raise ConfigError(
+            f"{what} with another config ({listing}). Start with the same values, or choose "
+            "another folder with --run-dir"
+        )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import differences
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.processes import run_on_all, run_on_primary
-from harmonic_jax.training.run_folder import RunFolder, check_resumable
+from harmonic_jax.training.run_folder import RunFolder, check_same
 from harmonic_jax.training.saved_run import SavedRun, open_detector
 from harmonic_jax.training.sharding import replicated, single_mesh
 from harmonic_jax.training.state import (
@@ -71,7 +71,8 @@ def start_or_resume(
     """
     config = detector.config
     if run_on_primary(lambda: checkpoints.latest_step() is not None):
-        run_on_primary(lambda: check_resumable(checkpoints.read_metadata(), metadata))
+        found = run_on_primary(checkpoints.read_metadata)
+        check_same(found, metadata, "the checkpoint was made")
         abstract = abstract_state(detector, optimizer, sharding=sharding)
         return checkpoints.restore(abstract).state, []
     settings = config.train

@@ -17,7 +17,6 @@ from harmonic_jax.data.sample import is_blank, num_blank
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.compilation import compile_programs, run_programs
-from harmonic_jax.training.config_json import differences, listed
 from harmonic_jax.training.evaluation import (
     Evaluation,
     EvaluationStopped,
@@ -35,7 +34,6 @@ from harmonic_jax.training.results import prediction_grid
 from harmonic_jax.training.run_folder import (
     RunFolder,
     check_same_on_all,
-    config_of,
     run_metadata,
 )
 from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
@@ -164,7 +162,7 @@ class TrainRun(contextlib.ExitStack):
         self.eval_source = eval_source
         self.watchdog = process_watchdog(config.train.step_timeout)
         self.checkpoints = CheckpointStore(folder.checkpoints, keep=config.train.keep_checkpoints)
-        self.best = BestVariables(folder.best, config, eval_source.name)
+        self.best = BestVariables(folder.best, eval_source.name)
         self.stop = StopSignal()
         self.metadata: dict[str, Any] = {}
         self.is_evaluation_stopped = False
@@ -179,14 +177,12 @@ class TrainRun(contextlib.ExitStack):
         """Opens checkpoints and signals; all processes together.
 
         Raises:
-          ConfigError: the processes were started with different configs or data, or the best
-            variables are another run's.
-          ProcessFailedError: of several processes, one failed.
+          ProcessFailedError: of several processes, one failed, or was started with another config
+            or other data.
         """
         for store in (self.checkpoints, self.best.store):
             self.enter_context(store)
             run_on_all(store.claim)  # a folder that cannot be written shows now, not after an hour
-        run_on_primary(self.best.check_own)
         settings = self.config.train
         fingerprint = order_fingerprint(
             train_source, self.config.data, batch_size=settings.batch_size, seed=settings.seed
@@ -305,24 +301,10 @@ def _score(value: float) -> str:
 class BestVariables:
     """The variables with the highest AP of a run; of those with the same, the newest."""
 
-    def __init__(self, folder: Path, config: Config, data: str) -> None:
+    def __init__(self, folder: Path, data: str) -> None:
         self.store = CheckpointStore(folder, keep=1)
-        self._config = config
         self._data = data
         self._is_ap_missing = False
-
-    def check_own(self) -> None:
-        """Refuses to replace what another run left, behind a link say."""
-        folder = self.store.directory
-        try:
-            found = self.store.read_metadata()
-        except CheckpointError:  # none, or damaged: the next evaluation says so
-            return
-        if changed := differences(config_of(found, where=folder), self._config):
-            raise ConfigError(
-                f"{folder} was made with another config ({listed(changed, 'there', 'now')}): put "
-                "it elsewhere, or choose another folder with --run-dir"
-            )
 
     def update(self, step: int, variables: Any, ap: float, metadata: dict[str, Any]) -> list[str]:
         """Keeps the variables if they are the best so far; returns what a person should know."""

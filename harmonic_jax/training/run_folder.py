@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import logging
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,18 +17,17 @@ from harmonic_jax.files import write_text
 from harmonic_jax.pretrained.models import PLACEHOLDER
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import (
+    MAY_CHANGE,
     MAY_DIFFER,
     config_from_json,
     config_to_json,
-    differences,
-    listed,
     read_config,
+    refuse_other,
 )
 from harmonic_jax.training.log import read_metrics
 from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.step_folders import LOCK, take_lock
 
-_LOG = logging.getLogger(__name__)
 _SHARED_SECONDS = 60.0
 
 
@@ -89,7 +86,6 @@ class RunFolder:
                 self._is_continued(config)  # Nothing is written where nothing may be.
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(take_lock(self.path))
-                self._own_report()
                 return self.open(config)
 
             found = run_on_primary(open_locked)
@@ -105,46 +101,50 @@ class RunFolder:
         """
         is_continued = self._is_continued(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        if not is_continued or not self._holds(config):
-            write_text(self.config, json.dumps(config_to_json(config), indent=2) + "\n")
+        # Theirs is that of the checkpoints, whatever became of the file.
+        text = json.dumps(config_to_json(config), indent=2) + "\n"
+        if not self.config.is_file() or self.config.read_bytes() != text.encode():
+            write_text(self.config, text)
+        if self.report.is_symlink():  # it is replaced, and not what lies behind the link
+            self.report.unlink()
         return is_continued
 
     def _is_continued(self, config: Config) -> bool:
         """Whether there are checkpoints of this config; refuses what would be overwritten."""
-        if not self.path.is_dir():
-            if os.path.lexists(self.path):
-                raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
-            CheckpointStore(self.checkpoints)  # refuses a name that checkpoints cannot have
-            return False
-        checkpoints = CheckpointStore(self.checkpoints)
-        if checkpoints.latest_step() is not None:
-            try:  # what the weights were made with; config.json may have been changed since
-                made = config_of(checkpoints.read_metadata(), where=self.checkpoints)
-            except CheckpointError:  # all are damaged
-                made = self.read_config()
-            self._refuse_other(made, config)
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
+        checkpoints, best = CheckpointStore(self.checkpoints), CheckpointStore(self.best)
+        for store in (checkpoints, best):
+            # A damaged one is named when it is restored, or replaced.
+            with contextlib.suppress(CheckpointError):
+                made = config_of(store.read_metadata(), where=store.directory)
+                refuse_other(made, config, f"{self.path} holds a run, in {store.directory.name}/,")
+        if checkpoints.steps():
             return True
-        if not self.config.exists():
-            if {path.name for path in self.path.iterdir()} - {LOCK}:
-                raise ConfigError(
-                    f"{self.path} exists and is not a run of ours (no config.json); "
-                    "choose another folder with --run-dir"
-                )
-        # A run that was refused at its start (weights that do not fit, say) leaves its config
-        # only, and must not stand in the way of the corrected one.
-        elif self._traces() or any(path.is_dir() for path in self.checkpoints.glob("*")):
-            self._refuse_other(self.read_config(), config)
-            self._refuse_lost_checkpoints()
+        found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if self.config.name in found:
+            self._refuse_lost_checkpoints(config, has_best=bool(best.steps()))
+        elif found - {LOCK}:
+            raise ConfigError(
+                f"{self.path} exists and is not a run of ours (no config.json); "
+                "choose another folder with --run-dir"
+            )
         return False
 
-    def _own_report(self) -> None:
-        """The report replaces the one before: not what lies behind a link, nor after an hour."""
-        if self.report.is_symlink():
-            target = self.report.readlink()
-            self.report.unlink()
-            _LOG.warning("%s was a link; what is in %s stays as it is", self.report, target)
-        if self.report.exists() and not self.report.is_dir():
-            raise ConfigError(f"{self.report} is no folder; remove it")
+    def _refuse_lost_checkpoints(self, config: Config, *, has_best: bool) -> None:
+        """A run that was refused at its start leaves its config, and may be corrected; one that was
+        killed before its first checkpoint, and so before its first evaluation, starts again."""
+        rows = self.read_log()
+        if rows:
+            refuse_other(self.read_config(), config, f"{self.path} holds a run")
+        saved_since = 2 * config.train.checkpoint_every  # the save takes its time
+        is_saved = any(row["kind"] == "eval" or row["step"] >= saved_since for row in rows)
+        if has_best or is_saved or self.report.exists():
+            raise ConfigError(
+                f"{self.checkpoints} holds no checkpoint, but there is what came after one (best/, "
+                "report/ or a log), which a start at step 1 would overwrite. Put the checkpoints "
+                "back, or choose another folder with --run-dir"
+            )
 
     def _wait_for(self, written: str) -> None:
         """Until config.json is here as process 0 wrote it: network folders lag by seconds."""
@@ -156,43 +156,6 @@ class RunFolder:
                     "(run_dir) must be one that all hosts share"
                 )
             time.sleep(0.1)
-
-    def _holds(self, config: Config) -> bool:
-        """Whether config.json says it; another one can only have come there by other means."""
-        with contextlib.suppress(ConfigError):
-            if not differences(self.read_config(), config):
-                return True
-        _LOG.warning("%s is not the config of the checkpoints: written anew", self.config)
-        return False
-
-    def _traces(self) -> list[str]:
-        """What a run writes while it goes on, but for its checkpoints."""
-        folders = (self.best, self.tensorboard, self.report)
-        found = [path.name for path in folders if any(path.glob("[!.]*"))]
-        return [*found, self.log.name] if self.log.exists() else found
-
-    def _refuse_lost_checkpoints(self) -> None:
-        """A run may have been killed before its first checkpoint: it starts again at step 1. But
-        none is evaluated before it is saved, and its log begins after the folder was made."""
-        saved_since = 2 * self.read_config().train.checkpoint_every  # the save takes its time
-        rows = self.read_log()
-        is_saved = any(row["kind"] == "eval" or row["step"] >= saved_since for row in rows)
-        has_best = bool(CheckpointStore(self.best).steps())
-        if self._traces() and (is_saved or has_best or not self.checkpoints.exists()):
-            path = shlex.quote(str(self.path))
-            start = f" (--init {path} starts from its best variables)" if has_best else ""
-            raise ConfigError(
-                f"{self.checkpoints} holds no checkpoint, but there is "
-                f"{', '.join(self._traces())}: a start at step 1 would overwrite what is there. "
-                f"Put the checkpoints back, or choose another folder with --run-dir{start}"
-            )
-
-    def _refuse_other(self, old: Config, new: Config) -> None:
-        if changed := differences(old, new):
-            raise ConfigError(
-                f"{self.path} holds a run with another config ({listed(changed, 'there', 'now')}). "
-                "Choose another folder with --run-dir, or start with the same values to continue it"
-            )
 
 
 def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> dict[str, Any]:
@@ -248,40 +211,31 @@ def check_same_on_all(metadata: Mapping[str, Any]) -> None:
       ProcessFailedError: names the process and what differs.
     """
     first = run_on_primary(lambda: dict(metadata))
-
-    def check() -> None:
-        changed = differences(config_of(first), config_of(metadata), ignored=MAY_DIFFER)
-        if changed:
-            listing = listed(changed, "there", "here")
-            raise ConfigError(f"process 0 was started with another config: {listing}")
-        for name in ("class_names", "order_fingerprint"):
-            if first[name] != metadata[name]:
-                raise ConfigError(
-                    f"process 0 reads other training data ({name} differs): all hosts need the "
-                    "same files under data.root"
-                )
-
-    run_on_all(check)
+    run_on_all(lambda: check_same(first, metadata, "process 0 was started", ignored=MAY_DIFFER))
 
 
-def check_resumable(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuses to continue where the config or the order of the data changed.
+def check_same(
+    found: Mapping[str, Any],
+    current: Mapping[str, Any],
+    what: str,
+    *,
+    ignored: frozenset[str] = MAY_CHANGE,
+) -> None:
+    """Refuses another config, and other training data or another order of them.
+
+    Args:
+      found: the metadata of a checkpoint, or of another process.
+      current: the run's.
+      what: has what was found, as the beginning of a sentence: "the checkpoint was made".
+      ignored: fields of the config that may differ.
 
     Raises:
-      ConfigError: names what changed.
+      ConfigError: names what differs.
     """
-    changed = differences(config_of(found), config_of(current))
-    if changed:
-        listing = listed(changed, "there", "now")
-        raise ConfigError(f"the checkpoint was made with another config: {listing}")
-    if found.get("class_names") != current["class_names"]:
-        raise ConfigError(
-            f"the checkpoint knows the classes {found.get('class_names')}, "
-            f"the data has {current['class_names']}"
-        )
-    if found.get("order_fingerprint") != current["order_fingerprint"]:
-        raise ConfigError(
-            "the training data, or the order in which it comes, is not that of the checkpoint "
-            "(images, objects, seed, batch size or augmentation changed): continuing would not "
-            "give the run that was started. Restore the data, or choose another --run-dir"
-        )
+    refuse_other(config_of(found), config_of(current), what, ignored=ignored)
+    for name in ("class_names", "order_fingerprint"):
+        if found.get(name) != current[name]:
+            raise ConfigError(
+                f"{what} with other training data, or another order of it ({name} differs: images, "
+                "objects or classes changed): the files under data.root must be the same"
+            )

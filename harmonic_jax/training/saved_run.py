@@ -26,12 +26,7 @@ from harmonic_jax.pretrained.files import kind_of, read_metadata, read_names, re
 from harmonic_jax.pretrained.recognise import recognise
 from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
-from harmonic_jax.training.config_json import (
-    config_from_json,
-    config_to_json,
-    differences,
-    listed,
-)
+from harmonic_jax.training.config_json import config_from_json, config_to_json
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.processes import ProcessFailedError, run_on_primary
 from harmonic_jax.training.run_folder import RunFolder, class_names_of, config_of
@@ -103,53 +98,29 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
       last: the newest checkpoint instead of the best; with an average of the parameters, that.
 
     Raises:
-      ConfigError: the folder holds no run, or its config.json is not that of the checkpoint.
+      ConfigError: the folder holds no run, or what the checkpoint says of itself is not legal.
       CheckpointError: it holds no undamaged checkpoint.
     """
+    if not run_on_primary(folder.config.exists):
+        raise ConfigError(f"{folder.path} holds no run: there is no {folder.config}")
     store = CheckpointStore(folder.checkpoints if last else folder.best)
     try:
-        return _read(folder, store, sharding, last)
+        metadata = run_on_primary(store.read_metadata)
+        config = config_of(metadata, where=store.directory)
+        class_names = class_names_of(metadata, where=f"in the manifest of {store.directory}")
+        detector = build_detector(config, len(class_names))
+        if last:
+            optimizer = make_optimizer(config.optim, config.train)
+            restored = store.restore(abstract_state(detector, optimizer, sharding=sharding))
+            variables = restored.state.for_evaluation
+        else:
+            restored = store.restore(abstract_variables(detector, sharding=sharding))
+            variables = restored.state
     except (CheckpointError, ProcessFailedError) as error:
-        hint = run_on_primary(lambda: _hint(folder, last))
-        if not hint:
-            raise
-        raise CheckpointError(f"{error}. {hint}") from error
-
-
-def _hint(folder: RunFolder, last: bool) -> str:
-    """What else there is of a run without the checkpoint that was wanted."""
-    is_evaluated = bool(CheckpointStore(folder.best).steps())
-    is_saved = bool(CheckpointStore(folder.checkpoints).steps())
-    if is_saved and not last:
-        return (
-            "The run's newest checkpoint opens with --last (last=True), and one to start from with "
-            f"--init {shlex.quote(str(folder.checkpoints))}"
-        )
-    if is_evaluated and last:
-        return "The run's best variables open without --last"
-    return "" if is_evaluated or is_saved else "The run ended before its first: start it again"
-
-
-def _read(folder: RunFolder, store: CheckpointStore, sharding: Sharding, last: bool) -> SavedRun:
-    config = folder.read_config()
-    metadata = run_on_primary(store.read_metadata)
-    class_names = class_names_of(metadata, where=f"in the manifest of {store.directory}")
-    if "config" in metadata:
-        changed = differences(config, config_of(metadata, where=store.directory))
-        if changed:
-            raise ConfigError(
-                f"{folder.config} is not the config that {store.directory} was made with "
-                f"({listed(changed, 'in config.json', 'in the checkpoint')}). Put the file back; "
-                "going on with the training, with the checkpoint's values, writes it anew"
-            )
-    detector = build_detector(config, len(class_names))
-    if last:
-        optimizer = make_optimizer(config.optim, config.train)
-        restored = store.restore(abstract_state(detector, optimizer, sharding=sharding))
-        variables = restored.state.for_evaluation
-    else:
-        restored = store.restore(abstract_variables(detector, sharding=sharding))
-        variables = restored.state
+        checkpoints = shlex.quote(str(folder.checkpoints))
+        other = f"newest checkpoint opens with --last (last=True), and with --init {checkpoints}"
+        other = "best variables open without --last" if last else other
+        raise CheckpointError(f"{error}. Where the run has one, its {other}") from error
     return SavedRun(config, class_names, detector, variables, restored.step, restored.metadata)
 
 

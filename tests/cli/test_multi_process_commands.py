@@ -63,7 +63,10 @@ def test_a_refusal_ends_both_with_its_reason(trained: Path, training: tuple[obje
     reason = "train.seed: 0 there, 5 now"
     with processes.start(*training, "--train.seed", "5", count=2) as started:
         assert [one.end(seconds=60) for one in started] == [1, 1]
-        assert f"process 0: error: {trained} holds a run with another config" in started[0].err
+        assert (
+            f"process 0: error: {trained} holds a run, in checkpoints/, with another config"
+            in started[0].err
+        )
         assert reason in started[0].err
         assert started[1].err.startswith("process 1: error: process 0 failed: ")
         assert reason in started[1].err

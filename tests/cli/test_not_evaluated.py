@@ -74,7 +74,7 @@ def test_load_and_init_too(run: Path) -> None:
 
 def test_where_there_is_only_a_best_last_is_left_out(imported: Path, tmp_path, capsys) -> None:
     assert main([*words("export", imported, tmp_path), "--last"]) == 1
-    assert "The run's best variables open without --last" in capsys.readouterr().err
+    assert "its best variables open without --last" in capsys.readouterr().err
 
 
 def test_compare_says_how_to_evaluate(run: Path, imported: Path, capsys) -> None:
@@ -89,7 +89,4 @@ def test_a_run_without_any_checkpoint(tmp_path, capsys) -> None:
     RunFolder(folder).open(run_config())
     assert json.loads((folder / "config.json").read_text())
     assert main(["eval", str(folder)]) == 1
-    error = capsys.readouterr().err
-    assert error == (
-        f"error: no checkpoint in {folder}/best. The run ended before its first: start it again\n"
-    )
+    assert capsys.readouterr().err.startswith(f"error: no checkpoint in {folder}/best. Where")

@@ -253,7 +253,7 @@ def test_a_failure_of_one_ends_all(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("run", "--seed", "{process}"), "another config: train.seed: 0 there, 1 here"),
+        (("run", "--seed", "{process}"), "another config (train.seed: 0 there, 1 now)"),
         (("run{process}",), "must be one that all hosts share"),
     ],
 )

@@ -2,7 +2,6 @@
 otherwise is refused in a line before anything is built."""
 
 import copy
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.files import read_metadata
 from harmonic_jax.training import saved_run
 from harmonic_jax.training.checkpoint import CheckpointError
-from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import (
     SavedRun,
@@ -56,31 +54,19 @@ def opened(folder: RunFolder) -> SavedRun:
     return read_run(folder, sharding=replicated(data_mesh(jax.devices()[:1])))
 
 
-def test_another_config_than_that_of_the_checkpoint_is_refused(folder: RunFolder) -> None:
-    """As a second run left it that was started in the same folder; what may differ may."""
-    config = opened(folder).config
-    assert config == run_config()
-    moved = dataclasses.replace(
-        config, run_dir="elsewhere", data=dataclasses.replace(config.data, root="/moved")
-    )
-    folder.config.write_text(json.dumps(config_to_json(moved)))
-    assert opened(folder).config.data.root == "/moved"
-    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=7))
-    folder.config.write_text(json.dumps(config_to_json(other)))
-    with pytest.raises(ConfigError) as error:
+def test_the_config_is_that_of_the_checkpoint(folder: RunFolder) -> None:
+    """Whatever a second run, or a person, left in config.json."""
+    folder.config.write_text("{}")
+    assert opened(folder).config == run_config()
+    folder.config.unlink()
+    with pytest.raises(ConfigError, match="holds no run"):
         opened(folder)
-    message = str(error.value)
-    assert message.startswith(f"{folder.config} is not the config that {folder.best} was made")
-    assert "(train.seed: 7 in config.json, 0 in the checkpoint)" in message
 
 
 @pytest.mark.parametrize("damage", ["arrays", "gone"])
-@pytest.mark.parametrize("has_checkpoints", [True, False])
 def test_a_damaged_best_is_named_and_the_newest_checkpoint_offered(
-    folder: RunFolder, damage: str, has_checkpoints: bool
+    folder: RunFolder, damage: str
 ) -> None:
-    if has_checkpoints:
-        shutil.copytree(folder.best, folder.checkpoints)
     if damage == "gone":
         shutil.rmtree(folder.best)
     else:
@@ -89,7 +75,7 @@ def test_a_damaged_best_is_named_and_the_newest_checkpoint_offered(
         opened(folder)
     message = str(error.value)
     assert f"checkpoint in {folder.best}" in message
-    assert ("--last" in message) == has_checkpoints
+    assert "--last" in message
     assert "\n" not in message
 
 
