@@ -13,7 +13,7 @@ from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import Config, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image
-from harmonic_jax.data.file_names import ImageFinder
+from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
@@ -188,11 +188,12 @@ def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
     sizes = {key: (height, width) for key, (height, width) in stated.items() if height and width}
     if folder is None:
         return Images(None, names, sizes)
-    finder = ImageFinder(folder, [""], list(names.values()))
-    paths = {key: path for key, name in names.items() if (path := finder.find(name))}
+    files = NamedFiles(folder)
+    found = {key: files.find(name) for key, name in names.items()}
+    paths = {key: folder / file[0] for key, file in found.items() if file}
     if not paths:
         name = next(iter(names.values()), "")
-        example = finder.absence(name) if name else "no file_name at all"
+        example = files.absence(name) if name else "no file_name at all"
         raise DataError(
             f"--images {folder} holds none of the images that {file.name} names ({example})"
         )

@@ -1,6 +1,6 @@
 """Folders in COCO's layout: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from harmonic_jax.coco_format.files import (
     read_coco_file,
 )
 from harmonic_jax.coco_format.values import Id, flag, identity, problem, side, text
-from harmonic_jax.data.file_names import ImageFinder, is_hidden, list_files, name_in_words
+from harmonic_jax.data.file_names import NamedFiles, is_hidden, list_files, name_in_words
 from harmonic_jax.data.folders import (
     FolderSource,
     ImageEntry,
@@ -62,7 +62,7 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
       root: the folder with `annotations/`.
       split: SPLIT in the names above, or the folder of Roboflow's SPLIT/_annotations.coco.json.
         The images lie in one of ROOT/SPLIT, ROOT/images/SPLIT, ROOT/SPLIT/images, ROOT/images and
-        ROOT: that in which most of them are found.
+        ROOT, or sub-folders of it: that in which most of them are found.
       config: of more than `max_objects` in an image, the surplus is counted; `masks` says whether
         to read the segmentations too: polygons, or run lengths of either kind.
 
@@ -135,24 +135,37 @@ def _images(
 
     entries = images_of(file, on_fault)
     names = [name for entry in entries.values() if isinstance(name := entry.get("file_name"), str)]
-    folders = (split, f"images/{split}", f"{split}/images", "images", "")
-    finder = ImageFinder(root, folders, names)
-    return {key: _image(key, entry, finder, report) for key, entry in entries.items()}
+    files = _image_files(root, split, names)
+    return {key: _image(key, entry, files, report) for key, entry in entries.items()}
+
+
+def _image_files(root: Path, split: str, names: Sequence[str]) -> NamedFiles:
+    """The folder in which most of the names are found, of equals the first; the root for none."""
+    folders = [
+        root / inner for inner in (split, f"images/{split}", f"{split}/images", "images", "")
+    ]
+    tried = []
+    for files in map(NamedFiles, folders):
+        tried.append((sum(bool(files.find(name)) for name in names), files))
+        if tried[-1][0] == len(names):
+            break
+    number, files = max(tried, key=lambda item: item[0])
+    return files if number else tried[-1][1]
 
 
 def _image(
-    key: Id, entry: dict[str, Any], finder: ImageFinder, report: DataReport
+    key: Id, entry: dict[str, Any], files: NamedFiles, report: DataReport
 ) -> ImageEntry | None:
     name = entry.get("file_name")
     if not isinstance(name, str):
         told = f"id {shown(key)}: {problem(entry, 'file_name', text)}"
         report.add(Reason.MALFORMED_IMAGE, [told])
         return None
-    path = finder.find(name)
-    if path is None:
-        reason = Reason.MISSING_IMAGE if finder.is_under_root(name) else Reason.MALFORMED_IMAGE
-        report.add(reason, map(finder.absence, [name]), count=1)
+    found = files.find(name)
+    if not found:
+        report.add(Reason.MISSING_IMAGE, map(files.absence, [name]), count=1)
         return None
+    path = files.folder / found[0]
     height, width = side(entry.get("height")), side(entry.get("width"))
     if height and width:
         return ImageEntry(key, name, (height, width), path)

@@ -6,7 +6,7 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from harmonic_jax.json_file import shown
@@ -14,9 +14,6 @@ from harmonic_jax.json_file import shown
 MAX_DEPTH = 20
 """Levels of sub-folders that are looked into."""
 _SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
-_DEPTH_OF_HINTS = 4
-_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
-_ELSEWHERE = re.compile(r"/|[a-zA-Z]:/|[a-zA-Z][\w+.-]+://|data:")  # absolute, or an address
 
 
 def is_hidden(name: str) -> bool:
@@ -99,83 +96,6 @@ def _loose_forms(name: str) -> set[str]:
     return {base.strip(), without_suffix(base).strip() or base.strip()}
 
 
-class ImageFinder:
-    """Finds the files that names mean, relative to one of a few folders under a root.
-
-    A name is tried as it is; then with / for \\\\, in both Unicode normal forms, and without spaces
-    around it. `..` and an absolute path count where they stay under the root. The folder is the
-    same for all names: that in which most are found, of equals the first.
-
-    Args:
-      root: what no name may lead out of.
-      folders: relative to the root, "" for itself; those that do not exist have no files.
-      names: all file names, to choose the folder by.
-    """
-
-    def __init__(self, root: Path, folders: Sequence[str], names: Sequence[str]) -> None:
-        self.root = root
-        self._folders = tuple(folders)
-        self._roots = {f"{path}/" for path in (root.absolute(), root.resolve())}
-        self._listed: dict[str, frozenset[str]] = {}
-        self._everything: tuple[str, ...] | None = None
-        numbers = []
-        for folder in folders:
-            numbers.append(sum(self._find(folder, name) is not None for name in names))
-            if numbers[-1] == len(names):
-                break
-        if max(numbers):
-            self._folders = (folders[numbers.index(max(numbers))],)
-
-    def find(self, name: str) -> Path | None:
-        """The file of a name, or None."""
-        found = self._find(self._folders[0], name)
-        return None if found is None else self.root / found
-
-    def is_under_root(self, name: str) -> bool:
-        """Whether a name can mean a file under the root, be it there or not."""
-        return any(self._place(folder, name.replace("\\", "/")) for folder in self._folders)
-
-    def absence(self, name: str) -> str:
-        """Of a name that means no file: where it was looked for, and what is near. Slow."""
-        if self._everything is None:
-            self._everything = list_files(self.root, depth=_DEPTH_OF_HINTS)
-        near = nearby(self._everything, name)
-        if not self.is_under_root(name):
-            return f"file_name {shown(name)}, which is not under {self.root}{near}"
-        if len(self._folders) == 1:
-            return f"{name_in_words(name)}: not in {self.root / self._folders[0]}{near}"
-        inner = ", ".join(folder or "." for folder in self._folders)
-        return f"{name_in_words(name)}: not under {self.root}, in any of {inner}{near}"
-
-    def _find(self, folder: str, name: str) -> str | None:
-        if _PLAIN.fullmatch(name):  # most are: the rest of this is slow for 118k
-            return posixpath.join(folder, name) if name in self._files(folder) else None
-        slashed = name.replace("\\", "/")
-        normal = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
-        for form in dict.fromkeys((name, slashed, *normal, slashed.strip())):
-            place = self._place(folder, form)
-            parent, _, file = (place or "").rpartition("/")
-            if place and file in self._files(parent):
-                return place
-        return None
-
-    def _place(self, folder: str, name: str) -> str | None:
-        """The path of a name relative to the root; None where it names no file under it."""
-        inner = next((name.removeprefix(r) for r in self._roots if name.startswith(r)), None)
-        names_no_file = without_folders(name).strip() in ("", ".", "..")
-        if names_no_file or (inner is None and _ELSEWHERE.match(name)):
-            return None
-        path = posixpath.join(folder, name) if inner is None else inner.lstrip("/")
-        path = posixpath.normpath(path)
-        return None if path.startswith("../") else path
-
-    def _files(self, folder: str) -> frozenset[str]:
-        # Each folder is listed once: much cheaper than asking for 118k files.
-        if folder not in self._listed:
-            self._listed[folder] = frozenset(list_files(self.root / folder, depth=0))
-        return self._listed[folder]
-
-
 def name_in_words(name: str) -> str:
     """A file name for messages: as it is, or quoted where a reader would not see all of it."""
     is_plain = name.isprintable() and name == name.strip() and len(name) < 200
@@ -183,36 +103,43 @@ def name_in_words(name: str) -> str:
 
 
 class NamedFiles:
-    """The files of a folder and its sub-folders that end in certain suffixes, found by name."""
+    """The files of a folder and its sub-folders, found by the names that people write.
 
-    def __init__(self, folder: Path, suffixes: tuple[str, ...]):
-        self.folder, self._everything = folder, list_files(folder)
-        self.files = tuple(file for file in self._everything if suffix_of(file) in suffixes)
-        # By their names without suffix; those in sub-folders also without their folders.
+    A name is a path from the folder. It counts as it stands; then without spaces or quotes around
+    it; with / for \\; without the folder's own place, or `..`, before it. All Unicode normal forms
+    of a name are the same. Only files of the folder are ever found.
+
+    Where names may leave out their suffix, they may also leave out their folder, or have that of
+    another machine: `.../FOLDER/` may stand before a path, of an absolute one the longest end that
+    is there counts, and without folders it may mean a file in a sub-folder. NAME.jpg goes before
+    other suffixes.
+
+    Args:
+      folder: need not exist.
+      suffixes: of the files that are looked for, in lower case, which names may leave out; empty:
+        all files, by their whole names.
+    """
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...] = ()):
+        self.folder, self._everything, self._is_loose = folder, list_files(folder), bool(suffixes)
+        self.files = tuple(f for f in self._everything if not suffixes or suffix_of(f) in suffixes)
+        self._places = [f"{_nfc(str(place))}/" for place in (folder.absolute(), folder.resolve())]
         self._by_path: dict[str, list[str]] = {}
-        self._below: dict[str, list[str]] = {}
+        self._below: dict[str, list[str]] = {}  # by their names without their folders
         for file in self.files:
-            stem = _nfc(without_suffix(file))
-            self._by_path.setdefault(stem, []).append(file)
-            if "/" in stem:
-                self._below.setdefault(without_folders(stem), []).append(file)
+            path = _nfc(file)
+            for name in (path, without_suffix(path)) if suffixes else (path,):
+                self._by_path.setdefault(name, []).append(file)
+                if suffixes and "/" in name:
+                    self._below.setdefault(without_folders(name), []).append(file)
 
     def find(self, written: str) -> tuple[str, ...]:
-        """The file that a name means; none where it means none, several where it is not clear.
-
-        A name as it stands goes before the same without spaces around it, and without quotes. It
-        may be a path in the folder, with or without suffix, and `.../FOLDER/` before it. Without
-        folders it may mean a file in a sub-folder. Of an absolute path, which is another machine's,
-        the longest end counts that is there. NAME.jpg goes before other suffixes. All Unicode
-        normal forms of a name are the same.
-        """
+        """The file that a name means; none where it means none, several where it is not clear."""
         bare = written.strip()
         is_quoted = bare[:1] in ("'", '"') and bare[:1] == bare[-1:]
         for name in (written, bare, bare[1:-1] if is_quoted else ""):
-            for path in self._paths(name):
-                found = _named(self._by_path, path)
-                if not found and "/" not in path:
-                    found = _named(self._below, path)
+            for path in self._paths(_nfc(name)):
+                found = self._by_path.get(path) or self._below.get(path, [])
                 if found:
                     jpegs = [file for file in found if suffix_of(file) == ".jpg"]
                     return tuple(jpegs if len(jpegs) == 1 else found)
@@ -227,24 +154,22 @@ class NamedFiles:
         return self.of_path(name) + self._below.get(_nfc(name), [])
 
     def absence(self, name: str) -> str:
-        """Of a name that means no file: where it was looked for, and what is near."""
-        return f"not in {self.folder}{nearby(self._everything, name)}"
+        """Of a name that means no file: where it was looked for, and what is near. Slow."""
+        return f"{name_in_words(name)}: not in {self.folder}{nearby(self._everything, name)}"
 
     def _paths(self, name: str) -> Iterator[str]:
         """What a name may be called within the folder, the likeliest first."""
-        path = _nfc(name.replace("\\", "/"))
-        _, is_inside, rest = f"/{path}".rpartition(f"/{self.folder.name}/")
-        parts = [part for part in (rest if is_inside else path).split("/") if part not in ("", ".")]
-        yield "/".join(parts)
-        if path.startswith("/") or path[1:3] == ":/":
-            for start in range(1, len(parts)):
-                yield "/".join(parts[start:])
-
-
-def _named(files: dict[str, list[str]], path: str) -> list[str]:
-    """Those of a path with their suffix, else of one without."""
-    others = files.get(without_suffix(path), ())
-    return [file for file in others if _nfc(file).endswith(path)] or files.get(path, [])
+        yield name
+        path = name.replace("\\", "/")
+        for place in self._places:
+            path = path.removeprefix(place)
+        if self._is_loose:
+            path = f"/{path}".rpartition(f"/{self.folder.name}/")[2].removeprefix("/")
+        path = re.sub(r"^(\.\./)+", "", posixpath.normpath(path))
+        yield path
+        if self._is_loose and re.match("/|[a-zA-Z]:/", name.replace("\\", "/")):
+            parts = path.split("/")
+            yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 
 def without_suffix(file: str) -> str:

@@ -273,7 +273,7 @@ def _missing(images: NamedFiles, line: _Line) -> Iterator[str]:
         meant = ", ".join(map(repr, line.files[:3]))
         yield f"{line.name}: may mean {len(line.files)} files of {images.folder}: {meant}"
     else:
-        yield f"{line.name}: {images.absence(line.name)}"
+        yield images.absence(line.name)
 
 
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:
@@ -285,8 +285,7 @@ def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | N
     if not found and len(set(map(without_suffix, year.images.of_name(name)))) == 1:
         found = year.xml.of_path(name) or year.xml.of_name(name)
     if not found:
-        told = (f"{file}: {stem}.xml {near}" for near in map(year.xml.absence, [stem]))
-        report.add(Reason.MISSING_ANNOTATION, told, count=1)
+        report.add(Reason.MISSING_ANNOTATION, map(year.xml.absence, [f"{stem}.xml"]), count=1)
     elif len(found) > 1:
         report.add(Reason.UNREADABLE_ANNOTATION, [f"{file}: has several, {', '.join(found)}"])
     elif isinstance(annotation := year.annotations[found[0]], str):

@@ -96,7 +96,7 @@ def test_names_that_begin_with_the_folder(cases: Path, name: str, capsys) -> Non
 def test_names_that_are_not_there_are_told_with_what_is(cases: Path, name: str, capsys) -> None:
     status, shown = checked(cases / STUDIO / name, capsys)
     assert status == 1
-    assert f"not under {cases / STUDIO / name}" in shown
+    assert f"not in {cases / STUDIO / name}" in shown
     assert "there is 'images/ab12-part.jpg'" in shown
     assert "dropped_with_image  1" in shown
 

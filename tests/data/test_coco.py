@@ -82,9 +82,8 @@ def test_a_bad_object_is_dropped_and_named(tmp_path: Path, reason: Reason) -> No
     ("entry", "reason"),
     [
         (image(2, "gone.png"), Reason.MISSING_IMAGE),
-        (image(2, "../a.png"), Reason.MISSING_IMAGE),
-        (image(2, "../../../../a.png"), Reason.MALFORMED_IMAGE),
-        (image(2, "/etc/passwd"), Reason.MALFORMED_IMAGE),
+        (image(2, "elsewhere/a.png"), Reason.MISSING_IMAGE),
+        (image(2, "/etc/passwd"), Reason.MISSING_IMAGE),
         (image(2, None), Reason.MALFORMED_IMAGE),
         *((image(key, "b.png"), Reason.MALFORMED_IMAGE) for key in (2.5, 1e20, True, "")),
         (17, Reason.MALFORMED_IMAGE),
@@ -101,13 +100,13 @@ def test_a_bad_image_is_dropped_and_named(tmp_path: Path, entry: Any, reason: Re
     assert counts(source) == {reason: 1}
 
 
-@pytest.mark.parametrize("name", ["gone.png", "https://host/b.png", "/elsewhere/b.png", None])
+@pytest.mark.parametrize("name", ["gone.png", None])
 def test_objects_of_a_dropped_image_go_with_it(tmp_path: Path, name: str | None) -> None:
     """Whatever is wrong with them, and with it: their image is known."""
     objects = [thing(5, 1), thing(6, 2), thing(7, 2, "no box"), thing(8, 2, area="x")]
     write(tmp_path, [image(1, "a.png"), image(2, name)], objects)
     source = read(tmp_path)
-    reason = Reason.MISSING_IMAGE if name == "gone.png" else Reason.MALFORMED_IMAGE
+    reason = Reason.MISSING_IMAGE if name else Reason.MALFORMED_IMAGE
     assert counts(source) == {reason: 1, Reason.DROPPED_WITH_IMAGE: 3}
     assert str(name) in source.report.examples(reason)[0]
     assert len(source.records[0].boxes) == 1

@@ -85,6 +85,7 @@ def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
         ("..\\images\\train\\a.png", "images/train/a.png"),
         ("sub/../a.png", "train/a.png"),
         ("a\\b.png", "train/a\\b.png"),  # a name that has one, where there is such a file
+        ("'a.png'", "train/a.png"),
         ("a.png ", "train/a.png"),
         ("a.png ", "train/a.png "),
         (NFC, f"train/{NFD}"),
@@ -107,51 +108,28 @@ def test_names_that_mean_a_file(tmp_path: Path, name: str, file: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../../../../../../../../secret.png",
-        "..\\..\\..\\..\\..\\..\\..\\secret.png",
-        "/home/someone/images/a.png",
-        "C:\\Users\\a.png",
-        "\\\\server\\share\\a.png",
-        "{root}/data//{root}/secret.png",
-        "https://host/a.png",
+        "../../../../../../../../etc/passwd",
+        "..\\..\\..\\..\\..\\..\\..\\data2\\b.png",
+        "/home/someone/images/b.png",
+        "C:\\Users\\b.png",
+        "\\\\server\\share\\b.png",
+        "{root}//{root}2/b.png",
+        "https://host/b.png",
         "data:image/png;base64," + "iVBOR" * 10_000,
-        *("", " ", ".", "train/", "train/.."),
+        *("", " ", ".", "train/", "train/..", "a\0/b.png", "\ud800/a.png", "a\x1b.png", "._b.png"),
     ],
 )
-def test_names_that_lead_out_or_nowhere_are_malformed(tmp_path: Path, name: str) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "secret.png").write_bytes(b"")
-    name = name.replace("{root}", str(tmp_path))
-    source = read_names(tmp_path / "data", [name], ["train/b.png"])
+def test_no_other_name_means_a_file(tmp_path: Path, name: str) -> None:
+    """What leads out of the folder is not found in it, and nothing else is looked at."""
+    root = tmp_path / "data"
+    root.mkdir()
+    fill(tmp_path, "data2/b.png")
+    source = read_names(root, [name.replace("{root}", str(root))], ["train/b.png", "train/._b.png"])
     assert not source.paths
-    report = source.report
-    (example,) = report.examples(Reason.MALFORMED_IMAGE) + report.examples(Reason.MISSING_IMAGE)
-    assert "not under" in example
-    assert len(example) < 500
-    assert "\n" not in example
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "near"),
-    [
-        ("a.png", "train/a.jpg", "there is 'train/a.jpg'"),
-        ("images\\1/a.png", "images/a.png", "there is 'images/a.png'"),
-        ("a\0/b.png", "train/b.png", "there is 'train/b.png'"),
-        ("a\x1b.png", "train/b.png", "'a\\x1b.png': not under"),
-        ("x" * 300 + ".png", "train/b.png", "..."),
-        ("\ud800/a.png", "train/b.png", "'\\ud800/a.png': not under"),
-        ("._a.png", "train/._a.png", "._a.png: not under"),
-    ],
-)
-def test_an_absent_file_is_told_with_where_it_was_looked_for(
-    tmp_path: Path, name: str, file: str, near: str
-) -> None:
-    source = read_names(tmp_path, [name], [file])
     (example,) = source.report.examples(Reason.MISSING_IMAGE)
-    assert near in example
-    searched = "in any of train, images/train, train/images, images, ."
-    assert f"not under {tmp_path}, {searched}" in example
-    assert "\x1b" not in example
+    assert f"not in {root}" in example
+    assert len(example) < 500
+    assert not {"\n", "\x1b"} & set(example)
 
 
 def test_all_names_are_of_the_folder_that_has_most_of_them(tmp_path: Path) -> None:
@@ -161,7 +139,7 @@ def test_all_names_are_of_the_folder_that_has_most_of_them(tmp_path: Path) -> No
     source = read_names(tmp_path, names, files)
     assert source.paths == tuple(str(tmp_path / file) for file in files[:2])
     (example,) = source.report.examples(Reason.MISSING_IMAGE)
-    assert example == f"3.png: not in {tmp_path / 'images'}; there is 'train/3.png'"
+    assert example == f"3.png: not in {tmp_path / 'images'}"
 
 
 def test_what_is_near_is_looked_for_only_where_it_is_shown(
