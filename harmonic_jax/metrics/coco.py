@@ -19,6 +19,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 DETECTION_LIMITS = (1, 10, 100)
+_AT_ONCE = 20_000  # weighted detections of curves that are computed together
 AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
 
@@ -141,22 +142,25 @@ def precision_curves(
       float64 [t, b, 101]; 0 where a recall is not reached.
     """
     needed = needed_positives(objects)
-    all_sized, counts = np.cumsum(counts * is_sized, axis=1)[:, hits], counts[:, hits]
+    sized, counts = np.cumsum(counts * is_sized, axis=1)[:, hits], counts[:, hits]
     curves = np.zeros((matched.shape[1], *needed.shape))
-    for t, curve in enumerate(curves):
-        false = all_sized - np.cumsum(counts * (matched[:, t] & is_sized[hits]), axis=1)
-        here = is_true[:, t]
+    step = max(1, _AT_ONCE // max(counts.size, 1))
+    for part in (slice(t, t + step) for t in range(0, len(curves), step)):
+        here = is_true[:, part].any(axis=1)
         if not here.any():
             continue
-        true, false = np.cumsum(counts[:, here], axis=1), false[:, here]
+        # Of thresholds, resamples and detections, [t, b, h].
+        true = np.cumsum(counts[:, here] * is_true[here, part].T[:, None], axis=-1)
+        matched_sized = (matched[:, part] & is_sized[hits, None]).T[:, None]
+        false = sized[:, here] - np.cumsum(counts * matched_sized, axis=-1)[..., here]
         precision = true / (false + true + np.spacing(1))  # the last term as pycocotools has it
-        best = np.zeros((len(true), true.shape[1] + 1))  # at the end what is never reached
-        best[:, -2::-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)
+        best = np.zeros((*true.shape[:2], true.shape[2] + 1))  # at the end what is never reached
+        best[..., -2::-1] = np.maximum.accumulate(precision[..., ::-1], axis=-1)
         # One search for all rows of counts: each has a stretch of the number line for itself.
         stride = int(max(true.max(), needed.max())) + 1
-        row = np.arange(len(true))[:, None]
+        row = np.arange(best[..., 0].size).reshape(*best.shape[:2], 1)
         place = np.searchsorted((true + row * stride).ravel(), needed + row * stride)
-        curve[:] = best.ravel()[place + row]
+        curves[part] = best.ravel()[place + row]
     return curves
 
 
