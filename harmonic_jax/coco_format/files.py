@@ -6,6 +6,7 @@ it as an `EntryFault`. A results file becomes a list of `CocoResult`: a clean on
 straight to them, any other is read entry by entry, which names the first that is wrong.
 """
 
+import collections
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
@@ -17,27 +18,21 @@ import numpy as np
 
 from harmonic_jax.coco_format.values import (
     Box,
+    FieldError,
     Id,
     area,
     box,
     class_id,
     class_name,
+    entries,
     flag,
     identity,
-    keys_of,
     number,
     problem,
+    read_field,
     unknown,
 )
 from harmonic_jax.json_file import JsonFileError, parse_json, read_json, shown
-
-_KEYS = ("images", "annotations", "categories")
-_RESULTS = "it must be a list of objects with image_id, category_id, bbox and score"
-_OTHER_TASKS = {
-    "keypoints": "keypoints",
-    "caption": "captions",
-    "segments_info": "panoptic segments",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +63,10 @@ class FaultKind(enum.Enum):
     UNKNOWN_IMAGE = enum.auto()
     UNKNOWN_CLASS = enum.auto()
     OBJECT = enum.auto()
-    AREA = enum.auto()
-    """The object is good, but for its area."""
+    AREA = enum.auto()  # the object is good, but for its area
+
+
+_KINDS = {"image_id": FaultKind.UNKNOWN_IMAGE, "category_id": FaultKind.UNKNOWN_CLASS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +137,28 @@ def read_coco_file(path: str | Path, *, segmentations: bool) -> CocoFile:
 
 def coco_file(content: Any, *, name: str) -> CocoFile:
     """An annotation file of what it holds; see `read_coco_file`."""
-    if not isinstance(content, dict):
-        hint = "; a list is a results file" if isinstance(content, list) else ""
-        raise JsonFileError(f"{name} must hold an object with the lists {', '.join(_KEYS)}{hint}")
-    for key in _KEYS:
-        if not isinstance(content.get(key), list):
-            found = f"{key} is {shown(content[key])}" if key in content else f"there is no {key}"
-            raise JsonFileError(f"{name} must hold a list of {key}; {found}, {keys_of(content)}")
-    names = _categories(content["categories"], name)
-    class_names, same_names = _told_apart(names, name)
-    lists = content["images"], content["annotations"]
-    return CocoFile(name, tuple(names), class_names, same_names, *lists)
+    try:
+        images, annotations, categories = (
+            read_field(content, key, entries) for key in ("images", "annotations", "categories")
+        )
+    except FieldError as error:
+        raise JsonFileError(f"{name} is no annotation file: {error}") from None
+    names = _categories(categories, name)
+    counts = collections.Counter(names.values())
+    apart = {key: f"{text} (id {key})" for key, text in names.items() if counts[text] > 1}
+    class_names = tuple((names | apart).values())
+    if len(set(class_names)) < len(class_names):
+        raise JsonFileError(
+            f"{name}: names of categories are the same as others with ids: {shown(class_names)}"
+        )
+    same: dict[str, list[str]] = {}
+    for key, told in apart.items():
+        same.setdefault(names[key], []).append(repr(told))
+    same_names = tuple(
+        f"{len(new)} categories are called {text!r}: here {', '.join(new)}"
+        for text, new in same.items()
+    )
+    return CocoFile(name, tuple(names), class_names, same_names, images, annotations)
 
 
 def images_of(file: CocoFile, on_fault: OnFault) -> dict[Id, dict[str, Any]]:
@@ -159,10 +167,12 @@ def images_of(file: CocoFile, on_fault: OnFault) -> dict[Id, dict[str, Any]]:
     rows: dict[Id, int] = {}
     for row, entry in enumerate(file.images):
         where = f"images[{row}]"
-        key = identity(entry.get("id")) if isinstance(entry, dict) else None
-        if key is None:
-            on_fault(EntryFault(FaultKind.IMAGE, where, problem(entry, "id", identity), entry))
-        elif key in images:
+        try:
+            key = read_field(entry, "id", identity)
+        except FieldError as error:
+            on_fault(EntryFault(FaultKind.IMAGE, where, str(error), entry))
+            continue
+        if key in images:
             message = f"id {shown(key)} is that of images[{rows[key]}] too"
             on_fault(EntryFault(FaultKind.DUPLICATE_IMAGE, where, message, entry))
         else:
@@ -177,14 +187,37 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
     """
     labels = {category: label for label, category in enumerate(file.category_ids)}
     for row, entry in enumerate(file.annotations):
-        found = _object(row, entry, images, labels)
-        if isinstance(found, EntryFault):
-            on_fault(found)
+        where = f"annotations[{row}]"
+        try:
+            image = read_field(entry, "image_id", identity)
+            if image not in images:
+                told = unknown(image, images, "the list of images")
+                raise FieldError("image_id", f"image_id {told}")
+            category = read_field(entry, "category_id", class_id)
+            if category not in labels:
+                told = unknown(category, labels, "the list of categories")
+                raise FieldError("category_id", f"category_id {told}")
+            xywh = read_field(entry, "bbox", box)
+            is_crowd = read_field(entry, "iscrowd", flag)
+            is_difficult = read_field(entry, "difficult", flag)
+        except FieldError as error:
+            kind = _KINDS.get(error.field, FaultKind.OBJECT)
+            on_fault(EntryFault(kind, where, str(error), entry))
             continue
-        if not found.area >= 0 and entry.get("area") is not None:
+        pixels = area(entry.get("area"))
+        if pixels is None and entry.get("area") is not None:
             message = problem(entry, "area", area)
-            on_fault(EntryFault(FaultKind.AREA, f"annotations[{row}]", message, entry))
-        yield found
+            on_fault(EntryFault(FaultKind.AREA, where, message, entry))
+        yield CocoObject(
+            row=row,
+            image=image,
+            label=labels[category],
+            xywh=xywh,
+            is_crowd=is_crowd,
+            is_difficult=is_difficult,
+            area=float("nan") if pixels is None else pixels,
+            entry=entry,
+        )
 
 
 def read_results(path: str | Path) -> list[CocoResult]:
@@ -201,11 +234,10 @@ def read_results(path: str | Path) -> list[CocoResult]:
             return results
     except (msgspec.MsgspecError, RecursionError):
         pass  # perhaps sound, but of floats for ids, in UTF-16, with masks alone ..
-    content, name = parse_json(data, path), str(path)
+    content, legal = parse_json(data, path), "a list of objects with image_id, category_id"
     if not isinstance(content, list):
-        what = f"an object, {_described(content)}" if isinstance(content, dict) else shown(content)
-        raise JsonFileError(f"{name} holds {what}; {_RESULTS}")
-    return [_result(entry, f"{name}[{row}]") for row, entry in enumerate(content)]
+        raise JsonFileError(f"{path} is {shown(content)}; it must be {legal}, bbox and score")
+    return [_result(entry, f"{path}[{row}]") for row, entry in enumerate(content)]
 
 
 def says_mask(segmentation: Any) -> bool:
@@ -214,80 +246,32 @@ def says_mask(segmentation: Any) -> bool:
 
 
 def _result(entry: Any, where: str) -> CocoResult:
-    if not isinstance(entry, dict):
-        raise JsonFileError(f"{where} is {shown(entry)}; {_RESULTS}")
-
-    def read(field: str, legal: Callable[[Any], Any]) -> Any:
-        value = legal(entry.get(field))
-        if value is None:
-            raise JsonFileError(f"{where}: {problem(entry, field, legal)}{_other_task(entry)}")
-        return value
-
-    segmentation = entry.get("segmentation")
-    # As in pycocotools' loadRes, [] is no box.
-    is_boxless = entry.get("bbox") in (None, []) and says_mask(segmentation)
-    return CocoResult(
-        image_id=read("image_id", identity),
-        category_id=read("category_id", class_id),
-        bbox=None if is_boxless else read("bbox", box),
-        score=read("score", number),
-        segmentation=segmentation,
-    )
-
-
-def _other_task(entry: dict[str, Any]) -> str:
-    kinds = [kind for key, kind in _OTHER_TASKS.items() if key in entry]
-    return f" ({kinds[0]} are not evaluated; boxes and masks are)" if kinds else ""
-
-
-def _described(content: dict[str, Any]) -> str:
-    """A file of another kind than results, in words."""
-    if "images" in content and "annotations" in content:
-        return "an annotation file"
-    lists = [key for key, value in content.items() if isinstance(value, list)]
-    if len(content) == 1 and lists:
-        return f"with the key {shown(lists[0])} alone: write its list, without the object"
-    if len(lists) == len(content) > 1:
-        return f"with a list for each of {len(lists)} keys, {shown(lists[0])} ..: join the lists"
-    return keys_of(content)
+    try:
+        ids = read_field(entry, "image_id", identity), read_field(entry, "category_id", class_id)
+        # As in pycocotools' loadRes, [] is no box.
+        is_boxless = entry.get("bbox") in (None, []) and says_mask(entry.get("segmentation"))
+        xywh = None if is_boxless else read_field(entry, "bbox", box)
+        score = read_field(entry, "score", number)
+    except FieldError as error:
+        raise JsonFileError(f"{where}: {error}") from None
+    return CocoResult(*ids, score, xywh, entry.get("segmentation"))
 
 
 def _categories(entries: list[Any], name: str) -> dict[int, str]:
     """Names by category id, in the order of the ids."""
     names: dict[int, str] = {}
     for row, entry in enumerate(entries):
-        where = f"{name}: categories[{row}]"
-        is_object = isinstance(entry, dict)
-        key = class_id(entry.get("id")) if is_object else None
-        label = class_name(entry.get("name")) if is_object else None
-        if key is None or label is None:
-            wrong = ("id", class_id) if key is None else ("name", class_name)
-            raise JsonFileError(f"{where}: {problem(entry, *wrong)}")
+        try:
+            key, label = read_field(entry, "id", class_id), read_field(entry, "name", class_name)
+        except FieldError as error:
+            raise JsonFileError(f"{name}: categories[{row}]: {error}") from None
         if key in names:
-            raise JsonFileError(f"{where}: id {key} is that of {shown(names[key])} too")
+            told = f"id {key} is that of {shown(names[key])} too"
+            raise JsonFileError(f"{name}: categories[{row}]: {told}")
         names[key] = label
     if not names:
         raise JsonFileError(f"{name}: the list of categories is empty")
     return dict(sorted(names.items()))
-
-
-def _told_apart(names: dict[int, str], file: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names, with the id behind each that stands twice; and what was done, in words."""
-    same: dict[str, list[str]] = {name: [] for name in names.values()}
-    for key, name in names.items():
-        same[name].append(f"{name} (id {key})")
-    apart = tuple(
-        f"{name} (id {key})" if len(same[name]) > 1 else name for key, name in names.items()
-    )
-    if len(set(apart)) < len(apart):
-        twice = next(name for name in apart if apart.count(name) > 1)
-        raise JsonFileError(f"{file}: two categories are called {shown(twice)}; rename one")
-    told = tuple(
-        f"{len(new)} categories are called {name!r}: here {', '.join(map(repr, new))}"
-        for name, new in same.items()
-        if len(new) > 1
-    )
-    return apart, told
 
 
 def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
@@ -311,33 +295,3 @@ def _compact(numbers: Any) -> Any:
     except ValueError:
         return numbers
     return array if array.ndim == 1 and array.dtype.kind in "iuf" else numbers
-
-
-def _object(
-    row: int, entry: Any, images: Mapping[Id, Any], labels: Mapping[int, int]
-) -> CocoObject | EntryFault:
-    def fault(kind: FaultKind, message: str) -> EntryFault:
-        return EntryFault(kind, f"annotations[{row}]", message, entry)
-
-    image = identity(entry.get("image_id")) if isinstance(entry, dict) else None
-    if image is None:
-        return fault(FaultKind.UNKNOWN_IMAGE, problem(entry, "image_id", identity))
-    if image not in images:
-        message = f"image_id {unknown(image, images, 'the list of images')}"
-        return fault(FaultKind.UNKNOWN_IMAGE, message)
-    category = class_id(entry.get("category_id"))
-    if category is None:
-        return fault(FaultKind.UNKNOWN_CLASS, problem(entry, "category_id", class_id))
-    if category not in labels:
-        message = f"category_id {unknown(category, labels, 'the list of categories')}"
-        return fault(FaultKind.UNKNOWN_CLASS, message)
-    xywh = box(entry.get("bbox"))
-    if xywh is None:
-        return fault(FaultKind.OBJECT, problem(entry, "bbox", box))
-    is_crowd, is_difficult = flag(entry.get("iscrowd")), flag(entry.get("difficult"))
-    if is_crowd is None or is_difficult is None:
-        field = "iscrowd" if is_crowd is None else "difficult"
-        return fault(FaultKind.OBJECT, problem(entry, field, flag))
-    stated = area(entry.get("area"))
-    pixels = float("nan") if stated is None else stated
-    return CocoObject(row, image, labels[category], xywh, is_crowd, is_difficult, pixels, entry)

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Container
 from typing import Any
 
-from harmonic_jax.json_file import shown
+from harmonic_jax.json_file import JsonFileError, shown
 
 Id = int | str
 Box = tuple[float, float, float, float]
@@ -17,29 +17,41 @@ _FLAGS = {0: False, 1: True, "0": False, "1": True}
 _LARGEST = 1e300  # beyond it a product of two is infinite
 
 
+class FieldError(JsonFileError):
+    """A field of an entry that is absent, or not what it should be."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+def read_field(entry: Any, field: str, legal: Callable[[Any], Any]) -> Any:
+    """A field's value, by the function that knows what is legal.
+
+    Raises:
+      FieldError: the entry is no object, has no such field, or another value.
+    """
+    value = legal(entry.get(field)) if isinstance(entry, dict) else None
+    if value is None:
+        raise FieldError(field, problem(entry, field, legal))
+    return value
+
+
 def problem(entry: Any, field: str, legal: Callable[[Any], Any]) -> str:
     """What is wrong with a field of an entry, in words."""
     if not isinstance(entry, dict):
-        return f"{shown(entry)} must be an object"
+        return f"{shown(entry)} must be an object with {field}"
     if field not in entry:
-        return f"no {field}; {keys_of(entry)}"
+        return f"no {field}; its keys are {', '.join(map(shown, list(entry)[:8])) or 'none'}"
     return f"{field} is {shown(entry[field])}; it must be {legal.__doc__}"
-
-
-def keys_of(entry: dict[str, Any]) -> str:
-    """What an object has, where something else was expected."""
-    return f"its keys are {', '.join(map(shown, list(entry)[:8])) or 'none'}"
 
 
 def unknown(value: Id, known: Container[Id], where: str) -> str:
     """Words for an id that `where` does not have; a text of digits and a number are two ids."""
-    is_text = isinstance(value, str)
-    is_number = is_text and str(value).isdecimal() and len(str(value)) < 40
+    is_number = isinstance(value, str) and value.isdecimal() and len(value) < 40
     other: Id = int(value) if is_number else str(value)
-    if other == value or other not in known:
-        return f"{shown(value)} is not in {where}"
-    kinds = ("text", "number") if is_text else ("number", "text")
-    return f"{shown(value)} is a {kinds[0]}; in {where} it is a {kinds[1]}"
+    hint = f", but {other!r} is" if other != value and other in known else ""
+    return f"{shown(value)} is not in {where}{hint}"
 
 
 def as_int64(identity: Id) -> int:
@@ -71,19 +83,21 @@ def identity(value: Any) -> Id | None:
     """a whole number, or a text"""
     if type(value) is int or (type(value) is str and value):
         return value
-    return _whole(value)
+    # A larger float has lost digits: it may have been another id.
+    is_whole = type(value) is float and abs(value) < 2**53 and value.is_integer()
+    return int(value) if is_whole else None
 
 
 def class_id(value: Any) -> int | None:
     """a whole number of 64 bits"""
-    number = value if type(value) is int else _whole(value)
-    return number if number is not None and -(2**63) <= number < 2**63 else None
+    number = identity(value)
+    return number if isinstance(number, int) and -(2**63) <= number < 2**63 else None
 
 
 def side(value: Any) -> int | None:
     """a number of pixels"""
-    number = value if type(value) is int else _whole(value)
-    return number if number is not None and 0 < number < 2**31 else None
+    number = identity(value)
+    return number if isinstance(number, int) and 0 < number < 2**31 else None
 
 
 def number(value: Any) -> float | None:
@@ -116,9 +130,6 @@ def box(value: Any) -> Box | None:
     """four numbers: x, y, width, height"""
     if type(value) is not list or len(value) != 4:
         return None
-    x, y, width, height = value
-    if type(x) is type(y) is type(width) is type(height) is float:  # most are
-        return x, y, width, height
     x, y, width, height = map(number, value)
     if x is None or y is None or width is None or height is None:
         return None
@@ -131,7 +142,15 @@ def area(value: Any) -> float | None:
     return pixels if pixels is not None and 0 <= pixels < float("inf") else None
 
 
-def _whole(value: Any) -> int | None:
-    # A larger float has lost digits: it may have been another id.
-    is_whole = type(value) is float and abs(value) < 2**53 and value.is_integer()
-    return int(value) if is_whole else None
+def entries(value: Any) -> list[Any] | None:
+    """a list"""
+    return value if isinstance(value, list) else None
+
+
+def run_lengths(value: Any) -> dict[str, Any] | None:
+    """compressed run lengths: {"size": [height, width], "counts": text}"""
+    if type(value) is not dict or type(value.get("counts")) is not str:
+        return None
+    size = value.get("size")
+    is_size = type(size) is list and len(size) == 2 and all(map(side, size))
+    return value if is_size else None

@@ -5,23 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from harmonic_jax.files import replacing
-from harmonic_jax.metrics.files import (
-    check_numbers,
-    known_images,
-    known_labels,
-    load_coco_results,
-)
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.json_file import JsonFileError
+from harmonic_jax.metrics.files import known_images, known_labels, load_coco_results
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, as_column
 
 MOST_BYTES = 2**32  # 100 million boxes
-# Of each column the kinds of numbers that it may be, and the shape of a row.
-_COLUMNS = {
-    "image_id": ("iu", ()),
-    "boxes": ("fiu", (4,)),
-    "scores": ("fiu", ()),
-    "category_id": ("iu", ()),
-}
-_KINDS = {"iu": "whole numbers", "fiu": "numbers"}
+_COLUMNS = ("image_id", "boxes", "scores", "category_id")
 
 
 def save_raw(path: Path, boxes: DetectionTable, category_ids: tuple[int, ...]) -> None:
@@ -46,44 +35,27 @@ def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
     if not is_archive:
         return load_coco_results(path, truth, masks=False)
     try:
-        columns = _read_columns(path)
+        images, boxes, scores, categories = _read_columns(path)
+        for name, ids in (("image_id", images), ("category_id", categories)):
+            as_column(name, ids, np.int64, boxes.shape[:1])
+        image_id = known_images(images.tolist(), truth, str(path))
+        labels = known_labels(categories, truth, str(path))
+        return DetectionTable(image_id, boxes, scores, labels)
+    except JsonFileError:  # of ids, and names the file
+        raise
     except Exception as error:  # damaged archives raise anything, OSError as well
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is not a file of boxes before NMS: {reason}") from None
-    image_id = known_images(columns["image_id"].tolist(), truth, str(path))
-    labels = known_labels(columns["category_id"], truth, str(path))
-    boxes, scores = (columns[name].astype(np.float64) for name in ("boxes", "scores"))
-    check_numbers("boxes", boxes, str(path))
-    check_numbers("scores", scores, str(path))
-    return DetectionTable(image_id, boxes, scores, labels)
 
 
-def _read_columns(path: Path) -> dict[str, np.ndarray]:
+def _read_columns(path: Path) -> list[np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
         missing = [name for name in _COLUMNS if name not in archive.files]
         if missing:
-            held = ", ".join(map(repr, archive.files[:8])) or "nothing"
-            raise ValueError(f"it has no {', '.join(missing)}; it holds {held}")
+            raise ValueError(f"it has no {', '.join(missing)}")
         size = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in _COLUMNS)
         if size > MOST_BYTES:
             raise ValueError(
                 f"its columns are {size / 2**30:.1f} GiB; at most {MOST_BYTES >> 30} are read"
             )
-        columns = {name: _read_column(archive, name) for name in _COLUMNS}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"its columns have different lengths, {lengths}")
-    return columns
-
-
-def _read_column(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    try:
-        column = np.asarray(archive[name])
-    except Exception as error:
-        raise ValueError(f"{name}: {error or type(error).__name__}") from None
-    kinds, row = _COLUMNS[name]
-    if column.dtype.kind not in kinds:
-        raise ValueError(f"{name} is of type {column.dtype}; it must be {_KINDS[kinds]}")
-    if column.ndim != 1 + len(row) or column.shape[1:] != row:
-        raise ValueError(f"{name} has the shape {column.shape}; it must be {['n', *row]}")
-    return column
+        return [np.asarray(archive[name]) for name in _COLUMNS]

@@ -24,6 +24,7 @@ _COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 }
 _OF_OBJECTS = ("boxes", "labels", "is_crowd", "is_difficult", "area")
 _OF_DETECTIONS = ("image_id", "boxes", "scores", "labels", "sizes")
+_LARGEST = 1e100  # the product of two is far from infinite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ class GroundTruthTable:
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
-      ValueError: Columns of different lengths, a box or area that is not finite, an unknown image
-        or label; the message names the image.
+      ValueError: Columns of different lengths, a box or area that is not finite or beyond 1e100, an
+        unknown image or label; the message names the image.
     """
 
     image_ids: np.ndarray
@@ -72,8 +73,11 @@ class GroundTruthTable:
         _set_column(self, "image_ids", np.int64, (len(self.image_ids),))
         if self.image_sizes is not None:
             _set_column(self, "image_sizes", np.int32, (len(self.image_ids), 2))
-        _set_tuple(self, "class_names", len(self.class_names))
-        _set_tuple(self, "category_ids", len(self.class_names))
+        for name in ("class_names", "category_ids"):
+            values, most = tuple(getattr(self, name)), len(self.class_names)
+            if not len(set(values)) == len(values) == most:
+                raise ValueError(f"{name} is {values}; it must be {most} different values")
+            object.__setattr__(self, name, values)
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"image_ids holds the id {ids[counts > 1][0]} twice")
@@ -128,8 +132,8 @@ class DetectionTable:
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
-      ValueError: Columns of different lengths, a box or score that is not finite, a negative label;
-        the message names the image.
+      ValueError: Columns of different lengths, a box or score that is not finite or beyond 1e100, a
+        negative label; the message names the image.
 
     Example:
       >>> table = DetectionTable(
@@ -243,30 +247,33 @@ def _set_columns(table: Any, name: str, *, finite: Sequence[str]) -> None:
         raise ValueError(f"there are {len(table.masks)} masks and {rows} boxes")
     for column in finite:
         values: np.ndarray = getattr(table, column)
-        bad = np.argwhere(~np.isfinite(values))
+        bad = np.argwhere(~(np.abs(values) <= _LARGEST))
         if len(bad):
             i = int(bad[0, 0])
             raise ValueError(
                 f"{name} {i} of image {table.image_id[i]} has {column} {values[i].tolist()}; "
-                "every number must be finite"
+                f"numbers must be finite, up to {_LARGEST:g}"
             )
 
 
 def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    """Converts a column of a frozen table, where that loses no meaning."""
-    column = np.asarray(getattr(table, name))
+    object.__setattr__(table, name, as_column(name, getattr(table, name), dtype, shape))
+
+
+def as_column(
+    name: str, values: Any, dtype: type[np.generic], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Values as an array of a type and shape, where that loses no meaning.
+
+    Raises:
+      TypeError: they are of a type that would.
+      ValueError: they have another shape.
+    """
+    column = np.asarray(values)
     if column.size == 0 and 0 in shape:
         column = np.zeros(shape, dtype)  # an empty list has no type and no second axis
     if column.shape != shape:
         raise ValueError(f"{name} has shape {column.shape}; the other columns make it {shape}")
     if not np.can_cast(column.dtype, dtype, "same_kind"):
         raise TypeError(f"{name} has type {column.dtype}; it must convert to {dtype.__name__}")
-    object.__setattr__(table, name, column.astype(dtype, copy=False))
-
-
-def _set_tuple(table: object, name: str, length: int) -> None:
-    """Makes a field of a frozen table a tuple of different values."""
-    values = tuple(getattr(table, name))
-    if len(values) != length or len(set(values)) != length:
-        raise ValueError(f"{name} is {values}; it must be {length} different values, one a class")
-    object.__setattr__(table, name, values)
+    return column.astype(dtype, copy=False)

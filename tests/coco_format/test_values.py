@@ -54,7 +54,7 @@ def test_values_of_any_size_and_depth_are_shown_shortly() -> None:
 
 
 def test_a_text_and_a_number_are_two_ids_and_that_is_said() -> None:
-    assert unknown("7", {7}, "the list") == "'7' is a text; in the list it is a number"
-    assert unknown(7, {"7"}, "the list") == "7 is a number; in the list it is a text"
+    assert unknown("7", {7}, "the list") == "'7' is not in the list, but 7 is"
+    assert unknown(7, {"7"}, "the list") == "7 is not in the list, but '7' is"
     for value in ("8", 8, "x", "²", "9" * 5000):
         assert unknown(value, {7, "7"}, "the list").endswith(" is not in the list")

@@ -214,8 +214,8 @@ GOOD = [{"id": 1, "name": "a"}]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "must hold an object with the lists images, annotations, categories"),
-        ({"images": [], "annotations": []}, "there is no categories"),
+        ([], "is no annotation file: [] must be an object with images"),
+        ({"images": [], "annotations": []}, "is no annotation file: no categories; its keys"),
         ({"images": [], "annotations": {}, "categories": GOOD}, "annotations is {}"),
         ({"images": [], "annotations": [], "categories": []}, "list of categories is empty"),
         *(
@@ -231,8 +231,7 @@ GOOD = [{"id": 1, "name": "a"}]
                 ({"id": 2, "name": " "}, "categories[1]: name is ' '; it must be a text"),
                 ({"id": 2, "name": "cup\ud83d"}, r"name is 'cup\ud83d'; it must be a text"),
                 ("b", "categories[1]: 'b' must be an object"),
-                ({"id": 2, "name": "a"}, {"id": 3, "name": "a (id 1)"},
-                 "two categories are called 'a (id 1)'; rename one"),
+                ({"id": 2, "name": "a"}, {"id": 3, "name": "a (id 1)"}, "names of categories are"),
             )
         ),
     ],

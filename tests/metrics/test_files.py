@@ -123,57 +123,40 @@ def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
     assert coco_metrics(truth, empty)["AP"] == 0.0
 
 
-IN = "is not in the ground truth"
 HUGE = 10**400
 WRONG_RESULTS = [
-    (result(image_id=8), f"r.json[1]: image_id 8 {IN}"),
-    (result(image_id=10**30), f"r.json[1]: image_id {10**30} {IN}"),
-    (result(image_id="3"), "r.json[1]: image_id '3' is a text; in the ground truth it is"),
-    (result(image_id="a.jpg"), f"image_id 'a.jpg' {IN}; it is a file name, where the id"),
-    (result(image_id=None), "r.json[1]: image_id is None; it must be a whole number, or"),
-    (result(image_id=3.5), "r.json[1]: image_id is 3.5; it must be"),
-    (result(image_id=True), "r.json[1]: image_id is True; it must be"),
-    (result(category_id=1), f"r.json[1]: category_id 1 {IN}, whose ids are 2, 9"),
-    (result(category_id=2**64), f"category_id is {2**64}; it must be a whole number"),
-    (result(category_id="9"), "category_id is '9'; it must be a whole number of 64 bits"),
-    (result(score=None), "r.json[1]: score is None; it must be a number"),
-    (result(score="0.5"), "r.json[1]: score is '0.5'; it must be a number"),
-    (result(score=HUGE), "r.json[1]: score is 1000"),
-    (result(score=[0.5]), "r.json[1]: score is [0.5]; it must be a number"),
-    (result(score=float("nan")), "r.json[1]: score is nan; numbers must be finite"),
-    (result(bbox=[1, 2, 3]), "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
-    (result(bbox=[1, 2, 3, "4"]), "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
-    (result(bbox=[]), "r.json[1]: bbox is []; it must be four numbers"),
-    (result(bbox=None), "r.json[1]: bbox is None; it must be four numbers"),
-    (result(bbox=[0, 0, float("inf"), 1]), "r.json[1]: bbox is [0.0, 0.0, inf, 1.0]; numbers"),
-    (result(bbox=[1, 2, 1e308, 1e308]), "bbox is [1.0, 2.0, 1e+308, 1e+308]; numbers must be"),
-    (result(bbox=[1, 2, HUGE, 4]), "r.json[1]: bbox is [1, 2, 1000"),
-    ({"image_id": 3, "category_id": 9, "score": 1}, "r.json[1]: no bbox; its keys are 'image"),
-    ({"image_id": 3, "caption": "a"}, "captions are not evaluated; boxes and masks are"),
-    (
-        {"image_id": 3, "category_id": 9, "keypoints": [1, 2, 2], "score": 1},
-        "r.json[1]: no bbox; its keys are 'image_id', 'category_id', 'keypoints', 'score' "
-        "(keypoints are not evaluated; boxes and masks are)",
-    ),
-    ([3, 9], "r.json[1] is [3, 9]; it must be a list of objects with image_id"),
-    (None, "r.json[1] is None; it must be a list of objects"),
+    ({"image_id": 8}, "r.json[1]: image_id 8 is not in the ground truth"),
+    ({"image_id": 10**30}, f"r.json[1]: image_id {10**30} is not in the ground truth"),
+    ({"image_id": "3"}, "r.json[1]: image_id '3' is not in the ground truth, but 3 is"),
+    ({"image_id": None}, "r.json[1]: image_id is None; it must be a whole number, or"),
+    ({"image_id": 3.5}, "r.json[1]: image_id is 3.5; it must be"),
+    ({"category_id": 1}, "category_id 1 is not in the ground truth, whose ids are (2, 9)"),
+    ({"category_id": 2**64}, f"category_id is {2**64}; it must be a whole number"),
+    ({"category_id": "9"}, "category_id is '9'; it must be a whole number of 64 bits"),
+    ({"score": None}, "r.json[1]: score is None; it must be a number"),
+    ({"score": "0.5"}, "r.json[1]: score is '0.5'; it must be a number"),
+    ({"score": HUGE}, "r.json[1]: score is 1000"),
+    ({"score": float("nan")}, "r.json: detection 1 of image 3 has scores nan; numbers must be"),
+    ({"bbox": [1, 2, 3]}, "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
+    ({"bbox": [1, 2, 3, "4"]}, "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
+    ({"bbox": []}, "r.json[1]: bbox is []; it must be four numbers"),
+    ({"bbox": None}, "r.json[1]: bbox is None; it must be four numbers"),
+    ({"bbox": [0, 0, float("inf"), 1]}, "r.json: detection 1 of image 3 has boxes [0.0, 0.0, inf"),
+    ({"bbox": [1, 2, 1e308, 4]}, "numbers must be finite, up to 1e+100"),
+    ({"bbox": [1, 2, HUGE, 4]}, "r.json[1]: bbox is [1, 2, 1000"),
 ]
 OTHER_FILES = [
-    ([result(category_id=1), result(category_id=0)], "(2 of 2 entries have such ids), whose"),
-    ([result(category_id=1), result(category_id=0)], "; is it a label, counted from 0, and no"),
-    ({"annotations": [result()]}, "with the key 'annotations' alone: write its list, without"),
-    ({"3": [result()], "4": []}, "with a list for each of 2 keys, '3' ..: join the lists"),
-    (annotations(), "an annotation file; it must be a list"),
-    ({"a": 1}, "an object, its keys are 'a'; it must be"),
-    ({}, "an object, its keys are none; it must be"),
-    (7, "r.json holds 7; it must be a list of objects"),
-    (None, "r.json holds None; it must be a list of objects"),
+    ([result(), {"image_id": 3, "caption": "a"}], "r.json[1]: no category_id; its keys are 'ima"),
+    ([result(), [3, 9]], "r.json[1]: [3, 9] must be an object with image_id"),
+    ({"a": 1}, "r.json is {'a': 1}; it must be a list of objects with image_id"),
+    (7, "r.json is 7; it must be a list of objects"),
+    (None, "r.json is None; it must be a list of objects"),
 ]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([result(), entry], message) for entry, message in WRONG_RESULTS] + OTHER_FILES,
+    [([result(), result(**fields)], message) for fields, message in WRONG_RESULTS] + OTHER_FILES,
 )
 def test_wrong_results_are_named(tmp_path: Path, content: Any, message: str) -> None:
     path = written(tmp_path / "r.json", content)
@@ -185,31 +168,27 @@ def test_wrong_results_are_named(tmp_path: Path, content: Any, message: str) -> 
 
 WRONG_FIELDS = [
     ({"image_id": 5}, "a.json: annotations[1]: image_id 5 is not in the list of"),
-    ({"image_id": "3"}, "image_id '3' is a text; in the list of images it is a number"),
+    ({"image_id": "3"}, "image_id '3' is not in the list of images, but 3 is"),
     ({"category_id": 5}, "annotations[1]: category_id 5 is not in the list of categ"),
     ({"iscrowd": 2}, "a.json: annotations[1]: iscrowd is 2; it must be 0 or 1"),
-    ({"iscrowd": float("nan")}, "annotations[1]: iscrowd is nan; it must be 0 or 1"),
     ({"iscrowd": [0]}, "annotations[1]: iscrowd is [0]; it must be 0 or 1"),
     ({"difficult": "Unspecified"}, "difficult is 'Unspecified'; it must be 0 or 1"),
     ({"area": "a"}, "annotations[1]: area is 'a'; it must be a number of square"),
     ({"area": -1}, "annotations[1]: area is -1; it must be a number of square pixels"),
     ({"area": float("nan")}, "annotations[1]: area is nan; it must be a number of sq"),
-    ({"area": HUGE}, "annotations[1]: area is 1000"),
-    ({"bbox": [1, 2, -3, 4]}, "bbox is [1.0, 2.0, -3.0, 4.0]; its width and height"),
-    ({"bbox": [1, 2, float("nan"), 4]}, "bbox is [1.0, 2.0, nan, 4.0]; numbers must"),
+    ({"bbox": [1, 2, -3, 4]}, "bbox is (1.0, 2.0, -3.0, 4.0); its width and height"),
+    ({"bbox": [1, 2, float("nan"), 4]}, "a.json: ground truth 1 of image 4 has boxes [1.0, 2.0, n"),
     ({"bbox": [1, 2, HUGE, 4]}, "annotations[1]: bbox is [1, 2, 1000"),
-    ({"bbox": [1, 2, 1e200, 4]}, "numbers must be finite, up to 1e100"),
+    ({"bbox": [1, 2, 1e200, 4]}, "numbers must be finite, up to 1e+100"),
 ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("images"), "a.json must hold a list of images; there is no images"),
         (lambda c: c["images"].append({"id": 3}), "a.json: images[2]: id 3 is that of images[0]"),
         (lambda c: c["images"].append({"id": None}), "a.json: images[2]: id is None; it must be"),
         (lambda c: c["images"].append(5), "a.json: images[2]: 5 must be an object"),
-        (lambda c: c["categories"][0].pop("name"), "a.json: categories[0]: no name"),
         *((lambda c, f=fields: c["annotations"][1].update(f), m) for fields, m in WRONG_FIELDS),
     ],
 )
@@ -235,14 +214,6 @@ def test_categories_of_one_name_are_told_apart_and_numbers_are_pycocotools(caplo
     metrics = coco_metrics(table, found)
     for key in ("AP", "AP50", "AR_100", "AP_small"):
         assert metrics[key] == expected[key]
-
-
-def test_files_that_are_not_json_or_not_there(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"a.json is not JSON: it ends early"):
-        load_coco_annotations(tmp_path / "a.json")
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        load_coco_annotations(tmp_path / "nowhere.json")
 
 
 def test_a_label_without_a_category_id_is_not_written(tmp_path: Path) -> None:
@@ -284,21 +255,13 @@ def test_annotations_without_any_masks_have_none() -> None:
         ([[1, 2, 3, 4, 5, 6]], "segmentation is .* must be compressed run lengths"),
         ({"size": [4, 4], "counts": [16]}, "segmentation is"),
         ({"size": [4], "counts": "0"}, "segmentation is"),
-        (
-            {"size": [10, 20], "counts": "52203"},
-            "segmentation: its run lengths do not add up to 10 x 20 pixels$",
-        ),
-        (
-            {"size": [10, 20], "counts": "b'52203'"},
-            r".* they are the text of Python bytes: write counts.decode\(\)$",
-        ),
+        ({"size": [10, 20], "counts": "52203"}, "segmentation: its run lengths do not add up to "),
         (
             {"size": [20, 10], "counts": "52203"},
-            r"segmentation: its size is \[20, 10\], that of the image \[10, 20\]",
+            r"segmentation: its size is \[20, 10\], that of th",
         ),
         ({"size": [10.5, 20], "counts": "52203"}, "segmentation is .* must be compressed run"),
-        (None, "no segmentation"),
-        ([], r"segmentation is \[\]; it must be compressed"),
+        (None, "segmentation is None; it must be compressed"),
     ],
 )
 def test_wrong_masks_of_results_are_named(tmp_path: Path, segmentation: Any, message: str) -> None:

@@ -70,7 +70,7 @@ def test_empty_lists_are_empty_columns() -> None:
         (
             found,
             {"scores": [np.nan]},
-            "detection 0 of image 7 has scores nan; every number must be",
+            "detection 0 of image 7 has scores nan; numbers must be finite",
         ),
         (found, {"scores": [np.inf]}, "detection 0 of image 7 has scores inf"),
         (found, {"boxes": [[0, 0, np.inf, 1]]}, "detection 0 of image 7 has boxes"),
