@@ -16,12 +16,13 @@ from harmonic_jax.metrics.consistency.bootstrap import (
     ratio,
 )
 from harmonic_jax.metrics.consistency.measures import (
+    Rows,
     agreement,
     average_precisions,
     objects_of_classes,
 )
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
-from harmonic_jax.metrics.consistency.study import Pairs, Study, study
+from harmonic_jax.metrics.consistency.study import Pairs, Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.raw_boxes import load_raw
 
@@ -41,7 +42,7 @@ def measure(report: Path) -> Row:
     """
     truth = load_coco_annotations(report / "annotations.json")
     found = load_coco_results(report / "detections.json", truth)
-    case = study(truth, found, load_raw(report / "raw_boxes.npz", truth))
+    case = Study(truth, found, load_raw(report / "raw_boxes.npz", truth))
     values = sample_metrics(case, resamples=0, seed=0).values[OVERALL, ""]
     samples = resampled_metrics(case, RESAMPLES)
     return {
@@ -64,7 +65,7 @@ def resampled_metrics(case: Study, resamples: int) -> dict[str, np.ndarray]:
     precisions["AP75"] = at_thresholds[AT_75]
     values = {name: mean_of_classes(column) for name, column in precisions.items()}
     pairs, group = case.pairs, np.zeros(len(case.pairs), np.int64)
-    agreed = agreement(pairs.score, pairs.iou, pairs.image, group, 1, weights)
+    agreed = agreement(Rows(pairs.score, pairs.iou, pairs.image, group, 1), weights)
     best = case.best_boxes
     assert best is not None
     image, group = case.overlaps.object_image[best.object], np.zeros(len(best.object), np.int64)

@@ -18,7 +18,7 @@ from harmonic_jax.metrics.consistency.compare import (
     format_comparison,
 )
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.tables import GroundTruthTable
@@ -161,4 +161,4 @@ def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
 def _sample(side: _Side, truth: GroundTruthTable, resamples: int, *, raw: bool) -> Samples:
     found = load_coco_results(side.detections, truth, masks=False)
     boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
-    return sample_metrics(study(truth, found, boxes), resamples=resamples, seed=0)
+    return sample_metrics(Study(truth, found, boxes), resamples=resamples, seed=0)

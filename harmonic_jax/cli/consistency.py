@@ -19,7 +19,7 @@ from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
@@ -134,9 +134,9 @@ def write_consistency(
             f"of {raw.num_full} images only the best {MOST_RAW_BOXES} boxes before NMS were kept: "
             "what NMS loses there may be more",
         )
-    case = study(truth, found, boxes)
+    case = Study(truth, found, boxes)
     samples = sample_metrics(case, resamples=resamples, seed=0)
-    report = report_of(case, samples, resamples=resamples, notes=notes)
+    report = report_of(case, samples, notes=notes)
     folder.mkdir(parents=True, exist_ok=True)
     names = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
     files = [folder / name for name in names]

@@ -58,7 +58,7 @@ def coco_metrics(
     """
     overlaps = find_overlaps(ground_truth, detections, for_coco=True, iou_type=iou_type)
     matching = match_detections(overlaps, ground_truth, detections, iou_type=iou_type)
-    precision, recall = _curves(overlaps, matching, ground_truth, detections)
+    precision, recall = recall_precision_curves(overlaps, matching, ground_truth, detections)
     metrics = {
         "AP": _mean(precision[:, :, :, 0]),
         "AP50": _mean(precision[0, :, :, 0]),
@@ -80,7 +80,7 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(defined)) if defined.size else -1.0
 
 
-def _curves(
+def recall_precision_curves(
     overlaps: Overlaps, matching: Matching, truth: GroundTruthTable, found: DetectionTable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision [thresholds, recalls, k, areas] and recall [thresholds, k, areas, limits]."""

@@ -81,7 +81,8 @@ def worst_cases(study: Study) -> list[CaseGroup]:
 
     At most 16 of a group and 2 of a group's image.
     """
-    pairs, missed, describe = study.pairs, study.missed, _Describer(study)
+    pairs, describe = study.pairs, _Describer(study)
+    missed = np.flatnonzero(study.positives.is_counted & ~study.is_found)
     gap = pairs.score - pairs.iou
     is_true = study.positives.is_true[pairs.detection]
     touches = pairs.iou >= TOUCHES

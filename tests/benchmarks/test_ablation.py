@@ -20,7 +20,7 @@ from benchmarks.ablation_results import (
 from benchmarks.ablation_runner import check_same, config_of
 from benchmarks.ablation_tables import tables
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from tests.metrics.synthetic import detector_output
 
 GRIDS = sorted((Path(__file__).parent.parent.parent / "benchmarks" / "grids").glob("*.py"))
@@ -173,7 +173,7 @@ def test_results_are_not_mixed(tmp_path: Path) -> None:
 def test_resamples_are_the_reports() -> None:
     truth, found = detector_output(3, num_images=30, num_classes=3, objects=4, detections=20)
     _, raw = detector_output(3, num_images=30, num_classes=3, objects=4, detections=40)
-    case = study(truth, found, raw)
+    case = Study(truth, found, raw)
     expected = sample_metrics(case, resamples=20, seed=0).values[OVERALL, ""]
     values = resampled_metrics(case, 20)
     for metric in METRICS:

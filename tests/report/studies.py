@@ -6,7 +6,7 @@ import numpy as np
 
 from harmonic_jax.metrics.consistency.report import report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
-from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 NASTY = "<script>alert(1)</script>"
@@ -55,9 +55,9 @@ def studied(
     *,
     resamples: int = 5,
 ) -> tuple[Study, dict[str, Any]]:
-    case = study(truth, found, raw)
+    case = Study(truth, found, raw)
     samples = sample_metrics(case, resamples=resamples, seed=0)
-    return case, report_of(case, samples, resamples=resamples)
+    return case, report_of(case, samples)
 
 
 def gray_image(image_id: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics.consistency.study import Study, study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable
 from harmonic_jax.report.cases import (
     Images,
@@ -28,7 +28,7 @@ def by_hand() -> Study:
         labels=[0, 0, 1, 0],
     )
     raw = DetectionTable([20, 20], [[50, 50, 60, 60], [0, 0, 10, 10]], [0.2, 1.0], [0, 1])
-    return study(truth, found, raw)
+    return Study(truth, found, raw)
 
 
 def test_cases_by_hand() -> None:
@@ -111,7 +111,7 @@ def test_pictures_are_cut_out_once_each_and_may_be_missing() -> None:
     truth = lost.truth.boxes[0] - [x1, y1, x1, y1]
     assert truth.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
-    huge = study(
+    huge = Study(
         truth_of([1], [1], [[0, 0, 3000, 900]], [0], ("cat",)),
         DetectionTable([1], [[0, 0, 3000, 2000]], [0.9], [0]),
     )

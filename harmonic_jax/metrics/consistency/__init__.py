@@ -4,32 +4,17 @@
 Their definitions are in docs/consistency.md.
 """
 
-import dataclasses
-from typing import Literal
-
-Better = Literal["higher", "lower", "neither"]
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """How a number is shown."""
+class Metric(NamedTuple):
+    """How a number is shown; `spoken` is its title in a sentence, without its group above it."""
 
     group: str
     title: str
-    better: Better
-
-
-def spoken(name: str) -> str:
-    """A metric's title as it stands in a sentence, without its group above it.
-
-    Example:
-      >>> spoken("dAP_both"), spoken("AP")
-      ('AP50 lost to: both', 'AP')
-    """
-    title = METRICS[name].title
-    if name in _SPOKEN:
-        return _SPOKEN[name]
-    return f"AP50 lost to: {title}" if name.startswith("dAP_") else title
+    better: Literal["higher", "lower", "neither"]
+    spoken: str = ""
 
 
 _AGREEMENT = "agreement of score and IoU"
@@ -51,9 +36,13 @@ METRICS: dict[str, Metric] = {
     "LaECE": Metric(_CALIBRATION, "LaECE, 25 bins", "lower"),
     "D_ECE": Metric(_CALIBRATION, "D-ECE, 10 bins, IoU .5", "lower"),
     "oLRP": Metric(_LRP, "optimal LRP", "lower"),
-    "oLRP_loc": Metric(_LRP, "its localization part", "lower"),
-    "oLRP_FP": Metric(_LRP, "its false positive part", "lower"),
-    "oLRP_FN": Metric(_LRP, "its false negative part", "lower"),
+    "oLRP_loc": Metric(_LRP, "its localization part", "lower", "optimal LRP's localization part"),
+    "oLRP_FP": Metric(
+        _LRP, "its false positive part", "lower", "optimal LRP's false positive part"
+    ),
+    "oLRP_FN": Metric(
+        _LRP, "its false negative part", "lower", "optimal LRP's false negative part"
+    ),
     "AP_ranked_by_iou": Metric(_HEADROOM, "AP if ranked by true IoU", "higher"),
     "AP_headroom": Metric(_HEADROOM, "AP that perfect ranking would add", "neither"),
     "AP_best_raw": Metric(_HEADROOM, "AP of each object's best box before NMS", "higher"),
@@ -63,12 +52,30 @@ METRICS: dict[str, Metric] = {
     "dAP_duplicate": Metric(_ERRORS, "duplicate", "lower"),
     "dAP_background": Metric(_ERRORS, "background", "lower"),
     "dAP_missed": Metric(_ERRORS, "missed object", "lower"),
-    "nms_mean_loss": Metric(_NMS, "mean IoU an object loses", "lower"),
+    "nms_mean_loss": Metric(
+        _NMS, "mean IoU an object loses", "lower", "mean IoU an object loses in NMS"
+    ),
 }
 
-_SPOKEN = {
-    "oLRP_loc": "optimal LRP's localization part",
-    "oLRP_FP": "optimal LRP's false positive part",
-    "oLRP_FN": "optimal LRP's false negative part",
-    "nms_mean_loss": "mean IoU an object loses in NMS",
-}
+
+def spoken(name: str) -> str:
+    """A metric's title as it stands in a sentence.
+
+    Example:
+      >>> spoken("dAP_both"), spoken("AP")
+      ('AP50 lost to: both', 'AP')
+    """
+    metric = METRICS[name]
+    return metric.spoken or ("AP50 lost to: " if metric.group == _ERRORS else "") + metric.title
+
+
+def lines_of(cells: Mapping[str, str], *, head: str = "") -> list[str]:
+    """A line for each metric, its title before its cell, under the titles of the groups."""
+    width = max(len(metric.title) for metric in METRICS.values()) + 2
+    lines, group = ["", " " * (width + 2) + head] if head else [], ""
+    for name, cell in cells.items():
+        if METRICS[name].group != group:
+            group = METRICS[name].group
+            lines += ["", group]
+        lines.append(f"  {METRICS[name].title:{width}}{cell}")
+    return lines

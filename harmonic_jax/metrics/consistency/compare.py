@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.metrics.consistency import METRICS, spoken
+from harmonic_jax.metrics.consistency import METRICS, lines_of, spoken
 from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, percentile_interval
 from harmonic_jax.metrics.consistency.report import number
-from harmonic_jax.metrics.consistency.sampling import OVERALL, Samples
+from harmonic_jax.metrics.consistency.sampling import OVERALL, Samples, by_section
 
 VERSION = 1
 Comparison = dict[str, Any]
@@ -53,29 +53,25 @@ def compare_samples(a: Sequence[Samples], b: Sequence[Samples]) -> Comparison:
             raise ValueError("the runs were sampled on other images, or with another seed")
         if other.values.keys() != first.values.keys():
             raise ValueError("the runs know other classes")
-    result: Comparison = {"version": VERSION, OVERALL: {}, "areas": {}, "classes": {}}
-    most = 0
-    for place in first.values:
-        rows = {}
-        for metric in METRICS:
-            if all(metric in run.values[place] for run in samples):
-                sides = [[run.values[place][metric] for run in side] for side in (a, b)]
-                rows[metric] = _row(metric, *sides, seed=first.seed)
-                most = max(most, min(len(values) for side in sides for values in side) - 1)
-        if place[0] == OVERALL:
-            result[OVERALL] = rows
-        else:
-            result[place[0]][place[1]] = rows
-    result["settings"] = {
+    rows = {
+        place: {
+            metric: _row(metric, *([run.values[place][metric] for run in side] for side in (a, b)),
+                         seed=first.seed)
+            for metric in METRICS
+            if all(metric in run.values[place] for run in samples)
+        }
+        for place in first.values
+    }  # fmt: skip
+    settings = {
         "num_images": first.num_images,
         "runs_a": len(a),
         "runs_b": len(b),
-        "resamples": most,
+        "resamples": min(run.resamples for run in samples),
         "seed": first.seed,
         "confidence": CONFIDENCE,
     }
-    result["summary"] = _summary(result[OVERALL])
-    return result
+    summary = _summary(rows[OVERALL, ""])
+    return {"version": VERSION, **by_section(rows), "settings": settings, "summary": summary}
 
 
 def _row(metric: str, a: list[np.ndarray], b: list[np.ndarray], *, seed: int) -> dict[str, Any]:
@@ -127,27 +123,25 @@ def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def format_comparison(result: Comparison, *, names: tuple[str, str] = ("A", "B")) -> str:
     """The overall numbers side by side, and in words which differences are significant."""
     settings = result["settings"]
-    width = max(len(metric.title) for metric in METRICS.values()) + 2
+    cells = {name: _cells(row) for name, row in result[OVERALL].items()}
     lines = [
         f"A: {names[0]} ({_runs(settings['runs_a'])})",
         f"B: {names[1]} ({_runs(settings['runs_b'])})",
         f"{settings['num_images']} images; [low, high]: {100 * settings['confidence']:g} % interval"
         " of the difference, the same images drawn for both; *: it excludes 0",
-        "",
-        f"{'':{width}}{'A':>16}{'B':>16}{'B - A':>9}",
+        *lines_of(cells, head=f"{'A':>16}{'B':>16}{'B - A':>9}"),
     ]
-    group = ""
-    for name, row in result[OVERALL].items():
-        if METRICS[name].group != group:
-            group = METRICS[name].group
-            lines.append(group)
-        cells = "".join(f"{_with_spread(row, side):>16}" for side in "ab")
-        line = f"  {METRICS[name].title:{width - 2}}{cells}{_signed(row['difference']):>9}"
-        if row["interval"] is not None:
-            low, high = (_signed(value) for value in row["interval"])
-            line += f"  [{low}, {high}]{' *' if row['significant'] else ''}"
-        lines.append(line)
     return "\n".join([*lines, "", sentence(result)])
+
+
+def _cells(row: dict[str, Any]) -> str:
+    """A and B, each with its spread, the difference, and whether it is significant."""
+    text = "".join(f"{_with_spread(row, side):>16}" for side in "ab")
+    text += f"{_signed(row['difference']):>9}"
+    if row["interval"] is None:
+        return text
+    low, high = (_signed(value) for value in row["interval"])
+    return f"{text}  [{low}, {high}]{' *' if row['significant'] else ''}"
 
 
 def sentence(result: Comparison) -> str:

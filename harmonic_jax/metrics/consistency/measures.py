@@ -1,8 +1,9 @@
 """The definitions, each for every resample of the images at once.
 
-Common arguments: rows are detections unless said otherwise; `image` is their column of `weights`
-[b, images], which says how often each image counts; `group` is 0..k-1, a class or a range of areas.
+`weights` [b, images] say how often each image counts.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,14 +21,29 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 _NO_VARIANCE = 1e-13
 
 
-def agreement(
-    score: np.ndarray,
-    iou: np.ndarray,
-    image: np.ndarray,
-    group: np.ndarray,
-    num_groups: int,
-    weights: np.ndarray,
-) -> dict[str, np.ndarray]:
+class Rows(NamedTuple):
+    """Detections in groups.
+
+    Attributes:
+      score: float64 [n].
+      quality: [n], how good each is: its IoU, or whether it is right.
+      image: int64 [n], its column of the weights.
+      group: int64 [n], 0..k-1, a class or a range of areas.
+      num_groups: k.
+    """
+
+    score: np.ndarray
+    quality: np.ndarray
+    image: np.ndarray
+    group: np.ndarray
+    num_groups: int
+
+    def sums(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted sums of values of the rows, [n] or [n, m], by group: [b, k] or [b, k, m]."""
+        return grouped_sums(values, self.image, self.group, self.num_groups, weights)
+
+
+def agreement(rows: Rows, weights: np.ndarray) -> dict[str, np.ndarray]:
     """How well scores s tell the IoUs u of their boxes, each [b, k]; NaN where it has no value.
 
         pearson             cov(s, u) / (sd(s) sd(u)); variances divide by n
@@ -36,15 +52,15 @@ def agreement(
 
     Example:
       >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.8, 0.4, 0.0]), np.zeros(3, int)
-      >>> values = agreement(s, u, zeros, zeros, 1, np.ones((1, 1)))
+      >>> values = agreement(Rows(s, u, zeros, zeros, 1), np.ones((1, 1)))
       >>> {name: round(float(value[0, 0]), 3) for name, value in values.items()}
       {'pearson': 1.0, 'mean_gap': 0.1, 'high_score_low_iou': 0.5}
     """
     # Sums of squares lose least about a point near the mean.
-    s, u, is_high = score - 0.5, iou - 0.5, score >= HIGH
-    gap = np.abs(score - iou)
-    columns = (np.ones_like(s), s, u, s * s, u * u, s * u, gap, is_high, is_high & (iou < HIGH))
-    sums = grouped_sums(np.stack(columns, axis=1), image, group, num_groups, weights)
+    s, u, is_high = rows.score - 0.5, rows.quality - 0.5, rows.score >= HIGH
+    gap, is_bad = np.abs(rows.score - rows.quality), is_high & (rows.quality < HIGH)
+    columns = (np.ones_like(s), s, u, s * s, u * u, s * u, gap, is_high, is_bad)
+    sums = rows.sums(np.stack(columns, axis=1), weights)
     n, high, high_bad = (sums[..., i] for i in (0, 7, 8))
     mean_s, mean_u, ss, uu, su, mean_gap = (ratio(sums[..., i], n) for i in range(1, 7))
     cov = su - mean_s * mean_u
@@ -55,28 +71,22 @@ def agreement(
     }
 
 
-def spearman(
-    score: np.ndarray,
-    iou: np.ndarray,
-    image: np.ndarray,
-    group: np.ndarray,
-    num_groups: int,
-    weights: np.ndarray,
-) -> np.ndarray:
+def spearman(rows: Rows, weights: np.ndarray) -> np.ndarray:
     """Pearson's correlation of the ranks, equal values sharing their mean rank: [b, k].
 
     An image that counts m times has its rows m times in the ranking.
 
     Example:
       >>> s, u, zeros = np.array([0.9, 0.5, 0.1]), np.array([0.4, 0.3, 0.0]), np.zeros(3, int)
-      >>> round(float(spearman(s, u, zeros, zeros, 1, np.ones((1, 1)))[0, 0]), 6)
+      >>> round(float(spearman(Rows(s, u, zeros, zeros, 1), np.ones((1, 1)))[0, 0]), 6)
       1.0
     """
-    result = np.full((len(weights), num_groups), np.nan)
-    by_groups = np.argsort(group, kind="stable")
-    for k, part, rows, counts in by_group(by_groups, group, num_groups, image, weights):
+    result = np.full((len(weights), rows.num_groups), np.nan)
+    order = np.argsort(rows.group, kind="stable")
+    groups = by_group(order, rows.group, rows.num_groups, rows.image, weights)
+    for k, part, here, counts in groups:
         n = counts.sum(axis=1)
-        r, q = (_mean_ranks(values[rows], counts) for values in (score, iou))
+        r, q = (_mean_ranks(values[here], counts) for values in (rows.score, rows.quality))
         for ranks in (r, q):
             ranks -= ratio((ranks * counts).sum(axis=1), n)[:, None]
         cov, var_r, var_q = (
@@ -102,16 +112,7 @@ def _correlation(cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray) -> np.nd
     return np.clip(ratio(cov, np.where(defined, np.sqrt(np.abs(var_a * var_b)), 0.0)), -1.0, 1.0)
 
 
-def calibration_error(
-    score: np.ndarray,
-    quality: np.ndarray,
-    image: np.ndarray,
-    group: np.ndarray,
-    num_groups: int,
-    weights: np.ndarray,
-    *,
-    num_bins: int,
-) -> np.ndarray:
+def calibration_error(rows: Rows, weights: np.ndarray, *, num_bins: int) -> np.ndarray:
     """sum_j |D_j| / |D| * |mean_j(s) - mean_j(q)| over bins of scores of equal width, [b, k].
 
     LaECE: q is the IoU with the object that a detection takes in a one-to-one matching at any IoU,
@@ -125,10 +126,10 @@ def calibration_error(
     Calibration of Object Detectors, ECCV 2024; Kueppers et al., Multivariate Confidence Calibration
     for Object Detection, CVPR workshops 2020, with the score as the only dimension.
     """
-    gap = score - quality
-    n = grouped_sums(np.ones_like(gap), image, group, num_groups, weights)
-    cell = group * num_bins + score_bins(score, num_bins)
-    sums = grouped_sums(gap, image, cell, num_groups * num_bins, weights)
+    gap = rows.score - rows.quality
+    n = rows.sums(np.ones_like(gap), weights)
+    cell = rows.group * num_bins + score_bins(rows.score, num_bins)
+    sums = grouped_sums(gap, rows.image, cell, rows.num_groups * num_bins, weights)
     return ratio(np.abs(sums).reshape(*n.shape, num_bins).sum(axis=-1), n)
 
 
@@ -144,12 +145,7 @@ def score_bins(score: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def lrp_errors(
-    positives: Positives,
-    score: np.ndarray,
-    label: np.ndarray,
-    image: np.ndarray,
-    num_objects: np.ndarray,
-    weights: np.ndarray,
+    case: Study, positives: Positives, num_objects: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Optimal localization recall precision of each class.
 
@@ -165,8 +161,8 @@ def lrp_errors(
     Source: Oksuz et al., Localization Recall Precision, ECCV 2018, and One Metric to Measure them
     All, TPAMI 2021; of equal minima the first, as in the authors' code.
     """
-    rows = np.flatnonzero(positives.is_true | positives.is_false)
-    rows = rows[np.lexsort((image[rows], -score[rows], label[rows]))]
+    label, image = case.found.labels, case.overlaps.image
+    rows = _ranked(case, positives.is_true | positives.is_false, label)
     result = np.full((4, *num_objects.shape), np.nan)
     for k, part, here, counts in by_group(rows, label, num_objects.shape[1], image, weights):
         n, is_true = num_objects[part, k], positives.is_true[here]
@@ -236,9 +232,8 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counted = ~overlaps.is_ignored_object[overlaps.object]
     own, own_object = best_objects(overlaps, counted & overlaps.same_class)
     other, other_object = best_objects(overlaps, counted & ~overlaps.same_class)
-    is_found = np.zeros(len(case.truth.labels), bool)
-    is_found[positives.object[positives.is_true]] = True
-    taken, _ = best_objects(overlaps, counted & overlaps.same_class & is_found[overlaps.object])
+    is_taken = case.is_found[overlaps.object]
+    taken, _ = best_objects(overlaps, counted & overlaps.same_class & is_taken)
     rules = {
         "location": (own >= BACKGROUND) & (own <= FOREGROUND),
         "class": other >= FOREGROUND,
@@ -250,7 +245,7 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     wished = np.where(kind == KINDS.index("location"), own_object, -1)
     wished = np.where(kind == KINDS.index("class"), other_object, wished)
-    is_missed = positives.is_counted & ~is_found
+    is_missed = positives.is_counted & ~case.is_found
     wished = np.where((wished >= 0) & np.append(is_missed, False)[wished], wished, -1)
     rows = np.flatnonzero(wished >= 0)
     order = rows[np.lexsort((rows, -case.found.scores[rows], wished[rows]))]
@@ -313,8 +308,7 @@ def _ap50(
 ) -> np.ndarray:
     """AP at one threshold of each class, [b, k]; NaN without objects."""
     image = case.overlaps.image
-    rows = np.flatnonzero(is_true | is_false)
-    rows = rows[np.lexsort((image[rows], -case.found.scores[rows], label[rows]))]
+    rows = _ranked(case, is_true | is_false, label)
     result = np.full(objects.shape, np.nan)
     for k, part, here, counts in by_group(rows, label, objects.shape[1], image, weights):
         if objects[:, k].any():
@@ -325,3 +319,9 @@ def _ap50(
             result[part, k] = curves[0].mean(axis=-1)
     result[objects == 0] = np.nan
     return result
+
+
+def _ranked(case: Study, use: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Rows in use by class, then best first, then by image."""
+    rows = np.flatnonzero(use)
+    return rows[np.lexsort((case.overlaps.image[rows], -case.found.scores[rows], label[rows]))]

@@ -28,17 +28,17 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.metrics.coco import AT_75, RECALLS, hits_of, precision_curves
-from harmonic_jax.metrics.consistency import METRICS
+from harmonic_jax.metrics.coco import AT_75, RECALLS, recall_precision_curves
+from harmonic_jax.metrics.consistency import METRICS, lines_of
 from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, RESAMPLES, percentile_interval
 from harmonic_jax.metrics.consistency.measures import LAECE_BINS, score_bins
 from harmonic_jax.metrics.consistency.sampling import (
     NEED_SCORES_IN_RANGE,
-    OVERALL,
     Samples,
+    by_section,
     sample_metrics,
 )
-from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges, study
+from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 VERSION = 1
@@ -92,20 +92,21 @@ def consistency_report(
       >>> round(report["overall"]["mean_gap"]["value"], 3)
       0.25
     """
-    return report_of(
-        case := study(truth, found, raw),
-        sample_metrics(case, resamples=resamples, seed=seed),
-        resamples=resamples,
-        notes=notes,
-    )
+    case = Study(truth, found, raw)
+    return report_of(case, sample_metrics(case, resamples=resamples, seed=seed), notes=notes)
 
 
-def report_of(
-    case: Study, samples: Samples, *, resamples: int, notes: Iterable[str] = ()
-) -> Report:
+def report_of(case: Study, samples: Samples, *, notes: Iterable[str] = ()) -> Report:
     """`consistency_report` of what has been matched and sampled already."""
     counts = _counts(case)
-    report: Report = {
+    entries = {}
+    for place, values in samples.values.items():
+        entries[place] = {
+            metric: _entry(metric, values[metric], counts[place[0]][place[1]], samples)
+            for metric in METRICS
+            if metric in values
+        }
+    return {
         "version": VERSION,
         "settings": {
             "num_images": samples.num_images,
@@ -114,64 +115,43 @@ def report_of(
             "num_ignored": case.pairs.num_ignored,
             "num_over_limit": case.pairs.num_over_limit,
             "num_raw": None if case.raw is None else len(case.raw.labels),
-            "resamples": resamples,
+            "resamples": samples.resamples,
             "seed": samples.seed,
             "confidence": CONFIDENCE,
             "notes": list(notes),
         },
-        "overall": {},
-        "areas": {},
-        "classes": {},
+        **by_section(entries),
         "counts": counts,
         "reliability": _reliability(case) if samples.scores_in_range else {},
         "curves": {"recall": RECALLS.tolist(), "precision": _precisions(case)},
     }
-    for (section, name), values in samples.values.items():
-        here = counts[section][name]
-        entries = {
-            metric: _entry(metric, values[metric], here, samples.scores_in_range)
-            for metric in METRICS
-            if metric in values
-        }
-        if section == OVERALL:
-            report[OVERALL] = entries
-        else:
-            report[section][name] = entries
-    return report
 
 
 def _counts(case: Study) -> dict[str, dict[str, dict[str, int]]]:
-    counted = case.positives.is_counted
+    """How many objects to find and detections there are at each place."""
+    counted, pairs, names = case.positives.is_counted, case.pairs, case.truth.class_names
     label, area = case.truth.labels[counted], area_ranges(case.truth.area[counted])
-    names = case.truth.class_names
-
-    def count(section: tuple[str, ...], objects: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:
-        pair = (np.bincount(column, minlength=len(section)) for column in (objects, boxes))
-        return {
-            name: {"objects": int(n), "detections": int(d)}
-            for name, n, d in zip(section, *pair, strict=True)
-        }
-
-    return {
-        OVERALL: {"": {"objects": len(label), "detections": len(case.pairs)}},
-        "areas": count(AREA_NAMES, area, case.pairs.area_range),
-        "classes": count(names, label, case.pairs.label),
-    }
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for section, keys, objects, boxes in (
+        ("overall", ("",), np.zeros_like(label), np.zeros_like(pairs.label)),
+        ("areas", AREA_NAMES, area, pairs.area_range),
+        ("classes", names, label, pairs.label),
+    ):
+        columns = (np.bincount(c, minlength=len(keys)).tolist() for c in (objects, boxes))
+        rows = zip(keys, *columns, strict=True)
+        counts[section] = {key: {"objects": n, "detections": d} for key, n, d in rows}
+    return counts
 
 
 def _entry(
-    metric: str, values: np.ndarray, counts: dict[str, int], scores_in_range: bool
+    metric: str, values: np.ndarray, counts: Mapping[str, int], samples: Samples
 ) -> dict[str, Any]:
     """A number and its interval; the first value is that of the images as they are."""
-    value = float(values[0])
+    value, resamples = float(values[0]), len(values) - 1
     if np.isfinite(value):
         interval = percentile_interval(values[1:])
-        return {
-            "value": value,
-            "interval": None if interval is None else list(interval),
-            "resamples": len(values) - 1,
-        }
-    if metric in NEED_SCORES_IN_RANGE and not scores_in_range:
+        return {"value": value, "interval": interval and list(interval), "resamples": resamples}
+    if metric in NEED_SCORES_IN_RANGE and not samples.scores_in_range:
         reason = "scores are not all in [0, 1]"
     elif metric in _NEED_DETECTIONS and counts["detections"] == 0:
         reason = "there are no detections"
@@ -179,7 +159,7 @@ def _entry(
         reason = "there is no object to find"
     else:
         reason = _REASONS.get(metric, "it is not defined here")
-    return {"value": None, "interval": None, "resamples": len(values) - 1, "reason": reason}
+    return {"value": None, "interval": None, "resamples": resamples, "reason": reason}
 
 
 def _reliability(case: Study) -> dict[str, Any]:
@@ -220,21 +200,15 @@ def _precisions(case: Study) -> dict[str, Any]:
     "all" is the mean over the classes that have objects, and its mean is AP50 or AP75.
     """
     names = case.truth.class_names
-    objects = np.bincount(case.truth.labels[case.positives.is_counted], minlength=len(names))
-    order, labels = case.overlaps.order, case.found.labels[case.overlaps.order]
-    curves = {}
-    for k in np.flatnonzero(objects).tolist():
-        rows = order[labels == k]
-        once = np.ones((1, len(rows)), np.int64)
-        is_sized, hits = case.matching.is_sized[rows, 0], hits_of(case.matching, rows, 0)
-        curves[names[k]] = precision_curves(once, is_sized, *hits, objects[k : k + 1])[:, 0]
+    curves, _ = recall_precision_curves(case.overlaps, case.matching, case.truth, case.found)
     result: dict[str, Any] = {name: {} for name in (ALL, *names)}
     for threshold, key in ((0, "0.50"), (AT_75, "0.75")):
-        of_classes = {name: curve[threshold] for name, curve in curves.items()}
-        if curves:
-            of_classes[ALL] = np.mean(list(of_classes.values()), axis=0)
+        of_classes = dict(zip(names, curves[threshold, :, :, 0].T, strict=True))
+        known = {name: curve for name, curve in of_classes.items() if curve[0] >= 0}
+        if known:
+            known[ALL] = np.mean(list(known.values()), axis=0)
         for name, lists in result.items():
-            lists[key] = of_classes[name].tolist() if name in of_classes else [None] * len(RECALLS)
+            lists[key] = known[name].tolist() if name in known else [None] * len(RECALLS)
     return result
 
 
@@ -259,14 +233,7 @@ def format_overall(report: Mapping[str, Any]) -> str:
     if settings["num_raw"] is not None:
         lines.append(f"{settings['num_raw']} boxes before NMS")
     lines.append(_about_intervals(report))
-    group = ""
-    width = max(len(metric.title) for metric in METRICS.values()) + 2
-    for name, entry in report["overall"].items():
-        metric = METRICS[name]
-        if metric.group != group:
-            group = metric.group
-            lines += ["", group]
-        lines.append(f"  {metric.title:{width}}{_cell(entry)}")
+    lines += lines_of({name: _cell(entry) for name, entry in report["overall"].items()})
     if settings["notes"]:
         lines += ["", *(f"note: {note}" for note in settings["notes"])]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """All numbers of one set of detections, each for every resample of the images."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from harmonic_jax.metrics.consistency.bootstrap import (
 from harmonic_jax.metrics.consistency.measures import (
     D_ECE_BINS,
     LAECE_BINS,
+    Rows,
     agreement,
     average_precisions,
     calibration_error,
@@ -31,7 +33,7 @@ from harmonic_jax.metrics.consistency.study import (
     best_of_each_object,
     ranked_by_iou,
 )
-from harmonic_jax.metrics.matching import AREA_RANGES, find_overlaps, match_detections
+from harmonic_jax.metrics.matching import AREA_RANGES, Positives, find_overlaps, match_detections
 
 OVERALL = "overall"
 NEED_SCORES_IN_RANGE = ("mean_gap", "high_score_low_iou", "LaECE", "D_ECE")
@@ -49,15 +51,25 @@ class Samples:
         are costly on large data have fewer resamples: the first ones, so that those of two
         detectors on the same images always belong together.
       num_images: images evaluated.
-      seed: of the resamples.
+      resamples, seed: of the images.
       scores_in_range: all scores lie in [0, 1]; where not, what compares them with IoU or with
         precision has no value.
     """
 
     values: dict[Place, Values]
     num_images: int
+    resamples: int
     seed: int
     scores_in_range: bool = True
+
+
+def by_section(items: Mapping[Place, Any]) -> dict[str, Any]:
+    """What is at each place as it is written: {"overall": .., "areas": {..}, "classes": {..}}."""
+    sections: dict[str, Any] = {OVERALL: items[OVERALL, ""], "areas": {}, "classes": {}}
+    for (section, name), item in items.items():
+        if section != OVERALL:
+            sections[section][name] = item
+    return sections
 
 
 def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
@@ -87,7 +99,7 @@ def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
     if not in_range:
         for here in values.values():
             here |= {name: here[name] * np.nan for name in NEED_SCORES_IN_RANGE}
-    return Samples(values, len(case.truth.image_ids), seed, in_range)
+    return Samples(values, len(case.truth.image_ids), resamples, seed, in_range)
 
 
 def _spread(section: str, names: tuple[str, ...], values: Values) -> Found:
@@ -145,34 +157,38 @@ def _agreements(case: Study, weights: np.ndarray, costly: np.ndarray) -> Found:
     pairs = case.pairs
 
     def measure(group: np.ndarray, num_groups: int) -> Values:
-        rows = (pairs.score, pairs.iou, pairs.image, group, num_groups)
-        return agreement(*rows, weights) | {"spearman": spearman(*rows, costly)}
+        rows = Rows(pairs.score, pairs.iou, pairs.image, group, num_groups)
+        return agreement(rows, weights) | {"spearman": spearman(rows, costly)}
 
     yield from _by_rows(case, pairs.area_range, pairs.label, measure)
 
 
 def _calibrations_and_lrp(case: Study, weights: np.ndarray, costly: np.ndarray) -> Found:
-    score, label, image = case.found.scores, case.found.labels, case.overlaps.image
     names = case.truth.class_names
     for area in range(len(AREA_RANGES)):
         any_iou, half = case.matching_any.positives(0, area), case.matching.positives(0, area)
         objects = objects_of_classes(case, half.is_counted, weights)
-        rows = np.flatnonzero(any_iou.is_true | any_iou.is_false)
-        columns = (score[rows], any_iou.iou[rows], image[rows], label[rows], len(names))
-        laece = calibration_error(*columns, weights, num_bins=LAECE_BINS)
+        rows = _counted_rows(case, any_iou, any_iou.iou, by_class=True)
+        laece = calibration_error(rows, weights, num_bins=LAECE_BINS)
         yield from _of_classes(case, area, {"LaECE": np.where(objects > 0, laece, np.nan)})
-
-        rows = np.flatnonzero(half.is_true | half.is_false)
-        columns = (score[rows], half.is_true[rows], image[rows], np.zeros_like(rows), 1)
-        d_ece = calibration_error(*columns, weights, num_bins=D_ECE_BINS)
+        rows = _counted_rows(case, half, half.is_true, by_class=False)
+        d_ece = calibration_error(rows, weights, num_bins=D_ECE_BINS)
         yield _place(area), {"D_ECE": d_ece[:, 0]}
         if area == 0:
-            columns = (*columns[:3], label[rows], len(names))
-            d_ece = calibration_error(*columns, weights, num_bins=D_ECE_BINS)
+            rows = _counted_rows(case, half, half.is_true, by_class=True)
+            d_ece = calibration_error(rows, weights, num_bins=D_ECE_BINS)
             yield from _spread("classes", names, {"D_ECE": d_ece})
+        yield from _of_classes(case, area, lrp_errors(case, half, objects[: len(costly)], costly))
 
-        lrp = lrp_errors(half, score, label, image, objects[: len(costly)], costly)
-        yield from _of_classes(case, area, lrp)
+
+def _counted_rows(
+    case: Study, positives: Positives, quality: np.ndarray, *, by_class: bool
+) -> Rows:
+    """Detections that are true or false positives, by class or all together."""
+    use = positives.is_true | positives.is_false
+    label = case.found.labels[use]
+    groups = (label, len(case.truth.class_names)) if by_class else (np.zeros_like(label), 1)
+    return Rows(case.found.scores[use], quality[use], case.overlaps.image[use], *groups)
 
 
 def _nms(case: Study, weights: np.ndarray) -> Found:

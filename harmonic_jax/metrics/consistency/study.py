@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,8 +59,7 @@ class Pairs:
         return len(self.score)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class BestBoxes:
+class BestBoxes(NamedTuple):
     """Of every object to find, the best IoU of a box of its class before NMS and after.
 
     Attributes:
@@ -75,41 +75,64 @@ class BestBoxes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """Tables and matchings; made by `study`.
+    """Detections beside the ground truth; what is asked for is matched, once.
 
     Attributes:
       truth: the annotated images.
-      found: the detections, after NMS.
-      overlaps: of `found` with `truth`.
-      pairs: each detection beside its best object.
-      matching: one-to-one, at COCO's IoU thresholds.
-      matching_any: the same at any IoU above 0.
+      found: the detections, after NMS, of these images and classes.
       raw: the boxes before NMS, where they are at hand.
-      raw_overlaps: of `raw` with `truth`.
-      raw_pairs: each raw box beside its best object.
     """
 
     truth: GroundTruthTable
     found: DetectionTable
-    overlaps: Overlaps
-    pairs: Pairs
-    matching: Matching
-    matching_any: Matching
     raw: DetectionTable | None = None
-    raw_overlaps: Overlaps | None = None
-    raw_pairs: Pairs | None = None
+
+    @functools.cached_property
+    def overlaps(self) -> Overlaps:
+        """Of `found` with `truth`.
+
+        Raises:
+          ValueError: a detection of an image or a class that the ground truth does not have.
+        """
+        return find_overlaps(self.truth, self.found)
+
+    @functools.cached_property
+    def raw_overlaps(self) -> Overlaps | None:
+        return None if self.raw is None else find_overlaps(self.truth, self.raw)
+
+    @functools.cached_property
+    def pairs(self) -> Pairs:
+        """Each detection beside its best object."""
+        return _pairs(self.overlaps, self.truth, self.found, limit=MAX_DETECTIONS)
+
+    @functools.cached_property
+    def raw_pairs(self) -> Pairs | None:
+        """Each raw box beside its best object."""
+        if self.raw is None or self.raw_overlaps is None:
+            return None
+        return _pairs(self.raw_overlaps, self.truth, self.raw, limit=None)
+
+    @functools.cached_property
+    def matching(self) -> Matching:
+        """One-to-one, at COCO's IoU thresholds."""
+        return match_detections(self.overlaps, self.truth, self.found)
+
+    @functools.cached_property
+    def matching_any(self) -> Matching:
+        """One-to-one, at any IoU above 0."""
+        return match_detections(self.overlaps, self.truth, self.found, (0.0,))
 
     @functools.cached_property
     def positives(self) -> Positives:
         """True and false positives at IoU .5."""
         return self.matching.positives()
 
-    @property
-    def missed(self) -> np.ndarray:
-        """Rows of `truth`: objects to find that no detection takes at IoU .5."""
+    @functools.cached_property
+    def is_found(self) -> np.ndarray:
+        """Of every object whether a detection takes it at IoU .5, bool [g]."""
         found = np.zeros(len(self.truth.labels), bool)
         found[self.positives.object[self.positives.is_true]] = True
-        return np.flatnonzero(self.positives.is_counted & ~found)
+        return found
 
     @functools.cached_property
     def best_boxes(self) -> BestBoxes | None:
@@ -123,30 +146,6 @@ class Study:
         return BestBoxes(object=objects, before=np.maximum(before, after), after=after)
 
 
-def study(
-    truth: GroundTruthTable, found: DetectionTable, raw: DetectionTable | None = None
-) -> Study:
-    """Compares detections, and the boxes before NMS where they are given, with the ground truth.
-
-    Raises:
-      ValueError: a detection of an image or a class that the ground truth does not have.
-    """
-    overlaps = find_overlaps(truth, found)
-    case = Study(
-        truth=truth,
-        found=found,
-        overlaps=overlaps,
-        pairs=_pairs(overlaps, truth, found, limit=MAX_DETECTIONS),
-        matching=match_detections(overlaps, truth, found),
-        matching_any=match_detections(overlaps, truth, found, (0.0,)),
-    )
-    if raw is None:
-        return case
-    raw_overlaps = find_overlaps(truth, raw)
-    raw_pairs = _pairs(raw_overlaps, truth, raw, limit=None)
-    return dataclasses.replace(case, raw=raw, raw_overlaps=raw_overlaps, raw_pairs=raw_pairs)
-
-
 def area_ranges(area: np.ndarray) -> np.ndarray:
     """0 small, 1 medium, 2 large; a border belongs to the smaller range."""
     return np.searchsorted(AREA_BORDERS, area, side="left")
@@ -157,7 +156,6 @@ def ranked_by_iou(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
 
     Only the best 100 of an image and class by their own scores are kept, as COCO counts them:
     the boxes stay the same, their order alone changes.
-
     """
     best, _ = best_objects(overlaps, _on_own_object(overlaps))
     rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)

@@ -7,7 +7,7 @@ import pytest
 
 from harmonic_jax.metrics.consistency.measures import KINDS, find_errors
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
 from tests.metrics.consistency import brute
 from tests.metrics.test_coco import make_found, make_truth
@@ -41,14 +41,14 @@ def hand_made() -> tuple[GroundTruthTable, DetectionTable]:
 
 def test_kinds_by_hand() -> None:
     truth, found = hand_made()
-    case = study(truth, found)
+    case = Study(truth, found)
     kind, claims, is_missed = find_errors(case)
     kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
     expected = ["true", "duplicate", "location", "class", "class", "both", "background"]
     assert kinds == expected
     assert claims.tolist() == [-1, -1, 1, 2, -1, -1, -1]  # the better of the two claims 2
     assert np.flatnonzero(is_missed).tolist() == [3, 4]
-    assert case.missed.tolist() == [1, 2, 3, 4]
+    assert case.is_found.tolist() == [True, False, False, False, False]
 
 
 def test_borders_between_kinds() -> None:
@@ -56,7 +56,7 @@ def test_borders_between_kinds() -> None:
     truth = make_truth([[0, 0, 10, 10]])
     heights = [10, 5, 4.5, 1, 0.9]
     found = make_found([[0, 0, 10, h] for h in heights], [0.9, 0.8, 0.7, 0.6, 0.5])
-    case = study(truth, found)
+    case = Study(truth, found)
     kind, claims, _ = find_errors(case)
     kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
     assert kinds == ["true", "location", "location", "location", "background"]
@@ -65,7 +65,7 @@ def test_borders_between_kinds() -> None:
 
 def test_costs_by_hand() -> None:
     """Cats: 3 objects; the order is TP FP FP FP FP, so AP50 is 34 of 101 recalls at precision 1."""
-    values = sample_metrics(study(*hand_made()), resamples=0, seed=0).values
+    values = sample_metrics(Study(*hand_made()), resamples=0, seed=0).values
     cat, dog = ({n: float(c[0]) for n, c in values["classes", k].items()} for k in ("cat", "dog"))
     assert cat["AP50"] == pytest.approx(34 / 101)
     # The badly placed box becomes a true positive: TP FP TP, up to recall 2/3 at precision 2/3.
@@ -120,6 +120,6 @@ def test_equals_tidecv(seed: int) -> None:
     truth = dataclasses.replace(truth, is_crowd=np.zeros(len(truth.labels), bool))
     assert set(truth.labels) == set(range(4))
     expected = tidecv_errors(truth, found)
-    values = sample_metrics(study(truth, found), resamples=0, seed=0).values["overall", ""]
+    values = sample_metrics(Study(truth, found), resamples=0, seed=0).values["overall", ""]
     ours = {name: float(values[name][0]) for name in expected}
     assert ours == pytest.approx(expected, abs=1e-9)

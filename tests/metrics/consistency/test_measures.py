@@ -9,9 +9,9 @@ from harmonic_jax.metrics.consistency.bootstrap import (
     grouped_sums,
     percentile_interval,
 )
-from harmonic_jax.metrics.consistency.measures import agreement, lrp_errors, spearman
+from harmonic_jax.metrics.consistency.measures import Rows, agreement, lrp_errors, spearman
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.test_coco import make_found, make_truth
 
@@ -29,8 +29,8 @@ def test_each_group_and_resample_equals_scipy_on_copied_rows(seed: int) -> None:
     stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference of the correlations")
     score, iou, image, group = rows(seed)
     weights = bootstrap_weights(9, 20, seed=seed)
-    found = agreement(score, iou, image, group, 3, weights)
-    ranks = spearman(score, iou, image, group, 3, weights)
+    columns = Rows(score, iou, image, group, 3)
+    found, ranks = agreement(columns, weights), spearman(columns, weights)
     for b, counts in enumerate(weights):
         for k in range(3):
             use = np.repeat(np.arange(len(score)), counts[image] * (group == k))
@@ -45,7 +45,7 @@ def test_rates_by_hand() -> None:
     score = np.array([0.5, 0.9, 0.6, 0.49, 0.2, 0.2])
     iou = np.array([0.5, 0.49, 0.0, 0.8, 0.5, 0.0])
     zeros = np.zeros(6, int)
-    found = agreement(score, iou, zeros, zeros, 1, np.ones((1, 1)))
+    found = agreement(Rows(score, iou, zeros, zeros, 1), np.ones((1, 1)))
     assert found["high_score_low_iou"][0, 0] == pytest.approx(2 / 3)
     assert found["mean_gap"][0, 0] == pytest.approx((0 + 0.41 + 0.6 + 0.31 + 0.3 + 0.2) / 6)
 
@@ -53,9 +53,10 @@ def test_rates_by_hand() -> None:
 def test_no_variance_and_no_rows_have_no_value() -> None:
     score, iou, image = np.full(5, 0.3), np.array([0.1, 0.4, 0.0, 0.9, 0.3]), np.arange(5)
     group = np.array([0, 0, 0, 0, 0])
-    found = agreement(score, iou, image, group, 2, bootstrap_weights(5, 3, seed=0))
+    columns = Rows(score, iou, image, group, 2)
+    found = agreement(columns, bootstrap_weights(5, 3, seed=0))
     assert np.isnan(found["pearson"]).all()
-    assert np.isnan(spearman(score, iou, image, group, 2, np.ones((1, 5), int))).all()
+    assert np.isnan(spearman(columns, np.ones((1, 5), int))).all()
     assert found["mean_gap"][0, 0] == pytest.approx((0.2 + 0.1 + 0.3 + 0.6 + 0.0) / 5)
     assert np.isnan(found["mean_gap"][:, 1]).all()
 
@@ -99,7 +100,7 @@ def test_intervals_cover_the_mean_of_a_known_distribution() -> None:
 def values_of(
     truth: GroundTruthTable, found: DetectionTable, raw: DetectionTable | None = None
 ) -> dict[str, float]:
-    values = sample_metrics(study(truth, found, raw), resamples=0, seed=0).values["overall", ""]
+    values = sample_metrics(Study(truth, found, raw), resamples=0, seed=0).values["overall", ""]
     return {name: float(column[0]) for name, column in values.items()}
 
 
@@ -168,10 +169,8 @@ def test_a_true_positive_of_weight_zero_is_no_place_to_stop() -> None:
     """IoUs of .5 leave the error at 1 all along; of equal places the first with a true positive."""
     truth = make_truth([[0, 0, 10, 10]] * 2, image_ids=[1, 2], image_id=[1, 2])
     found = DetectionTable([1, 2], [[0, 0, 10, 5]] * 2, [0.9, 0.8], [0, 0])
-    case = study(truth, found)
-    columns = (case.found.scores, case.found.labels, case.overlaps.image)
-    weights = np.array([[0, 2]])
-    values = lrp_errors(case.positives, *columns, np.array([[2.0]]), weights)
+    case = Study(truth, found)
+    values = lrp_errors(case, case.positives, np.array([[2.0]]), np.array([[0, 2]]))
     assert {name: float(column[0, 0]) for name, column in values.items()} == pytest.approx(
         {"oLRP": 1.0, "oLRP_loc": 0.5, "oLRP_FP": 0.0, "oLRP_FN": 0.0}
     )

@@ -10,7 +10,7 @@ from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison, sentence
 from harmonic_jax.metrics.consistency.report import consistency_report, format_report
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.consistency import brute
 from tests.metrics.test_coco import make_found, make_truth
@@ -25,7 +25,7 @@ def noisy(found: DetectionTable, seed: int, sigma: float) -> DetectionTable:
 
 
 def samples_of(truth: GroundTruthTable, found: DetectionTable, resamples: int = 30) -> Samples:
-    return sample_metrics(study(truth, found), resamples=resamples, seed=3)
+    return sample_metrics(Study(truth, found), resamples=resamples, seed=3)
 
 
 def test_every_number_is_there_with_its_interval() -> None:
@@ -33,7 +33,7 @@ def test_every_number_is_there_with_its_interval() -> None:
     report = consistency_report(truth, found, found, resamples=40, notes=["a word"])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report["overall"]) == set(METRICS)
-    samples = sample_metrics(study(truth, found, found), resamples=40, seed=0)
+    samples = sample_metrics(Study(truth, found, found), resamples=40, seed=0)
     for name, entry in report["overall"].items():
         drawn = samples.values["overall", ""][name][1:]
         assert entry["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
@@ -195,7 +195,7 @@ def test_runs_drawn_anew_widen_the_interval() -> None:
 
     def fake(value: float) -> Samples:
         noise = np.random.default_rng(0).normal(0, 0.001, 401)
-        return Samples({("overall", ""): {"AP": value + noise}}, 5, 0)
+        return Samples({("overall", ""): {"AP": value + noise}}, 5, 400, 0)
 
     row = compare_samples([fake(0.30), fake(0.40)], [fake(0.36), fake(0.38)])["overall"]["AP"]
     assert row["significant"] is False

@@ -8,7 +8,7 @@ import pytest
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.consistency.bootstrap import affordable_resamples, bootstrap_weights
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
-from harmonic_jax.metrics.consistency.study import AREA_NAMES, study
+from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.consistency import brute
 
@@ -16,7 +16,7 @@ PLACES = {"all": ("overall", "")} | {name: ("areas", name) for name in AREA_NAME
 
 
 def samples_of(truth: GroundTruthTable, found: DetectionTable, **options: object) -> Samples:
-    return sample_metrics(study(truth, found), **({"resamples": 0, "seed": 0} | options))
+    return sample_metrics(Study(truth, found), **({"resamples": 0, "seed": 0} | options))
 
 
 def shown(samples: Samples, area: str, names: dict[str, float]) -> dict[str, float]:
@@ -68,12 +68,12 @@ def test_a_resample_is_the_data_set_with_copied_images() -> None:
         truth, found = brute.detector_case(seed)
         _, raw = brute.detector_case(seed + 50)
         truth_raw = DetectionTable(raw.image_id, raw.boxes, raw.scores, raw.labels)
-        samples = sample_metrics(study(truth, found, truth_raw), resamples=3, seed=seed)
+        samples = sample_metrics(Study(truth, found, truth_raw), resamples=3, seed=seed)
         weights = bootstrap_weights(len(truth.image_ids), 3, seed=seed)
         for b in range(1, 4):
             new_truth, new_found = brute.copies(truth, found, weights[b])
             _, new_raw = brute.copies(truth, truth_raw, weights[b])
-            again = sample_metrics(study(new_truth, new_found, new_raw), resamples=0, seed=0)
+            again = sample_metrics(Study(new_truth, new_found, new_raw), resamples=0, seed=0)
             for place, values in samples.values.items():
                 ours = {name: column[b] for name, column in values.items()}
                 expected = {name: column[0] for name, column in again.values[place].items()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics.consistency.study import study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.matching import IOU_THRESHOLDS
 from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.consistency import brute
@@ -15,7 +15,7 @@ def test_best_objects_equal_loops() -> None:
     ignored = over = 0
     for seed in SEEDS:
         truth, found = brute.case(seed)
-        pairs = study(truth, found).pairs
+        pairs = Study(truth, found).pairs
         expected = brute.best_pairs(truth, found)
         assert pairs.detection.tolist() == sorted(expected), seed
         assert pairs.iou == pytest.approx([expected[d][0] for d in sorted(expected)])
@@ -28,7 +28,7 @@ def test_best_objects_equal_loops() -> None:
 
 def test_pairs_know_their_image_class_and_area() -> None:
     truth, found = brute.case(4)
-    pairs = study(truth, found).pairs
+    pairs = Study(truth, found).pairs
     assert (truth.image_ids[pairs.image] == found.image_id[pairs.detection]).all()
     assert (pairs.label == found.labels[pairs.detection]).all()
     assert (pairs.score == found.scores[pairs.detection]).all()
@@ -40,9 +40,9 @@ def test_pairs_know_their_image_class_and_area() -> None:
 
 def test_boxes_before_nms_have_no_limit() -> None:
     truth, found = next(
-        (t, f) for t, f in map(brute.case, range(7, 60, 10)) if study(t, f).pairs.num_over_limit
+        (t, f) for t, f in map(brute.case, range(7, 60, 10)) if Study(t, f).pairs.num_over_limit
     )
-    pairs = study(truth, found, found).raw_pairs
+    pairs = Study(truth, found, found).raw_pairs
     assert pairs is not None
     assert pairs.num_over_limit == 0
     assert len(pairs) + pairs.num_ignored == len(found.labels)
@@ -52,7 +52,7 @@ def test_one_to_one_equals_loops() -> None:
     """At any IoU, and at .50, .75 and .95, in every area range."""
     for seed in SEEDS:
         truth, found = brute.case(seed)
-        case = study(truth, found)
+        case = Study(truth, found)
         for threshold, matching, t in (
             (0.0, case.matching_any, 0),
             (0.5, case.matching, 0),
@@ -72,6 +72,6 @@ def test_one_to_one_equals_loops() -> None:
 def test_unknown_image_and_class_are_refused() -> None:
     truth, _ = brute.case(1)
     with pytest.raises(ValueError, match="detection 0 is of image 5, which the ground truth"):
-        study(truth, DetectionTable([5], [[0, 0, 5, 5]], [0.5], [0]))
+        Study(truth, DetectionTable([5], [[0, 0, 5, 5]], [0.5], [0]))
     with pytest.raises(ValueError, match="has label 9"):
-        study(truth, DetectionTable(truth.image_ids[:1], [[0, 0, 5, 5]], [0.5], [9]))
+        Study(truth, DetectionTable(truth.image_ids[:1], [[0, 0, 5, 5]], [0.5], [9]))
