@@ -2,15 +2,17 @@
 pictures of them: the part of the image around the boxes, small."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from harmonic_jax.metrics.consistency.study import LOST_FROM, Study
-from harmonic_jax.metrics.matching import MAX_DETECTIONS, Overlaps, best_objects
-from harmonic_jax.metrics.tables import DetectionTable
+from harmonic_jax.metrics.matching import MAX_DETECTIONS, Overlaps
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
 
 NUM_CASES = 16  # of a group
@@ -36,7 +38,7 @@ class Images:
     sizes: Mapping[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Case:
     """One picture of the page.
 
@@ -44,9 +46,7 @@ class Case:
       image_id: as in the ground truth.
       label: its class.
       text: what is seen, in words.
-      truth: true objects.
-      found: the detection in question.
-      raw: another box, before NMS.
+      boxes: "truth": true objects; "found": the detection in question; "raw": one before NMS.
       window: x1, y1, x2, y2 of the picture in pixels of the image.
       pixels: uint8 RGB of the window, made smaller where it is large; None: not at hand.
     """
@@ -54,15 +54,12 @@ class Case:
     image_id: int
     label: int
     text: str
-    truth: LabelledBoxes
-    found: LabelledBoxes
-    raw: LabelledBoxes
+    boxes: dict[str, LabelledBoxes]
     window: tuple[int, int, int, int] = (0, 0, 1, 1)
     pixels: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CaseGroup:
+class CaseGroup(NamedTuple):
     """Cases of one kind, worst first; `total` counts those not shown too."""
 
     kind: str
@@ -81,27 +78,21 @@ def worst_cases(study: Study) -> list[CaseGroup]:
 
     At most 16 of a group and 2 of a group's image.
     """
-    pairs, describe = study.pairs, _Describer(study)
-    missed = np.flatnonzero(study.positives.is_counted & ~study.is_found)
-    gap = pairs.score - pairs.iou
+    pairs, best, image = study.pairs, study.best_boxes, study.overlaps.object_image
+    gap, touches = pairs.score - pairs.iou, pairs.iou >= TOUCHES
     is_true = study.positives.is_true[pairs.detection]
-    touches = pairs.iou >= TOUCHES
-    missed = missed[np.argsort(-study.truth.area[missed], kind="stable")]
-    detections = {
+    missed = study.positives.is_counted & ~study.is_found
+    rows = {
         "misplaced": _ranked(gap, touches & (gap > MARGIN)),
         "background": _ranked(pairs.score, ~touches & (gap > MARGIN)),
         "unsure": _ranked(-gap, is_true & (-gap > MARGIN)),
     }
-    groups = [
-        _group(kind, rows, pairs.image, describe.detection) for kind, rows in detections.items()
-    ]
-    object_image = study.overlaps.object_image
-    groups.append(_group("missed", missed, object_image, describe.missed))
-    best = study.best_boxes
+    groups = [_group(study, kind, of_kind, pairs.image, _pair) for kind, of_kind in rows.items()]
+    groups.append(_group(study, "missed", _ranked(study.truth.area, missed), image, _missed))
     if best is not None:
         lost = best.before - best.after
-        rows = best.object[_ranked(lost, lost > LOST_FROM)]
-        groups.append(_group("lost", rows, object_image, describe.lost))
+        objects = best.object[_ranked(lost, lost > LOST_FROM)]
+        groups.append(_group(study, "lost", objects, image, _lost))
     return [group for group in groups if group.total]
 
 
@@ -112,10 +103,14 @@ def _ranked(values: np.ndarray, use: np.ndarray) -> np.ndarray:
 
 
 def _group(
-    kind: str, rows: np.ndarray, image: np.ndarray, describe: Callable[[int], Case]
+    study: Study,
+    kind: str,
+    rows: np.ndarray,
+    image: np.ndarray,
+    describe: Callable[[Study, int], Case],
 ) -> CaseGroup:
     chosen = first_of_images(zip(rows.tolist(), image[rows].tolist(), strict=True))
-    return CaseGroup(kind, len(rows), [describe(row) for row in chosen])
+    return CaseGroup(kind, len(rows), [describe(study, row) for row in chosen])
 
 
 def first_of_images(rows: Iterable[tuple[int, int]]) -> list[int]:
@@ -136,103 +131,85 @@ def first_of_images(rows: Iterable[tuple[int, int]]) -> list[int]:
     return chosen
 
 
-class _Describer:
-    """Turns rows into cases."""
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
-        overlaps = study.overlaps
-        counted = ~overlaps.is_ignored_object[overlaps.object]
-        self._other_iou, self._other = best_objects(overlaps, counted & ~overlaps.same_class)
-
-    def detection(self, row: int) -> Case:
-        """Of a row of `Pairs`."""
-        study, pairs = self._study, self._study.pairs
-        detection, obj, iou = int(pairs.detection[row]), int(pairs.object[row]), pairs.iou[row]
-        text = _numbers(study.found, detection, iou)
-        other, other_iou = int(self._other[detection]), self._other_iou[detection]
-        objects = [obj] if obj >= 0 else []
-        if other >= 0 and other_iou > max(0.5, iou):
-            objects.insert(0, other)
-            name = self._name(study.truth.labels[other])
-            text += f"; it overlaps an object of class {name} by {other_iou:.2f}"
-        image_id = int(study.truth.image_ids[pairs.image[row]])
-        return self._case(image_id, study.found.labels[detection], text, objects, [detection])
-
-    def missed(self, obj: int) -> Case:
-        """Of a row of the ground truth."""
-        text, rows = "missed; no box touches it", []
-        nearest = _best_detection(self._study.overlaps, obj, same_class=False)
-        if nearest is not None:
-            found, rows = self._study.found, [nearest[0]]
-            name = self._name(found.labels[nearest[0]])
-            text = f"missed; the nearest box is of class {name}: {_numbers(found, *nearest)}"
-        return self._of_object(obj, text, rows)
-
-    def lost(self, obj: int) -> Case:
-        """Of a row of the ground truth whose best box was suppressed."""
-        study = self._study
-        assert study.raw is not None
-        assert study.raw_overlaps is not None
-        text, rows = "no box was kept", []
-        kept = _best_detection(study.overlaps, obj, same_class=True)
-        if kept is not None:
-            text, rows = f"kept: {_numbers(study.found, *kept)}", [kept[0]]
-        best = _best_detection(study.raw_overlaps, obj, same_class=True, limit=None)
-        assert best is not None  # it lost something
-        text += f"; before NMS: {_numbers(study.raw, *best)}"
-        return self._of_object(obj, text, rows, [best[0]])
-
-    def _of_object(self, obj: int, text: str, found: list[int], raw: Sequence[int] = ()) -> Case:
-        truth = self._study.truth
-        return self._case(int(truth.image_id[obj]), truth.labels[obj], text, [obj], found, raw)
-
-    def _case(
-        self,
-        image_id: int,
-        label: int,
-        text: str,
-        objects: list[int],
-        found: list[int],
-        raw: Sequence[int] = (),
-    ) -> Case:
-        study = self._study
-        return Case(
-            image_id,
-            int(label),
-            f"{self._name(label)}: {text}",
-            LabelledBoxes(study.truth.boxes[objects], study.truth.labels[objects]),
-            _rows_of(study.found, found),
-            _rows_of(study.raw or study.found, raw),
-        )
-
-    def _name(self, label: int) -> str:
-        return self._study.truth.class_names[label]
+def _pair(study: Study, row: int) -> Case:
+    """Of a row of `Pairs`."""
+    pairs, overlaps = study.pairs, study.overlaps
+    detection, obj, iou = int(pairs.detection[row]), int(pairs.object[row]), float(pairs.iou[row])
+    text, objects = _numbers(study.found, detection, iou), [obj] if obj >= 0 else []
+    is_other = ~overlaps.is_ignored_object[overlaps.object] & ~overlaps.same_class
+    other = _nearest(overlaps, is_other & (overlaps.detection == detection))
+    if other is not None and other[2] > max(0.5, iou):
+        objects.insert(0, other[1])
+        name = _class_of(study, study.truth, other[1])
+        text += f"; it overlaps an object of class {name} by {other[2]:.2f}"
+    return _case(study, study.found, detection, text, objects, [detection])
 
 
-def _rows_of(table: DetectionTable, rows: Sequence[int]) -> LabelledBoxes:
-    index = np.array(rows, int)
-    return LabelledBoxes(table.boxes[index], table.labels[index], table.scores[index])
+def _missed(study: Study, obj: int) -> Case:
+    """Of a row of the ground truth."""
+    text, rows = "missed; no box touches it", []
+    nearest = _nearest(study.overlaps, _within(study.overlaps, obj))
+    if nearest is not None:
+        row, _, iou = nearest
+        name = _class_of(study, study.found, row)
+        numbers = _numbers(study.found, row, iou)
+        text, rows = f"missed; the nearest box is of class {name}: {numbers}", [row]
+    return _case(study, study.truth, obj, text, [obj], rows)
+
+
+def _lost(study: Study, obj: int) -> Case:
+    """Of a row of the ground truth whose best box was suppressed."""
+    overlaps, raw = study.overlaps, study.raw_overlaps
+    assert study.raw is not None
+    assert raw is not None
+    text, rows = "no box was kept", []
+    kept = _nearest(overlaps, _within(overlaps, obj) & overlaps.same_class)
+    if kept is not None:
+        text, rows = f"kept: {_numbers(study.found, kept[0], kept[2])}", [kept[0]]
+    best = _nearest(raw, (raw.object == obj) & raw.same_class)
+    assert best is not None  # it lost something
+    text += f"; before NMS: {_numbers(study.raw, best[0], best[2])}"
+    return _case(study, study.truth, obj, text, [obj], rows, [best[0]])
+
+
+def _case(
+    study: Study,
+    table: GroundTruthTable | DetectionTable,
+    row: int,
+    text: str,
+    objects: list[int],
+    found: list[int],
+    raw: Sequence[int] = (),
+) -> Case:
+    """Of a row of one of the tables, whose image and class it has."""
+    boxes = {"truth": LabelledBoxes(study.truth.boxes[objects], study.truth.labels[objects])}
+    for kind, rows, of_kind in (("found", found, study.found), ("raw", raw, study.raw)):
+        of, at = of_kind or study.found, np.array(rows, int)
+        boxes[kind] = LabelledBoxes(of.boxes[at], of.labels[at], of.scores[at])
+    text = f"{_class_of(study, table, row)}: {text}"
+    return Case(int(table.image_id[row]), int(table.labels[row]), text, boxes)
+
+
+def _class_of(study: Study, table: GroundTruthTable | DetectionTable, row: int) -> str:
+    return study.truth.class_names[table.labels[row]]
 
 
 def _numbers(table: DetectionTable, row: int, iou: float) -> str:
     return f"score {table.scores[row]:.2f}, IoU {iou:.2f}"
 
 
-def _best_detection(
-    overlaps: Overlaps, obj: int, *, same_class: bool, limit: int | None = MAX_DETECTIONS
-) -> tuple[int, float] | None:
-    """The row and the IoU of the detection that overlaps an object most."""
-    use = overlaps.object == obj
-    if same_class:
-        use &= overlaps.same_class
-    if limit is not None:
-        use &= overlaps.rank[overlaps.detection] < limit
+def _within(overlaps: Overlaps, obj: int) -> np.ndarray:
+    """The pairs of an object with detections that count."""
+    return (overlaps.object == obj) & (overlaps.rank[overlaps.detection] < MAX_DETECTIONS)
+
+
+def _nearest(overlaps: Overlaps, use: np.ndarray) -> tuple[int, int, float] | None:
+    """Detection, object and IoU of the pair in use that overlaps most."""
     places = np.flatnonzero(use)
     if places.size == 0:
         return None
     best = places[np.argmax(overlaps.iou[places])]
-    return int(overlaps.detection[best]), float(overlaps.iou[best])
+    return int(overlaps.detection[best]), int(overlaps.object[best]), float(overlaps.iou[best])
 
 
 def add_pictures(groups: Sequence[CaseGroup], images: Images) -> None:
@@ -241,38 +218,30 @@ def add_pictures(groups: Sequence[CaseGroup], images: Images) -> None:
     Raises:
       ValueError: `images.pixels` gives something that is no uint8 RGB image.
     """
-    places = [(group.cases, i) for group in groups for i in range(len(group.cases))]
-    places.sort(key=lambda place: place[0][place[1]].image_id)
-    last_id, pixels = None, None
-    for cases, i in places:
-        image_id = cases[i].image_id
-        if image_id != last_id:
-            last_id, pixels = image_id, _pixels(images, image_id)
-        cases[i] = _with_picture(cases[i], pixels, images.sizes.get(image_id))
+    cases = [case for group in groups for case in group.cases]
+    cases.sort(key=lambda case: case.image_id)
+    for image_id, of_image in itertools.groupby(cases, key=lambda case: case.image_id):
+        pixels = None if images.pixels is None else images.pixels(image_id)
+        size = images.sizes.get(image_id) if pixels is None else pixels.shape[:2]
+        if pixels is not None and (
+            pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size
+        ):
+            raise ValueError(
+                f"image {image_id} is {pixels.dtype} {pixels.shape}; pixels must be uint8 [h, w, 3]"
+            )
+        for case in of_image:
+            boxes = np.concatenate([part.boxes for part in case.boxes.values()])
+            x1, y1, x2, y2 = case.window = window_around(boxes, size)
+            if pixels is not None:
+                case.pixels = _made_smaller(np.ascontiguousarray(pixels[y1:y2, x1:x2]))
 
 
-def _pixels(images: Images, image_id: int) -> np.ndarray | None:
-    pixels = None if images.pixels is None else images.pixels(image_id)
-    if pixels is not None and (
-        pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size
-    ):
-        raise ValueError(
-            f"image {image_id} is {pixels.dtype} {pixels.shape}; pixels must be uint8 [h, w, 3]"
-        )
-    return pixels
-
-
-def _with_picture(case: Case, pixels: np.ndarray | None, size: tuple[int, int] | None) -> Case:
-    boxes = np.concatenate([case.truth.boxes, case.found.boxes, case.raw.boxes])
-    if pixels is None:
-        return dataclasses.replace(case, window=window_around(boxes, size))
-    x1, y1, x2, y2 = window = window_around(boxes, (pixels.shape[0], pixels.shape[1]))
-    part = np.ascontiguousarray(pixels[y1:y2, x1:x2])
-    scale = LONG_SIDE / max(part.shape[:2])
-    if scale < 1.0:
-        to = (max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1))
-        part = cv2.resize(part, to, interpolation=cv2.INTER_AREA)
-    return dataclasses.replace(case, window=window, pixels=part)
+def _made_smaller(pixels: np.ndarray) -> np.ndarray:
+    scale = LONG_SIDE / max(pixels.shape[:2])
+    if scale >= 1.0:
+        return pixels
+    size = [max(round(side * scale), 1) for side in (pixels.shape[1], pixels.shape[0])]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def window_around(boxes: np.ndarray, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
@@ -304,25 +273,18 @@ def window_around(boxes: np.ndarray, size: tuple[int, int] | None) -> tuple[int,
 
 def save_contact_sheet(path: Path, cases: Iterable[Case], class_names: Sequence[str]) -> None:
     """Writes the cases that have pixels as one PNG, boxes drawn in."""
-    shown = [case for case in cases if case.pixels is not None]
-    sheet = detection_grid(
-        [case.pixels for case in shown if case.pixels is not None],
-        [_in_picture(case, case.truth) for case in shown],
-        [_in_picture(case, case.found, case.raw) for case in shown],
-        class_names,
-        cell=420,
-    )
-    save_png(path, sheet)
-
-
-def _in_picture(case: Case, *parts: LabelledBoxes) -> LabelledBoxes:
-    """Boxes of a case, together, in the pixels of its picture."""
-    assert case.pixels is not None
-    x1, y1, x2, _ = case.window
-    boxes = np.concatenate([part.boxes for part in parts]) - [x1, y1, x1, y1]
-    scores = [part.scores for part in parts if part.scores is not None]
-    return LabelledBoxes(
-        boxes * (case.pixels.shape[1] / (x2 - x1)),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate(scores) if scores else None,
-    )
+    pictures, truths, predictions = [], [], []
+    for case in cases:
+        if case.pixels is not None:
+            x1, y1, x2, _ = case.window
+            scale = case.pixels.shape[1] / (x2 - x1)
+            truth, found, raw = (
+                dataclasses.replace(part, boxes=(part.boxes - [x1, y1, x1, y1]) * scale)
+                for part in case.boxes.values()
+            )
+            columns = ((part.boxes, part.labels, part.scores) for part in (found, raw))
+            boxes, labels, scores = map(np.concatenate, zip(*columns, strict=True))
+            pictures.append(case.pixels)
+            truths.append(truth)
+            predictions.append(LabelledBoxes(boxes, labels, scores))
+    save_png(path, detection_grid(pictures, truths, predictions, class_names, cell=420))

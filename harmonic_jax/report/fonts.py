@@ -2,7 +2,7 @@
 
 Matplotlib brings DejaVu Sans, which has Latin, Greek, Cyrillic, Arabic and Hebrew letters and many
 signs. Others are looked for among the system's fonts, once. Letters that no font has are drawn as
-their code points, never as empty squares, and it is said once a script.
+their code points, never as empty squares, and that is said.
 """
 
 import functools
@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from harmonic_jax.terminal import printable
 
 BASE = "DejaVu Sans"
-_CJK = "Chinese, Japanese or Korean"
-_EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
 _LOG = logging.getLogger(__name__)
 
 
@@ -26,7 +24,6 @@ class Fonts:
         self._lock = threading.Lock()
         self._families = [BASE]
         self._has: dict[str, bool] = {}
-        self._told: set[str] = set()
 
     def families(self, texts: Iterable[str]) -> tuple[str, ...]:
         """Names of font families for matplotlib, which takes each letter from the first that has
@@ -68,17 +65,13 @@ class Fonts:
             if not visible:
                 break
         self._has |= {letter: letter not in missing for letter in letters}
-        scripts: dict[str, str] = {}
-        for letter in sorted(visible):
-            scripts[_script_of(letter)] = scripts.get(_script_of(letter), "") + letter
-        for script in sorted(scripts.keys() - self._told):
-            package = "fonts-noto-cjk" if script == _CJK else "fonts-noto-core"
+        if visible:
             _LOG.warning(
-                "no font of this system has letters of %s (%s): they are drawn as their numbers. "
-                "Install one that has them, such as Noto's (apt install %s)",
-                script, scripts[script][:8], package,
-            )  # fmt: skip
-        self._told |= scripts.keys()
+                "no font of this system has the letters %s: they are drawn as their numbers. "
+                "Install one that has them, such as Noto's "
+                "(apt install fonts-noto-core fonts-noto-cjk)",
+                "".join(sorted(visible)[:20]),
+            )
 
 
 FONTS = Fonts()
@@ -87,14 +80,6 @@ FONTS = Fonts()
 def _is_invisible(letter: str) -> bool:
     """Joiners, directions, variation selectors: nothing is lost where a font has none."""
     return unicodedata.category(letter) in ("Cf", "Zs", "Cc") or "\ufe00" <= letter <= "\ufe0f"
-
-
-def _script_of(letter: str) -> str:
-    """The first word of a letter's name, such as THAI."""
-    if unicodedata.category(letter).startswith("S"):
-        return "signs and emoji"
-    script = unicodedata.name(letter, "unknown").split()[0].split("-")[0]
-    return _CJK if script in _EAST_ASIAN else script
 
 
 @functools.cache

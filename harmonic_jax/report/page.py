@@ -194,8 +194,8 @@ def _cases(groups: Sequence[CaseGroup], images: Images) -> dict[str, Any]:
 def _paths(case: Case) -> list[tuple[str, str]]:
     """The boxes of a case, as kinds and SVG paths in pixels of its window."""
     left, top, _, _ = case.window
-    paths = []
-    for kind, objects in (("truth", case.truth), ("found", case.found), ("raw", case.raw)):
-        for x1, y1, x2, y2 in (objects.boxes - [left, top, left, top]).tolist():
-            paths.append((kind, f"M{x1:.1f} {y1:.1f}H{x2:.1f}V{y2:.1f}H{x1:.1f}z"))
-    return paths
+    return [
+        (kind, f"M{x1:.1f} {y1:.1f}H{x2:.1f}V{y2:.1f}H{x1:.1f}z")
+        for kind, objects in case.boxes.items()
+        for x1, y1, x2, y2 in (objects.boxes - [left, top, left, top]).tolist()
+    ]

@@ -50,9 +50,11 @@ def test_cases_by_hand() -> None:
         "lost": [(20, "cat: kept: score 0.30, IoU 0.80; before NMS: score 0.20, IoU 1.00")],
     }
     (lost,) = groups["lost"].cases
-    assert lost.truth.boxes.tolist() == lost.raw.boxes.tolist() == [[50, 50, 60, 60]]
-    assert lost.found.boxes.tolist() == [[50, 50, 60, 58]]
-    assert groups["background"].cases[0].truth.boxes.tolist() == [[0, 0, 10, 10]]
+    assert (
+        lost.boxes["truth"].boxes.tolist() == lost.boxes["raw"].boxes.tolist() == [[50, 50, 60, 60]]
+    )
+    assert lost.boxes["found"].boxes.tolist() == [[50, 50, 60, 58]]
+    assert groups["background"].cases[0].boxes["truth"].boxes.tolist() == [[0, 0, 10, 10]]
 
 
 @pytest.mark.parametrize("images", [4, 60])
@@ -68,7 +70,7 @@ def test_a_group_holds_few_of_an_image_worst_first(images: int) -> None:
         if seen.count(pairs.image[row]) < 2 and len(seen) < 16:
             seen.append(pairs.image[row])
             expected.append(found.boxes[pairs.detection[row]].tolist())
-    drawn = [box for c in group.cases for box in c.found.boxes.tolist()]
+    drawn = [box for c in group.cases for box in c.boxes["found"].boxes.tolist()]
     assert drawn == expected
     assert group.total == len(rows) > len(drawn)
     assert len(drawn) == 16 or images == 4
@@ -108,7 +110,7 @@ def test_pictures_are_cut_out_once_each_and_may_be_missing() -> None:
     x1, y1, x2, y2 = lost.window
     assert lost.pixels.shape == (y2 - y1, x2 - x1, 3)
     rows, columns = np.nonzero(lost.pixels[:, :, 0])
-    truth = lost.truth.boxes[0] - [x1, y1, x1, y1]
+    truth = lost.boxes["truth"].boxes[0] - [x1, y1, x1, y1]
     assert truth.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
     huge = Study(
