@@ -1,13 +1,13 @@
 """The charts of a consistency report, and what the page says of each."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harmonic_jax.metrics.consistency import METRICS
-from harmonic_jax.metrics.consistency.study import Pairs, Study
+from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.report.plots import (
     LINES,
     MARGIN,
@@ -66,31 +66,25 @@ def value_of(metrics: Mapping[str, Entry], name: str) -> float:
 
 
 def density_chart(study: Study) -> Chart:
-    """Score against IoU, before NMS where the raw boxes are known, and after."""
+    """Score against IoU, before NMS where the raw boxes are known, and after.
+
+    Counts in a grid of cells: the work and the size do not grow with the number of boxes.
+    """
     panels, facts = [], {}
     for when, pairs in (("before", study.raw_pairs), ("after", study.pairs)):
-        if pairs is not None:
-            panels.append(_density_panel(f"{when.title()} NMS: {len(pairs):,} boxes", pairs))
-            if _are_fractions(pairs.score):
-                apart = np.abs(pairs.score - pairs.iou) > MARGIN
-                facts[when] = {"boxes": len(pairs), "apart": int(apart.sum())}
+        if pairs is None:
+            continue
+        scores = (
+            float(pairs.score.min(initial=0.0)),
+            float(pairs.score.max(initial=1.0)),
+        )
+        edges = np.linspace(0.0, 1.0, NUM_CELLS + 1), np.linspace(*scores, NUM_CELLS + 1)
+        counts, _, _ = np.histogram2d(np.clip(pairs.iou, 0, 1), pairs.score, bins=edges)
+        panels.append(new_density(f"{when.title()} NMS: {len(pairs):,} boxes", counts, scores))
+        if scores == (0.0, 1.0):  # they can be compared with IoUs
+            apart = np.abs(pairs.score - pairs.iou) > MARGIN
+            facts[when] = {"boxes": len(pairs), "apart": int(apart.sum())}
     return Chart(panels, facts)
-
-
-def _are_fractions(score: np.ndarray) -> bool:
-    """Whether all scores are in [0, 1], where they can be compared with IoUs."""
-    return bool(((score >= 0) & (score <= 1)).all())
-
-
-def _density_panel(title: str, pairs: Pairs) -> "Axes":
-    """Counts in a grid of cells: the work and the size do not grow with the number of boxes."""
-    scores = (
-        float(min(0.0, pairs.score.min(initial=0.0))),
-        float(max(1.0, pairs.score.max(initial=1.0))),
-    )
-    edges = np.linspace(0.0, 1.0, NUM_CELLS + 1), np.linspace(*scores, NUM_CELLS + 1)
-    counts, _, _ = np.histogram2d(np.clip(pairs.iou, 0, 1), pairs.score, bins=edges)
-    return new_density(title, counts, scores)
 
 
 def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
@@ -121,7 +115,7 @@ def reliability_chart(report: Mapping[str, Any]) -> Chart | None:
         gap = float(np.nansum(count * gaps) / count.sum())
     names = [name for name, table in bins.items() if table["count"].max() >= FEWEST]
     names.sort(key=lambda name: -bins[name]["count"].sum())
-    more = _small_panels(names, lambda name: _reliability_panel(name, bins[name], is_small=True))
+    more = [_reliability_panel(n, bins[n], is_small=True) for n in names[:MOST_SMALL_PANELS]]
     return Chart((panel, counted), {"gap": gap, "fewest": FEWEST}, more, len(names))
 
 
@@ -141,10 +135,6 @@ def _reliability_panel(
     return axes
 
 
-def _small_panels(names: Sequence[str], draw: Callable[[str], "Axes"]) -> list["Axes"]:
-    return [draw(name) for name in names[:MOST_SMALL_PANELS]]
-
-
 def headroom_chart(report: Mapping[str, Any]) -> Chart:
     """AP as it is, and with scores that tell every IoU."""
     overall = report["overall"]
@@ -161,9 +151,10 @@ def curves_chart(report: Mapping[str, Any]) -> Chart:
     recall, tables = np.array(report["curves"]["recall"]), report["curves"]["precision"]
     names = [name for name in tables if name != "all" and _is_known(tables[name]["0.50"])]
     names.sort(key=lambda name: value_of(report["classes"].get(name, {}), "AP"))
-    more = _small_panels(
-        names, lambda name: _curves_panel(name, recall, tables[name], is_small=True)
-    )
+    more = [
+        _curves_panel(name, recall, tables[name], is_small=True)
+        for name in names[:MOST_SMALL_PANELS]
+    ]
     at_50 = tables["all"]["0.50"]
     panel = _curves_panel("Mean over classes", recall, tables["all"])
     if panel.lines:
@@ -195,10 +186,9 @@ def classes_chart(report: Mapping[str, Any]) -> Chart | None:
     known.sort(key=lambda name: value_of(classes[name], "AP"))
     if len(classes) < 2 or not known:
         return None
-    shown = known[:MOST_CLASSES]
     panels = [
-        new_bars(title, label, {name: classes[name].get(metric, {}) for name in shown}, series)
-        for title, label, metric, series in (
+        new_bars(title, label, {n: classes[n].get(key, {}) for n in known[:MOST_CLASSES]}, series)
+        for title, label, key, series in (
             ("AP", "AP, more is better", "AP", "a"),
             ("Mean gap of score and IoU", "mean |score - IoU|, less is better", "mean_gap", "b"),
         )
@@ -208,19 +198,17 @@ def classes_chart(report: Mapping[str, Any]) -> Chart | None:
         "lowest": known[0],
         "highest": known[-1],
         "widest": known[int(np.argmax(gaps))],
-        "num_shown": len(shown),
+        "num_shown": min(len(known), MOST_CLASSES),
         "num_known": len(known),
     }
     return Chart(panels, facts)
 
 
-_KINDS = ("location", "class", "both", "duplicate", "background", "missed")
-
-
 def errors_chart(report: Mapping[str, Any]) -> Chart | None:
     """What each kind of error costs; None where nothing was computed."""
     overall = report["overall"]
-    names = [f"dAP_{kind}" for kind in _KINDS]
+    kinds = ("location", "class", "both", "duplicate", "background", "missed")
+    names = [f"dAP_{kind}" for kind in kinds]
     costs = np.nan_to_num([value_of(overall, name) for name in names], nan=-1.0)
     if costs.max() < 0:
         return None

@@ -305,8 +305,8 @@ def _joined(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
     most = max(picture.shape[1 - axis] for picture in pictures)
     padded = []
     for picture in pictures:
-        missing = [(0, 0), (0, 0), (0, 0)]
-        missing[1 - axis] = (0, most - picture.shape[1 - axis])
+        missing = np.zeros((3, 2), int)
+        missing[1 - axis, 1] = most - picture.shape[1 - axis]
         padded.append(np.pad(picture, missing, constant_values=255))
     return np.concatenate(padded, axis=axis)
 
