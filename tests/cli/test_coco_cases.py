@@ -261,7 +261,7 @@ def test_iou_type_names_what_it_lacks(cases: Path, capsys, tmp_path) -> None:
     more = ["--iou-type", "segm"]
     ok = folder / "results" / "ok.json"
     line, _ = evaluated(ok, folder / "gt.json", capsys, tmp_path, *more)
-    assert f"{ok}[0]: no segmentation" in line
+    assert f"{ok}[0]: segmentation is None; it must be compressed run lengths" in line
     masks = folder / "results" / "masks_polygon.json"
     line, _ = evaluated(masks, folder / "gt.json", capsys, tmp_path)
     assert line.endswith("; --iou-type bbox evaluates the boxes alone\n")

@@ -6,13 +6,12 @@ import pytest
 from harmonic_jax.metrics.coco import RECALLS, needed_positives
 from harmonic_jax.metrics.consistency.bootstrap import (
     bootstrap_weights,
-    grouped_sums,
     percentile_interval,
 )
 from harmonic_jax.metrics.consistency.measures import Rows, agreement, lrp_errors, spearman
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.test_coco import make_found, make_truth
 
 
@@ -61,20 +60,6 @@ def test_no_variance_and_no_rows_have_no_value() -> None:
     assert np.isnan(found["mean_gap"][:, 1]).all()
 
 
-def test_grouped_sums_equal_loops() -> None:
-    rng = np.random.default_rng(0)
-    values, image, group = rng.random((40, 2)), rng.integers(0, 6, 40), rng.integers(0, 4, 40)
-    weights = bootstrap_weights(6, 5, seed=1)
-    expected = np.zeros((6, 4, 2))
-    for value, i, k in zip(values, image, group, strict=True):
-        expected[:, k] += weights[:, i, None] * value
-    assert grouped_sums(values, image, group, 4, weights) == pytest.approx(expected)
-    assert grouped_sums(values[:, 0], image, group, 4, weights) == pytest.approx(expected[..., 0])
-    nothing = grouped_sums(values[:0], image[:0], group[:0], 4, weights)
-    assert nothing.shape == expected.shape
-    assert not nothing.any()
-
-
 def test_an_interval_leaves_out_one_in_forty_on_each_side() -> None:
     samples = np.random.default_rng(0).permutation(1001) / 1000
     assert percentile_interval(samples) == pytest.approx((0.025, 0.975))
@@ -84,85 +69,66 @@ def test_an_interval_leaves_out_one_in_forty_on_each_side() -> None:
     assert percentile_interval(half_undefined) is None
 
 
-def test_intervals_cover_the_mean_of_a_known_distribution() -> None:
-    """Of 200 samples of 80 images, about 95 % of the intervals hold the true mean."""
-    rng = np.random.default_rng(0)
-    held = 0
-    for trial in range(200):
-        x = rng.exponential(1.0, (80, 1))
-        weights = bootstrap_weights(80, 300, seed=trial)
-        interval = percentile_interval((weights[1:] @ x)[:, 0] / 80)
-        assert interval is not None
-        held += interval[0] <= 1.0 <= interval[1]
-    assert 0.88 <= held / 200 <= 0.99
-
-
-def values_of(
-    truth: GroundTruthTable, found: DetectionTable, raw: DetectionTable | None = None
-) -> dict[str, float]:
-    values = sample_metrics(Study(truth, found, raw), resamples=0, seed=0).values["overall", ""]
-    return {name: float(column[0]) for name, column in values.items()}
-
-
 TWO = make_truth([[0, 0, 10, 10], [20, 0, 30, 10]])
-
-
-def test_a_better_box_behind_a_worse_one() -> None:
-    """Object 0 has boxes of IoU .6 and .9, scored the wrong way round; object 1 has one of .8."""
-    found = make_found([[0, 0, 10, 6], [0, 0, 10, 9], [20, 0, 30, 8]], [0.9, 0.8, 0.7])
-    values = values_of(TWO, found)
+KEPT = make_found([[0, 0, 10, 6], [20, 0, 30, 8]], [0.9, 0.7])
+RAW = make_found(
+    [[0, 0, 10, 6], [0, 0, 10, 9], [20, 0, 30, 8], [20, 0, 30, 4]], [0.9, 0.8, 0.7, 0.3]
+)
+# Object 0 has boxes of IoU .6 and .9, scored the wrong way round; object 1 has one of .8.
+SWAPPED = make_found([[0, 0, 10, 6], [0, 0, 10, 9], [20, 0, 30, 8]], [0.9, 0.8, 0.7])
+# TP (loss .2), FP, TP (loss 0), FP of two objects: the third place is the best.
+IN_TURN = make_found(
+    [[0, 0, 10, 8], [50, 0, 60, 10], [20, 0, 30, 10], [70, 0, 80, 10]], [0.9, 0.8, 0.7, 0.6]
+)
+# Scores .93 and .95 lie in one bin of 25 and one of 10; .31 and .35 in two and one. One to one,
+# IoUs are .8, 1, 0 and 0 (object 1 is taken by the better score).
+BINNED = make_found(
+    [[0, 0, 10, 8], [20, 0, 30, 10], [50, 0, 60, 10], [20, 0, 30, 3]], [0.95, 0.93, 0.31, 0.35]
+)
+BY_HAND = {
     # Ranked as scored. IoU .50 to .60: TP FP TP. To .80: FP TP TP, as the box of .6 finds nothing.
-    # To .90: FP TP FP. At .95 nothing is found.
-    early = (51 * 1 + 50 * 2 / 3) / 101
-    both, one = 2 / 3, 51 / 101 / 2
-    assert values["AP"] == pytest.approx((3 * early + 4 * both + 2 * one) / 10)
-    # Ranked by IoU .9, .8, .6: up to .80 both are found before anything false; to .90: TP, false.
-    assert values["AP_ranked_by_iou"] == pytest.approx((7 * 1 + 2 * 51 / 101) / 10)
-    assert values["AP_headroom"] == pytest.approx(values["AP_ranked_by_iou"] - values["AP"])
-    assert values["pearson"] == pytest.approx(np.corrcoef([0.9, 0.8, 0.7], [0.6, 0.9, 0.8])[0, 1])
-    assert values["mean_gap"] == pytest.approx((0.3 + 0.1 + 0.1) / 3)
+    # To .90: TP FP TP. At .95 nothing is found. Ranked by IoU .9, .8, .6: up to .80 both are found
+    # before anything false; to .90: TP, false.
+    "a better box behind a worse one": (
+        SWAPPED,
+        None,
+        {
+            "AP": (3 * (51 + 50 * 2 / 3) / 101 + 4 * 2 / 3 + 2 * 51 / 101 / 2) / 10,
+            "AP_ranked_by_iou": (7 + 2 * 51 / 101) / 10,
+            "pearson": np.corrcoef([0.9, 0.8, 0.7], [0.6, 0.9, 0.8])[0, 1],
+            "mean_gap": (0.3 + 0.1 + 0.1) / 3,
+        },
+    ),
+    # NMS kept a box of IoU .6 where there was one of .9; the other object keeps its best. The best
+    # boxes have IoU .9 and .8: both count up to .80, one of two up to .90.
+    "what NMS loses": (
+        KEPT, RAW, {"nms_mean_loss": 0.15, "AP_best_raw": (7 + 2 * 51 / 101) / 10}
+    ),
+    # A truncated list of raw boxes must not make NMS look as if it gained.
+    "a box that is kept was there before": (
+        KEPT, make_found([[0, 0, 10, 6]], [0.9]), {"nms_mean_loss": 0.0}
+    ),
+    "calibration": (
+        BINNED,
+        None,
+        {
+            "LaECE": 2 / 4 * abs(0.94 - 0.9) + 0.31 / 4 + 0.35 / 4,
+            "D_ECE": (2 * 0.06 + 0.31 + 0.35) / 4,
+        },
+    ),
+    "optimal LRP": (
+        IN_TURN,
+        None,
+        {"oLRP": (0.2 / 0.5 + 1 + 0) / 3, "oLRP_loc": 0.1, "oLRP_FP": 1 / 3, "oLRP_FN": 0.0},
+    ),
+}  # fmt: skip
 
 
-def test_what_nms_loses() -> None:
-    """NMS kept a box of IoU .6 where there was one of .9; the other object keeps its best."""
-    kept = make_found([[0, 0, 10, 6], [20, 0, 30, 8]], [0.9, 0.7])
-    raw = make_found(
-        [[0, 0, 10, 6], [0, 0, 10, 9], [20, 0, 30, 8], [20, 0, 30, 4]], [0.9, 0.8, 0.7, 0.3]
-    )
-    values = values_of(TWO, kept, raw)
-    assert values["nms_mean_loss"] == pytest.approx(0.15)
-    # The best boxes have IoU .9 and .8: both count up to .80, one of two up to .90.
-    assert values["AP_best_raw"] == pytest.approx((7 + 2 * 51 / 101) / 10)
-
-
-def test_a_box_that_is_kept_was_there_before() -> None:
-    """A truncated list of raw boxes must not make NMS look as if it gained."""
-    kept = make_found([[0, 0, 10, 9], [20, 0, 30, 8]], [0.9, 0.01])
-    values = values_of(TWO, kept, make_found([[0, 0, 10, 9]], [0.9]))
-    assert values["nms_mean_loss"] == 0.0
-
-
-def test_calibration_by_hand() -> None:
-    """Scores .93 and .95 lie in one bin of 25 and one of 10; .31 and .35 in two and one."""
-    found = make_found(
-        [[0, 0, 10, 8], [20, 0, 30, 10], [50, 0, 60, 10], [20, 0, 30, 3]], [0.95, 0.93, 0.31, 0.35]
-    )
-    values = values_of(TWO, found)
-    # One to one, IoUs are .8, 1, 0 and 0 (object 1 is taken by the better score).
-    assert values["LaECE"] == pytest.approx(2 / 4 * abs(0.94 - 0.9) + 0.31 / 4 + 0.35 / 4)
-    assert values["D_ECE"] == pytest.approx((2 * 0.06 + 0.31 + 0.35) / 4)
-
-
-def test_optimal_lrp_by_hand() -> None:
-    """TP (loss .2), FP, TP (loss 0), FP of two objects: the third place is the best."""
-    found = make_found(
-        [[0, 0, 10, 8], [50, 0, 60, 10], [20, 0, 30, 10], [70, 0, 80, 10]], [0.9, 0.8, 0.7, 0.6]
-    )
-    values = values_of(TWO, found)
-    assert values["oLRP"] == pytest.approx((0.2 / 0.5 + 1 + 0) / 3)
-    assert values["oLRP_loc"] == pytest.approx(0.1)
-    assert values["oLRP_FP"] == pytest.approx(1 / 3)
-    assert values["oLRP_FN"] == 0.0
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name: str) -> None:
+    found, raw, expected = BY_HAND[name]
+    values = sample_metrics(Study(TWO, found, raw), resamples=0, seed=0).values["overall", ""]
+    assert {key: float(values[key][0]) for key in expected} == pytest.approx(expected)
 
 
 def test_a_true_positive_of_weight_zero_is_no_place_to_stop() -> None:

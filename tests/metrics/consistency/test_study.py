@@ -5,7 +5,6 @@ import pytest
 
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.matching import IOU_THRESHOLDS
-from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.consistency import brute
 
 SEEDS = range(15)
@@ -67,11 +66,3 @@ def test_one_to_one_equals_loops() -> None:
                 assert ours.object[rows].tolist() == [true[d][0] for d in rows]
                 assert ours.iou[rows] == pytest.approx([true[d][1] for d in rows])
                 assert np.flatnonzero(ours.is_false).tolist() == sorted(false), (seed, area)
-
-
-def test_unknown_image_and_class_are_refused() -> None:
-    truth, _ = brute.case(1)
-    with pytest.raises(ValueError, match="detection 0 is of image 5, which the ground truth"):
-        Study(truth, DetectionTable([5], [[0, 0, 5, 5]], [0.5], [0]))
-    with pytest.raises(ValueError, match="has label 9"):
-        Study(truth, DetectionTable(truth.image_ids[:1], [[0, 0, 5, 5]], [0.5], [9]))
