@@ -100,27 +100,60 @@ def test_tuples_have_a_length(kind: type, name: str, hint: Any) -> None:
     assert refused(kind, name, list(default)) is not None
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: c.OptimConfig(momentum=1 - 1e-12), "optim.momentum is 0.99"),  # 1 in float32
-        (lambda: c.OptimConfig(learning_rate=1e-50), "optim.learning_rate is 1e-50"),
-        (lambda: c.LossConfig(smooth_l1_beta=1e-50), "loss.smooth_l1_beta is 1e-50"),
-        (lambda: c.AnchorConfig(scales=(1.0, 1.0)), "anchors.scales is .*different"),
-        (lambda: c.AnchorConfig(ratios=()), "anchors.ratios is .*1 to 16"),
-        (lambda: c.OptimConfig(milestones=(0.5, 0.5)), "optim.milestones is .*increasing"),
-        (lambda: c.OptimConfig(rate_factors=(("a", 1.0), ("a", 0.1))), "different paths"),
-        (lambda: c.TrainConfig(steps=9, profile=(3, 10)), r"train.profile is \(3, 10\)"),
-        (lambda: c.Config("a/b"), "config.name is 'a/b'"),
-        (lambda: c.Config(".."), "config.name is '..'"),
-        (lambda: c.Config("x", run_dir=""), "config.run_dir is ''"),
-        (lambda: c.Config("x", data=c.AugmentConfig()), "config.data is .*a DataConfig"),  # type: ignore[arg-type]
-        (lambda: c.RetinaNetConfig(backbone=c.AnchorConfig()), "model.backbone is AnchorC"),  # type: ignore[arg-type]
-    ],
-)
-def test_what_else_is_refused(make: Any, words: str) -> None:
+ATROUS = c.VGGConfig(atrous=True)
+WRONG = [
+    (c.ResNetConfig, {"depth": 19}, "backbone.depth is 19"),
+    (c.ResNetConfig, {"depth": 18, "groups": 32}, r"backbone.groups, .* is \(32, 64\)"),
+    (c.ResNetConfig, {"width": 8, "width_per_group": 4}, "backbone.width_per_group is 4"),
+    (c.VGGConfig, {"frozen_stages": 6}, "backbone.frozen_stages is 6"),
+    (c.RetinaNetConfig, {"backbone": ATROUS}, "model.backbone.atrous is True; .*stride 32"),
+    (c.RetinaNetConfig, {"backbone": c.AnchorConfig()}, "model.backbone is AnchorC"),
+    (c.RetinaNetConfig, {"levels": (2, 7)}, r"model.levels is \(2, 7\)"),
+    (c.RetinaNetConfig, {"head_norm": "group", "channels": 12}, "model.channels is 12"),
+    (c.FasterRCNNConfig, {"backbone": ATROUS}, "model.backbone.atrous is True; .*stride 32"),
+    (c.FasterRCNNConfig, {"levels": (1, 5)}, r"model.levels is \(1, 5\)"),
+    (c.FasterRCNNConfig, {"channels": 12, "fpn_norm": "group"}, "model.channels is 12"),
+    (c.RefineDetConfig, {"backbone": ATROUS}, "model.backbone.atrous is True; .*stride 32"),
+    (c.SSDConfig, {"backbone": c.ResNetConfig()}, "model.extra_layers is .* 3 layers: with th"),
+    (c.MaskHeadConfig, {"channels": 12, "norm": "group"}, "mask_head.channels is 12"),
+    (c.RPNConfig, {"num_samples": 0}, "rpn.num_samples is 0"),
+    (c.BoxHeadConfig, {"positive_fraction": 0.0}, "box_head.positive_fraction is 0.0"),
+    (c.BoxHeadConfig, {"delta_weights": (1.0, 1.0, 0.0, 1.0)}, "box_head.delta_weights is"),
+    (c.BoxHeadConfig, {"norm": "batch"}, "box_head.norm is 'batch'; .* two_fc"),
+    (c.AnchorConfig, {"scales": (1.0, 1.0)}, "anchors.scales is .*different"),
+    (c.AnchorConfig, {"ratios": ()}, "anchors.ratios is .*1 to 16"),
+    (c.MatchConfig, {"positive_iou": 0.3}, "match.negative_iou"),
+    (c.PostprocessConfig, {"nms": "hard"}, "postprocess.nms is 'hard'; it must be class or agn"),
+    (c.PostprocessConfig, {"nms_sigma": 0.0}, "postprocess.nms_sigma is 0.0; it must be a number"),
+    (c.DataConfig, {"format": "voc"}, "data.root is None"),
+    (c.DataConfig, {"short_sides": (800,), "max_side": 700}, "data.max_side is 700"),
+    (c.LossConfig, {"gamma": 1.2}, "loss.gamma is 1.2"),
+    (c.LossConfig, {"smooth_l1_beta": 1e-50}, "loss.smooth_l1_beta is 1e-50"),
+    (c.LossConfig, {"cls_loss": "varifocal"}, "cls_loss is 'varifocal'; .* focal with hardet"),
+    (c.LossConfig, {"box_loss": "carl"}, "box_loss is 'carl'; .* single samples"),
+    (c.LossConfig, {"correlation": "pearson"}, "correlation is 'pearson'; .* none with"),
+    (c.LossConfig, {"factor_gradient": "both"}, "through or stop or cls_only"),
+    (c.OptimConfig, {"momentum": 1 - 1e-12}, "optim.momentum is 0.99"),  # 1 in float32
+    (c.OptimConfig, {"learning_rate": 1e-50}, "optim.learning_rate is 1e-50"),
+    (c.OptimConfig, {"milestones": (0.5, 0.5)}, "optim.milestones is .*increasing"),
+    (c.OptimConfig, {"rate_factors": (("a", 1.0), ("a", 0.1))}, "different paths"),
+    (c.OptimConfig, {"warmup_images": -1}, "optim.warmup_images is -1"),
+    (c.OptimConfig, {"trust_coefficient": 0.0}, "optim.trust_coefficient is 0.0"),
+    (c.TrainConfig, {"steps": 9, "profile": (3, 10)}, r"train.profile is \(3, 10\)"),
+    (c.Config, {"name": "a/b"}, "config.name is 'a/b'"),
+    (c.Config, {"name": ".."}, "config.name is '..'"),
+    (c.Config, {"run_dir": ""}, "config.run_dir is ''"),
+    (c.Config, {"data": c.AugmentConfig()}, "config.data is .*a DataConfig"),
+    (c.Config, {"data": c.DataConfig(stride=16)}, "data.stride is 16"),
+    (c.Config, {"optim": c.OptimConfig(accumulate=3)}, "optim.accumulate is 3"),
+    (c.Config, {"model": c.SSDConfig(), "loss": c.RIVALS["vfl"]}, "focal with any detect"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "words"), WRONG)
+def test_what_cannot_work_is_named(kind: type, values: dict[str, Any], words: str) -> None:
     with pytest.raises(c.ConfigError, match=words):
-        make()
+        kind(**REQUIRED.get(kind, {}) | values)
 
 
 def of_size(side: int, **fields: Any) -> c.Config:

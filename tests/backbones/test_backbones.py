@@ -8,7 +8,6 @@ from flax import nnx
 
 from harmonic_jax.backbones import BackboneConfig, Frozen, ResNetConfig, VGGConfig, build_backbone
 from harmonic_jax.backbones.layers import normalize_images
-from harmonic_jax.checks import ConfigError
 from harmonic_jax.pretrained.convert import fit_state
 from harmonic_jax.pretrained.layout import Layout
 from harmonic_jax.pretrained.torchvision import RESNET
@@ -90,23 +89,6 @@ def test_stages_of_vgg_may_be_frozen_and_all_of_resnet() -> None:
     assert {name.split("/")[1] for name in others} == {"0", "1"}
     params, _ = abstract(ResNetConfig(depth=18, width=8, frozen_stages=5), nnx.Param)
     assert not names(params)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: ResNetConfig(depth=19), "backbone.depth is 19"),
-        (lambda: ResNetConfig(depth=18, groups=32), r"backbone.groups, .* is \(32, 64\)"),
-        (
-            lambda: ResNetConfig(depth=50, width=8, width_per_group=4),
-            "backbone.width_per_group is 4",
-        ),
-        (lambda: VGGConfig(frozen_stages=6), "backbone.frozen_stages is 6"),
-    ],
-)
-def test_settings_name_what_is_wrong(make, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        make()
 
 
 def test_resnext_equals_torchvision() -> None:

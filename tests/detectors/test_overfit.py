@@ -24,13 +24,7 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 NUM_IMAGES = 8
 SMALLEST = 0.12  # sides of an object, as parts of the image's: what 160 pixels can show
 
-STEPS = {
-    "retinanet_r18_scenes": 400,
-    "ssd_vgg_scenes": 400,
-    "refinedet_vgg_scenes": 400,
-    "faster_rcnn_r18_scenes": 400,
-    "mask_rcnn_r18_scenes": 400,
-}
+NAMES = ("retinanet_r18", "ssd_vgg", "refinedet_vgg", "faster_rcnn_r18", "mask_rcnn_r18")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def eight_photos(coco_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _config(name: str, folder: Path) -> Config:
-    base = load_config(CONFIGS / f"{name}.py")
+    base = load_config(CONFIGS / f"{name}_scenes.py")
     return dataclasses.replace(
         base,
         data=DataConfig(
@@ -90,14 +84,12 @@ def _config(name: str, folder: Path) -> Config:
             warmup_steps=20,
             clip_norm=10.0,
         ),
-        train=TrainConfig(
-            steps=STEPS[name], batch_size=NUM_IMAGES, eval_every=0, checkpoint_every=10_000
-        ),
+        train=TrainConfig(steps=400, batch_size=NUM_IMAGES, eval_every=0, checkpoint_every=10_000),
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", NAMES)
 def test_overfits_eight_photos(name: str, eight_photos: Path, tmp_path: Path) -> None:
     config = _config(name, eight_photos)
     source = open_source(config.data, config.data.train_split)

@@ -11,7 +11,6 @@ import pytest
 from harmonic_jax import config as c
 from harmonic_jax.detectors import retinanet
 from harmonic_jax.detectors.parts.anchors import make_anchors
-from harmonic_jax.structures import Predictions
 from tests.detectors import reference as ref
 from tests.detectors import tiny
 
@@ -30,19 +29,11 @@ def raw_outputs(seed: int = 0, mean: float = -3.0, step: float | None = None) ->
     return logits, [rng.normal(0, 0.3, (3, len(a), 4)).astype(np.float32) for a in PYRAMID]
 
 
-def predictions_of(logits: list, deltas: list) -> Predictions:
-    return Predictions(tuple(map(jnp.asarray, logits)), tuple(map(jnp.asarray, deltas)))
-
-
 @functools.partial(jax.jit, static_argnames="config")
 def detect(outputs, sizes=SIZES, config=POST):
     return jax.vmap(lambda one, size: retinanet.detect_in_image(one, PYRAMID, size, config))(
         outputs, sizes
     )
-
-
-def image_of(tree, i: int):
-    return jax.tree.map(lambda x: x[i], tree)
 
 
 def by_definition(logits: list, deltas: list, size: np.ndarray) -> list:
@@ -61,10 +52,10 @@ def by_definition(logits: list, deltas: list, size: np.ndarray) -> list:
 @pytest.mark.parametrize("mean", [-3.0, -6.0, -20.0])
 def test_detections_equal_the_definition(mean: float) -> None:
     logits, deltas = raw_outputs(mean=mean)
-    found = detect(predictions_of(logits, deltas))
+    found = detect(tiny.predictions_of(logits, deltas))
     for i in range(3):
         expected = by_definition([x[i] for x in logits], [x[i] for x in deltas], SIZES[i])
-        ref.assert_detections(image_of(found, i), expected)
+        ref.assert_detections(tiny.row(found, i), expected)
     assert found.valid.any() == (mean > -20)
 
 
@@ -74,7 +65,7 @@ EVERYTHING = dataclasses.replace(POST, nms_iou=1.0, max_detections=5 * 150)
 def test_the_two_step_selection_is_exact_under_ties() -> None:
     """As many pairs of every score as the full sort keeps, with hundreds of equal scores."""
     logits, deltas = raw_outputs(5, -2.0, step=1.0)
-    found = detect(predictions_of(logits, deltas), config=EVERYTHING)
+    found = detect(tiny.predictions_of(logits, deltas), config=EVERYTHING)
     expected = []
     for level in logits:
         best = np.sort(level[0].ravel())[::-1][: POST.topk].astype(np.float64)
@@ -89,11 +80,13 @@ def test_an_anchor_with_a_nan_logit_is_never_detected() -> None:
     for level in (2, 3, 4):  # Coarse: fewer anchors than are looked at.
         logits[level][:, ::2, 3] = np.nan
         absent[level][:, ::2] = -30.0
-    tiny.assert_same(detect(predictions_of(logits, deltas)), detect(predictions_of(absent, deltas)))
+    tiny.assert_same(
+        detect(tiny.predictions_of(logits, deltas)), detect(tiny.predictions_of(absent, deltas))
+    )
 
     logits[0][:, ::2, 3] = np.nan
     deltas = [np.zeros_like(level) for level in deltas]
-    found = image_of(detect(predictions_of(logits, deltas)), 0)
+    found = tiny.row(detect(tiny.predictions_of(logits, deltas)), 0)
     boxes = np.asarray(found.boxes)[np.asarray(found.valid)]
     broken = np.clip(PYRAMID[0][::2], 0, [192, 128, 192, 128])
     assert len(boxes) > 0
@@ -105,7 +98,7 @@ def test_no_box_is_detected_that_is_not_finite() -> None:
     for level in deltas:
         level[:, ::3, 0] = np.nan
         level[:, 1::3, 2] = np.inf  # Clamped: the box ends at the border of the image.
-    outputs = predictions_of(logits, deltas)
+    outputs = tiny.predictions_of(logits, deltas)
     found = detect(outputs)
     assert found.valid.sum() > 0
     assert np.isfinite(found.boxes).all()

@@ -45,15 +45,6 @@ def test_padding_changes_neither_other_rois_nor_statistics(norm: str) -> None:
 # --- Samples -------------------------------------------------------------------------------------
 
 
-def boxes_of(rng: np.random.Generator, count: int) -> np.ndarray:
-    corner = rng.uniform(0, 40, (count, 2))
-    return np.concatenate([corner, corner + rng.uniform(8, 30, (count, 2))], -1).astype(np.float32)
-
-
-def image_of(tree, i: int):
-    return jax.tree.map(lambda x: x[i], tree)
-
-
 def test_rois_have_the_label_and_box_of_their_object() -> None:
     """Of images with no, one and four objects, and of one without proposals but the objects."""
     rng, config = np.random.default_rng(0), c.BoxHeadConfig(num_samples=40)
@@ -61,7 +52,7 @@ def test_rois_have_the_label_and_box_of_their_object() -> None:
     near = [tiny.objects_of(truth, i)[0].repeat(8, 0)[:20] for i in range(4)]
     boxes = np.stack(
         [
-            np.concatenate([boxes_of(rng, 50 - len(b)), b + rng.uniform(-4, 4, b.shape)])
+            np.concatenate([tiny.boxes_of(rng, 50 - len(b)), b + rng.uniform(-4, 4, b.shape)])
             for b in near
         ]
     ).astype(np.float32)
@@ -73,9 +64,9 @@ def test_rois_have_the_label_and_box_of_their_object() -> None:
     together = jax.jit(jax.vmap(draw))(keys, proposals, truth)
     alone = jax.jit(draw)
     for image in range(4):
-        rois = jax.tree.map(np.asarray, image_of(together, image))
+        rois = jax.tree.map(np.asarray, tiny.row(together, image))
         tiny.assert_same(
-            rois, alone(keys[image], image_of(proposals, image), image_of(truth, image))
+            rois, alone(keys[image], tiny.row(proposals, image), tiny.row(truth, image))
         )
         real, labels = tiny.objects_of(truth, image)
         every = np.concatenate([boxes[image][exists[image]], real])
@@ -143,7 +134,7 @@ def test_detections_equal_a_loop() -> None:
         expected = expected_detections(*case, size)
         assert len(expected) > 4
         ref.assert_detections(detect(*case, jnp.array(size)), expected)
-        ref.assert_detections(image_of(together, i), expected)
+        ref.assert_detections(tiny.row(together, i), expected)
 
 
 def test_few_candidates_are_the_best_of_all() -> None:

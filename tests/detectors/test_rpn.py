@@ -1,70 +1,39 @@
-"""The region proposal network: its head, its samples and its proposals against loops."""
+"""The region proposal network: its samples and its proposals against loops."""
 
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from harmonic_jax.config import AnchorConfig, RPNConfig
+from harmonic_jax.config import RPNConfig
 from harmonic_jax.detectors.parts.anchors import make_anchors
-from harmonic_jax.detectors.rpn import (
-    RPNHead,
-    sample_anchors,
-    select_proposals,
-)
+from harmonic_jax.detectors.rpn import sample_anchors, select_proposals
 from harmonic_jax.ops.box_coder import encode_boxes
-from harmonic_jax.structures import Predictions
 from tests.detectors import reference as ref
 from tests.detectors import tiny
 from tests.ops.scenes import random_boxes
 
 RPN = RPNConfig()
 DRAW = RPNConfig(num_samples=32)
-B, S = 2, 24
-REAL = jnp.ones(B, bool)
-
-
-def test_outputs_run_over_rows_columns_anchors() -> None:
-    config = RPNConfig(anchors=AnchorConfig(scales=(1.0,), ratios=(1.0, 2.0)))
-    head = RPNHead(config, 8, rngs=nnx.Rngs(0))
-    head.convs[0].kernel[...] = jnp.zeros((3, 3, 8, 8)).at[1, 1, 0, 0].set(1.0)
-    for layer, size in ((head.objectness, 2), (head.deltas, 8)):
-        layer.kernel[...] = jnp.zeros((1, 1, 8, size)).at[0, 0, 0].set(100.0)
-        layer.bias[...] = jnp.arange(float(size))
-    cells = jnp.zeros((1, 2, 3, 8)).at[0, :, :, 0].set(jnp.arange(6.0).reshape(2, 3))
-    logits, deltas = head(cells)
-    numbers = 100 * np.arange(6)[:, None]
-    np.testing.assert_array_equal(logits[0], (numbers + np.arange(2)).reshape(12, 1))
-    np.testing.assert_array_equal(deltas[0], (numbers + np.arange(8)).reshape(12, 4))
+B = 2
 
 
 # --- Samples and loss ----------------------------------------------------------------------------
 
 
-def boxes_of(rng: np.random.Generator, count: int) -> np.ndarray:
-    corner = rng.uniform(0, 40, (count, 2))
-    return np.concatenate([corner, corner + rng.uniform(8, 30, (count, 2))], -1).astype(np.float32)
-
-
-def image_of(tree, i: int):
-    return jax.tree.map(lambda x: x[i], tree)
-
-
 def test_anchors_are_sampled_by_their_match() -> None:
     """Of images with no, one and four objects at once; each is what a single image would be."""
     rng = np.random.default_rng(1)
-    every, truth = boxes_of(rng, 80), tiny.random_truth(rng, (0, 1, 4))
+    every, truth = tiny.boxes_of(rng, 80), tiny.random_truth(rng, (0, 1, 4))
     keys = jax.random.split(jax.random.key(2), 3)
     together = jax.jit(jax.vmap(lambda key, own: sample_anchors(key, every, own, DRAW)))(
         keys, truth
     )
     alone = jax.jit(lambda key, own: sample_anchors(key, every, own, DRAW))
     for i in range(3):
-        samples = jax.tree.map(np.asarray, image_of(together, i))
-        tiny.assert_same(samples, alone(keys[i], image_of(truth, i)))
+        samples = jax.tree.map(np.asarray, tiny.row(together, i))
+        tiny.assert_same(samples, alone(keys[i], tiny.row(truth, i)))
         boxes, _ = tiny.objects_of(truth, i)
         owner = ref.match_by_overlap(every, boxes, DRAW.match)
         positive = np.array([g is not None and g >= 0 for g in owner])
@@ -120,10 +89,6 @@ def raw_outputs(seed: int = 0) -> tuple[list, list]:
     return logits, deltas
 
 
-def predictions_of(logits: list, deltas: list) -> Predictions:
-    return Predictions(tuple(map(jnp.asarray, logits)), tuple(map(jnp.asarray, deltas)))
-
-
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def propose(outputs, config, anchors=ANCHORS, is_training=False):
     return jax.vmap(
@@ -133,7 +98,7 @@ def propose(outputs, config, anchors=ANCHORS, is_training=False):
 
 def check(proposals, image: int, boxes: np.ndarray, scores: np.ndarray | None = None) -> None:
     """The rows of an image, best first, and zeros behind them."""
-    own = jax.tree.map(np.asarray, image_of(proposals, image))
+    own = jax.tree.map(np.asarray, tiny.row(proposals, image))
     np.testing.assert_array_equal(own.valid, np.arange(len(own.valid)) < len(boxes))
     np.testing.assert_allclose(own.boxes[own.valid], boxes, atol=1e-3)
     if scores is not None:
@@ -162,7 +127,7 @@ def test_proposals_equal_the_definition(name: str) -> None:
         logits = [np.round(level) for level in logits]
     elif name == "saturated scores":  # within a level the order is that of the logits
         logits = [level * 10 + 150 for level in logits]
-    proposals = propose(predictions_of(logits, deltas), CASES[name])
+    proposals = propose(tiny.predictions_of(logits, deltas), CASES[name])
     assert proposals.valid.all() == (name != "more room than proposals")
     for image in range(B):
         expected = by_definition(logits, deltas, image, CASES[name])
@@ -172,7 +137,7 @@ def test_proposals_equal_the_definition(name: str) -> None:
 
 def test_training_has_its_own_numbers() -> None:
     logits, deltas = raw_outputs(1)
-    outputs = predictions_of(logits, deltas)
+    outputs = tiny.predictions_of(logits, deltas)
     swapped = RPNConfig(topk_train=100, num_proposals_train=100, topk_eval=1, num_proposals_eval=1)
     training = propose(outputs, swapped, ANCHORS, True)
     tiny.assert_same(training, propose(outputs, FEW))
@@ -180,7 +145,7 @@ def test_training_has_its_own_numbers() -> None:
 
 def test_what_is_no_number_is_never_proposed() -> None:
     logits, deltas = raw_outputs(3)
-    clean = propose(predictions_of(logits, deltas), ALL)  # all, so that bad ones displace none
+    clean = propose(tiny.predictions_of(logits, deltas), ALL)  # all, so that bad ones displace none
     bad_logits = [
         np.concatenate([level, np.full((B, 3, 1), value, np.float32)], axis=1)
         for level, value in zip(logits, (np.nan, 50.0, np.nan, 60.0, np.inf), strict=True)
@@ -190,15 +155,15 @@ def test_what_is_no_number_is_never_proposed() -> None:
         for level, value in zip(deltas, (0.0, np.nan, np.nan, -np.nan, np.nan), strict=True)
     ]
     anchors = tuple(np.concatenate([level, level[:3]]) for level in ANCHORS)
-    dirty = propose(predictions_of(bad_logits, bad_deltas), ALL, anchors)
+    dirty = propose(tiny.predictions_of(bad_logits, bad_deltas), ALL, anchors)
     tiny.assert_close(dirty, clean, atol=1e-4)
     nothing = [np.full_like(level, np.nan) for level in logits]
-    proposals = propose(predictions_of(nothing, deltas), ALL)
+    proposals = propose(tiny.predictions_of(nothing, deltas), ALL)
     assert not any(np.any(leaf) for leaf in proposals)
 
 
 def test_a_batch_equals_its_images_and_is_constant() -> None:
-    outputs = predictions_of(*raw_outputs(5))
+    outputs = tiny.predictions_of(*raw_outputs(5))
     together = propose(outputs, FEW)
 
     @jax.jit
@@ -208,6 +173,6 @@ def test_a_batch_equals_its_images_and_is_constant() -> None:
         return proposals.boxes.sum() + proposals.scores.sum(), proposals
 
     for image in range(B):
-        (_, proposals), gradient = alone(image_of(outputs, image), SIZES[image])
-        tiny.assert_close(image_of(together, image), proposals, atol=1e-4)
+        (_, proposals), gradient = alone(tiny.row(outputs, image), SIZES[image])
+        tiny.assert_close(tiny.row(together, image), proposals, atol=1e-4)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))

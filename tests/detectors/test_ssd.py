@@ -1,5 +1,6 @@
-"""SSD's choice of negatives, and its detections against a loop."""
+"""SSD's choice of negatives, and its and RefineDet's detections against a loop."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from harmonic_jax import config as c
-from harmonic_jax.detectors import ssd
+from harmonic_jax.detectors import refinedet, ssd
+from tests.detectors import families, tiny
 from tests.detectors import reference as ref
-from tests.detectors import tiny
+from tests.detectors.tiny import K
 
 SHAPE = (64, 64)
 hardest = jax.jit(ssd.hardest, static_argnames="ratio")
@@ -108,3 +110,36 @@ def test_fewer_boxes_than_candidates_and_detections() -> None:
     logits, boxes, size = random_image(1)
     found = detect(logits[:3], boxes[:3], ALL[:3], size)
     ref.assert_detections(found, reference(logits, boxes, np.arange(N) < 3, size))
+
+
+def test_refinedet_s_detections_are_refined_anchors_that_the_second_deltas_move() -> None:
+    anchors = families.refinedet_anchors()
+    everything = c.PostprocessConfig(
+        score_threshold=0.0, topk=1000, nms_iou=1.0, max_detections=K * len(anchors)
+    )
+    config = dataclasses.replace(families.REFINEDET, postprocess=everything, min_objectness=0.3)
+    outputs, truth = families.refinedet_case(6)
+    found = jax.jit(
+        lambda own: refinedet.detect(tiny.Given(config, own), tiny.batch_of(truth, families.SHAPE))
+    )(outputs)
+    for image in range(2):
+        expected = []
+        rows = zip(
+            anchors,
+            *(
+                tiny.of_image(levels, image)
+                for module in outputs
+                for levels in vars(module).values()
+            ),
+            strict=True,
+        )
+        for anchor, objectness, first, logits, second in rows:
+            if ref.softmax(objectness)[0] >= config.min_objectness:
+                box = ref.decode(
+                    second, ref.decode(first, anchor, ref.SSD_WEIGHTS), ref.SSD_WEIGHTS
+                )
+                box = np.clip(box, 0, 64)
+                expected += [(ref.softmax(logits)[k], k, box) for k in range(K)]
+        assert everything.max_detections / 3 < len(expected) < everything.max_detections
+        expected.sort(key=lambda row: -row[0])
+        ref.assert_detections(jax.tree.map(lambda x, i=image: x[i], found), expected)

@@ -1,5 +1,5 @@
-"""Detectors against torchvision's: same random weights and real photos, same outputs, detections,
-masks and losses."""
+"""Detectors against torchvision's: same random weights and real photos, same outputs,
+detections and masks."""
 
 import dataclasses
 import functools
@@ -16,12 +16,11 @@ from flax import nnx
 
 from harmonic_jax import config as c
 from harmonic_jax import detectors
-from harmonic_jax.detectors import ssd
 from harmonic_jax.masks import paste_masks
 from harmonic_jax.pretrained import detector_layout, load_detector
 from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.models import DETECTORS, SSD300_VGG16
-from harmonic_jax.structures import Batch, GroundTruth, Predictions
+from harmonic_jax.structures import Batch, GroundTruth
 from tests.detectors import tiny
 from tests.detectors.torchvision_peer import (
     CHANNELS,
@@ -37,7 +36,6 @@ from tests.detectors.torchvision_peer import (
 from tests.ops.peers import torchvision_or_skip
 
 ROUNDED = c.AnchorConfig(size_factor=8.0, scales=(1.0,), rounding="torchvision")
-LOSS = c.LossConfig(hardet=False, smooth_l1_beta=1.0)
 RETINANET = c.RetinaNetConfig(
     c.ResNetConfig(18, norm="batch"),
     channels=CHANNELS,
@@ -265,41 +263,3 @@ def test_weights_return_bit_for_bit(pair: Pair) -> None:
     assert exported.keys() == theirs.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(exported[name], array, err_msg=name)
-
-
-@pytest.mark.parametrize("pair", [PARAMS[1]], indirect=True)
-def test_losses_of_ssd(pair: Pair) -> None:
-    """With the predictions of ours, which are theirs."""
-    import torch
-
-    truth = pair.batch.ground_truth
-    targets = [
-        {
-            "boxes": torch.from_numpy(boxes[valid]),
-            "labels": torch.from_numpy(labels[valid] + 1).long(),
-        }
-        for boxes, labels, valid in zip(truth.boxes, truth.labels, truth.valid, strict=True)
-    ]
-    pair.peer.train()
-    with torch.no_grad():
-        expected = pair.peer(to_tensors(pair.batch), targets)
-    pair.peer.eval()
-    raw = Predictions(pair.ours["logits"], pair.ours["deltas"])
-    batch = jax.tree.map(jnp.asarray, pair.batch)
-    sums = jax.jit(
-        lambda raw, batch: ssd.loss_sums(tiny.Given(pair.config, raw), batch, LOSS, tiny.KEY, None)
-    )(raw, batch)
-    assert float(sums.num_positive) > 10
-    terms = sums.normalized()
-    np.testing.assert_allclose(terms["box_loss"], expected["bbox_regression"], rtol=1e-3)
-    np.testing.assert_allclose(terms["cls_loss"], expected["classification"], rtol=1e-3)
-    np.testing.assert_allclose(terms["loss"], sum(expected.values()), rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_anchors_rounded_otherwise_are_noticed(coco_tiny: Path) -> None:
-    """The tests above can fail: the paper's anchors differ by more than their bounds."""
-    config = dataclasses.replace(RETINANET, anchors=c.AnchorConfig())
-    pair = make_pair(small_retinanet(), config, CLASSES, real_batch(coco_tiny, 160))
-    with pytest.raises(AssertionError):
-        match_detections(pair, 0)

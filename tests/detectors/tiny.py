@@ -237,6 +237,21 @@ def objects_of(truth: GroundTruth, image: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, np.asarray(truth.labels[image])[keep]
 
 
+def boxes_of(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Boxes of 8 to 38 pixels."""
+    corner = rng.uniform(0, 40, (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(8, 30, (count, 2))], -1).astype(np.float32)
+
+
+def row(tree: Any, i: int) -> Any:
+    """An image of a batch of anything."""
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def predictions_of(logits: list, deltas: list) -> Predictions:
+    return Predictions(tuple(map(jnp.asarray, logits)), tuple(map(jnp.asarray, deltas)))
+
+
 def assert_all_finite(tree: Any) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 

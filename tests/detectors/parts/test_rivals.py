@@ -2,11 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -269,37 +264,3 @@ def test_images_on_two_devices_equal_one_batch(trained):
         np.testing.assert_allclose(value, want, rtol=1e-5, err_msg=name)
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-FOUR_DEVICES = """
-import json, sys, jax
-from harmonic_jax.config import RIVALS
-from tests.training.test_step import flat, run
-from tests.training.tiny import tiny_config
-import dataclasses, numpy as np
-out = {}
-for name in sys.argv[1:]:
-    config = dataclasses.replace(tiny_config(norm="frozen"), loss=RIVALS[name])
-    runs = [run(config, range(2), num_devices=n) for n in (1, 4)]
-    out[name] = [float(np.abs(flat(runs[0][1].variables) - flat(runs[1][1].variables)).max())]
-    out[name] += [log[-1]["loss"] for _, _, log in runs]
-json.dump(out, sys.stdout)
-"""
-
-
-@pytest.mark.slow
-def test_the_train_step_on_four_devices_equals_one():
-    """Sums by name inside jax.shard_map, and their gradients."""
-
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    done = subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES, *SHARDED],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name, (difference, one, four) in json.loads(done.stdout).items():
-        assert difference < 1e-4, name
-        assert four == pytest.approx(one, rel=1e-4), name

@@ -94,16 +94,6 @@ def test_small_boxes_are_dropped_after_clipping() -> None:
     np.testing.assert_allclose(found.boxes[:2], [[7, 0, 10, 8], [0, 0, 8, 8]])
 
 
-def test_settings_are_checked() -> None:
-    assert c.PostprocessConfig().nms == "class"
-    with pytest.raises(c.ConfigError, match=r"postprocess\.nms is 'hard'; it must be class or agn"):
-        c.PostprocessConfig(nms="hard")
-    with pytest.raises(
-        c.ConfigError, match=r"postprocess\.nms_sigma is 0.0; it must be a number in"
-    ):
-        c.PostprocessConfig(nms_sigma=0.0)
-
-
 def test_images_of_outputs_that_are_not_finite_are_marked() -> None:
     shape = (3, 2)
     found = Detections(
