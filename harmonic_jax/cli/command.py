@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import shlex
 import sys
 import traceback
@@ -38,6 +37,7 @@ from harmonic_jax.training.log import NonFiniteLossError
 from harmonic_jax.training.processes import (
     ProcessFailedError,
     ProcessOptions,
+    first_line,
     is_primary,
     join_processes,
     label,
@@ -114,11 +114,10 @@ def run_command(
         with interrupting():
             status = body()
             flush_output()
-            return status
     except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
         status = EXIT_FAILED
     except KeyboardInterrupt as stop:
-        complain(f"stopped by {str(stop) or 'SIGINT'}")
+        complain(_stopped(stop))
         status = EXIT_STOPPED
     except failures as error:
         complain(error)
@@ -126,10 +125,13 @@ def run_command(
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        complain(f"there is not enough memory, for a smaller batch perhaps ({_first_line(error)})")
+        complain(f"there is not enough memory, for a smaller batch perhaps ({first_line(error)})")
         status = EXIT_FAILED
     finally:
-        _give_up_output()
+        try:
+            flush_output()
+        except OSError:  # what was printed is lost
+            discard(sys.stdout)
     return status
 
 
@@ -156,7 +158,7 @@ def run_as_process(
     Args:
       options: how to find the others.
       body: takes where to print, and returns the exit status.
-      failures: what is told in one line, without a traceback; the status is then 1.
+      failures: what one of several tells in one line, without a traceback; its status is then 1.
       needs_devices: whether the body computes on them; False: it runs where JAX has none.
       needs_output: whether the command has failed where what it prints is lost; in any case it
         does its work to the end.
@@ -164,7 +166,6 @@ def run_as_process(
     Returns:
       The exit status; of several processes, one that fails alone does not return.
     """
-    is_shared = False
     try:
         with exit_on_lost_process():
             join_processes(options)
@@ -176,29 +177,21 @@ def run_as_process(
             console = Terminal(quiet=not is_primary(), lossy=True)
             status = body(console)
             return EXIT_FAILED if needs_output and console.is_lost else status
-    except ProcessFailedError as error:
-        is_shared = True
-        if error.__cause__ is not None and not isinstance(error.__cause__, failures):
-            traceback.print_exception(error.__cause__)
-        complain(error)
-    except failures as error:
-        if isinstance(error, BrokenPipeError) and not label():
-            raise
-        complain(error)
-    except KeyboardInterrupt as stop:
-        if not label():
-            raise
-        complain(f"stopped by {str(stop) or 'SIGINT'}")
-        exit_process(EXIT_STOPPED)
     except BaseException as error:
         if not label():
-            raise
+            raise  # `run_command` tells
+        is_shared = isinstance(error, ProcessFailedError)
+        cause = error.__cause__ if is_shared else error
+        if isinstance(cause, KeyboardInterrupt):
+            complain(_stopped(cause))
+            exit_process(EXIT_STOPPED)
         complain(error)
-        traceback.print_exc()
-    if label() and not is_shared:
-        # A normal exit waits for all others, and they wait for this process in a collective.
-        exit_process(1)
-    return 1
+        if cause is not None and not isinstance(cause, failures):
+            traceback.print_exception(cause)
+        if not is_shared:
+            # A normal exit waits for all others, and they wait for this process in a collective.
+            exit_process(EXIT_FAILED)
+        return EXIT_FAILED
 
 
 def complain(problem: BaseException | str) -> None:
@@ -207,20 +200,12 @@ def complain(problem: BaseException | str) -> None:
         print(printable(f"{label()}error: {_told(problem)}"), file=sys.stderr, flush=True)
 
 
-def _give_up_output() -> None:
-    """Flushes what was printed, or forgets it where it cannot be written."""
-    try:
-        flush_output()
-    except OSError:
-        discard(sys.stdout)
+def _stopped(stop: KeyboardInterrupt) -> str:
+    return f"stopped by {str(stop) or 'SIGINT'}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _told(problem: BaseException | str) -> str:
@@ -232,16 +217,5 @@ def _told(problem: BaseException | str) -> str:
 
 
 def quoted(path: str | Path) -> str:
-    r"""A path as a shell takes it, for commands to copy: printable, whatever is in it.
-
-    >>> print(quoted("runs/my run"), quoted("caf\udce9"))
-    'runs/my run' $'caf\xe9'
-    """
-    text = str(path)
-    if printable(text) == text and not set("\n\t") & set(text):
-        return shlex.quote(text)
-    plain = (
-        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
-        for byte in os.fsencode(text)
-    )
-    return f"$'{''.join(plain)}'"
+    """A path as a shell takes it, for commands to copy."""
+    return shlex.quote(str(path))

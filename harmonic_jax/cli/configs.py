@@ -43,16 +43,7 @@ class _Fields:
 def config_from_args(args: Sequence[str]) -> Config:
     """The config of `CONFIG [--field.name VALUE ..]`; raises as the two functions do."""
     config, rest = config_and_rest(args)
-    return replace_fields(config, rest)
-
-
-def replace_fields(config: Config, args: Sequence[str]) -> Config:
-    """The config with the fields that options name.
-
-    Raises:
-      UsageError: an option is unknown, or its value is not legal.
-    """
-    return parse_options(_Fields, args, prog="CONFIG", config=config).config
+    return parse_options(_Fields, rest, prog="CONFIG", config=config).config
 
 
 def config_and_rest(args: Sequence[str]) -> tuple[Config, list[str]]:
@@ -115,12 +106,10 @@ def call_in_file(path: Path, function: str) -> Any:
 def _describe(error: BaseException, path: Path) -> str:
     """What is wrong with a file, in one line, with the number of its line where that is known."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+    problem = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        line, problem = error.lineno, f"{type(error).__name__}: {error.msg}"
-    else:
-        line = lines[-1] if lines else None
-        words = " ".join(str(error).split())
-        problem = words if isinstance(error, ConfigError) else f"{type(error).__name__}: {words}"
-    place = f"{path}:{line}" if line else f"{path}"
-    return f"{place}: {problem.removesuffix(': ')}"
+        line, problem = error.lineno, error.msg
+    if not isinstance(error, ConfigError):
+        problem = f"{type(error).__name__}: {problem}"
+    return f"{path}:{line}: {problem}" if line else f"{path}: {problem}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
+from harmonic_jax.json_file import shown
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
@@ -33,19 +35,6 @@ from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
 
 MOST_RAW_BOXES = 2000
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RawBoxes:
-    """Boxes before NMS.
-
-    Attributes:
-      boxes: at most `MOST_RAW_BOXES` an image, the best.
-      num_full: images that have so many: they may have had more.
-    """
-
-    boxes: DetectionTable
-    num_full: int
 
 
 def make_raw_step(run: SavedRun, mesh: Mesh) -> PredictStep:
@@ -76,16 +65,14 @@ def detect_raw(
     mesh: Mesh,
     *,
     watchdog: Watchdog | None = None,
-) -> RawBoxes:
+) -> tuple[DetectionTable, int]:
     """Runs a raw step over every image of a source; all processes call it.
 
-    Args:
-      raw_step: from `make_raw_step`, perhaps with a data set's labels.
-      variables: the arrays.
-      source: the images.
-      config: batch size, shapes.
-      mesh: all devices.
-      watchdog: fed with every batch.
+    Args: those of `training.evaluation.detect_all`.
+
+    Returns:
+      The best `MOST_RAW_BOXES` of each image, and how many images have so many: they may have
+      had more.
     """
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables, num_full = [], 0
@@ -97,15 +84,16 @@ def detect_raw(
         labels, valid = np.asarray(found.labels), np.asarray(found.valid)
         num_full += int(valid.all(axis=1).sum())
         tables.append(DetectionTable.from_padded(image_ids[rows], boxes, scores, labels, valid))
-    return RawBoxes(concatenate_detections(tables), num_full)
+    return concatenate_detections(tables), num_full
 
 
 def write_consistency(
     folder: Path,
     truth: GroundTruthTable,
     found: DetectionTable,
-    raw: RawBoxes | DetectionTable | None,
+    raw: DetectionTable | None,
     *,
+    num_full: int = 0,
     resamples: int,
     images: Images,
     title: str,
@@ -117,7 +105,8 @@ def write_consistency(
       folder: made if absent; files of an earlier report are replaced.
       truth: the annotated images.
       found: the detections.
-      raw: the boxes before NMS; a table is taken to be complete.
+      raw: the boxes before NMS.
+      num_full: images of which not all of them are there, perhaps.
       resamples: of the images, for the intervals.
       images: for the page's pictures.
       title: of the page.
@@ -126,15 +115,14 @@ def write_consistency(
       The report and the files written.
     """
     notes: tuple[str, ...] = ()
-    boxes = raw.boxes if isinstance(raw, RawBoxes) else raw
-    if boxes is None:
+    if raw is None:
         notes = ("boxes before NMS were not given: what NMS loses is not known",)
-    if isinstance(raw, RawBoxes) and raw.num_full:
+    elif num_full:
         notes = (
-            f"of {raw.num_full} images only the best {MOST_RAW_BOXES} boxes before NMS were kept: "
+            f"of {num_full} images only the best {MOST_RAW_BOXES} boxes before NMS were kept: "
             "what NMS loses there may be more",
         )
-    case = Study(truth, found, boxes)
+    case = Study(truth, found, raw)
     samples = sample_metrics(case, resamples=resamples, seed=0)
     report = report_of(case, samples, notes=notes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,21 +143,10 @@ def write_consistency(
 
 def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:
     """The images of a data set; those that cannot be decoded are left out."""
-    records = source.records
-    place = {record.image_id: i for i, record in enumerate(records)}
-
-    def pixels(image_id: int) -> np.ndarray | None:
-        record = records[place[image_id]]
-        try:
-            data = source.image_bytes(place[image_id])
-            return _decoded(data, (record.height, record.width), max_pixels)
-        except OSError:
-            return None
-
-    names = {record.image_id: record.file_name for record in records}
-    return Images(
-        pixels, names, {record.image_id: (record.height, record.width) for record in records}
-    )
+    place = {record.image_id: i for i, record in enumerate(source.records)}
+    sizes = {record.image_id: (record.height, record.width) for record in source.records}
+    names = {record.image_id: record.file_name for record in source.records}
+    return _images(lambda key: source.image_bytes(place[key]), names, sizes, max_pixels)
 
 
 def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
@@ -192,24 +169,25 @@ def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
     found = {key: files.find(name) for key, name in names.items()}
     paths = {key: folder / file[0] for key, file in found.items() if file}
     if not paths:
-        name = next(iter(names.values()), "")
-        example = files.absence(name) if name else "no file_name at all"
+        example = shown(next(iter(names.values()), None))
         raise DataError(
-            f"--images {folder} holds none of the images that {file.name} names ({example})"
+            f"--images {folder} holds none of the images that {file.name} names (as {example})"
         )
+    max_pixels = DataConfig().max_pixels
+    return _images(lambda key: read_image_file(paths[key]), names, sizes, max_pixels)
 
-    def pixels(image_id: int) -> np.ndarray | None:
+
+def _images(
+    read: Callable[[int], bytes],
+    names: dict[int, str],
+    sizes: dict[int, tuple[int, int]],
+    max_pixels: int,
+) -> Images:
+    def pixels(key: int) -> np.ndarray | None:
         try:
-            data = read_image_file(paths[image_id])
-        except (KeyError, OSError):
+            data = read(key)
+            return decode_image(data, max_pixels=max_pixels, annotated_size=sizes.get(key)).image
+        except (KeyError, OSError, ImageError):
             return None
-        return _decoded(data, sizes.get(image_id), DataConfig().max_pixels)
 
     return Images(pixels, names, sizes)
-
-
-def _decoded(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> np.ndarray | None:
-    try:
-        return decode_image(data, max_pixels=max_pixels, annotated_size=size).image
-    except ImageError:
-        return None

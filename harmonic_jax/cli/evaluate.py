@@ -5,19 +5,12 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import (
-    FAILURES,
-    INPUT_FAILURES,
-    command,
-    print_and_save,
-    run_as_process,
-)
+from harmonic_jax.cli.command import INPUT_FAILURES, command, print_and_save, run_as_process
 from harmonic_jax.cli.consistency import (
-    RawBoxes,
     detect_raw,
     images_of_folder,
     images_of_source,
@@ -45,11 +38,9 @@ from harmonic_jax.metrics.files import (
 )
 from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
-from harmonic_jax.report import Images
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.evaluation import (
-    Evaluation,
     MatchedPredictions,
     classes_found,
     evaluate,
@@ -120,7 +111,7 @@ class Options:
     processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
 
 
-@command(Options, "eval", failures=FAILURES)
+@command(Options, "eval")
 def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message, 4 another process is lost."""
     _check(options)
@@ -177,7 +168,7 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
         title = f"{paths.predictions.name} on {paths.annotations.name}"
-        _write_agreement(options, console, truth, found, raw, images, title)
+        _write_agreement(options, console, truth, found, raw, images=images, title=title)
     return 0
 
 
@@ -232,20 +223,32 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():
         evaluation = evaluate(predict_step, run.variables, source, config, mesh, watchdog=watchdog)
         if is_primary():
-            _tell(options, console, evaluation, source, predict_step)
+            metrics = evaluation.metrics
+            print_and_save(console, format_table(metrics), metrics, options.json)
+            console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
+            if evaluation.warning:
+                console.print(evaluation.warning)
+            if predict_step.other_classes:
+                console.print(
+                    f"dropped {predict_step.num_dropped} detections of the "
+                    f"{predict_step.other_classes} classes that {source.name} does not have"
+                )
             with watchdog.paused():
                 _print_files(console, write_results(folder, evaluation, source, data=config.data))
         if options.report is None:
             return 0
-        raw: RawBoxes | None = None
+        raw, num_full = None, 0
         if tta is None:
             raw_step = MatchedPredictions(make_raw_step(run, mesh), labels)
-            raw = detect_raw(raw_step, run.variables, source, config, mesh, watchdog=watchdog)
+            raw, num_full = detect_raw(
+                raw_step, run.variables, source, config, mesh, watchdog=watchdog
+            )
     if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"
         tables = (evaluation.ground_truth, evaluation.detections, raw)
-        _write_agreement(options, console, *tables, images, title)
+        about = {"num_full": num_full, "images": images, "title": title}
+        _write_agreement(options, console, *tables, **about)
     return 0
 
 
@@ -265,18 +268,13 @@ def _check_outputs(options: Options, folder: Path | None = None) -> None:
     """Tries what the options name to be written, before the evaluation.
 
     Raises:
-      OSError, ConfigError: a file or folder cannot be.
+      OSError: a file or folder cannot be.
     """
     if options.json is not None:
         check_writable(options.json)
-    if options.report is not None:
-        make_folder(options.report)
-    if folder is not None:
-        try:
-            make_folder(folder)
-        except OSError as error:
-            hint = "" if options.of_run.out is not None else "; name another folder with --out DIR"
-            raise ConfigError(f"{folder} cannot be written: {error.strerror}{hint}") from error
+    for place in (options.report, folder):
+        if place is not None:
+            make_folder(place)
 
 
 def _write_agreement(
@@ -284,14 +282,13 @@ def _write_agreement(
     console: Terminal,
     truth: GroundTruthTable,
     found: DetectionTable,
-    raw: RawBoxes | DetectionTable | None,
-    images: Images,
-    title: str,
+    raw: DetectionTable | None,
+    **about: Any,
 ) -> None:
     """Writes how scores and boxes agree to the folder of --report, and prints the overall part."""
     assert options.report is not None
     report, files = write_consistency(
-        options.report, truth, found, raw, resamples=options.resamples, images=images, title=title
+        options.report, truth, found, raw, resamples=options.resamples, **about
     )
     console.print(f"\n{format_overall(report)}")
     _print_files(console, files)
@@ -300,24 +297,6 @@ def _write_agreement(
 def _print_files(console: Terminal, files: list[Path]) -> None:
     for path in files:
         console.print(f"written: {path}")
-
-
-def _tell(
-    options: Options,
-    console: Terminal,
-    evaluation: Evaluation,
-    source: DetectionSource,
-    predict_step: MatchedPredictions,
-) -> None:
-    print_and_save(console, format_table(evaluation.metrics), evaluation.metrics, options.json)
-    console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
-    if evaluation.warning:
-        console.print(evaluation.warning)
-    if predict_step.other_classes:
-        console.print(
-            f"dropped {predict_step.num_dropped} detections of the {predict_step.other_classes} "
-            f"classes that {source.name} does not have"
-        )
 
 
 def _with_options(config: Config, options: RunOptions) -> Config:

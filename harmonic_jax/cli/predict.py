@@ -101,6 +101,8 @@ def main(options: Options) -> int:
     """Returns the exit status: 0 done; 1 failed, nothing read or a file not written; 3 stopped."""
     console = Terminal()
     tta = options.inference.augmentation()
+    if not options.inputs:
+        raise UsageError("INPUTS must be given: images, videos, or folders of them")
     inputs = find_inputs(options.inputs)
     use_compilation_cache()
     detector = load(

@@ -8,17 +8,16 @@ import jax
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig, ResNetConfig, RetinaNetConfig, SSDConfig
+from harmonic_jax.config import ModelConfig, ResNetConfig
 from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import layout as layouts
 from harmonic_jax.pretrained.files import WeightsError, read_state_dict
 from harmonic_jax.pretrained.layout import Layout
-from harmonic_jax.pretrained.recognise import recognise, side_by_side
 from harmonic_jax.pretrained.torchvision import backbone_layout, detector_layout
 
 # A counter of PyTorch's batch norms that nothing reads.
 COUNTER = ".num_batches_tracked"
-_SHOWN = 5  # names in an error message, and as many shapes
+_SHOWN = 3  # in an error message, of each kind of fault
 _HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
 
 
@@ -46,13 +45,11 @@ def load_detector(
         FileNotFoundError: there is no such file.
         WeightsError: the weights cannot be read or do not fit; the message names the tensors.
     """
+    layout = detector_layout(config, num_classes)
     if isinstance(weights, Mapping):
-        layout = detector_layout(config, num_classes)
-        _check_classes(weights, layout, config, num_classes)
         return fit_state(params, model_state, weights, layout)
-    state_dict = read_state_dict(weights)
     try:
-        return load_detector(params, model_state, state_dict, config, num_classes)
+        return fit_state(params, model_state, read_state_dict(weights), layout)
     except WeightsError as error:
         raise WeightsError(f"weights file {weights}: {error}") from error
 
@@ -102,31 +99,6 @@ def check_classifier(path: str | Path, config: ModelConfig) -> None:
     model = nnx.eval_shape(lambda: build_model(config, 1, rngs=nnx.Rngs(0)))
     params, model_state = nnx.state(model, nnx.Param, ...)
     load_backbone(params, model_state, path, config)
-
-
-def _check_classes(
-    state_dict: Mapping[str, np.ndarray], layout: Layout, config: ModelConfig, num_classes: int
-) -> None:
-    """Whether the head is of so many classes: of a detector that fits otherwise, one line in place
-    of many shapes."""
-    match config:
-        case RetinaNetConfig():
-            name, rows = "head.classification_head.cls_logits.bias", config.anchors.per_location
-        case SSDConfig():
-            name = "head.classification_head.module_list.0.bias"
-            rows = config.default_boxes.per_location[0]
-        case _:
-            name, rows = "roi_heads.box_predictor.cls_score.bias", 1
-    bias = {layout.renamed(n): array for n, array in state_dict.items()}.get(name)
-    if bias is None or bias.size % rows:
-        return
-    background = 0 if isinstance(config, RetinaNetConfig) else 1
-    found = bias.size // rows - background
-    if found != num_classes:
-        raise WeightsError(
-            f"its head has {found} classes{', background aside' if background else ''}, and "
-            f"{num_classes} have a name; --class-names FILE names them, in the order of its labels"
-        )
 
 
 def fit_state(
@@ -181,14 +153,16 @@ def fit_state(
         if not name.startswith(layout.ignored) and not name.endswith(COUNTER)
     ]
     missing = [name for name in wanted if name not in todays]
-    names = side_by_side(missing, sorted(surplus), _SHOWN)
-    if names or unfit:
-        shown = names[:_SHOWN] + unfit[:_SHOWN]
-        num_more = len(names) + len(unfit) - len(shown)
+    faults = (
+        [f"{name} is missing" for name in missing],
+        [f"{name} is not part of the model" for name in sorted(surplus)],
+        unfit,
+    )
+    if any(faults):
+        shown = [line for lines in faults for line in lines[:_SHOWN]]
+        num_more = sum(map(len, faults)) - len(shown)
         more = f" and {num_more} more" if num_more else ""
-        there, here = recognise(todays), recognise(wanted)
-        hint = f". The file looks like {there}, the model is {here}" if there != here else ""
-        raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}{hint}")
+        raise WeightsError(f"the weights do not fit the model: {'; '.join(shown)}{more}")
     return fitted
 
 

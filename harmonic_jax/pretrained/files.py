@@ -28,8 +28,6 @@ WRAPPERS = (
 _DEEPEST = 3
 _MOST_LETTERS = 2000
 _MOST_HEADER_BYTES = 2**24  # a detector's has a hundredth of that; the format allows 100 MB
-# What an array here can hold; the types of 8 and fewer bits a float has none.
-_TYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64")
 _FOREIGN_CLASS = re.compile(r"GLOBAL ((?:\w+\.)+\w+)|[Uu]nsupported class ((?:\w+\.)+\w+)")
 _TEXT = re.compile(rb"[\t\n\r -~]+")
 
@@ -81,8 +79,6 @@ def kind_of(path: Path) -> str:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise FileNotFoundError(f"weights file {path} does not exist") from None
-    except ValueError as error:  # a zero byte
-        raise WeightsError(f"weights file {str(path)!r} is no path: {error}") from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise WeightsError(f"weights file {path} is {what}; it must be a file")
@@ -124,31 +120,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_names(path: Path) -> list[str]:
-    """The names of a safetensors file's arrays.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
-    with _opened(path) as file:
-        return list(file.keys())
-
-
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a safetensors file, by name.
 
     Raises:
-        WeightsError: the file is damaged, or holds numbers of a type that NumPy has not; the
-            message names the tensor.
+        WeightsError: the file is damaged, or holds numbers of a type that NumPy has not.
     """
     with _opened(path) as file:
-        for name in file.keys():  # noqa: SIM118 - it is no dict
-            dtype = file.get_slice(name).get_dtype()
-            if dtype not in _TYPES:
-                raise WeightsError(
-                    f"weights file {path}: {name} is {dtype}, which is not read here; legal are "
-                    f"{', '.join(_TYPES)}. Save it as float32"
-                )
         arrays: dict[str, np.ndarray] = file.get_tensors()
     return arrays
 
@@ -163,10 +141,10 @@ def _opened(path: Path) -> Iterator[Any]:
                 header = raw.read(struct.unpack("<Q", raw.read(8))[0])
             parse_json(header, "its header", unique_keys=True)
             yield file
-    except WeightsError:
-        raise
-    except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise WeightsError(f"weights file {path} is cut or damaged: {error}") from error
+    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"weights file {path} is cut or damaged, or not of plain numbers: {error}"
+        ) from error
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -175,7 +153,6 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     What a training script saved around it (`{"model": .., "epoch": ..}`) is left aside; of a model
     and its moving average the model is taken.
     """
-    _check_archive(path)
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -189,32 +166,6 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: _as_array(path, name, tensor) for name, tensor in found.items()}
 
 
-def _check_archive(path: Path) -> None:
-    """Whether the zip that PyTorch writes is whole, and claims no more than it has."""
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            return  # a bare pickle, as before PyTorch 1.6
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise WeightsError(
-            f"weights file {path} is cut or damaged: the end of PyTorch's archive is missing. "
-            "Download or copy it again"
-        ) from error
-    names = [member.filename.partition("/")[2] for member in members]
-    if "data.pkl" not in names:
-        what = "NumPy's (.npz)" if any(m.filename.endswith(".npy") for m in members) else "another"
-        raise WeightsError(f"weights file {path} is a zip archive, but {what}, not PyTorch's")
-    if "constants.pkl" in names:
-        raise WeightsError(
-            f"weights file {path} is a TorchScript program, not a state dict. Save "
-            "model.state_dict() instead, best as .safetensors"
-        )
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise WeightsError(f"weights file {path} is damaged: it claims more bytes than it has")
-
-
 def _load(path: Path) -> Any:
     import torch
 
@@ -224,6 +175,12 @@ def _load(path: Path) -> Any:
         # An open file: of a path PyTorch looks at the suffix.
         with warnings.catch_warnings(), harmless, path.open("rb") as file:
             warnings.simplefilter("ignore")
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    size = sum(member.file_size for member in archive.infolist())
+                if size > path.stat().st_size:
+                    raise ValueError("it claims more bytes than it has")
+            file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -240,9 +197,8 @@ def _reason(error: Exception) -> str:
             f"it holds {foreign[1] or foreign[2]}, which is no tensor, and to read it would run "
             "code. Ask for a file of model.state_dict() alone, best as .safetensors"
         )
-    if "weights_only" in text or not isinstance(error, RuntimeError):
-        return "it is cut or damaged, or no file of PyTorch's"
-    return f"it is cut or damaged ({text.splitlines()[0][:200]})"
+    detail = "" if "weights_only" in text else f" ({text.partition(chr(10))[0][:200]})"
+    return f"it is cut or damaged, or no state dict of PyTorch's{detail}"
 
 
 def _state_dict(content: Any, tensor: type) -> dict[str, Any] | str:

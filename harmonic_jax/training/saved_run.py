@@ -22,8 +22,7 @@ from harmonic_jax.files import write_bytes
 from harmonic_jax.json_file import parse_json
 from harmonic_jax.pretrained import WeightsError, load_detector
 from harmonic_jax.pretrained.convert import fault_of
-from harmonic_jax.pretrained.files import kind_of, read_metadata, read_names, read_tensors
-from harmonic_jax.pretrained.recognise import recognise
+from harmonic_jax.pretrained.files import kind_of, read_metadata, read_tensors
 from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_from_json, config_to_json
@@ -206,12 +205,8 @@ def _read_variables(path: Path, wanted: Variables, sharding: Sharding) -> Variab
 def _advice(path: Path) -> str:
     """What to do with a file that does not say what it holds."""
     name = shlex.quote(str(path))
-    model = recognise(read_names(path)) if kind_of(path) == "safetensors" else None
-    if model is not None and model.startswith(("ResNet", "VGG")):
-        return f"{path} is a classifier ({model}): train on it with --model.backbone.weights {name}"
-    looks = "" if model is None else f" (it looks like {model})"
     return (
         f"{path} is no detector of harmonic_jax: it does not say what model and which classes it "
-        f"holds{looks}. Make a run of it with `python -m harmonic_jax import-weights {name} --to "
-        "MODEL --out RUN`, and use RUN in its place"
+        f"holds. Make a run of it with `harmonic-jax import-weights {name} --to MODEL --out RUN`, "
+        "and use RUN in its place; of a classifier, train on it with --model.backbone.weights"
     )

@@ -146,31 +146,14 @@ def test_every_array_of_a_resnet_is_replaced(tmp_path: Path, changes: dict) -> N
             lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float64)}),
             r"bn1\.bias is float64\[8\], the model needs float32\[8\]",
         ),
-        (
-            lambda s: s.update({"layer2.1.norm2.bias": s.pop("layer2.1.bn2.bias")}),
-            r"layer2\.1\.bn2\.bias is missing \(there is layer2\.1\.norm2\.bias\)$",
-        ),
         (lambda s: s["bn1.bias"].__setitem__(3, np.nan), r"bn1\.bias holds NaN or inf \(1 of 8"),
         (
             lambda s: s["layer4.1.bn2.running_var"].fill(-np.inf),
             r"layer4\.1\.bn2\.running_var holds NaN or inf \(64 of 64",
         ),
         (lambda s: s.update(resnet18(width=16)), r"and \d+ more$"),
-        (
-            lambda s: s.update(
-                {f"layer3.{i}.bn1.bias": np.zeros(32, np.float32) for i in range(6)}
-            ),
-            "The file looks like ResNet-34, the model is ResNet-18$",
-        ),
-        (
-            lambda s: (
-                s.clear(),
-                s.update({f"features.{i}.weight": np.zeros(3, np.float32) for i in (0, 2, 5, 28)}),
-            ),
-            "The file looks like VGG-16, the model is ResNet-18$",
-        ),
     ],
-    ids=["missing", "extra", "shape", "dtype", "alike", "NaN", "inf", "width", "depth", "other"],
+    ids=["missing", "extra", "shape", "dtype", "NaN", "inf", "width"],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, change: Callable, message: str) -> None:
     state = resnet18()

