@@ -9,7 +9,6 @@ from typing import Any
 
 from harmonic_jax.file_kinds import kind_of
 
-_PYTHON = ("'", "None", "True", "False", "nan", "inf", "array(", "tensor(", "(")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 _short.maxlevel = 3
@@ -105,26 +104,13 @@ def parse_json(
 
 def _reason(data: bytes | str, error: ValueError) -> str:
     if not data.strip():
-        return "it holds white space alone" if data else "it is empty"
+        return "it is empty"
     kind = kind_of(data) if isinstance(data, bytes) else None
     if kind is not None:
         return f"it is {kind}"
-    if isinstance(error, UnicodeDecodeError):
-        what = f"byte {error.start} is no {error.encoding.upper()}"
-        return f"{what}; JSON is UTF-8, UTF-16 or UTF-32 text"
     if isinstance(error, json.JSONDecodeError):
-        return f"{_hint(error)} ({error.msg}, line {error.lineno}, column {error.colno})"
-    return "it has a whole number of thousands of digits" if "digits" in str(error) else str(error)
-
-
-def _hint(error: json.JSONDecodeError) -> str:
-    before, after = error.doc[: error.pos], error.doc[error.pos :]
-    if error.msg == "Extra data":
-        if before.lstrip().startswith("{") and after.startswith("{"):
-            return "it holds one JSON object a line; join them into one list"
-        return f"after the value comes {shown(after[:40])}"
-    if not after.strip() or error.msg.startswith("Unterminated"):
-        return "it ends early, a file that was cut"
-    if after.startswith(_PYTHON):
-        return f"{shown(after[:20])} is Python's way of writing; write the file with json.dump"
-    return f"at {shown(after[:40])}"
+        after = error.doc[error.pos :].strip()
+        is_cut = not after or error.msg.startswith("Unterminated")
+        where = "it ends early, a file that was cut" if is_cut else f"at {shown(after[:40])}"
+        return f"{where} ({error.msg}, line {error.lineno}, column {error.colno})"
+    return str(error).partition(";")[0]

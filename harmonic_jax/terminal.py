@@ -23,15 +23,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.status import Status
-from rich.text import Text
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 OUTPUT = "standard output"  # as errors name it
-# Soft hyphen, marks of direction, spaces without a width, a byte order mark; not the joiners that
-# words of India and Iran and emoji are made with.
-_UNSEEN = frozenset((0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2060, 0x2065), 0xFEFF))
+# Not printable to Python, and printed: lines, the joiners that emoji and words of India and Iran
+# are made with, and spaces that have a width.
+_PRINTED = frozenset("\n\t\u200c\u200d\u00a0\u202f\u3000")
 _WIDEST_COLUMN = 40
 PLAIN_SECONDS = 30.0  # between lines where the output is no terminal
 
@@ -40,21 +38,19 @@ def printable(text: str) -> str:
     r"""A text whose control characters, but for new lines and tabs, are escapes.
 
     So are those that turn the direction of writing, those that show nothing, by which two names
-    could differ unseen, and halves of surrogate pairs.
+    could differ unseen, halves of surrogate pairs, and code points that have no meaning.
 
     >>> print(printable("red\x1b[31m, cut\r, \udcff, car\u200b"))
-    red\x1b[31m, cut\x0d, \udcff, car\u200b
+    red\x1b[31m, cut\r, \udcff, car\u200b
     """
-    return "".join(map(_printable, text)) if not text.isprintable() else text
-
-
-def _printable(letter: str) -> str:
-    code = ord(letter)
-    is_control = (code < 0x20 and letter not in "\n\t") or 0x7F <= code < 0xA0
-    is_turn = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
-    if is_control or is_turn or code in _UNSEEN or 0xD800 <= code <= 0xDFFF:
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    return letter
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or letter in _PRINTED
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def column_width(names: Iterable[str], *, heading: str = "") -> int:
@@ -109,12 +105,6 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Passes the error on; rich's own method ends the program here."""
         raise  # what rich has just caught
-
-    def status(self, status: Any, **options: Any) -> Status:
-        """Like rich's, which reads markup in a text whatever the console was told."""
-        return super().status(
-            Text(printable(status)) if isinstance(status, str) else status, **options
-        )
 
 
 def discard(stream: IO[str]) -> None:

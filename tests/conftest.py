@@ -79,7 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_checkpoint.py",
         "test_detectors.py",
         "test_losses.py",
-        "test_weights.py",
         "test_torchvision.py",
         "test_initialise.py",
     )

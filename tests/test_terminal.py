@@ -1,13 +1,11 @@
 """Names from anywhere are printed as they are, and steer nothing."""
 
 import io
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from harmonic_jax.cli.command import complain, quoted, run_command
+from harmonic_jax.cli.command import complain, run_command
 from harmonic_jax.terminal import (
     Terminal,
     column_width,
@@ -36,14 +34,6 @@ def test_a_bar_takes_any_description(name: str) -> None:
     assert list(track(range(3), 3, name, console=console)) == [0, 1, 2]
 
 
-def test_a_status_takes_any_name() -> None:
-    stream = io.StringIO()
-    console = Terminal(file=stream, force_terminal=True, width=200)
-    with console.status("into [/b]/\x1b[31m[red]"):
-        pass
-    assert "into [/b]/\\x1b[31m[red]" in stream.getvalue()
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_text_goes_to_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
@@ -69,20 +59,6 @@ def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
-
-
-def test_paths_to_copy_are_quoted() -> None:
-    assert quoted("runs/a b[1]") == "'runs/a b[1]'"
-    assert quoted("runs/b\u00fc") == "'runs/b\u00fc'"
-
-
-@pytest.mark.parametrize("name", ["\x1b[31m it's", "caf\udce9", "a\nb", "a\tb\\", "x\u200by"])
-def test_a_path_with_what_cannot_be_printed_is_found_by_a_shell(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.touch()
-    written = quoted(path)
-    assert printable(written) == written
-    subprocess.run(["bash", "-c", f"test -f {written}"], check=True)
 
 
 def test_columns_are_as_wide_as_they_are_drawn() -> None:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 from tyro.conf import Positional
@@ -19,6 +19,8 @@ from harmonic_jax.data.sources import list_splits, parse_spec, read_source
 from harmonic_jax.terminal import Terminal, column_width, padded, track
 
 _MOST_TWINS = 3
+# The digest of a decoded image's bytes, None where it is refused; and rule, example, outcome.
+_Checked = tuple[bytes | None, list[tuple[str, str, str]]]
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
@@ -47,27 +49,32 @@ def main(options: Options) -> int:
     splits = [split] if split else list_splits(config)
     if not splits:
         raise DataError(f"{options.spec}: no split found")
-    images = _SameImages()
-    unusable = [name for name in splits if not _check(config, name, images, options.decode)]
-    for line in images.lines():
+    seen: dict[bytes, dict[str, list[str]]] = {}
+    unusable = [name for name in splits if not _check(config, name, seen, options.decode)]
+    for line in _same_images(seen):
         Terminal().print(line)
     if unusable:
         complain(f"no usable image in {', '.join(map(repr, unusable))}")
     return 1 if unusable else 0
 
 
-def _check(config: DataConfig, split: str, images: "_SameImages", decode: bool) -> bool:
-    """Prints the report of one split; whether it has a usable image. `images` takes those."""
+def _check(
+    config: DataConfig, split: str, seen: dict[bytes, dict[str, list[str]]], decode: bool
+) -> bool:
+    """Prints the report of one split; whether it has a usable image.
+
+    `seen` takes those: of the digest of their bytes the names in each split.
+    """
     source = read_source(config, split)
     report = DataReport()
     report.merge(source.report)
     checked = _decode_all(source, config) if decode else []
-    for index, image in enumerate(checked):
-        for rule, example, outcome in image.findings:
+    for record, (digest, findings) in zip(source.records, checked, strict=False):
+        for rule, example, outcome in findings:
             report.add(rule, [example], outcome=outcome)
-        if image.digest is not None:
-            images.add(split, source.records[index].file_name, image.digest)
-    refused = sum(image.digest is None for image in checked)
+        if digest is not None:
+            seen.setdefault(digest, {}).setdefault(split, []).append(record.file_name)
+    refused = sum(digest is None for digest, _ in checked)
     console = Terminal()
     console.print(f"== {source.name}")
     console.print("\n".join(describe(source)))
@@ -77,18 +84,6 @@ def _check(config: DataConfig, split: str, images: "_SameImages", decode: bool) 
     console.print(report.format())
     console.print(f"fingerprint {source.fingerprint()}\n")
     return len(source.records) > refused
-
-
-class _Checked(NamedTuple):
-    """An image that was decoded.
-
-    Attributes:
-      digest: of its file; None where the image is refused.
-      findings: rule, example, outcome.
-    """
-
-    digest: bytes | None
-    findings: list[tuple[str, str, str]]
 
 
 def _decode_all(source: DetectionSource, config: DataConfig) -> list[_Checked]:
@@ -105,44 +100,35 @@ def _decode_all(source: DetectionSource, config: DataConfig) -> list[_Checked]:
 
 def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Checked:
     record = source.records[index]
+    size = (record.height, record.width)
     try:
         data = source.image_bytes(index)
-        decoded = decode_image(
-            data,
-            max_pixels=config.max_pixels,
-            annotated_size=(record.height, record.width),
-        )
+        decoded = decode_image(data, max_pixels=config.max_pixels, annotated_size=size)
     except ImageError as error:
         outcome = f"image refused: {REFUSALS[error.reason]}"
-        return _Checked(None, [(error.reason, f"{record.file_name}: {error}", outcome)])
+        return None, [(error.reason, f"{record.file_name}: {error}", outcome)]
     except OSError as error:
         told = f"{record.file_name}: {error.strerror or error}"
-        return _Checked(None, [("unreadable_image", told, "image refused")])
+        return None, [("unreadable_image", told, "image refused")]
     notes = [(note, record.file_name, NOTES[note]) for note in decoded.notes]
-    return _Checked(hashlib.blake2b(data, digest_size=16).digest(), notes)
+    return hashlib.blake2b(data, digest_size=16).digest(), notes
 
 
-class _SameImages:
-    """Collects the images of splits, and says which of them are the same, by their bytes."""
-
-    def __init__(self) -> None:
-        self._names: dict[bytes, dict[str, str]] = {}  # by digest the first name in each split
-        self._same: dict[tuple[str, str], list[str]] = {}
-
-    def add(self, split: str, name: str, digest: bytes) -> None:
-        """Takes an image; a digest is that of all bytes of its file."""
-        known = self._names.setdefault(digest, {})
-        for other, first in known.items():
-            example = name if name == first else f"{name} ({first})"
-            self._same.setdefault((split, other), []).append(example)
-        known.setdefault(split, name)
-
-    def lines(self) -> Iterator[str]:
-        """A line for each two splits that share images, and for each that repeats some."""
-        for (split, other), examples in self._same.items():
-            what = "have a twin" if split == other else f"are also in {other}"
+def _same_images(seen: dict[bytes, dict[str, list[str]]]) -> Iterator[str]:
+    """A line for each two splits that share images, and for each that repeats some."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for names in seen.values():
+        for split, (first, *others) in names.items():
+            same.setdefault((split, split), []).extend(f"{name} ({first})" for name in others)
+        for (other, theirs), (split, ours) in itertools.combinations(names.items(), 2):
+            for name in ours:
+                example = name if name == theirs[0] else f"{name} ({theirs[0]})"
+                same.setdefault((split, other), []).append(example)
+    for (split, other), examples in same.items():
+        what = "have a twin" if split == other else f"are also in {other}"
+        more = ", .." if len(examples) > _MOST_TWINS else ""
+        if examples:
             shown = ", ".join(examples[:_MOST_TWINS])
-            more = ", .." if len(examples) > _MOST_TWINS else ""
             yield f"{len(examples)} images of {split} {what}, byte for byte: {shown}{more}"
 
 

@@ -7,23 +7,19 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import command, print_and_save, quoted
+from harmonic_jax.cli.command import command, print_and_save
 from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
-from harmonic_jax.metrics.consistency.compare import (
-    compare_samples,
-    format_comparison,
-)
+from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
 from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
-from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.run_folder import RunFolder
 
 
@@ -58,9 +54,9 @@ class _Side:
 
     path: Path
     detections: Path
-    raw: Path | None
-    annotations: Path | None
-    run: RunFolder | None
+    raw: Path | None = None
+    annotations: Path | None = None
+    run: RunFolder | None = None
 
 
 @command(Options, "compare")
@@ -97,25 +93,22 @@ def _side(path: Path) -> _Side:
       ConfigError: there is nothing to compare at this path.
     """
     if path.is_file():
-        return _Side(path, path, None, None, None)
+        return _Side(path, path)
     run = RunFolder(path)
-    if run.config.exists():
-        folder = run.report
-        if not (folder / "detections.json").exists():
-            last = "" if CheckpointStore(run.best).steps() else "--last "  # not evaluated yet
-            raise ConfigError(
-                f"{path} has no {folder / 'detections.json'}: evaluate it with "
-                f"`harmonic-jax eval {quoted(path)} {last}--report DIR` and "
-                "compare that folder"
-            )
-        return _Side(path, folder / "detections.json", None, None, run)
-    if not (path / "detections.json").exists():
+    is_run = run.config.exists()
+    folder = run.report if is_run else path
+    found = folder / "detections.json"
+    if not found.exists():
+        what = f"has no {found}" if is_run else "is no run, nor a results file"
         raise ConfigError(
-            f"{path} is no run, no folder that eval --report wrote, and no results file"
+            f"{path} {what}, nor a folder that `harmonic-jax eval RUN --report DIR` wrote, which "
+            "may be compared in place of a run"
         )
+    if is_run:
+        return _Side(path, found, run=run)
     files = (path / "raw_boxes.npz", path / "annotations.json")
     raw, annotations = (file if file.exists() else None for file in files)
-    return _Side(path, path / "detections.json", raw, annotations, None)
+    return _Side(path, found, raw, annotations)
 
 
 def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:

@@ -21,7 +21,6 @@ from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.cli.predict import InferenceOptions
 from harmonic_jax.coco_format.files import CocoFile, read_coco_file
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, make_folder
@@ -247,8 +246,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"
         tables = (evaluation.ground_truth, evaluation.detections, raw)
-        about = {"num_full": num_full, "images": images, "title": title}
-        _write_agreement(options, console, *tables, **about)
+        _write_agreement(options, console, *tables, num_full=num_full, images=images, title=title)
     return 0
 
 

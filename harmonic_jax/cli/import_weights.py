@@ -13,12 +13,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from harmonic_jax.cli.command import command, quoted
-from harmonic_jax.config import (
-    Config,
-    ConfigError,
-    ResNetConfig,
-    TrainConfig,
-)
+from harmonic_jax.config import Config, ConfigError, ResNetConfig, TrainConfig
 from harmonic_jax.data.folders import read_class_names
 from harmonic_jax.pretrained import (
     WeightsError,
@@ -73,18 +68,16 @@ def main(options: Options) -> int:
         raise ConfigError(f"{options.out} exists; choose another folder with --out")
     foreign = _with_options(DETECTORS[options.to], options)
     state_dict = read_state_dict(file)
-    config = Config(
-        name=options.to,
-        data=foreign.data,
-        model=foreign.model,
-        train=TrainConfig(eval_batch_size=4),
-        run_dir=str(options.out),
-    )
+    run_dir, train = str(options.out), TrainConfig(eval_batch_size=4)
+    config = Config(options.to, foreign.data, foreign.model, train=train, run_dir=run_dir)
     try:
         with _becoming(options.out) as folder:
             line = import_run(state_dict, config, foreign, RunFolder(folder))
     except WeightsError as error:
-        raise WeightsError(f"weights file {file}: {error}") from error
+        raise WeightsError(
+            f"weights file {file}: {error} (here it has {len(foreign.class_names)} classes; "
+            "--class-names FILE says others, in the order of its labels)"
+        ) from error
     console.print(f"{options.out}: {line}")
     name = quoted(options.out)
     console.print(f"evaluate it with: harmonic-jax eval {name} --root COCO_FOLDER")

@@ -1,7 +1,6 @@
 """`harmonic-jax predict IMAGES.. --run RUN`."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +11,7 @@ from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.config import NmsName
 from harmonic_jax.inference import TTA, load
 from harmonic_jax.inference.augmentation import settled
-from harmonic_jax.inference.inputs import find_inputs, is_video
+from harmonic_jax.inference.inputs import find_inputs, is_video, listed
 from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFolder
 from harmonic_jax.inference.predictions import Predictor, Summary
 from harmonic_jax.terminal import Terminal, track
@@ -103,21 +102,23 @@ def main(options: Options) -> int:
     tta = options.inference.augmentation()
     if not options.inputs:
         raise UsageError("INPUTS must be given: images, videos, or folders of them")
-    inputs = find_inputs(options.inputs)
+    paths, left_out = find_inputs(options.inputs)
+    has_video = any(map(is_video, paths))
     use_compilation_cache()
     detector = load(
         options.run,
         last=options.last,
         nms=options.inference.nms,
         nms_sigma=options.inference.nms_sigma,
-        batch_size=_batch_size(options.batch_size, inputs.paths),
+        # Not more than there is to do: rows without an image cost as much as those with one.
+        batch_size=options.batch_size if has_video else min(options.batch_size, len(paths)),
         upright=not options.stored_pixels,
     )
     if tta is not None:
         tta = settled(tta, detector.config)
     folder = OutputFolder(
         options.out,
-        inputs.paths,
+        paths,
         class_names=detector.class_names,
         category_ids=detector.category_ids,
         draws=options.pictures,
@@ -132,24 +133,19 @@ def main(options: Options) -> int:
             stops=lambda: stop.requested,
         )
         try:
-            predictor.run(inputs.paths)
+            predictor.run(paths)
             stopped_by = stop.name if predictor.is_stopped else None
         except KeyboardInterrupt:
             stopped_by = stop.name or "SIGINT"
         finally:  # whatever happens, what was found is kept
             folder.save(predictor.summary.images, predictor.summary.found)
-    if inputs.left_out:
-        console.print(f"left out: {inputs.told()}")
+    if left_out:
+        console.print(f"left out: {listed(left_out)}")
     _tell(console, predictor.summary, folder)
     if stopped_by:
         complain(f"stopped by {stopped_by}; what was found so far is written to {folder.path}")
         return EXIT_STOPPED
     return EXIT_FAILED if predictor.summary.unwritten or not predictor.summary.images else 0
-
-
-def _batch_size(wanted: int, paths: Sequence[Path]) -> int:
-    """Not more than there is to do: rows without an image cost as much as those with one."""
-    return wanted if any(map(is_video, paths)) else min(wanted, len(paths))
 
 
 def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
@@ -164,12 +160,14 @@ def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
             console.print(f"{what}: {len(lines) - _NAMED} more")
     objects = summary.objects()
     listing = ", ".join(f"{count} {name}" for name, count in objects.most_common(10))
-    counts = [
-        f"{len(summary.images)} images, {objects.total()} objects"
-        + (f" ({listing}{', ..' if len(objects) > 10 else ''})" if listing else "")
-    ]
-    counts += [f"{len(summary.skipped)} files skipped"] * bool(summary.skipped)
-    counts += [f"{len(summary.unwritten)} not written"] * bool(summary.unwritten)
+    more = ", .." if len(objects) > 10 else ""
+    counts = [f"{len(summary.images)} images, {objects.total()} objects"]
+    counts[0] += f" ({listing}{more})" if listing else ""
+    for number, words in (
+        (len(summary.skipped), "files skipped"),
+        (len(summary.unwritten), "not written"),
+    ):
+        counts += [f"{number} {words}"] * bool(number)
     console.print("; ".join(counts))
     if summary.num_timed and summary.seconds > 0:
         console.print(

@@ -159,9 +159,9 @@ def _prepare_scenes(variant: str, data_dir: Path) -> Any:
                 f"the data set {SCENES} cannot be drawn into {data_dir}: {error.strerror}; name "
                 "another folder with data.root (--data.root DIR)"
             ) from error
-        status = f"Drawing the data set {SCENES} into {data_dir}, once"
+        Terminal(stderr=True).print(f"drawing the data set {SCENES} into {data_dir}, once")
         # TFDS announces a download on stdout; there is none.
-        with Terminal(stderr=True).status(status), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()
             try:
                 builder.download_and_prepare()

@@ -51,10 +51,6 @@ def read_image(image: ImageLike, *, max_pixels: int, upright: bool = True) -> np
                 "too_large", f"{height} x {width} pixels are more than max_pixels = {max_pixels}"
             )
         return np.ascontiguousarray(rgb_pixels(image))
-    if isinstance(image, bytes):
-        raise TypeError(
-            "the image is bytes; give a path, PIL.Image.open(io.BytesIO(data)), or pixels"
-        )
     return _from_array(np.asarray(image))
 
 
@@ -78,42 +74,32 @@ def _tell_of_frames(suffix: str) -> None:
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
-    shape = array.shape
-    if array.dtype.kind not in "uifb":
+    shape, kind = array.shape, array.dtype.kind
+    if kind not in "uifb":
         raise TypeError(f"an array of {array.dtype} is no image; give uint8, or floats in [0, 1]")
-    if array.ndim == 4:
+    is_image = array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
+    if not is_image or not array.size:
         raise ValueError(
-            f"the array has shape {shape}; for several images give a list: list(array)"
+            f"the array has shape {shape}; an image is [h, w] or [h, w, 1, 3 or 4]; channels come "
+            "last (array.transpose(1, 2, 0)), and several images are a list of them"
         )
-    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
-        is_channels_first = array.ndim == 3 and shape[0] in (1, 3, 4)
-        hint = "; channels come last: array.transpose(1, 2, 0)" if is_channels_first else ""
-        raise ValueError(
-            f"the array has shape {shape}; an image is [h, w] or [h, w, 1, 3 or 4]{hint}"
-        )
-    if array.size == 0:
-        raise ValueError(f"the array has shape {shape}; an image needs a pixel")
-    pixels = _to_uint8(array).reshape(*shape[:2], -1)
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[..., :3])
-
-
-def _to_uint8(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind != "f":
+    if kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0.0 and high <= 1.0):  # True for NaN too
+            raise ValueError(
+                f"the array holds floats from {low:g} to {high:g}; they must lie in [0, 1]. For "
+                "values 0..255 give array.astype('uint8'); normalised images must be turned back"
+            )
+        array = np.round(np.asarray(array, np.float64) * 255.0).astype(np.uint8)
+    if array.dtype != np.uint8:
         raise ValueError(
             f"the array is {array.dtype}, whose range is not certain; give uint8 "
             "(array.astype('uint8') where the values are 0..255), or floats in [0, 1]"
         )
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0.0 and high <= 1.0):  # True for NaN too
-        raise ValueError(
-            f"the array holds floats from {low:g} to {high:g}; they must lie in [0, 1]. For values "
-            "0..255 give array.astype('uint8'); normalised images must be turned back"
-        )
-    return np.round(np.asarray(array, np.float64) * 255.0).astype(np.uint8)
+    pixels = array.reshape(*shape[:2], -1)
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def shapes_at(

@@ -1,6 +1,5 @@
 """What is named on a command line -> image and video files, and names for what comes of them."""
 
-import dataclasses
 import glob
 import os
 import unicodedata
@@ -18,53 +17,42 @@ VIDEO_SUFFIXES = frozenset(
 _MOST_BYTES = 240  # of a file's name: systems take 255, and "_2" may follow
 
 
-@dataclasses.dataclass
-class Inputs:
-    """Files to read.
-
-    Attributes:
-      paths: of images and videos.
-      left_out: what folders and globs hold besides, by kind: a suffix, "hidden", "folders", ..
-    """
-
-    paths: list[Path] = dataclasses.field(default_factory=list)
-    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def told(self) -> str:
-        """What is left out, as ".txt 4, hidden 1"; the kinds of which there are most."""
-        most = self.left_out.most_common(8)
-        more = len(self.left_out) - len(most)
-        return ", ".join(f"{kind} {n}" for kind, n in most) + (f", {more} more kinds" * (more > 0))
-
-
-def find_inputs(patterns: Iterable[str]) -> Inputs:
+def find_inputs(patterns: Iterable[str]) -> tuple[list[Path], Counter[str]]:
     """The files of paths, folders and globs, in their order, none twice.
 
     Of a folder all images and videos directly in it count, by their names' endings, sorted; hidden
     ones do not. A file named itself counts whatever its ending. `**` in a glob goes down into
-    folders. What is left out is counted.
+    folders.
+
+    Returns:
+      The files, and how many of each kind folders and globs hold besides: of a suffix, "hidden",
+      "folders", ..
 
     Raises:
       ConfigError: something named is not there, or holds no image.
     """
-    found, known = Inputs(), set()
+    found: dict[str, Path] = {}
+    left_out: Counter[str] = Counter()
     for pattern in patterns:
-        part = _files_of(pattern)
-        found.left_out.update(part.left_out)
-        for path in part.paths:
+        paths, besides = _files_of(pattern)
+        left_out += besides
+        for path in paths:
             where = os.path.realpath(path)
-            if where in known:
-                found.left_out["the same file again"] += 1
-            else:
-                found.paths.append(path)
-            known.add(where)
-    return found
+            left_out["the same file again"] += where in found
+            found.setdefault(where, path)
+    return list(found.values()), +left_out
 
 
-def _files_of(pattern: str) -> Inputs:
+def listed(left_out: Counter[str]) -> str:
+    """What is left out, as ".txt 4, hidden 1"; the kinds of which there are most."""
+    more = f", {len(left_out) - 8} more kinds" if len(left_out) > 8 else ""
+    return ", ".join(f"{kind} {n}" for kind, n in left_out.most_common(8)) + more
+
+
+def _files_of(pattern: str) -> tuple[list[Path], Counter[str]]:
     path = Path(os.path.expanduser(pattern))
     if path.is_file():
-        return Inputs([path])
+        return [path], Counter()
     if path.is_dir():
         candidates = list(path.iterdir())
     else:
@@ -74,24 +62,16 @@ def _files_of(pattern: str) -> Inputs:
         escaped = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
         matches = map(Path, glob.glob(escaped, recursive=True))
         candidates = [file for file in matches if not file.is_dir()]
-    part = Inputs()
-    for file in sorted(candidates):
-        kind = _kind_left_out(file)
-        if kind:
-            part.left_out[kind] += 1
-        else:
-            part.paths.append(file)
-    if part.paths:
-        return part
-    suffixes, holds = ", ".join(SUFFIXES), f"; it holds {part.told()}" if part.left_out else ""
-    if path.is_dir():
-        deeper = f" ('{pattern.rstrip('/')}/**' goes down)" if part.left_out["folders"] else ""
-        raise ConfigError(f"the folder {pattern} holds no image ({suffixes}){holds}{deeper}")
-    if os.path.lexists(path):
-        raise ConfigError(f"{pattern} is no regular file, or a link that leads nowhere")
-    if glob.has_magic(pattern):
-        raise ConfigError(f"nothing matches {pattern}, or no image ({suffixes}){holds}")
-    raise ConfigError(f"there is no file or folder {pattern}")
+    kinds = {file: _kind_left_out(file) for file in sorted(candidates)}
+    left_out = Counter(kind for kind in kinds.values() if kind)
+    paths = [file for file, kind in kinds.items() if kind is None]
+    if not paths:
+        holds = f"; left out: {listed(left_out)}" if left_out else ""
+        raise ConfigError(
+            f"{pattern}: there is no such file, nor an image ({', '.join(SUFFIXES)}) or a video in "
+            f"it{holds}"
+        )
+    return paths, left_out
 
 
 def _kind_left_out(path: Path) -> str | None:

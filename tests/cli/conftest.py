@@ -18,9 +18,9 @@ from tests.cli.untrained import replace_network
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (
     *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "4", "5"),
-    *("--model.channels", "16", "--model.head-convs", "1", "--model.anchors.scales", "0.5"),
+    *("--model.channels", "16", "--model.head-convs", "2", "--model.anchors.scales", "0.5"),
     *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
-    *("--train.steps", "3", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
+    *("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
 )
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -117,7 +117,7 @@ def trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Trained:
             "--data.train-split=train",
             "--data.eval-split=valid",
         ]
-        words += [f"--data.root={data}", f"--run-dir={folder}", *SMALL, "--train.steps=2"]
+        words += [f"--data.root={data}", f"--run-dir={folder}", *SMALL]
         status = train.main(words)
         shown = capsys.readouterr()
         return status, shown.out + shown.err, folder

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,8 +13,8 @@ import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
 from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw, make_raw_step
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
-from harmonic_jax.metrics.raw_boxes import load_raw, save_raw
-from harmonic_jax.metrics.tables import DetectionTable
+from harmonic_jax.metrics.raw_boxes import save_raw
+from harmonic_jax.ops import Suppression, suppress
 from tests.metrics.consistency import brute
 
 WRITTEN = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
@@ -141,8 +142,8 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None
     cases = [
         ((good,), "give two runs, or several a side"),
         ((good, good), "two results files need --annotations"),
-        ((good, tmp_path / "nowhere", "--annotations", good), "no results file"),
-        ((good, tmp_path / "empty"), "is no run, no folder that eval --report wrote"),
+        ((good, tmp_path / "nowhere", "--annotations", good), "nor a results file"),
+        ((good, tmp_path / "empty"), "is no run, nor a results file, nor a folder that"),
         (
             (good, good, "--annotations", files / "annotations.json", "--resamples", 0),
             "must be a whole number in [1, 100000]",
@@ -155,9 +156,6 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None
         assert words in error
     assert report_on(files, "good", tmp_path / "x", "--resamples", -1) == 2
     assert "--resamples is -1" in capsys.readouterr().err
-    args = ["--predictions", good, "--annotations", good, "--raw-predictions", good]
-    assert evaluate.main(list(map(str, args))) == 2
-    assert "--raw-predictions goes with" in capsys.readouterr().err
 
 
 def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) -> None:
@@ -171,22 +169,8 @@ def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) 
     assert "different images or objects" in capsys.readouterr().err
 
 
-def test_a_file_of_raw_boxes_is_checked(files: Path, tmp_path) -> None:
-    truth, found = brute.detector_case(0)
-    save_raw(tmp_path / "raw.npz", found, truth.category_ids)
-    again = load_raw(tmp_path / "raw.npz", truth)
-    assert (again.labels == found.labels).all()
-    assert again.boxes == pytest.approx(found.boxes)
-    (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match=r"text\.npz is not JSON"):
-        load_raw(tmp_path / "text.npz", truth)
-    save_raw(tmp_path / "raw.npz", found, tuple(k + 90 for k in truth.category_ids))
-    with pytest.raises(ValueError, match="is not in the ground truth"):
-        load_raw(tmp_path / "raw.npz", truth)
-
-
 def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
-    """Greedy suppression of them, done here, gives the detector's own detections."""
+    """Suppression of them gives the detector's own detections."""
     from harmonic_jax.training.evaluation import evaluate as run_evaluation
     from harmonic_jax.training.run_folder import RunFolder
     from harmonic_jax.training.saved_run import read_run
@@ -200,32 +184,16 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     source = images_of_shapes(1, number=2)
     step = make_predict_step(run.detector, mesh)
     kept = run_evaluation(step, run.variables, source, config, mesh).detections
-    raw = detect_raw(make_raw_step(run, mesh), run.variables, source, config, mesh)
+    raw, num_full = detect_raw(make_raw_step(run, mesh), run.variables, source, config, mesh)
     settings = config.model.postprocess
     for image in np.unique(kept.image_id):
-        mine = np.flatnonzero(raw.boxes.image_id == image)
-        own = kept.image_id == image
-        chosen = suppress(raw.boxes, mine, settings.nms_iou, settings.max_detections)
-        assert len(mine) > len(chosen) == own.sum()
-        assert raw.boxes.scores[chosen] == pytest.approx(kept.scores[own])
-        assert raw.boxes.boxes[chosen] == pytest.approx(kept.boxes[own], abs=1e-3)
+        mine, own = raw.image_id == image, kept.image_id == image
+        boxes, scores, labels = raw.boxes[mine], raw.scores[mine], raw.labels[mine]
+        rule = Suppression("class", iou=settings.nms_iou, max_outputs=settings.max_detections)
+        chosen = jax.jit(partial(suppress, settings=rule))(boxes, scores, labels)
+        chosen = np.asarray(chosen.indices)[np.asarray(chosen.valid)]
+        assert mine.sum() > len(chosen) == own.sum()
+        assert scores[chosen] == pytest.approx(kept.scores[own])
+        assert boxes[chosen] == pytest.approx(kept.boxes[own], abs=1e-3)
     assert len(np.unique(kept.image_id)) == 2
-    assert raw.num_full == sum(np.bincount(raw.boxes.image_id) == MOST_RAW_BOXES)
-
-
-def suppress(boxes: DetectionTable, rows: np.ndarray, iou: float, most: int) -> list[int]:
-    """Rows that greedy suppression within a class keeps, best first."""
-    kept: list[int] = []
-    for row in rows:  # best first already
-        if len(kept) == most:
-            break
-        x1, y1, x2, y2 = boxes.boxes[row]
-        for other in kept:
-            a1, b1, a2, b2 = boxes.boxes[other]
-            inter = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
-            union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inter
-            if boxes.labels[row] == boxes.labels[other] and inter > iou * union:
-                break
-        else:
-            kept.append(int(row))
-    return kept
+    assert num_full == sum(np.bincount(raw.image_id) == MOST_RAW_BOXES)

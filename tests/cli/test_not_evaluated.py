@@ -77,11 +77,9 @@ def test_where_there_is_only_a_best_last_is_left_out(imported: Path, tmp_path, c
     assert "its best variables open without --last" in capsys.readouterr().err
 
 
-def test_compare_says_how_to_evaluate(run: Path, imported: Path, capsys) -> None:
+def test_compare_says_how_to_evaluate(run: Path, capsys) -> None:
     assert main(["compare", str(run), str(run)]) == 1
-    assert f"`harmonic-jax eval {run} --last --report DIR`" in capsys.readouterr().err
-    assert main(["compare", str(imported), str(imported)]) == 1
-    assert f"`harmonic-jax eval {imported} --report DIR`" in capsys.readouterr().err
+    assert "`harmonic-jax eval RUN --report DIR`" in capsys.readouterr().err
 
 
 def test_a_run_without_any_checkpoint(tmp_path, capsys) -> None:

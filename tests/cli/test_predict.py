@@ -328,7 +328,8 @@ def test_names_of_files_are_printed_and_saved_as_they_are(predict: Predict, tmp_
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("nowhere.jpg", "--run", "nowhere"), "there is no file or folder nowhere.jpg"),
+        (("nowhere.jpg", "--run", "nowhere"), "nowhere.jpg: there is no such file"),
+        (("--run", "nowhere"), "INPUTS must be given"),
         ((".", "--run", "nowhere", "--score-threshold", "30"), "--score-threshold is 30.0"),
         ((".", "--run", "nowhere", "--tta", "--tta-iou", "2"), "tta.merge_iou is 2.0"),
         (("a.png", "--run", "nowhere"), "nowhere holds no run"),
