@@ -67,7 +67,7 @@ def test_errors(files: tuple[Path, Path], tmp_path, capsys) -> None:
     assert report(files, tmp_path / "out", "--images", tmp_path) == 1
     message = capsys.readouterr().err
     assert f"--images {tmp_path} holds none of the images that" in message
-    assert "(0.png: not in" in message
+    assert "(as '0.png')" in message
     assert not (tmp_path / "out").exists()
     args = ("--predictions", files[0], "--annotations", files[1], "--images", tmp_path)
     assert evaluate.main([str(arg) for arg in args]) == 2

@@ -195,7 +195,7 @@ def test_a_user_without_a_home(homeless, tmp_path: Path) -> None:
     assert cache_folder() is None
     with pytest.raises(Exception, match=r"is not prepared under tensorflow_datasets \(data.root"):
         open_builders(DataConfig(name="coco/2017"))
-    with pytest.raises(ConfigError, match="there is no file or folder ~/photos"):
+    with pytest.raises(ConfigError, match="~/photos: there is no such file"):
         find_inputs(["~/photos"])
     assert not list(tmp_path.iterdir())
 
