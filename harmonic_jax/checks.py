@@ -5,7 +5,7 @@ import re
 import struct
 import types
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 
@@ -23,8 +23,11 @@ def require(condition: bool, field: str, value: object, legal: str) -> None:
         raise ConfigError(f"{field} is {shown(value)}; it must be {legal}")
 
 
-def check_fields(config: Any, prefix: str, **intervals: str) -> None:
+def check_fields(config: Any, prefix: str) -> None:
     """Checks that every field of a config has a value of its type, and numbers their interval.
+
+    The interval of a number, of tuples of numbers too, is part of its type, and finite:
+    `Annotated[float, "[0, 1)"]`.
 
     Types of dataclasses are not checked by Python; here `True` is no number, NaN and infinity lie
     in no interval, and no tuple or text is longer than MAX_ITEMS or MAX_TEXT. What must hold in
@@ -33,13 +36,15 @@ def check_fields(config: Any, prefix: str, **intervals: str) -> None:
     Args:
       config: an instance of a dataclass.
       prefix: of the fields' names in messages.
-      intervals: of every field of numbers, of tuples of numbers too, such as `"[0, 1)"`; finite.
 
     Raises:
       ConfigError: names the field, its value, and what is legal.
     """
-    for name, hint in fields_of(type(config)).items():
-        value, interval = getattr(config, name), intervals.get(name)
+    hints = get_type_hints(type(config), include_extras=True)
+    for name, value in vars(config).items():
+        hint, interval = hints[name], None
+        if get_origin(hint) is Annotated:
+            hint, interval, *_ = get_args(hint)
         if not _fits(value, hint, interval):
             require(False, f"{prefix}.{name}", value, legal_values(hint, interval))
 

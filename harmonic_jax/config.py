@@ -8,7 +8,7 @@ them can be imported from here.
 
 import dataclasses
 import operator
-from typing import Literal
+from typing import Annotated, Literal
 
 from harmonic_jax.backbones import BackboneConfig, ResNetConfig, VGGConfig
 from harmonic_jax.checks import ConfigError, check_fields, require
@@ -66,57 +66,41 @@ class OptimConfig:
     """The optimizer and the course of the learning rate."""
 
     optimizer: Literal["sgd", "adamw", "lars", "lamb"] = "sgd"
-    learning_rate: float = 0.01
-    reference_batch_size: int | None = None
+    learning_rate: Annotated[float, "(0, 1000]"] = 0.01
+    reference_batch_size: Annotated[int | None, BATCH_SIZES] = None
     """The batch size that learning_rate is meant for: the rate is scaled from it to
     train.batch_size. None: the rate is used as it is."""
     rate_scaling: Literal["linear", "sqrt"] = "linear"
     """How the rate grows with the batch size, by its ratio (SGD, LARS) or the ratio's root."""
-    momentum: float = 0.9
+    momentum: Annotated[float, "[0, 1)"] = 0.9
     """SGD's and LARS's momentum; b1 of AdamW and LAMB."""
-    trust_coefficient: float = 0.001
+    trust_coefficient: Annotated[float, "(0, 1000]"] = 0.001
     """LARS: a kernel's step is this part of its norm, times the learning rate."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, "[0, 1000]"] = 1e-4
     """Never applied to norms and biases."""
     schedule: Literal["step", "cosine", "constant"] = "step"
-    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    milestones: Annotated[tuple[float, ...], "(0, 1)"] = (2 / 3, 8 / 9)
     """Where `step` divides the rate by ten, as fractions of the run."""
-    warmup_steps: int = 500
-    warmup_images: int | None = None
+    warmup_steps: Annotated[int, "[0, 1e9]"] = 500
+    warmup_images: Annotated[int | None, "[0, 1e12]"] = None
     """Length of the warm-up in images instead, whatever the batch size; an epoch of COCO's
     train2017 has 117,266."""
-    warmup_factor: float = 0.001
+    warmup_factor: Annotated[float, "[0, 1]"] = 0.001
     """The warm-up starts at this fraction of the rate and rises linearly."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, "(0, 1e9]"] = None
     """Bound of the gradient's global norm."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float | None, "(0, 1)"] = None
     """Evaluate an exponential moving average of the parameters with this decay."""
-    rate_factors: tuple[tuple[str, float], ...] = ()
+    rate_factors: Annotated[tuple[tuple[str, float], ...], "[0, 1000]"] = ()
     """Factors of the learning rate for parts of the network, `backbone 0.1 backbone/stages/3 1`:
     the longest path that a parameter's begins with counts. 0 leaves the part as it is."""
-    accumulate: int = 1
+    accumulate: Annotated[int, BATCH_SIZES] = 1
     """Parts a batch is split into, one after the other; the update is that of the whole."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which gradients are summed over the devices; bfloat16 sends half of the bytes."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "optim",
-            learning_rate="(0, 1000]",
-            reference_batch_size=BATCH_SIZES,
-            momentum="[0, 1)",
-            trust_coefficient="(0, 1000]",
-            weight_decay="[0, 1000]",
-            milestones="(0, 1)",
-            warmup_steps="[0, 1e9]",
-            warmup_images="[0, 1e12]",
-            warmup_factor="[0, 1]",
-            clip_norm="(0, 1e9]",
-            ema_decay="(0, 1)",
-            rate_factors="[0, 1000]",
-            accumulate=BATCH_SIZES,
-        )
+        check_fields(self, "optim")
         require(
             all(map(operator.lt, self.milestones, self.milestones[1:])),
             "optim.milestones",
@@ -135,40 +119,27 @@ class OptimConfig:
 class TrainConfig:
     """The run: how long, how often, how exactly."""
 
-    steps: int = 90_000
-    batch_size: int = 16
+    steps: Annotated[int, "[1, 1e9]"] = 90_000
+    batch_size: Annotated[int, BATCH_SIZES] = 16
     """Images a step over all devices and hosts."""
-    eval_batch_size: int | None = None
+    eval_batch_size: Annotated[int | None, BATCH_SIZES] = None
     """None: the training batch size. Rounded up to a multiple of the devices."""
-    seed: int = 0
+    seed: Annotated[int, "[0, 2147483647]"] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, boxes and losses are float32 always."""
-    log_every: int = 20
-    eval_every: int = 10_000
+    log_every: Annotated[int, "[1, 1e9]"] = 20
+    eval_every: Annotated[int, "[0, 1e9]"] = 10_000
     """0: only at the end."""
-    checkpoint_every: int = 1_000
-    keep_checkpoints: int = 2
-    step_timeout: int = 600
+    checkpoint_every: Annotated[int, "[1, 1e9]"] = 1_000
+    keep_checkpoints: Annotated[int, "[1, 1e6]"] = 2
+    step_timeout: Annotated[int, "[0, 1e6]"] = 600
     """Seconds without a completed step or evaluation batch after which a run of several processes
     writes the stacks of all threads and ends; 0: never."""
-    profile: tuple[int, int] | None = None
+    profile: Annotated[tuple[int, int] | None, "[1, 1e9]"] = None
     """First and last step of a profiler trace, counted from 1."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "train",
-            steps="[1, 1e9]",
-            batch_size=BATCH_SIZES,
-            eval_batch_size=BATCH_SIZES,
-            seed="[0, 2147483647]",
-            log_every="[1, 1e9]",
-            eval_every="[0, 1e9]",
-            checkpoint_every="[1, 1e9]",
-            keep_checkpoints="[1, 1e6]",
-            step_timeout="[0, 1e6]",
-            profile="[1, 1e9]",
-        )
+        check_fields(self, "train")
         require(
             self.profile is None or self.profile[0] <= self.profile[1] <= self.steps,
             "train.profile",

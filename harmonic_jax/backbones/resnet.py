@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,31 +33,23 @@ class ResNetConfig:
 
     depth: Literal[10, 18, 34, 50, 101] = 50
     """10 has one block a stage: no published weights, quick to compile."""
-    width: int = 64
+    width: Annotated[int, "[8, 1024]"] = 64
     """Channels of the stem; 64 is the published network."""
-    groups: int = 1
+    groups: Annotated[int, "[1, 1024]"] = 1
     """Groups of the 3x3 convolutions: 32 in ResNeXt-101 32x4d (Xie et al. 2017)."""
-    width_per_group: int = 64
+    width_per_group: Annotated[int, "[1, 1024]"] = 64
     """Channels of a group in the first stage at width 64: 4 in ResNeXt-101 32x4d."""
     norm: Literal["frozen", "batch"] = "frozen"
     """`frozen`: constant statistics and affine; `batch`: statistics of the global batch."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, "[0, 0.1]"] = 1e-5
     """Added to the variance. 0 in torchvision's COCO weights of its first detectors."""
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, "[0, 5]"] = 0
     """Stages that are not trained: 1 is the stem, 2 adds the first residual stage, up to 5."""
     weights: str | None = None
     """A torchvision-layout ResNet state dict: .safetensors, or .pth (read with weights_only)."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "backbone",
-            width="[8, 1024]",
-            groups="[1, 1024]",
-            width_per_group="[1, 1024]",
-            norm_eps="[0, 0.1]",
-            frozen_stages="[0, 5]",
-        )
+        check_fields(self, "backbone")
         require(
             self.width * self.width_per_group % 64 == 0,
             "backbone.width_per_group",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +31,17 @@ CAFFE_MEAN = 255 * np.array([0.48235, 0.45882, 0.40784], np.float32)
 class VGGConfig:
     """VGG-16 (Simonyan & Zisserman 2015) with fc6 and fc7 as convolutions."""
 
-    width: int = 64
+    width: Annotated[int, "[4, 1024]"] = 64
     """Channels of the first stage; 64 is the published network."""
     norm: Literal["none", "batch"] = "none"
     """`none`: the published network, which needs weights; `batch`: a batch norm behind every
     convolution of the backbone and of the layers above it, to train from scratch."""
     atrous: bool = False
     """pool5 keeps the size, as in SSD: fc7 has the stride 16, and takes the place of conv5_3."""
-    fc6_dilation: int = 3
+    fc6_dilation: Annotated[int, "[1, 64]"] = 3
     """Holes of fc6, a 3x3 convolution that so sees what the 7x7 fully connected layer saw: 3, and
     6 with `atrous`; small images need smaller ones."""
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, "[0, 5]"] = 0
     """Stages that are not trained, up to 5: 1 is conv1_1 and conv1_2."""
     normalization: Literal["caffe", "torchvision"] = "caffe"
     """What the weights were trained on: `caffe`: 0..255 minus the mean colour; `torchvision`:
@@ -51,9 +51,7 @@ class VGGConfig:
     """A torchvision-layout VGG-16 state dict: .safetensors, or .pth (read with weights_only)."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self, "backbone", width="[4, 1024]", fc6_dilation="[1, 64]", frozen_stages="[0, 5]"
-        )
+        check_fields(self, "backbone")
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from harmonic_jax.checks import check_fields, require
 
@@ -13,17 +13,17 @@ class AugmentConfig:
 
     photometric: bool = False
     """Brightness, contrast, saturation, hue and channel order, as SSD does."""
-    expand: float = 1.0
+    expand: Annotated[float, "[1, 8]"] = 1.0
     """Largest side ratio of the canvas an image may be placed on (SSD: 4); 1 is off."""
     crop: bool = False
     """SSD's random crop with a minimum IoU to some object."""
-    flip: float = 0.5
+    flip: Annotated[float, "[0, 1]"] = 0.5
     """Probability of a horizontal flip."""
-    vertical_flip: float = 0.0
+    vertical_flip: Annotated[float, "[0, 1]"] = 0.0
     """Probability of a vertical flip, for images without an up (microscopes, satellites)."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "augment", expand="[1, 8]", flip="[0, 1]", vertical_flip="[0, 1]")
+        check_fields(self, "augment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +38,20 @@ class DataConfig:
     """The folder of the data; with `tfds`, the TFDS data directory (None: its default)."""
     train_split: str = "train"
     eval_split: str = "validation"
-    short_sides: tuple[int, ...] = (800,)
+    short_sides: Annotated[tuple[int, ...], "[32, 4096]"] = (800,)
     """Training images are resized so that the short side is one of these; evaluation: the last."""
-    max_side: int = 1333
+    max_side: Annotated[int, "[32, 16384]"] = 1333
     """Upper bound of the long side after resizing."""
     resize: Literal["fit", "warp"] = "fit"
     """`fit` keeps the aspect ratio and pads; `warp` stretches to short_side x short_side (SSD)."""
     resizing: Literal["default", "torchvision"] = "default"
     """`default`: sizes rounded to the nearest pixel, areas averaged below half the size;
     `torchvision`: sizes cut to whole pixels, and bilinear always."""
-    stride: int = 32
+    stride: Annotated[int, "[1, 256]"] = 32
     """Padded sides are multiples of this."""
-    max_objects: int = 100
+    max_objects: Annotated[int, "[1, 10000]"] = 100
     """Objects an image is padded to; of more, the largest are kept and the rest counted."""
-    max_pixels: int = 64_000_000
+    max_pixels: Annotated[int, "[1024, 1e9]"] = 64_000_000
     """Images with more pixels are refused before they are decoded."""
     use_difficult: bool = True
     """Train on VOC objects marked difficult (evaluation ignores them either way)."""
@@ -59,24 +59,14 @@ class DataConfig:
     """Train on images without objects."""
     masks: bool = False
     """Load the objects' instance masks (Mask R-CNN; COCO folders and fashion scenes have them)."""
-    mask_size: int = 112
+    mask_size: Annotated[int, "[14, 512]"] = 112
     """Side of the grid, over an object's own box, on which its mask is held for training."""
     augment: AugmentConfig = AugmentConfig()
-    num_threads: int = 4
+    num_threads: Annotated[int, "[1, 256]"] = 4
     """Decoding threads in each process."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "data",
-            short_sides="[32, 4096]",
-            max_side="[32, 16384]",
-            stride="[1, 256]",
-            max_objects="[1, 10000]",
-            max_pixels="[1024, 1e9]",
-            mask_size="[14, 512]",
-            num_threads="[1, 256]",
-        )
+        check_fields(self, "data")
         require(
             self.format == "tfds" or self.root is not None,
             "data.root",

@@ -6,6 +6,7 @@ for the RoI head. Mask R-CNN is built on this file.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,9 @@ class FasterRCNNConfig:
     """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017)."""
 
     backbone: BackboneConfig = ResNetConfig()
-    levels: tuple[int, int] = (2, 6)
+    levels: Annotated[tuple[int, int], "[2, 7]"] = (2, 6)
     """First and last pyramid level of the RPN; RoIs are pooled from those up to 5."""
-    channels: int = 256
+    channels: Annotated[int, "[8, 4096]"] = 256
     fpn_norm: NewNormKind = "none"
     """torchvision's v2 has `batch`."""
     rpn: RPNConfig = RPNConfig()
@@ -66,7 +67,7 @@ class FasterRCNNConfig:
     postprocess: PostprocessConfig = PostprocessConfig(topk=None, min_size=0.01)
 
     def __post_init__(self) -> None:
-        check_fields(self, "model", levels="[2, 7]", channels="[8, 4096]")
+        check_fields(self, "model")
         check_pyramid(self.backbone, self.levels, lowest=2, highest=7)
         for norm in (self.fpn_norm, self.box_head.norm):
             check_groups("model.channels", self.channels, norm)

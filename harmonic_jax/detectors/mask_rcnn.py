@@ -1,6 +1,7 @@
 """Mask R-CNN (He et al. 2017): Faster R-CNN, and a mask for each detection."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +37,14 @@ NUM_CHUNKS = 8
 class MaskHeadConfig:
     """The mask head: pooled features -> a mask of twice the side for each class."""
 
-    num_convs: int = 4
-    channels: int = 256
+    num_convs: Annotated[int, "[0, 16]"] = 4
+    channels: Annotated[int, "[8, 4096]"] = 256
     norm: NewNormKind = "none"
     """torchvision's v2 has `batch`."""
-    pool_size: int = 14
+    pool_size: Annotated[int, "[1, 64]"] = 14
 
     def __post_init__(self) -> None:
-        check_fields(
-            self, "mask_head", num_convs="[0, 16]", channels="[8, 4096]", pool_size="[1, 64]"
-        )
+        check_fields(self, "mask_head")
         check_groups("mask_head.channels", self.channels, self.norm)
 
 

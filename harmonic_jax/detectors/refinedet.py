@@ -6,7 +6,7 @@ and an object detection module (ODM) starts from those.
 
 import dataclasses
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,21 +42,21 @@ class RefineDetConfig:
     """RefineDet (Zhang et al. 2018): levels of stride 8, 16, 32 and 64."""
 
     backbone: BackboneConfig = VGGConfig()
-    l2_scales: tuple[float, float] = (10.0, 8.0)
+    l2_scales: Annotated[tuple[float, float], "[0.001, 1000]"] = (10.0, 8.0)
     """Length of the feature vectors of stride 8 and 16 at the start of training."""
-    extra_channels: int = 512
+    extra_channels: Annotated[int, "[8, 4096]"] = 512
     """Of the level of stride 64."""
     norm: Literal["none", "batch"] = "none"
     """Norm of the layers above the backbone: `batch` to train from scratch."""
-    channels: int = 256
+    channels: Annotated[int, "[8, 4096]"] = 256
     """Of the transfer connection blocks."""
     deconv_size: Literal[2, 4] = 4
     """Kernel of the transposed convolutions: 4 in the paper's figure, 2 in its Caffe code."""
-    size_factor: float = 4.0
+    size_factor: Annotated[float, "[0.01, 1000]"] = 4.0
     """Side of a level's square anchor in strides."""
-    max_ratio: int = 2
+    max_ratio: Annotated[int, "[1, 16]"] = 2
     """Ratio of the longest anchors; 1: squares only."""
-    min_objectness: float = 0.01
+    min_objectness: Annotated[float, "[0, 1)"] = 0.01
     """Anchors to which the ARM gives less are no negatives of the ODM, and detect nothing."""
     match: MultiBoxMatchConfig = MultiBoxMatchConfig()
     postprocess: PostprocessConfig = PostprocessConfig(
@@ -64,16 +64,7 @@ class RefineDetConfig:
     )
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "model",
-            l2_scales="[0.001, 1000]",
-            extra_channels="[8, 4096]",
-            channels="[8, 4096]",
-            size_factor="[0.01, 1000]",
-            max_ratio="[1, 16]",
-            min_objectness="[0, 1)",
-        )
+        check_fields(self, "model")
         require(
             self.backbone.strides[-3:] == (8, 16, 32),
             "model.backbone.atrous",

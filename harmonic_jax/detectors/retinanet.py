@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,29 +46,22 @@ class RetinaNetConfig:
     """RetinaNet (Lin et al. 2017) on a feature pyramid."""
 
     backbone: BackboneConfig = ResNetConfig()
-    levels: tuple[int, int] = (3, 7)
+    levels: Annotated[tuple[int, int], "[3, 8]"] = (3, 7)
     """First and last pyramid level."""
     extra_levels_from: Literal["c5", "p5"] = "c5"
     """What the levels above 5 are computed from: the paper's C5, or P5."""
-    channels: int = 256
-    head_convs: int = 4
+    channels: Annotated[int, "[8, 4096]"] = 256
+    head_convs: Annotated[int, "[0, 16]"] = 4
     head_norm: Literal["none", "group"] = "none"
     """`group` helps training from scratch; the published head has none."""
-    prior: float = 0.01
+    prior: Annotated[float, "(0, 1)"] = 0.01
     """Score of every class at the start of training."""
     anchors: AnchorConfig = AnchorConfig()
     match: MatchConfig = MatchConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "model",
-            levels="[3, 8]",
-            channels="[8, 4096]",
-            head_convs="[0, 16]",
-            prior="(0, 1)",
-        )
+        check_fields(self, "model")
         check_pyramid(self.backbone, self.levels, lowest=3, highest=8)
         require(
             self.head_norm == "none" or self.channels % 8 == 0,

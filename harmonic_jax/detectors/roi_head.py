@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ from harmonic_jax import losses
 from harmonic_jax.backbones.conv import xavier_uniform
 from harmonic_jax.backbones.norm import NewNormKind
 from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS
 from harmonic_jax.detectors.parts.heads import ConvStack, Linear
 from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.rpn import Proposals
-from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
+from harmonic_jax.ops.box_coder import Weights, decode_boxes, encode_boxes
 from harmonic_jax.ops.sampling import AnyKey, sample_balanced
 from harmonic_jax.structures import GroundTruth
 
@@ -34,13 +35,13 @@ class RoIAlignConfig:
 
     aligned: bool = True
     """Cell centers lie at half-integers, which is right; False: torchvision's detectors."""
-    sampling_ratio: int = 2
+    sampling_ratio: Annotated[int, "[1, 8]"] = 2
     """Samples of a bin along each axis."""
-    canonical_size: float = 224.0
+    canonical_size: Annotated[float, "[1, 16384]"] = 224.0
     """Side in pixels of a box that is pooled from P4; half of it goes to P3, and so on."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "roi_align", sampling_ratio="[1, 8]", canonical_size="[1, 16384]")
+        check_fields(self, "roi_align")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +52,18 @@ class BoxHeadConfig:
     """`two_fc`: two hidden layers; `four_conv_fc`: four 3x3 convolutions and one hidden layer."""
     norm: NewNormKind = "none"
     """Of the convolutions; torchvision's v2 has `batch`."""
-    num_hidden: int = 1024
-    pool_size: int = 7
+    num_hidden: Annotated[int, "[1, 16384]"] = 1024
+    pool_size: Annotated[int, "[1, 64]"] = 7
     match: MatchConfig = MatchConfig(positive_iou=0.5, negative_iou=0.5, low_quality=False)
-    num_samples: int = 512
+    num_samples: Annotated[int, "[1, 100000]"] = 512
     """RoIs an image that the losses see, out of proposals and ground truth."""
-    positive_fraction: float = 0.25
+    positive_fraction: Annotated[float, "(0, 1]"] = 0.25
     """Upper bound of the positives among them."""
-    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    delta_weights: Annotated[Weights, "[0.001, 1000]"] = BOX_WEIGHTS
     """Factors of the regression targets dx, dy, dw, dh: the inverse of SSD's variances."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "box_head",
-            num_hidden="[1, 16384]",
-            pool_size="[1, 64]",
-            num_samples="[1, 100000]",
-            positive_fraction="(0, 1]",
-            delta_weights="[0.001, 1000]",
-        )
+        check_fields(self, "box_head")
         require(
             self.norm == "none" or self.layers == "four_conv_fc",
             "box_head.norm",

@@ -6,7 +6,7 @@ Anchors of a feature pyramid -> objectness and boxes -> proposals.
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,37 +39,25 @@ class RPNConfig:
 
     anchors: AnchorConfig = AnchorConfig(size_factor=8.0, scales=(1.0,))
     """One size a level: 32 pixels on P2 to 512 on P6."""
-    num_convs: int = 1
+    num_convs: Annotated[int, "[1, 16]"] = 1
     """3x3 convolutions before the outputs; torchvision's v2 has 2."""
     match: MatchConfig = MatchConfig(positive_iou=0.7, negative_iou=0.3)
-    num_samples: int = 256
+    num_samples: Annotated[int, "[1, 100000]"] = 256
     """Anchors an image that the losses see."""
-    positive_fraction: float = 0.5
+    positive_fraction: Annotated[float, "(0, 1]"] = 0.5
     """Upper bound of the positives among them."""
-    smooth_l1_beta: float = 1 / 9
+    smooth_l1_beta: Annotated[float, "[0, 1000]"] = 1 / 9
     """torchvision's; detectron2 has 0, the L1 loss."""
-    topk_train: int = 2000
+    topk_train: Annotated[int, "[1, 100000]"] = 2000
     """Best anchors of each level that enter the suppression, in training."""
-    topk_eval: int = 1000
-    nms_iou: float = 0.7
-    num_proposals_train: int = 1000
+    topk_eval: Annotated[int, "[1, 100000]"] = 1000
+    nms_iou: Annotated[float, "[0, 1]"] = 0.7
+    num_proposals_train: Annotated[int, "[1, 100000]"] = 1000
     """Proposals of all levels together, in training; torchvision keeps 2000."""
-    num_proposals_eval: int = 1000
+    num_proposals_eval: Annotated[int, "[1, 100000]"] = 1000
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "rpn",
-            num_convs="[1, 16]",
-            num_samples="[1, 100000]",
-            positive_fraction="(0, 1]",
-            smooth_l1_beta="[0, 1000]",
-            topk_train="[1, 100000]",
-            topk_eval="[1, 100000]",
-            nms_iou="[0, 1]",
-            num_proposals_train="[1, 100000]",
-            num_proposals_eval="[1, 100000]",
-        )
+        check_fields(self, "rpn")
 
 
 # --- Module --------------------------------------------------------------------------------------

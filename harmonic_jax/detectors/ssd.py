@@ -7,7 +7,7 @@ max-IoU assignment, hard negatives. RefineDet is built on the same parts.
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +50,13 @@ EXTRA_LAYERS: dict[ExtraLayer, tuple[int, int, int]] = {
 class MultiBoxMatchConfig:
     """Assignment of default boxes, and the choice of negatives."""
 
-    positive_iou: float = 0.5
+    positive_iou: Annotated[float, "(0, 1]"] = 0.5
     """Besides, every object has the default box that overlaps it most for itself."""
-    negative_ratio: float = 3.0
+    negative_ratio: Annotated[float, "[0, 1e6]"] = 3.0
     """Negatives a positive, in each image; those with the highest loss are taken."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "match", positive_iou="(0, 1]", negative_ratio="[0, 1e6]")
+        check_fields(self, "match")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +67,11 @@ class SSDConfig:
     extra_layers: tuple[ExtraLayer, ...] = ("3x3/2", "3x3/2", "3x3", "3x3")
     """Second convolutions of the layers above the backbone; the first is 1x1. `3x3/2` halves the
     map; `3x3` (unpadded) takes two cells off each side; `4x4` (padded by one cell) one."""
-    extra_channels: int = 256
+    extra_channels: Annotated[int, "[8, 4096]"] = 256
     """Of the extra layers; the first has twice as many."""
     norm: Literal["none", "batch"] = "none"
     """Norm of the extra layers: `batch` to train from scratch."""
-    l2_scale: float = 20.0
+    l2_scale: Annotated[float, "[0.001, 1000]"] = 20.0
     """Length of the feature vectors of stride 8 at the start of training."""
     default_boxes: DefaultBoxConfig = DefaultBoxConfig()
     match: MultiBoxMatchConfig = MultiBoxMatchConfig()
@@ -80,7 +80,7 @@ class SSDConfig:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self, "model", extra_channels="[8, 4096]", l2_scale="[0.001, 1000]")
+        check_fields(self, "model")
         levels, from_backbone = len(self.default_boxes.max_ratios), len(self._strides)
         require(
             len(self.extra_layers) == levels - from_backbone,

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,20 +34,20 @@ _EVERYWHERE, _SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 class TTA:
     """How an image is looked at, and how the looks are merged."""
 
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)
+    scales: Annotated[tuple[float, ...], "[0.1, 10]"] = (0.75, 1.0, 1.25)
     """Factors of the size that the detector was trained for."""
     flip: bool = True
     """Also look at the mirrored image, at every scale."""
     merge: Literal["auto", "nms", "soft_nms", "wbf"] = "auto"
     """`nms`: class by class over all looks; `soft_nms`: Gaussian; `wbf`: weighted boxes fusion;
     `auto`: `wbf`, and `nms` where there are masks, which cannot be fused."""
-    merge_iou: float | None = None
+    merge_iou: Annotated[float | None, "[0, 1]"] = None
     """Overlap of what is one object; None: of `nms` the detector's nms_iou, of `wbf` 0.55."""
-    sigma: float = 0.5
+    sigma: Annotated[float, "[0.001, 1000]"] = 0.5
     """Of `soft_nms`."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "tta", scales="[0.1, 10]", merge_iou="[0, 1]", sigma="[0.001, 1000]")
+        check_fields(self, "tta")
         require(
             0 < len(set(self.scales)) == len(self.scales) <= 16,
             "tta.scales",

@@ -1,17 +1,11 @@
 """How hard a fashion scene is, in one place."""
 
 import dataclasses
+from typing import Annotated
 
 from harmonic_jax.checks import check_fields, require
 
 _SHARE, _NUMBER = "[0, 1]", "[0, 1000]"
-_INTERVALS = {
-    "size": "[32, 4096]", "num_objects": "[0, 255]", "object_size": "[8, 4096]",
-    "max_stretch": "[1, 100]", "max_rotation": "[0, 360]", "any_rotation": _SHARE,
-    "adjacency": _SHARE, "min_visible": _SHARE, "min_side": "[1, 4096]", "max_tries": "[1, 1000]",
-    "num_bars": _NUMBER, "num_shapes": _NUMBER, "num_scraps": _NUMBER, "min_contrast": "[0, 255]",
-    "max_blur": "[0, 100]", "max_noise": "[0, 255]",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,40 +16,40 @@ class SceneOptions:
       ConfigError: a value that cannot work.
     """
 
-    size: int = 128
+    size: Annotated[int, "[32, 4096]"] = 128
     """Height and width of the image."""
-    num_objects: tuple[int, int] = (2, 8)
+    num_objects: Annotated[tuple[int, int], "[0, 255]"] = (2, 8)
     """Objects aimed at; one that finds no legal place after `max_tries` is left out."""
-    object_size: tuple[float, float] = (34.0, 72.0)
+    object_size: Annotated[tuple[float, float], "[8, 4096]"] = (34.0, 72.0)
     """Longer side of an item, upright and complete."""
-    max_stretch: float = 1.15
+    max_stretch: Annotated[float, "[1, 100]"] = 1.15
     """An item's aspect ratio is multiplied by up to this, or divided."""
-    max_rotation: float = 12.0
+    max_rotation: Annotated[float, "[0, 360]"] = 12.0
     """Degrees to either side of upright."""
-    any_rotation: float = 0.02
+    any_rotation: Annotated[float, _SHARE] = 0.02
     """Share of items that are turned by any angle instead."""
-    adjacency: float = 0.2
+    adjacency: Annotated[float, _SHARE] = 0.2
     """Share of objects that are placed against an earlier one, so that they touch or overlap."""
-    min_visible: float = 0.65
+    min_visible: Annotated[float, _SHARE] = 0.65
     """No object shows less than this fraction of its pixels, behind others and past the border."""
-    min_side: int = 8
+    min_side: Annotated[int, "[1, 4096]"] = 8
     """No box of visible pixels has a shorter side."""
-    max_tries: int = 8
-    num_bars: tuple[int, int] = (0, 1)
+    max_tries: Annotated[int, "[1, 1000]"] = 8
+    num_bars: Annotated[tuple[int, int], _NUMBER] = (0, 1)
     """Bars in front of everything."""
-    num_shapes: tuple[int, int] = (2, 9)
+    num_shapes: Annotated[tuple[int, int], _NUMBER] = (2, 9)
     """Lines, ellipses and polygons behind the objects."""
-    num_scraps: tuple[int, int] = (0, 10)
+    num_scraps: Annotated[tuple[int, int], _NUMBER] = (0, 10)
     """Bits of items, under 8 item pixels wide, behind the objects; they are no objects."""
-    min_contrast: float = 60.0
+    min_contrast: Annotated[float, "[0, 255]"] = 60.0
     """Grey levels between an object's mean colour and what it covers, in some channel."""
-    max_blur: float = 0.7
+    max_blur: Annotated[float, "[0, 100]"] = 0.7
     """Largest standard deviation of the blur of the whole image."""
-    max_noise: float = 5.0
+    max_noise: Annotated[float, "[0, 255]"] = 5.0
     """Largest standard deviation of the sensor noise, in grey levels."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "SceneOptions", **_INTERVALS)
+        check_fields(self, "SceneOptions")
         for field in ("num_objects", "object_size", "num_bars", "num_shapes", "num_scraps"):
             least, most = getattr(self, field)
             require(least <= most, f"SceneOptions.{field}", (least, most), "a pair least <= most")

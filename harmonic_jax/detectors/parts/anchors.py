@@ -6,7 +6,7 @@ constants.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -23,22 +23,16 @@ BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 class AnchorConfig:
     """Anchors of a pyramid: level l, stride 2**l, has base size `size_factor * 2**l`."""
 
-    size_factor: float = 4.0
-    scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    size_factor: Annotated[float, "[0.01, 1000]"] = 4.0
+    scales: Annotated[tuple[float, ...], "[0.001, 1000]"] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    ratios: Annotated[tuple[float, ...], "[0.001, 1000]"] = (0.5, 1.0, 2.0)
     """Height over width."""
     rounding: Literal["none", "torchvision"] = "none"
     """`torchvision`: whole sides, corners rounded to whole pixels, and strides of image size //
     feature map size, as torchvision's weights were trained with."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "anchors",
-            size_factor="[0.01, 1000]",
-            scales="[0.001, 1000]",
-            ratios="[0.001, 1000]",
-        )
+        check_fields(self, "anchors")
         for field, values in (("scales", self.scales), ("ratios", self.ratios)):
             require(
                 0 < len(set(values)) == len(values) <= 16,
@@ -142,23 +136,17 @@ class DefaultBoxConfig:
     high, and r times as high as wide.
     """
 
-    sizes: tuple[float, ...] = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+    sizes: Annotated[tuple[float, ...], "[0.1, 100000]"] = (30, 60, 111, 162, 213, 264, 315)
     """Pixels; one more than there are levels."""
-    max_ratios: tuple[int, ...] = (2, 3, 3, 3, 2, 2)
+    max_ratios: Annotated[tuple[int, ...], "[1, 16]"] = (2, 3, 3, 3, 2, 2)
     """For each level, the ratio of the longest boxes; 1: squares only."""
-    steps: tuple[float, ...] = (8.0, 16.0, 32.0, 64.0, 0.0, 0.0)
+    steps: Annotated[tuple[float, ...], "[0, 10000]"] = (8.0, 16.0, 32.0, 64.0, 0.0, 0.0)
     """Pixels between the centres of a level; 0 spreads them evenly over the image."""
     clip_sides: bool = False
     """Cut sides longer than the image's to the image's (torchvision's choice)."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "default_boxes",
-            sizes="[0.1, 100000]",
-            max_ratios="[1, 16]",
-            steps="[0, 10000]",
-        )
+        check_fields(self, "default_boxes")
         levels = len(self.max_ratios)
         require(
             2 <= levels <= 16,

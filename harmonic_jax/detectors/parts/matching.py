@@ -4,6 +4,7 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,14 @@ _BLOCK = 8  # Objects compared with all anchors in one go of the loop.
 class MatchConfig:
     """Max-IoU assignment."""
 
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
+    positive_iou: Annotated[float, "[0, 1]"] = 0.5
+    negative_iou: Annotated[float, "[0, 1]"] = 0.4
     """Anchors with a best IoU in [negative_iou, positive_iou) are ignored."""
     low_quality: bool = True
     """Each object also claims the anchors that overlap it most, whatever their IoU."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "match", positive_iou="[0, 1]", negative_iou="[0, 1]")
+        check_fields(self, "match")
         require(
             self.negative_iou <= self.positive_iou,
             "match.positive_iou",

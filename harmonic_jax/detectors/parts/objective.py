@@ -6,7 +6,7 @@ sharded over devices give the gradient of the whole.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,45 +32,34 @@ class LossConfig:
 
     hardet: bool = True
     """The Harmonic, task-contrastive and Harmonic IoU losses; off: the plain baseline."""
-    alpha: float = 1.5
+    alpha: Annotated[float, "[0, 1000]"] = 1.5
     """Weight of the Harmonic IoU loss."""
-    gamma: float = 0.8
+    gamma: Annotated[float, "[0, 1]"] = 0.8
     """Exponent of the Harmonic IoU loss; above 1 it is not monotone in the IoU."""
-    margin: float = 0.2
+    margin: Annotated[float, "[0, 1]"] = 0.2
     """Difference of score and IoU that the task-contrastive loss forgives."""
     factor_gradient: FactorGradient = "through"
     factor_source: FactorSource = "loss"
     cls_loss: ClsLoss = "focal"
     """RetinaNet's classification loss; any but `focal` replaces HarDet (`hardet` off). `isr` and
     `iou_balanced` weigh the focal loss of positives."""
-    focal_alpha: float = 0.25
+    focal_alpha: Annotated[float, "[0, 1]"] = 0.25
     """Weight of the true class; 1 - focal_alpha is that of the others, and of varifocal's."""
-    focal_gamma: float = 2.0
+    focal_gamma: Annotated[float, "[0, 100]"] = 2.0
     """Focusing exponent, also of the quality focal, varifocal and task-aligned losses."""
     box_loss: BoxLoss = "smooth_l1"
     """RetinaNet's localization loss; torchvision's v2 has `giou`, its first version SmoothL1 with
     beta 0, which is L1. `iou_balanced` and `carl` weigh SmoothL1, `task_aligned` GIoU."""
-    smooth_l1_beta: float = 0.11
+    smooth_l1_beta: Annotated[float, "[0, 1000]"] = 0.11
     """Where SmoothL1's parabola ends; 0 is L1."""
-    box_weight: float = 1.0
+    box_weight: Annotated[float, "[0, 1000]"] = 1.0
     """Weight of the localization loss; HarDet has it on SmoothL1, and not in its factors."""
     correlation: Literal["none", "concordance", "pearson"] = "none"
     """RetinaNet: adds 1 - the correlation of the positives' scores and IoUs (`hardet` off)."""
-    correlation_weight: float = 0.2
+    correlation_weight: Annotated[float, "[0, 1000]"] = 0.2
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "loss",
-            alpha="[0, 1000]",
-            gamma="[0, 1]",
-            margin="[0, 1]",
-            focal_alpha="[0, 1]",
-            focal_gamma="[0, 100]",
-            smooth_l1_beta="[0, 1000]",
-            box_weight="[0, 1000]",
-            correlation_weight="[0, 1000]",
-        )
+        check_fields(self, "loss")
         if not self.hardet:
             return
         instead = "with hardet (--loss.no-hardet to compare with it)"

@@ -1,7 +1,7 @@
 """From scored boxes to detections: the last step of every detector, with static shapes."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +21,22 @@ MIN_SCORE = 0.001  # Of methods that lower scores: what they lower is kept while
 class PostprocessConfig:
     """From raw predictions to final boxes."""
 
-    score_threshold: float = 0.05
-    topk: int | None = 1000
+    score_threshold: Annotated[float, "[0, 1]"] = 0.05
+    topk: Annotated[int | None, "[1, 1000000]"] = 1000
     """Candidates that enter the suppression: the best of each pyramid level (RetinaNet) or of each
     class (SSD, RefineDet), or of all (Faster R-CNN, Mask R-CNN). None: all of them."""
-    min_size: float = 0.0
+    min_size: Annotated[float, "[0, 16384]"] = 0.0
     """Boxes with a shorter side, in pixels, are dropped."""
-    nms_iou: float = 0.5
-    max_detections: int = 100
+    nms_iou: Annotated[float, "[0, 1]"] = 0.5
+    max_detections: Annotated[int, "[1, 10000]"] = 100
     nms: NmsName = "class"
     """`class`: of boxes of a class that overlap, the best stays; `agnostic`: of any classes;
     `soft_linear`, `soft_gaussian`, `matrix`: others lose score; `weighted`: they are averaged."""
-    nms_sigma: float = 0.5
+    nms_sigma: Annotated[float, "[0.001, 1000]"] = 0.5
     """How soft `soft_gaussian` and `matrix` are."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            "postprocess",
-            score_threshold="[0, 1]",
-            topk="[1, 1000000]",
-            min_size="[0, 16384]",
-            nms_iou="[0, 1]",
-            nms_sigma="[0.001, 1000]",
-            max_detections="[1, 10000]",
-        )
+        check_fields(self, "postprocess")
 
 
 def select_detections(
