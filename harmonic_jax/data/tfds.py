@@ -40,18 +40,15 @@ SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
 _LAYOUT = "4"  # of a saved pass: change it with what is in one
 _MASKS = "segmentation"  # of an object: compressed run lengths as text
 # What an object may have, and what it is worth where the data set does not say.
-_OBJECT_FIELDS = {
-    "bbox": None, "label": None, "is_crowd": False, "is_difficult": False, "area": np.nan,
-    _MASKS: b"",
-}  # fmt: skip
+_DEFAULTS = {"is_crowd": False, "is_difficult": False, "area": np.nan, _MASKS: b""}
+_OBJECT_FIELDS = {"bbox": None, "label": None, **_DEFAULTS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource(DetectionSource):
-    """One or more prepared TFDS splits, one after the other."""
+    """One or more prepared TFDS splits, one after the other; `positions` has each record's."""
 
     positions: np.ndarray
-    """The example of each record."""
     examples: PreparedExamples
 
     def image_bytes(self, index: int) -> bytes:
@@ -312,31 +309,30 @@ def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
 def _usable(
     read: Annotations, num_classes: int, report: DataReport
 ) -> tuple[Annotations, np.ndarray]:
-    """Drops what has no size or no class; also returns the examples that are left [m]."""
+    """Drops what has no size or no class, and turns TFDS's boxes, yxyx in shares of the image's
+    height and width, into pixels; also returns the examples that are left [m]."""
     names = [name or f"example {i}" for i, name in enumerate(read.file_names)]
     is_readable = read.sizes[:, 0] > 0
     has_class = (read.labels >= 0) & (read.labels < num_classes)
     kept = is_readable[read.owners] & has_class
-    faults = (
-        (Reason.UNREADABLE_HEADER, np.flatnonzero(~is_readable)),
-        (Reason.UNKNOWN_CLASS, read.owners[is_readable[read.owners] & ~has_class]),
-    )
-    for reason, images in faults:
-        if len(images):
-            report.add(reason, [names[i] for i in images])
+    unreadable = [names[i] for i in np.flatnonzero(~is_readable)]
+    unknown = [names[i] for i in read.owners[is_readable[read.owners] & ~has_class]]
+    for reason, found in (Reason.UNREADABLE_HEADER, unreadable), (Reason.UNKNOWN_CLASS, unknown):
+        if found:
+            report.add(reason, found)
     positions, sizes = np.flatnonzero(is_readable), read.sizes[read.owners[kept]]
     has_ids = (read.image_ids >= 0).all() and len(set(read.image_ids.tolist())) == len(names)
     masks: list[Any] | None = None
     if read.masks is not None:
-        pairs = zip(np.flatnonzero(kept).tolist(), sizes.tolist(), strict=True)
-        counts = ((read.masks[row], size) for row, size in pairs)
-        masks = [{"size": size, "counts": mask} if mask else None for mask, size in counts]
+        texts = (read.masks[row] for row in np.flatnonzero(kept).tolist())
+        pairs = zip(texts, sizes.tolist(), strict=True)
+        masks = [{"size": size, "counts": text} if text else None for text, size in pairs]
     usable = Annotations(
         image_ids=read.image_ids[positions] if has_ids else positions,
         file_names=tuple(names[i] for i in positions),
         sizes=read.sizes[positions],
         owners=(np.cumsum(is_readable) - 1)[read.owners[kept]],
-        boxes=boxes_from_yxyx_norm(read.boxes[kept], sizes),
+        boxes=(read.boxes[kept] * np.tile(sizes, 2).astype(np.float64))[:, [1, 0, 3, 2]],
         labels=read.labels[kept],
         is_crowd=read.is_crowd[kept],
         is_difficult=read.is_difficult[kept],
@@ -344,21 +340,3 @@ def _usable(
         masks=masks,
     )
     return usable, positions
-
-
-def boxes_from_yxyx_norm(boxes_yxyx_norm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """TFDS's boxes in pixels: (ymin, xmin, ymax, xmax) / (h, w, h, w) -> xyxy.
-
-    Args:
-      boxes_yxyx_norm: [n, 4], fractions of the image's height and width.
-      sizes: [n, 2], height and width of each box's image, in pixels.
-
-    Returns:
-      float64 [n, 4], xyxy in pixels.
-
-    Example:
-      >>> boxes_from_yxyx_norm(np.array([[0.0, 0.25, 0.5, 1.0]]), np.array([[100, 200]]))
-      array([[ 50.,   0., 200.,  50.]])
-    """
-    scales = np.concatenate([sizes, sizes], axis=1).astype(np.float64)
-    return (boxes_yxyx_norm.astype(np.float64) * scales)[:, [1, 0, 3, 2]]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harmonic_jax.data.folders import read_class_names
 from harmonic_jax.data.records import DataError
 from harmonic_jax.json_file import read_json
 
@@ -39,12 +40,46 @@ def open_prepared(folder: Path, *, hint: str = "prepare it again") -> Any:
 
     for name in (INFO, FEATURES):
         with named_damage(folder / name, hint):
-            content = _json_object(folder / name)
-    _check_features(folder / FEATURES, content)
+            content = read_json(folder / name, most_bytes=_MOST_BYTES)
+            if not isinstance(content, dict):
+                raise ValueError("it is no JSON object")
+    _refuse_foreign_classes(folder / FEATURES, content)
     with named_damage(folder / FEATURES, hint):
         tfds.features.FeatureConnector.from_config(str(folder))
     with named_damage(folder / INFO, hint):
         return tfds.builder_from_directory(folder)
+
+
+def _refuse_foreign_classes(path: Path, content: Any) -> None:
+    """Refuses classes of features that TFDS would have to import."""
+    import tensorflow_datasets as tfds
+
+    known = {
+        f"{kind.__module__}.{kind.__name__}"
+        for kind in vars(tfds.features).values()
+        if isinstance(kind, type) and issubclass(kind, tfds.features.FeatureConnector)
+    }
+    for name in _named_classes(content):
+        if name not in known:
+            raise DataError(
+                f"{path} names the feature {name!r}, which is not one of TFDS's own; it is not "
+                "imported"
+            )
+
+
+def _named_classes(content: Any) -> Iterator[str]:
+    """Every class that JSON of features names, in the texts in it that are JSON again as well."""
+    waiting = [content]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield from (item[key] for key in _CLASS_KEYS if isinstance(item.get(key), str))
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif isinstance(item, str) and item.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(ValueError, RecursionError):  # nor can TFDS read it
+                waiting.append(json.loads(item))
 
 
 def label_names(builder: Any) -> tuple[str, ...]:
@@ -56,15 +91,11 @@ def label_names(builder: Any) -> tuple[str, ...]:
       DataError: the file of names is damaged, or has not as many as there are classes.
     """
     label = builder.info.features["objects"].feature["label"]
-    path, names = Path(builder.data_dir) / "objects-label.labels.txt", tuple(label.names)
-    if path.exists():
-        with named_damage(path):
-            lines = path.read_text(encoding="utf-8").split("\n")
-        names = tuple(line.strip() for line in lines if line.strip())
-    if len(set(names)) != label.num_classes or len(names) != label.num_classes:
+    path = Path(builder.data_dir) / "objects-label.labels.txt"
+    names = read_class_names(path) if path.exists() else tuple(label.names)
+    if len(names) != label.num_classes:
         raise DataError(
-            f"{path} has {len(names)} names, {len(set(names))} different ones, and {FEATURES} says "
-            f"that there are {label.num_classes} classes"
+            f"{path} has {len(names)} names; there are {label.num_classes} classes by {FEATURES}"
         )
     return names
 
@@ -97,6 +128,8 @@ class PreparedExamples(Sequence[Any]):
         return self._ends[-1]
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         place = index
         for part in self._parts:
             if place < len(part):
@@ -104,7 +137,7 @@ class PreparedExamples(Sequence[Any]):
             place -= len(part)
         try:
             return part[place]
-        except (MemoryError, IndexError):
+        except MemoryError:
             raise
         except Exception as error:  # in the reader's or a parser's words
             file = self._files[bisect.bisect_right(self._ends, index) - 1]
@@ -137,8 +170,6 @@ def _check_shard(folder: Path, path: Path, stated: int) -> None:
     info = folder / INFO
     if os.path.normpath(path.parent) != os.path.normpath(folder):
         raise DataError(f"{info} names {path}, which is not in its folder")
-    if not path.is_file():
-        raise DataError(f"{path} is absent; {info} names it")
     with named_damage(path):  # of a file that was cut, the reader says that it has 0 records
         found = array_record_module.ArrayRecordReader(str(path)).num_records()
     if found != stated:
@@ -163,42 +194,3 @@ def _told(error: Exception) -> str:
     """The first line of what a library says, not longer than a line."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
-
-
-def _json_object(path: Path) -> Any:
-    content = read_json(path, most_bytes=_MOST_BYTES)
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    return content
-
-
-def _check_features(path: Path, content: Any) -> None:
-    """Refuses classes of features that TFDS would have to import."""
-    import tensorflow_datasets as tfds
-
-    known = {
-        f"{kind.__module__}.{kind.__name__}"
-        for kind in vars(tfds.features).values()
-        if isinstance(kind, type) and issubclass(kind, tfds.features.FeatureConnector)
-    }
-    for name in _named_classes(content):
-        if name not in known:
-            raise DataError(
-                f"{path} names the feature {name!r}, which is not one of TFDS's own; it is not "
-                "imported"
-            )
-
-
-def _named_classes(content: Any) -> Iterator[str]:
-    """Every class that JSON of features names, in the texts in it that are JSON again as well."""
-    waiting = [content]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            yield from (item[key] for key in _CLASS_KEYS if isinstance(item.get(key), str))
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, str) and item.lstrip()[:1] in ("{", "["):
-            with contextlib.suppress(ValueError, RecursionError):  # nor can TFDS read it
-                waiting.append(json.loads(item))

@@ -159,7 +159,7 @@ def test_a_damaged_file_is_named(root: Path) -> None:
     with pytest.raises(OSError, match="example 0"):
         source.image_bytes(0)
     path.rename(path.with_name("elsewhere"))
-    assert refusal(root).startswith(f"{path} is absent")
+    assert refusal(root).startswith(f"{path} holds 0 records")
 
 
 def test_files_of_other_lengths_and_places_are_refused(root: Path) -> None:
