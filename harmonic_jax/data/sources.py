@@ -77,7 +77,13 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
       ('voc', 'photos/bccd', 'test')
     """
     form, _, rest = spec.partition(":")
-    where, split = _parted(rest) if form == "tfds" else _folder_and_split(rest)
+    if (
+        form != "tfds" and Path(os.path.expanduser(rest)).is_dir()
+    ):  # it may have a colon in its name
+        where, split = rest, ""
+    else:
+        colon = rest.partition("[")[0].rfind(":")  # not those of a slice, train[:9]
+        where, split = (rest[:colon], rest[colon + 1 :]) if colon >= 0 else (rest, "")
     match form if where else None:
         case "tfds":
             return DataConfig(format="tfds", name=where), split or None
@@ -86,22 +92,6 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
         case "voc":
             return DataConfig(format="voc", root=where), split or None
     raise DataError(f"{spec!r} must be coco:DIR, voc:DIR or tfds:NAME, and may end in :SPLIT")
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """What stands before and behind the last colon; those of a slice, `train[:9]`, do not count."""
-    colon = text.partition("[")[0].rfind(":")
-    return (text[:colon], text[colon + 1 :]) if colon >= 0 else (text, "")
-
-
-def _folder_and_split(text: str) -> tuple[str, str]:
-    """Both may have colons in their names: the longest folder that there is counts."""
-    colons = [at for at, letter in enumerate(text) if letter == ":"]
-    for at in (len(text), *reversed(colons)):
-        if Path(os.path.expanduser(text[:at])).is_dir():
-            return text[:at], text[at + 1 :]
-    where, _, split = text.rpartition(":") if colons else (text, "", "")
-    return (text, "") if set("/\\") & set(split) else (where, split)  # C:\data
 
 
 def _folder(config: DataConfig) -> Path:

@@ -16,12 +16,8 @@ from tests.data.voc_folder import SIZE, thing, write
     ("spec", "where", "split"),
     [
         ("voc:{0}/a:b", "{0}/a:b", None),
-        ("voc:{0}/a:b:train", "{0}/a:b", "train"),
-        ("voc:{0}/c:x:y", "{0}/c", "x:y"),
         ("coco:{0}/c:", "{0}/c", None),
         ("coco:{0}/absent:train", "{0}/absent", "train"),
-        ("voc:{0}/absent:b/c", "{0}/absent:b/c", None),
-        ("voc:C:\\photos\\VOC", "C:\\photos\\VOC", None),
         ("voc:{0}/c", "{0}/c", None),
     ],
 )
