@@ -20,14 +20,12 @@ _MARKS = {
 _DECLARED = re.compile(
     rb"""\s*<\?xml[^>]*?encoding\s*=\s*["'](?!(?i:idna|punycode))([A-Za-z][\w.:-]{0,39})["']"""
 )
-_FLAGS = {
-    **dict.fromkeys(("0", "0.0", "false", "no", "", "none", "unspecified"), False),
-    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
-}
+_TRUE = ("1", "1.0", "true", "yes")
+_FALSE = ("0", "0.0", "false", "no", "", "none", "unspecified")
 
 
 class AnnotationError(ValueError):
-    """A file that is no annotation of VOC's; the message says what to change."""
+    """A file that is no annotation of VOC's; the message says why."""
 
 
 class VocObject(NamedTuple):
@@ -67,21 +65,21 @@ def read_annotation(path: Path) -> VocAnnotation:
       AnnotationError: it cannot be read, is not XML in its encoding, or declares a document type.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        root = _parse(path)
     except OSError as error:
         raise AnnotationError(f"cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise AnnotationError(f"more than {MAX_BYTES} bytes")
-    root = _parse(data)
+    except (LookupError, ValueError, ET.ParseError) as error:
+        raise AnnotationError(str(error)) from error
     for element in root.iter():
         if "}" in element.tag or not element.tag.islower():
             element.tag = element.tag.rpartition("}")[2].lower()
-    size, stated = _size(root)
     objects = tuple(_objects(root))
     if root.tag != "annotation" and not objects and root.find("size") is None:
         raise AnnotationError(f"its root is <{root.tag[:40]}>, not <annotation>")
-    return VocAnnotation(size, stated, objects)
+    texts = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+    width, height = map(_side, texts)
+    stated = "<size> is " + " x ".join(text[:20] for text in texts) if any(texts) else "no <size>"
+    return VocAnnotation((height, width) if height and width else None, stated, objects)
 
 
 class _RefuseDoctype(ET.TreeBuilder):
@@ -92,35 +90,23 @@ class _RefuseDoctype(ET.TreeBuilder):
     """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise AnnotationError(f"declares a document type, {name[:40]!r}: delete <!DOCTYPE ..>")
+        raise ValueError(f"declares a document type, {name[:40]!r}: delete <!DOCTYPE ..>")
 
 
-def _parse(data: bytes) -> ET.Element:
+def _parse(path: Path) -> ET.Element:
     """The root of a file in the encoding that its first bytes or its declaration name, else UTF-8.
 
     Expat itself knows few encodings.
     """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES} bytes")
     declared = _DECLARED.match(data, 0, 1000)
     encoding = declared[1].decode() if declared else "utf-8"
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), encoding)
     parser = ET.XMLParser(target=_RefuseDoctype(), encoding="utf-8")
-    try:
-        return ET.fromstring(data.decode(encoding).encode(), parser)
-    except ET.ParseError as error:
-        raise AnnotationError(str(error)) from error
-    except (LookupError, UnicodeError) as error:
-        raise AnnotationError(
-            f"{error}; declare the encoding that it has, or save it as UTF-8"
-        ) from error
-
-
-def _size(root: ET.Element) -> tuple[tuple[int, int] | None, str]:
-    texts = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    height, width = map(_side, texts)
-    if height and width:
-        return (height, width), ""
-    stated = " x ".join(text[:20] or "nothing" for text in reversed(texts))
-    return None, f"<size> is {stated}" if any(texts) else "no <size>"
+    return ET.fromstring(data.decode(encoding).encode(), parser)
 
 
 def _side(text: str) -> int:
@@ -149,31 +135,29 @@ def _boxes(element: ET.Element) -> Iterator[VocObject]:
     """An object for each `<bndbox>` of an `<object>`; one with a fault where there is none."""
     names = {clean_name(found.text or "") for found in element.findall("name")} - {""}
     name = names.pop() if len(names) == 1 else ""
-    fault = "" if name else f"{len(names)} names in one <object>" if names else "no <name>"
-    flag = (element.findtext("difficult") or "").strip()
-    is_difficult = _FLAGS.get(flag.lower())
-    if is_difficult is None:
-        fault = fault or f"<difficult> is {flag[:40]!r}, neither 0 nor 1"
+    flag = (element.findtext("difficult") or "").strip().lower()
+    fault = ""
+    if not name:
+        fault = f"{len(names)} names in one <object>" if names else "no <name>"
+    elif flag not in _TRUE + _FALSE:
+        fault = f"<difficult> is {flag[:40]!r}, neither 0 nor 1"
     boxes = element.findall("bndbox")
     if not boxes:
-        fault = fault or "no <bndbox>"
-        yield VocObject(name, (), bool(is_difficult), fault)
+        yield VocObject(name, (), flag in _TRUE, fault or "no <bndbox>")
     for box in boxes:
         corners, bad = _corners(box)
-        yield VocObject(name, corners, bool(is_difficult), fault or bad)
+        yield VocObject(name, corners, flag in _TRUE, fault or bad)
 
 
 def _corners(box: ET.Element) -> tuple[tuple[float, ...], str]:
     """The four numbers; or why there are not four."""
-    tags = [child.tag for child in box]
     corners = []
     for key in _CORNERS:
-        if tags.count(key) != 1:
-            return (), f"{tags.count(key) or 'no'} <{key}> in its <bndbox>"
-        text = (box.findtext(key) or "").strip()
-        value = _number(text)
+        texts = [(child.text or "").strip() for child in box.findall(key)]
+        value = _number(texts[0]) if len(texts) == 1 else None
         if value is None:
-            return (), f"<{key}> is {text[:40]!r}, not a number such as 9.5"
+            told = ", ".join(texts)[:40]
+            return (), f"<{key}> is {told!r}, not a number such as 9.5"
         corners.append(value)
     return tuple(corners), ""
 
