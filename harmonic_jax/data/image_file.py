@@ -1,7 +1,6 @@
 """An image file before its pixels are decoded: its bytes, format and size, and how it is turned."""
 
 import contextlib
-import dataclasses
 import errno
 import io
 import os
@@ -10,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import (
     BmpImagePlugin,
@@ -46,20 +46,18 @@ _READERS = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
     (tuple(b"P%c" % c for c in b"123456fF"), PpmImagePlugin.PpmImageFile),
 )
-# In what Pillow says: the reason, and better words where its own tell a user nothing.
-_COMPLAINTS = (
-    ("truncated", "truncated", ""),
-    ("not enough image data", "truncated", ""),
-    ("unpack", "truncated", "the header ends early"),
-    ("decompression bomb", "too_large", ""),
-    ("cannot handle", "unsupported", ""),
-    ("support", "unsupported", ""),
-    ("unknown pixel mode", "unsupported", ""),
-    ("unknown data organization", "unsupported", ""),
-    ("no marker found", "corrupt", "the header is damaged"),
-    ("samples per pixel", "unsupported", "too many channels"),
-    ("not identified by this driver", "corrupt", "the header states no size, or no kind of pixels"),
-)
+# In what Pillow says: the reason.
+_COMPLAINTS = {
+    "truncated": "truncated",
+    "not enough image data": "truncated",
+    "unpack": "truncated",
+    "decompression bomb": "too_large",
+    "cannot handle": "unsupported",
+    "support": "unsupported",
+    "unknown pixel mode": "unsupported",
+    "unknown data organization": "unsupported",
+    "samples per pixel": "unsupported",
+}
 _ORIENTATION, _XMP = 0x0112, 700  # Pillow looks for an orientation in XMP as well
 _UNUSED = b"\xfd\xfd"  # a tag of those that TIFF leaves to everyone
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}  # types of a tag's value
@@ -102,8 +100,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenedImage:
+class OpenedImage(NamedTuple):
     """What the header of an image file says.
 
     Attributes:
@@ -115,7 +112,7 @@ class OpenedImage:
 
     header: Image.Image
     orientation: int
-    is_animated: bool = False
+    is_animated: bool
 
     @property
     def size(self) -> tuple[int, int]:
@@ -165,10 +162,9 @@ def refusal(error: Exception) -> ImageError:
     if isinstance(error, MemoryError):
         raise error
     text = " ".join(str(error).split()) or type(error).__name__
-    for words, reason, meaning in _COMPLAINTS:
-        if words in text.lower():
-            return ImageError(reason, meaning or text)
-    return ImageError("truncated" if isinstance(error, EOFError) else "corrupt", text)
+    reason = "truncated" if isinstance(error, EOFError) else "corrupt"
+    found = (reason for words, reason in _COMPLAINTS.items() if words in text.lower())
+    return ImageError(next(found, reason), text)
 
 
 def _reader(data: bytes) -> type[ImageFile.ImageFile]:
@@ -193,16 +189,11 @@ def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:
             exif = data[start + 8 : at - 4]
         elif kind[:1].isupper() or kind == b"tRNS":  # capitals: what no reader may skip
             kept.append(view[start:at])
-        if kind == b"IDAT" and _is_damaged(view[start:at], length):  # Pillow looks at other parts'
+        is_whole = kind == b"IDAT" and at <= len(data)  # Pillow looks at other parts' checksums
+        if is_whole and zlib.crc32(view[start + 4 : at - 4]) != _number(view[at - 4 : at], "big"):
             raise ImageError("corrupt", "the checksum of the pixels is wrong")
         is_animated |= kind == b"acTL"
     return b"".join(kept), exif, is_animated
-
-
-def _is_damaged(part: memoryview, length: int) -> bool:
-    """Whether a part of a PNG is whole and has another checksum than it says."""
-    is_whole = len(part) == 12 + length
-    return is_whole and zlib.crc32(part[4:-4]) != _number(part[-4:], "big")
 
 
 def _stored_tiff(data: bytes) -> tuple[int, bytes]:

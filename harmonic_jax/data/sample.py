@@ -1,4 +1,4 @@
-"""One row of a batch: read, decode, augment, resize; the row of a bad image stays blank."""
+"""One row of a batch: read, decode, augment, resize; a bad one becomes a padding image."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
-LEFT_BLANK = "slot left blank: not trained on, nothing detected"
+PADDING_IMAGE = "padding image in its place: not trained on, nothing detected"
 
 
 def empty_batch(
@@ -141,7 +141,7 @@ def load_sample(
 
 def is_blank(finding: Finding) -> bool:
     """Whether a rule left rows blank: images that could not be read or decoded."""
-    return finding.outcome == LEFT_BLANK
+    return finding.outcome == PADDING_IMAGE
 
 
 def num_blank(report: DataReport) -> int:
@@ -223,7 +223,7 @@ def _decode(
             annotated_size=(record.height, record.width),
         )
     except (ImageError, OSError) as error:
-        report.add(_rule(error), [f"{record.file_name}: {error}"], outcome=LEFT_BLANK)
+        report.add(_rule(error), [f"{record.file_name}: {error}"], outcome=PADDING_IMAGE)
         return None
     for note in decoded.notes:
         report.add(note, [record.file_name], outcome=NOTES[note])

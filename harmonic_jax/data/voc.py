@@ -55,11 +55,16 @@ def voc_splits(root: Path) -> tuple[str, ...]:
       DataError: there is none.
       OSError: a folder may not be read.
     """
-    folders = _year_folders(root).items()
-    names = tuple(prefix + name for prefix, folder in folders for name in _split_names(folder))
+    lists = _all_lists(root)
+    names = []
+    for name, (prefix, path) in lists.items():
+        words = name.removeprefix(prefix).split("_")
+        is_longer = any(prefix + "_".join(words[n:]) in lists for n in range(1, len(words)))
+        if not is_longer or not _flags(_lines(path)):
+            names.append(name)
     if not names:
         raise DataError(f"no split found under data.root={root}: ImageSets/Main holds no .txt file")
-    return names
+    return tuple(names)
 
 
 def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
@@ -81,11 +86,10 @@ def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
       OSError: if one of them may not be read.
     """
     report = DataReport()
-    folders = _year_folders(root)
-    parts = _find_lists(root, folders, split)
-    years = {prefix: _read_year(folder) for prefix, folder in folders.items()}
+    lists = _find_lists(root, split)
+    years = {prefix: _read_year(folder) for prefix, folder in _year_folders(root).items()}
     class_names = _class_names(root, years.values())
-    listed = ((years[p], line) for p, path in parts for line in _read_list(path, years[p].images))
+    listed = ((years[p], line) for p, path in lists for line in _read_list(path, years[p].images))
     found = list(_images(listed, report))
     return folder_source(
         f"voc:{folder_name(root)}:{split}",
@@ -104,19 +108,15 @@ def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
 
 def _year_folders(root: Path) -> dict[str, Path]:
     """The VOC folders by split prefix: {"": root}, or {"2007_": root/VOC2007, ..}."""
-    if _has_lists(root):
+    if (root / "ImageSets" / "Main").is_dir():
         return {"": root}
-    found = sorted(path for path in root.glob("VOC*") if _has_lists(path))
+    found = sorted(path.parents[1] for path in root.glob("VOC*/ImageSets/Main") if path.is_dir())
     if found:
         return {path.name.removeprefix("VOC") + "_": path for path in found}
     raise DataError(
         f"data.root={root} has no ImageSets/Main (SPLIT.txt, the names of JPEGImages/NAME.jpg and "
         "Annotations/NAME.xml), and no VOC20xx folder with one"
     )
-
-
-def _has_lists(folder: Path) -> bool:
-    return (folder / "ImageSets" / "Main").is_dir()
 
 
 def _read_year(folder: Path) -> _Year:
@@ -152,10 +152,8 @@ def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
     if path.is_file():
         names = read_class_names(path)
         if found.isdisjoint(names) and found:
-            raise DataError(
-                f"{path} has a class name a line, {_few(names)}, of which no object is; the "
-                f"objects are {_few(sorted(found))}"
-            )
+            others = sorted(found)[:5]
+            raise DataError(f"{path}: no object is of its classes, {names[:5]}, but of {others}")
         return names
     if not found:
         bad = "".join(f"; a file {reason}" for reason in read if isinstance(reason, str))
@@ -165,39 +163,23 @@ def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", .." if len(names) > 5 else "")
-
-
 # Lists
 
 
-def _list_paths(folder: Path) -> dict[str, Path]:
-    """The lists of a VOC folder by name."""
-    main = folder / "ImageSets" / "Main"
-    files = sorted(list_files(main, depth=0), reverse=True)  # .txt after .TXT
-    return {Path(file).stem: main / file for file in files if file.lower().endswith(".txt")}
+def _all_lists(root: Path) -> dict[str, tuple[str, Path]]:
+    """The prefix of the year and the file of each list, by PREFIX + NAME."""
+    lists = {}
+    for prefix, folder in _year_folders(root).items():
+        main = folder / "ImageSets" / "Main"
+        for file in list_files(main, depth=0):
+            if file.lower().endswith(".txt"):
+                lists[prefix + Path(file).stem] = (prefix, main / file)
+    return dict(sorted(lists.items()))
 
 
-def _split_names(folder: Path) -> list[str]:
-    """The lists that are splits: not those of one class, such as `cat_train` beside `train`."""
-    paths = _list_paths(folder)
-
-    def is_split(name: str) -> bool:
-        words = name.split("_")
-        ends = ("_".join(words[start:]) for start in range(1, len(words)))
-        return not any(end in paths for end in ends) or not _flags(_lines(paths[name]))
-
-    return sorted(filter(is_split, paths))
-
-
-def _find_lists(root: Path, folders: dict[str, Path], split: str) -> list[tuple[str, Path]]:
-    """The prefix of the year and the list, of each split that is joined."""
-    lists = {
-        prefix + name: (prefix, path)
-        for prefix, folder in folders.items()
-        for name, path in _list_paths(folder).items()
-    }
+def _find_lists(root: Path, split: str) -> list[tuple[str, Path]]:
+    """The lists that a split joins."""
+    lists = _all_lists(root)
     # A list's own name may have a + or spaces in it.
     parts = [split] if split in lists else [part.strip() for part in split.split("+")]
     for part in parts:

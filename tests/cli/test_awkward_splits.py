@@ -24,7 +24,7 @@ def eval_row(run: Path) -> dict[str, float]:
         ("valid_without_annotations", "no step is better than another, and best/ holds", 0),
         ("valid_images_broken", "none of the 4 images could be decoded: these numbers say", 4),
         ("train_half_broken", "a training image could not be decoded and is left out: train", 0),
-        ("train_half_broken", "truncated  2  slot left blank", 0),
+        ("train_half_broken", "truncated  2  padding image in its place", 0),
         ("one_image", "step 2: AP 0", 0),
         ("grey16", "grayscale  4", 0),
     ],
@@ -39,7 +39,7 @@ def test_reported_splits(
     assert CheckpointStore(run / "best").steps() == (2,)
     report = (run / "report" / "images.txt").read_text()
     assert ("none of the 4 images could be decoded" in report) == bool(skipped)
-    assert ("slot left blank: not trained on, nothing detected" in report) == bool(skipped)
+    assert ("padding image in its place: not trained on, nothing detected" in report) == bool(skipped)
 
 
 @pytest.mark.slow
