@@ -39,7 +39,9 @@ def test_reported_splits(
     assert CheckpointStore(run / "best").steps() == (2,)
     report = (run / "report" / "images.txt").read_text()
     assert ("none of the 4 images could be decoded" in report) == bool(skipped)
-    assert ("padding image in its place: not trained on, nothing detected" in report) == bool(skipped)
+    assert ("padding image in its place: not trained on, nothing detected" in report) == bool(
+        skipped
+    )
 
 
 @pytest.mark.slow

@@ -43,16 +43,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_bccd_shows_its_two_zero_size_boxes(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = check(capsys, f"voc:{bccd}:trainval", "--no-decode", "--max-objects", "20")
-    assert status == 0
-    assert re.search(r"^too_many_objects +\d+ ", out, re.MULTILINE)
-    assert re.search(r"^zero_size +2 +object dropped$", out, re.MULTILINE)
-    assert "BloodImage_00338.jpg: RBC (504, 337, 504, 337)" in out
-    assert "BloodImage_00343.jpg: RBC (181, 329, 181, 329)" in out
-    assert "292 images, 3941 objects" in out
-
-
 def test_all_splits_of_real_coco_images(
     coco_tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harmonic_jax.__main__ import main
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
 from harmonic_jax.data.voc import VOC_CLASSES, voc_splits
@@ -51,24 +52,6 @@ def test_classes_come_from_all_annotations_or_a_file(tmp_path: Path) -> None:
     path.write_text("ape\nape\n")
     with pytest.raises(DataError, match=r"labels\.txt must hold one class name a line"):
         read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("box", "reason"),
-    [
-        ((5, 7, 5, 7), Reason.ZERO_SIZE),
-        ((9, 7, 5, 9), Reason.INVERTED),
-        (("nan", 7, 5, 9), Reason.NOT_FINITE),
-        (("1e999", 7, 5, 9), Reason.NOT_FINITE),
-        ((41, 7, 50, 9), Reason.OUTSIDE),
-    ],
-)
-def test_a_bad_box_is_dropped_and_named(tmp_path: Path, box: object, reason: Reason) -> None:
-    write(tmp_path, {"a": SIZE + thing() + thing("dog", box)})
-    source = read(tmp_path)
-    assert len(source.records[0].boxes) == 1
-    assert counts(source) == {reason: 1}
-    assert source.report.examples(reason)[0].startswith("a.jpg: dog (")
 
 
 def test_bad_images_are_dropped_and_named(tmp_path: Path) -> None:
@@ -134,19 +117,13 @@ def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
 
     refused("has no ImageSets/Main")
     write(tmp_path, {"a": None})
-    annotations, images = tmp_path / "Annotations", tmp_path / "JPEGImages"
     refused(r"Annotations holds no \.xml files$")
-    annotations.rename(tmp_path / "labels")
-    refused("no folder Annotations$")
-    (tmp_path / "labels").rename(annotations)
-    (annotations / "a.xml").write_text(f"<annotation>{SIZE}</annotation>")
+    path = tmp_path / "Annotations" / "a.xml"
+    path.write_text(f"<annotation>{SIZE}</annotation>")
     refused("no object with a name in any annotation")
-    (tmp_path / "labels.txt").write_bytes(b"\xff")
-    refused(r"labels\.txt is not UTF-8")
-    (tmp_path / "labels.txt").unlink()
-    (annotations / "a.xml").write_text("<annotation>")
+    path.write_text("<annotation>")
     refused("no object .*; a file no element found")
-    images.rename(tmp_path / "images")
+    (tmp_path / "JPEGImages").rename(tmp_path / "images")
     refused("no folder JPEGImages$")
 
 
@@ -173,3 +150,40 @@ def test_bccd_shows_its_two_zero_size_boxes(bccd: Path) -> None:
     assert not test.report.findings
     # 4888 objects in the files, less the two.
     assert sum(len(record.boxes) for part in (source, test) for record in part.records) == 4886
+
+
+@pytest.mark.parametrize(
+    ("case", "lines"),
+    [
+        ("08-voc-names-with-spaces/plain", ["2 images, 2 objects"]),
+        ("08-voc-names-with-spaces/quoted", ["2 images, 2 objects"]),
+        ("08-voc-names-with-spaces/mixed", ["3 images, 3 objects"]),
+        ("08-voc-names-with-spaces/copies", ["also in test, byte for byte: gear (1).jpg"]),
+        ("10-macos-dot-underscore/data", ["2 images, 2 objects"]),
+        ("11-voc-object-without-name/no_tag", ["car ", "malformed_object  1"]),
+        ("11-voc-object-without-name/one_of_own_classes", ["bolt  ", "malformed_object  1"]),
+        ("12-voc-several-bndbox/data", ["bolt          3         1", "no rule applied"]),
+        (
+            "22-voc-xml-encodings-and-shapes/data",
+            [
+                "18 images, 14 objects",
+                "amp.xml: not well-formed (invalid token): line 1",
+                "latin1.xml: 'utf-8' codec can't decode byte 0xf6",
+                "comma.jpg: bolt: <xmin> is '9,5', not a number",
+                "polygon.jpg: bolt: no <bndbox>",
+                "diff_true.jpg: bolt (9, 7, 28, 22)",
+                "size0.jpg: <size> is 0 x 0",
+            ],
+        ),
+        ("23-voc-lists-and-suffixes/data", ["3 images", "negative_image  1"]),
+        ("23-voc-lists-and-suffixes/suf", ["10 images, 10 objects"]),
+    ],
+)
+def test_reported_folders(
+    cases: Path, case: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-data", f"voc:{cases / case}"]) == 0
+    out = capsys.readouterr().out
+    assert "missing_image" not in out
+    for line in lines:
+        assert line in out

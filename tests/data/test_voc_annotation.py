@@ -1,12 +1,9 @@
 """Annotations of VOC's layout as tools and systems write them."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harmonic_jax.__main__ import main
 from harmonic_jax.data.report import Reason
 from harmonic_jax.data.voc_annotation import MAX_BYTES, AnnotationError, read_annotation
 from tests.data.coco_folder import counts
@@ -84,21 +81,6 @@ def test_what_is_no_annotation_says_why(tmp_path: Path, data: bytes | str, reaso
     (example,) = source.report.examples(Reason.UNREADABLE_ANNOTATION)
     assert example.startswith("a.xml: ")
     assert reason in example
-
-
-def test_an_unreadable_file_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests may run as a user who may read everything."""
-    add(tmp_path, "<annotation/>")
-    sound = Path.open
-
-    def refuse(self: Path, *args: Any, **options: Any) -> Any:
-        if self.name == "a.xml":
-            raise PermissionError(13, os.strerror(13), str(self))
-        return sound(self, *args, **options)
-
-    monkeypatch.setattr(Path, "open", refuse)
-    examples = read(tmp_path).report.examples(Reason.UNREADABLE_ANNOTATION)
-    assert examples == ("a.xml: cannot be read: Permission denied",)
 
 
 @pytest.mark.parametrize(
@@ -184,40 +166,3 @@ def test_nesting_as_deep_as_a_file_allows(tmp_path: Path) -> None:
     path.write_text("<a>" * 50_000 + "</a>" * 50_000)
     with pytest.raises(AnnotationError, match="its root is <a>"):
         read_annotation(path)
-
-
-def test_reported_encodings_and_shapes(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = f"voc:{cases / '22-voc-xml-encodings-and-shapes' / 'data'}"
-    assert main(["check-data", spec, "--no-decode"]) == 0
-    out = capsys.readouterr().out
-    assert "18 images, 14 objects" in out
-    for line in (
-        "amp.xml: not well-formed (invalid token): line 1",
-        "latin1.xml: 'utf-8' codec can't decode byte 0xf6",
-        "empty.xml: no element found: line 1",
-        "comma.jpg: bolt: <xmin> is '9,5', not a number",
-        "polygon.jpg: bolt: no <bndbox>",
-        "swapped.jpg: bolt (28, 7, 9, 22)",
-        "diff_true.jpg: bolt (9, 7, 28, 22)",
-        "size0.jpg: <size> is 0 x 0",
-    ):
-        assert line in out
-
-
-@pytest.mark.parametrize(
-    ("case", "boxes", "dropped"),
-    [
-        ("11-voc-object-without-name/no_tag", {"car": 1}, 1),
-        ("11-voc-object-without-name/one_of_own_classes", {"bolt": 2, "nut": 1}, 1),
-        ("11-voc-object-without-name/one_of_voc_classes", {"car": 2, "person": 1}, 1),
-        ("12-voc-several-bndbox/data", {"bolt": 3, "nut": 1}, 0),
-    ],
-)
-def test_reported_objects(cases: Path, case: str, boxes: dict[str, int], dropped: int) -> None:
-    source = read(cases / case)
-    assert "" not in source.class_names
-    assert len(source.class_names) == (20 if "car" in boxes else 2)
-    labels = [int(label) for record in source.records for label in record.labels]
-    names = [source.class_names[label] for label in labels]
-    assert {name: names.count(name) for name in set(names)} == boxes
-    assert source.report.count(Reason.MALFORMED_OBJECT) == dropped
