@@ -75,22 +75,18 @@ def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
     [
         ("a.png", "train/a.png"),
         ("a.png", "images/train/a.png"),
-        ("a.png", "train/images/a.png"),
         ("a.png", "images/a.png"),
         ("a.png", "a.png"),
         ("sub\\a.png", "train/sub/a.png"),
-        ("./a.png", "train/a.png"),
         ("images\\a.png", "images/a.png"),
         ("train/a.png", "train/a.png"),
         ("..\\images\\train\\a.png", "images/train/a.png"),
-        ("sub/../a.png", "train/a.png"),
         ("a\\b.png", "train/a\\b.png"),  # a name that has one, where there is such a file
         ("'a.png'", "train/a.png"),
         ("a.png ", "train/a.png"),
         ("a.png ", "train/a.png "),
         (NFC, f"train/{NFD}"),
         (NFD, f"train/{NFC}"),
-        ("12:30.png", "train/12:30.png"),
         ("a\x1b[31m\n.png", "train/a\x1b[31m\n.png"),
         ("café\udce9.png", os.fsdecode("train/café".encode() + b"\xe9.png")),
         ("{root}/train/a.png", "train/a.png"),
@@ -171,13 +167,11 @@ def test_marks_line_ends_and_spaces_are_no_part_of_a_name(
     ("data", "message"),
     [
         (b"", "it has none"),
-        (b" \n\r\n", "it has none"),
         (b"cat\ndog\n cat\n", "each once; line 3 repeats 'cat' of line 1"),
         ("é\ne\u0301".encode(), "line 2 repeats"),
         (b"cat\nh\xf6hle", "is not UTF-8 text: .* in line 2"),
         (b"\xff\xfe\xff", "is not UTF-16 text"),
         ("cat\ndog".encode("utf-16-le"), "is no text: it has a zero byte in line 1"),
-        (b"cat\n\x80\x04\x95", "is not UTF-8 text: .* in line 2"),
         (b"N/A\ncat\nN/A\ncat\n", "line 4 repeats 'cat'"),  # N/A may be there more than once
     ],
 )

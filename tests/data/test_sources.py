@@ -16,7 +16,6 @@ from tests.data.voc_folder import SIZE, thing, write
     ("spec", "where", "split"),
     [
         ("voc:{0}/a:b", "{0}/a:b", None),
-        ("coco:{0}/c:", "{0}/c", None),
         ("coco:{0}/absent:train", "{0}/absent", "train"),
         ("voc:{0}/c", "{0}/c", None),
     ],

@@ -217,11 +217,9 @@ def test_voc_corners_agree_with_the_xml_reader(data_dir: Path) -> None:
     [
         ("trainval", {"000012", "000005", "2008_000008", "2008_000002"}),
         ("2007_trainval+2012_trainval", {"000012", "000005", "2008_000008", "2008_000002"}),
-        ("train", {"000012", "2008_000008"}),
         ("val", {"000005", "2008_000002"}),
         ("2007_train+2012_validation", {"000012", "2008_000002"}),
         ("test", {"000001"}),
-        ("2007_test", {"000001"}),
     ],
 )
 def test_two_years_of_voc(data_dir: Path, split: str, names: set[str]) -> None:
@@ -247,10 +245,8 @@ def test_splits_are_listed_and_sliced(data_dir: Path) -> None:
     [
         ("coco/2014", "train", "tfds build coco/2014 --file_format=array_record --data_dir="),
         ("coco/2017:9.9.9", "train", "'coco/2017:9.9.9' is not prepared"),
-        ("coco", "train", "'coco' is not prepared"),
         ("voc/2007+2010", "train", "'voc/2010' is not prepared"),
         ("coco/2017", "tset", "has no split 'tset'; it has train, validation"),
-        ("coco/2017", "train[", "has no split 'train\\['"),
         ("voc/2007+2012", "2010_train", "has no split '2010_train'"),
         ("../coco", "train", "data.name is '../coco'"),
     ],
@@ -372,19 +368,16 @@ def test_tensorflow_is_never_imported(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('imported')\n")
     code = (
         "import sys\n"
-        "from harmonic_jax.data.settings import DataConfig\n"
-        "from harmonic_jax.data.sources import open_source\n"
+        "from harmonic_jax.data.sources import DataConfig, open_source\n"
         "assert 'tensorflow_datasets' not in sys.modules, 'folders need no TFDS'\n"
         f"config = DataConfig(name='coco/2017', root={str(data_dir)!r})\n"
-        "source = open_source(config, 'validation')\n"
-        "assert source.image_bytes(0)[:2] == bytes([255, 216])\n"
+        "assert open_source(config, 'validation').image_bytes(0)[:2] == bytes([255, 216])\n"
         "assert 'jax' not in sys.modules, 'data are numpy'\n"
         "try: import tensorflow\n"
         "except SystemExit: print('the trap works')\n"
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "the trap works", done.stderr

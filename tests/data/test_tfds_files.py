@@ -59,13 +59,9 @@ EVIL = {"pythonClassName": "evil_features.Feature", "text": {}}
 OLD = {"type": "evil_features.Feature", "content": {}}
 PLACES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a feature": lambda f: f["featuresDict"]["features"].update(more=EVIL),
-    "in snake case": lambda f: f["featuresDict"]["features"].update(
-        more={"python_class_name": "evil_features.Feature", "text": {}}
-    ),
     "of an object": lambda f: f["featuresDict"]["features"]["objects"]["sequence"]["feature"][
         "featuresDict"
     ]["features"].update(more=EVIL),
-    "the whole": lambda f: f.update(EVIL),
     "as older versions wrote it": lambda f: (f.clear(), f.update(OLD)),
     "JSON in a text": lambda f: f["featuresDict"]["features"].update(
         more={
@@ -90,12 +86,6 @@ def test_no_module_that_a_file_names_is_imported(
     assert f"{path} names the feature 'evil_features.Feature'" in refusal(root)
     assert "evil_features" not in sys.modules
     assert not (tmp_path / "it ran").exists()
-
-
-def changed(path: Path, old: str, new: str) -> str:
-    text = path.read_text()
-    assert old in text
-    return text.replace(old, new)
 
 
 @pytest.mark.parametrize("name", [INFO, FEATURES])
@@ -130,7 +120,9 @@ def test_a_description_of_wrong_values_is_refused(
     root: Path, name: str, old: str, new: str
 ) -> None:
     path = version(root) / name
-    path.write_text(changed(path, old, new))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     told = refusal(root)
     assert str(version(root)) in told or "TFDS data set 'toy'" in told
 
@@ -165,9 +157,8 @@ def test_a_damaged_file_is_named(root: Path) -> None:
 def test_files_of_other_lengths_and_places_are_refused(root: Path) -> None:
     info = version(root) / INFO
     text = info.read_text()
-    for number in ("5", "7"):
-        info.write_text(text.replace('"6"', f'"{number}"'))
-        assert f"{shard(root)} holds 6 records, and {info} says {number}" in refusal(root)
+    info.write_text(text.replace('"6"', '"5"'))
+    assert f"{shard(root)} holds 6 records, and {info} says 5" in refusal(root)
     info.write_text(text.replace("{DATASET}-", "../../{DATASET}-"))
     assert "which is not in its folder" in refusal(root)
 
