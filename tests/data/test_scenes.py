@@ -21,12 +21,10 @@ from harmonic_jax.data.scenes import (
 from harmonic_jax.data.scenes.builder import FashionScenes, make_scene
 from harmonic_jax.data.scenes.items import (
     ITEMS_FILE,
-    Sprite,
     draw_sprite,
     item_mask,
     paste,
     read_items,
-    tint,
 )
 from harmonic_jax.masks import RleTable
 
@@ -111,19 +109,13 @@ def test_annotations_are_exact(kind: str, request: pytest.FixtureRequest) -> Non
 
 
 def test_visibility_is_that_of_the_complete_object() -> None:
-    """Objects alone in a large image show all of themselves; in a tight one less than all."""
+    """An object alone in a large image shows all of itself."""
     alone = SceneOptions(size=256, num_objects=(1, 1), object_size=(24, 72), num_bars=(0, 0))
-    tight = SceneOptions(size=64, num_objects=(1, 1), object_size=(64, 64), num_bars=(0, 0))
-    pool = load_items("train")
     for index in range(12):
-        scene = render_scene(pool, scene_rng(0, index), alone)
+        scene = render_scene(load_items("train"), scene_rng(0, index), alone)
         x1, y1, x2, y2 = scene.boxes[0]
         if min(x1, y1) > 0 and max(x2, y2) < 256:
             assert scene.visibility[0] == 1.0
-        scene = render_scene(pool, scene_rng(0, index), tight)
-        x1, y1, x2, y2 = scene.boxes[0]
-        if scene.visibility[0] < 1.0:
-            assert min(x1, y1) == 0 or max(x2, y2) == 64
 
 
 def test_what_a_bar_hides_belongs_to_no_object() -> None:
@@ -165,38 +157,8 @@ def test_the_mask_is_where_the_item_is_painted() -> None:
         np.testing.assert_array_equal(image[..., 0] >= 128, expected)
 
 
-def test_a_sprite_has_the_length_it_was_drawn_with() -> None:
-    pool = load_items("train")
-    upright = SceneOptions(object_size=(60, 60), max_rotation=0, any_rotation=0, max_stretch=1)
-    for item in range(0, 4000, 97):
-        sprite = draw_sprite(pool, item, scene_rng(0, item), upright)
-        rows, columns = np.nonzero(sprite.opacity >= 0.5)
-        assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(60, abs=2.5), item
-
-
-def test_tint_keeps_its_distance_from_what_it_covers() -> None:
-    sprite = Sprite(np.full((8, 8), 0.5, np.float32), np.ones((8, 8), np.float32), 8.0, 64)
-    rng = np.random.default_rng(0)
-    reached = []
-    for _ in range(200):
-        below = rng.uniform(0, 255, 3).astype(np.float32)
-        mean = tint(rng, sprite, below, 40.0).mean(axis=0)
-        reached.append(np.abs(mean - below).max() >= 40.0)
-    assert np.mean(reached) > 0.97
-
-
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("size", 16),
-        ("num_objects", (3, 2)),
-        ("num_objects", (1, 256)),
-        ("object_size", (24, 200)),
-        ("min_visible", 1.5),
-        ("max_stretch", 0.5),
-        ("max_tries", 0),
-        ("max_noise", -1.0),
-    ],
+    ("field", "value"), [("size", 16), ("num_objects", (3, 2)), ("object_size", (24, 200))]
 )
 def test_options_refuse_what_cannot_work(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"SceneOptions\.{field} is .* must be"):
@@ -260,12 +222,7 @@ def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
     assert len(set(image_ids)) == 12 + 5
     assert len(set(object_ids)) == len(object_ids)
     assert min(object_ids) > 0
-    features = builder.info.features
-    assert set(features) == {"image", "image/filename", "image/id", "objects"}
-    objects = features["objects"].feature
-    assert set(objects) == {"id", "area", "bbox", "label", "is_crowd", "segmentation"}
-    assert isinstance(objects["bbox"], tfds.features.BBoxFeature)
-    assert tuple(objects["label"].names) == CLASS_NAMES
+    assert tuple(builder.info.features["objects"].feature["label"].names) == CLASS_NAMES
 
 
 def test_version_1_1_0_stays_what_it_is() -> None:
@@ -279,10 +236,3 @@ def test_version_1_1_0_stays_what_it_is() -> None:
     assert held_out.labels.tolist() == [9, 0, 0, 7, 3, 4]
     # One pixel: another OpenCV may round an edge differently.
     np.testing.assert_allclose(held_out.boxes[:2], [[36, 22, 80, 70], [70, 8, 120, 74]], atol=1)
-
-
-def test_the_name_is_known_to_tfds_with_both_configs(tmp_path: Path) -> None:
-    assert tfds.builder("fashion_scenes", data_dir=tmp_path).builder_config.name == "default"
-    crowded = tfds.builder("fashion_scenes/crowded", data_dir=tmp_path)
-    assert crowded.builder_config.options == CROWDED
-    assert crowded.info.version == "1.1.0"
