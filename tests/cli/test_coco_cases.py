@@ -20,6 +20,10 @@ FLAGS = "07-iscrowd-text-nan-float"
 KINDS = "16-results-of-other-kinds"
 MASKS = "17-mask-results-and-partly-masked-annotations"
 HASHES = "21-image-ids-that-are-hashes"
+NOT_THERE = ("there is 'images/ab12-part.jpg'", "dropped_with_image  1")
+NAN = "annotations[0]: iscrowd is nan; it must be 0 or 1"
+SAME_NAME = "2 categories are called 'helmet': here 'helmet (id 0)', 'helmet (id 1)'"
+ZEROS = ("int", "float", "text", "null")
 
 
 def evaluated(
@@ -53,89 +57,75 @@ def same_as_pycocotools(numbers: Any, truth: Path, found: Path, iou_type: str = 
     return {name: numbers[name] for name in totals} == totals
 
 
-@pytest.mark.parametrize("name", ["plain", "sahi", "null"])
-def test_results_with_an_empty_segmentation_are_boxes(
-    cases: Path, name: str, capsys, tmp_path
+@pytest.mark.parametrize(
+    ("folder", "status", "said"),
+    [
+        ("03-cvat-images-subset-folder/data", 0, ("3 images, 3 objects", "no rule applied")),
+        (f"{STUDIO}/images_prefix", 0, ("1 images, 1 objects",)),
+        (f"{STUDIO}/windows", 0, ("1 images, 1 objects",)),
+        (f"{STUDIO}/relative", 1, NOT_THERE),
+        (f"{STUDIO}/project_id", 1, NOT_THERE),
+        (f"{STUDIO}/absolute", 1, NOT_THERE),
+        (f"{FLAGS}/data_int", 0, ("1 images, 2 objects", "no rule applied")),
+        (f"{FLAGS}/data_float", 0, ("1 images, 2 objects", "no rule applied")),
+        (f"{FLAGS}/data_text", 0, ("1 images, 2 objects", "no rule applied")),
+        (f"{FLAGS}/data_null", 0, ("1 images, 2 objects", "no rule applied")),
+        (f"{FLAGS}/data_nan", None, ("malformed_object  2", f"a.jpg: {NAN}")),
+        (
+            f"{FLAGS}/pylabel",
+            None,
+            ("unknown_class  2", "a.jpg: annotations[0]: category_id is '1'"),
+        ),
+        ("10-macos-dot-underscore/coco", 0, ("== coco:coco:train", "no rule applied")),
+        (f"{HASHES}/data", 0, ("4 images, 4 objects",)),
+        (f"{ONE_NAME}/data", 0, (SAME_NAME,)),
+    ],
+)
+def test_data_are_checked(
+    cases: Path, folder: str, status: int | None, said: tuple[str, ...], capsys
 ) -> None:
-    folder = cases / BY_BOX
-    numbers, shown = evaluated(folder / f"{name}.json", folder / "gt.json", capsys, tmp_path)
-    assert same_as_pycocotools(numbers, folder / "gt.json", folder / "plain.json")
+    found, shown = checked(cases / folder, capsys)
+    assert status is None or found == status
+    for words in said:
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "expected"),
+    [
+        (f"{BY_BOX}/plain.json", f"{BY_BOX}/gt.json", None),
+        (f"{BY_BOX}/sahi.json", f"{BY_BOX}/gt.json", None),
+        (f"{BY_BOX}/null.json", f"{BY_BOX}/gt.json", None),
+        (
+            f"{ONE_NAME}/res.json",
+            f"{ONE_NAME}/data/annotations/instances_valid.json",
+            {"AP/helmet (id 0)": -1, "AP/helmet (id 1)": 1},
+        ),
+        *(
+            (f"{FLAGS}/res.json", f"{FLAGS}/{place}", {"AP": 1})
+            for place in (
+                *(f"data_{kind}/annotations/instances_train.json" for kind in ZEROS),
+                "pylabel2.json",
+            )
+        ),
+    ],
+)
+def test_results_are_evaluated(
+    cases: Path, found: str, truth: str, expected: dict[str, float] | None, capsys, tmp_path
+) -> None:
+    numbers, shown = evaluated(cases / found, cases / truth, capsys, tmp_path)
     assert "mask" not in shown
-
-
-def test_two_categories_of_one_name(cases: Path, capsys, tmp_path) -> None:
-    """Told apart by their ids, alike where data are checked and where files are evaluated."""
-    folder = cases / ONE_NAME
-    said = "2 categories are called 'helmet': here 'helmet (id 0)', 'helmet (id 1)'"
-    status, shown = checked(folder / "data", capsys)
-    assert status == 0
-    assert shown.count(said) == 2  # once a split
-    truth, found = folder / "data" / "annotations" / "instances_valid.json", folder / "res.json"
-    numbers, shown = evaluated(found, truth, capsys, tmp_path)
-    assert shown.count(said) == 1
-    assert same_as_pycocotools(numbers, truth, found)
-    assert numbers["AP/helmet (id 0)"] == -1
-    assert numbers["AP/helmet (id 1)"] == pytest.approx(1)
-
-
-def test_images_in_a_folder_of_the_subset(cases: Path, capsys) -> None:
-    status, shown = checked(cases / "03-cvat-images-subset-folder" / "data", capsys)
-    assert status == 0
-    assert "3 images, 3 objects" in shown
-    assert "no rule applied" in shown
-
-
-@pytest.mark.parametrize("name", ["images_prefix", "windows"])
-def test_names_that_begin_with_the_folder(cases: Path, name: str, capsys) -> None:
-    status, shown = checked(cases / STUDIO / name, capsys)
-    assert status == 0
-    assert "1 images, 1 objects" in shown
-
-
-@pytest.mark.parametrize("name", ["relative", "project_id", "absolute"])
-def test_names_that_are_not_there_are_told_with_what_is(cases: Path, name: str, capsys) -> None:
-    status, shown = checked(cases / STUDIO / name, capsys)
-    assert status == 1
-    assert f"not in {cases / STUDIO / name}" in shown
-    assert "there is 'images/ab12-part.jpg'" in shown
-    assert "dropped_with_image  1" in shown
-
-
-@pytest.mark.parametrize("name", ["int", "float", "text", "null"])
-def test_flags_that_say_0(cases: Path, name: str, capsys, tmp_path) -> None:
-    folder = cases / FLAGS / f"data_{name}"
-    status, shown = checked(folder, capsys)
-    assert (status, "crowd" in shown) == (0, False)
-    assert "1 images, 2 objects" in shown
-    annotations = folder / "annotations" / "instances_train.json"
-    numbers, _ = evaluated(cases / FLAGS / "res.json", annotations, capsys, tmp_path)
-    assert numbers["AP"] == pytest.approx(1)
+    if expected is None or ONE_NAME in found:  # an empty segmentation is none
+        oracle = cases / (found if expected else f"{BY_BOX}/plain.json")
+        assert same_as_pycocotools(numbers, cases / truth, oracle)
+    for name, value in (expected or {}).items():
+        assert numbers[name] == pytest.approx(value)
 
 
 def test_flags_that_say_nothing_are_named(cases: Path, capsys, tmp_path) -> None:
-    what = "annotations[0]: iscrowd is nan; it must be 0 or 1"
-    _, shown = checked(cases / FLAGS / "data_nan", capsys)
-    assert "malformed_object  2" in shown
-    assert f"a.jpg: {what}" in shown
     annotations = cases / FLAGS / "data_nan" / "annotations" / "instances_train.json"
     line, _ = evaluated(cases / FLAGS / "res.json", annotations, capsys, tmp_path)
-    assert what in line
-
-
-def test_flags_and_ids_as_text(cases: Path, capsys, tmp_path) -> None:
-    _, shown = checked(cases / FLAGS / "pylabel", capsys)
-    assert "unknown_class  2" in shown
-    assert "a.jpg: annotations[0]: category_id is '1'; it must be a whole number" in shown
-    folder = cases / FLAGS
-    numbers, _ = evaluated(folder / "res.json", folder / "pylabel2.json", capsys, tmp_path)
-    assert numbers["AP"] == pytest.approx(1)
-
-
-def test_a_mac_s_own_files_are_no_data(cases: Path, capsys) -> None:
-    status, shown = checked(cases / "10-macos-dot-underscore" / "coco", capsys)
-    assert status == 0
-    assert shown.count("== coco:coco:train") == shown.count("== ") == 1
-    assert "no rule applied" in shown
+    assert NAN in line
 
 
 READ = {"ok", "bom", "utf16", "float_ids", "mask_only", "mask_only_bbox_empty"}

@@ -1,63 +1,22 @@
 """Detectors of every family that nobody trained, with scores of all sizes, and what one finds."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    Config,
-    DefaultBoxConfig,
-    FasterRCNNConfig,
-    MaskHeadConfig,
-    MaskRCNNConfig,
-    RefineDetConfig,
-    ResNetConfig,
-    RPNConfig,
-    SSDConfig,
-    VGGConfig,
-)
+from harmonic_jax.config import Config
 from harmonic_jax.export.program import resample, resampling_weights
 from harmonic_jax.training.saved_run import SavedRun, abstract_variables
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import build_detector
 from harmonic_jax.training.step import make_predict_step
+from tests.detectors.tiny import MODELS
 from tests.training.tiny import random_batch, tiny_config
 
 CLASSES = ("sock", "shoe", "hat")
-_FASTER_RCNN: dict[str, Any] = {
-    "backbone": ResNetConfig(depth=10, width=8, norm="frozen"),
-    "levels": (3, 5),
-    "channels": 8,
-    "rpn": RPNConfig(
-        anchors=AnchorConfig(size_factor=4.0, scales=(1.0,), ratios=(1.0,)),
-        topk_eval=40,
-        num_proposals_eval=20,
-    ),
-    "box_head": BoxHeadConfig(num_hidden=16, pool_size=3),
-}
-MODELS: dict[str, Any] = {
-    "retinanet": tiny_config().model,
-    "ssd": SSDConfig(
-        backbone=VGGConfig(width=4, atrous=True, fc6_dilation=1),
-        extra_layers=("3x3/2",),
-        default_boxes=DefaultBoxConfig(
-            sizes=(14.0, 24.0, 40.0, 60.0), max_ratios=(2, 2, 2), steps=(8.0, 16.0, 32.0)
-        ),
-    ),
-    "refinedet": RefineDetConfig(
-        backbone=VGGConfig(width=4, fc6_dilation=1), channels=8, size_factor=2.0, min_objectness=0.3
-    ),
-    "faster_rcnn": FasterRCNNConfig(**_FASTER_RCNN),
-    "mask_rcnn": MaskRCNNConfig(
-        **_FASTER_RCNN, mask_head=MaskHeadConfig(num_convs=1, channels=8, pool_size=4)
-    ),
-}
 
 
 def drawn(name: str) -> SavedRun:
