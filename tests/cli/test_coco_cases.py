@@ -162,40 +162,6 @@ def test_annotations_of_other_kinds_are_read_or_named(cases: Path, capsys, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "status"),
-    [
-        ("bom", 0),
-        ("mask_only", 0),
-        ("masks_polygon", 0),
-        ("wrapped", 1),
-        ("cut", 1),
-        ("caption", 1),
-    ],
-)
-def test_compare_reads_boxes_by_the_same_rules(cases: Path, name: str, status: int, capsys) -> None:
-    path = cases / KINDS / "results" / f"{name}.json"
-    args = [path, path, "--annotations", cases / KINDS / "gt.json", "--resamples", 1]
-    assert compare.main([str(arg) for arg in args]) == status
-    err = capsys.readouterr().err
-    assert err.count("\n") == status
-    assert err.startswith("error: " if status else "")
-
-
-@pytest.mark.parametrize("raw", ["bom.json", "mask_only.json", "ok.json"])
-def test_boxes_before_nms_are_read_by_the_same_rules(
-    cases: Path, raw: str, capsys, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr("harmonic_jax.cli.consistency.write_page", lambda *args, **more: [])
-    folder = cases / KINDS
-    more = ["--report", tmp_path / "report", "--resamples", 1, "--raw-predictions"]
-    ok = folder / "results" / "ok.json"
-    numbers, _ = evaluated(
-        ok, folder / "gt.json", capsys, tmp_path, *more, folder / "results" / raw
-    )
-    assert isinstance(numbers, dict)
-
-
-@pytest.mark.parametrize(
     "name",
     ["empty_list", "flat", "four_numbers", "one_point", "pairs", "rle_wrong_size"],
 )
@@ -284,8 +250,6 @@ def renumbered(truth: Path, found: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_image_ids_that_are_hashes(cases: Path, capsys, tmp_path) -> None:
     folder = cases / HASHES
-    status, shown = checked(folder / "data", capsys)
-    assert (status, "4 images, 4 objects" in shown) == (0, True)
     train = folder / "data" / "annotations" / "instances_train.json"
     for results, truth in (
         ("res.json", train),

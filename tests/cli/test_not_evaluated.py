@@ -52,11 +52,6 @@ def test_the_newest_checkpoint_is_offered(command: str, run: Path, tmp_path, cap
     assert error.count("\n") == 1
 
 
-def test_and_taken(run: Path, tmp_path) -> None:
-    assert main([*words("export", run, tmp_path), "--last"]) == 0
-    assert (tmp_path / "out" / "detector.safetensors").exists()
-
-
 def test_load_and_init_too(run: Path) -> None:
     sharding = replicated(data_mesh(jax.devices()[:1]))
     with pytest.raises(CheckpointError, match=r"opens with --last \(last=True\)"):

@@ -58,15 +58,9 @@ def test_safetensors_whatever_it_is_called(tmp_path: Path, name: str, prefix: st
 
 FOREIGN = {
     "page.pth": (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
-    "page.safetensors": (b"\xef\xbb\xbf<html>", "a web page"),
-    "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "packed.pth": (b"\x1f\x8b\x08" + bytes(100), "unpack it"),
-    "keras.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
-    "picture.safetensors": (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture"),
-    "array.pth": (b"\x93NUMPY\x01\x00" + bytes(100), "a NumPy array"),
     "about.json": (b'{"weights": "elsewhere"}', "is a text"),
     "script.pth": (b"cposix\nsystem\n(S'true'\ntR.", "is a text"),  # a pickle of protocol 0
-    "empty.pth": (b"", "is empty"),
     "empty.safetensors": (b"", "is empty"),
     "noise.safetensors": (bytes(range(7, 200)), "of another format"),
     "long.safetensors": (struct.pack("<Q", 2**63) + b"{}" + bytes(99), "of another format"),
