@@ -47,7 +47,7 @@ ALLOWED = {
     "metrics": {"numpy", "pycocotools", "masks", "coco_format", "json_file", "files", "terminal"},
     "training": ANY,
     # Reads what the train step compiles to; training itself knows nothing of pods' figures.
-    "pods": {"jax", "training", "structures", "config"},
+    "pods": {"jax", "msgspec", "training", "structures", "config"},
     "export": {
         "jax", "jaxtyping", "numpy", "cv2", "safetensors", "onnx", "config", "data",
         "pretrained", "structures", "training", "__version__", "files",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from harmonic_jax.cli.command import FAILURES, command, print_and_save
+from harmonic_jax.cli.command import command, print_and_save
 from harmonic_jax.cli.options import ConfigFields
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.files import check_writable
@@ -17,7 +17,6 @@ from harmonic_jax.pods.collectives import Collective, ring_all_reduce_bytes
 from harmonic_jax.pods.compilation import (
     CHIPS,
     Compiled,
-    CompileError,
     Slice,
     TooBig,
     compile_for_slice,
@@ -53,7 +52,7 @@ class Options:
     """File to write the same to."""
 
 
-@command(Options, "compile", failures=(*FAILURES, CompileError))
+@command(Options, "compile")
 def main(options: Options) -> int:
     """Returns the exit status: 0 it fits, 1 failed or does not fit, with a message."""
     if options.json is not None:

@@ -18,6 +18,7 @@ from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
+from harmonic_jax.inference.detector import with_postprocess
 from harmonic_jax.json_file import shown
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
@@ -30,7 +31,7 @@ from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.terminal import printable
 from harmonic_jax.training.evaluation import detect_all
 from harmonic_jax.training.saved_run import SavedRun
-from harmonic_jax.training.state import Variables, build_detector
+from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep, make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
 
@@ -43,12 +44,8 @@ def make_raw_step(run: SavedRun, mesh: Mesh) -> PredictStep:
     What comes before NMS stays as the config has it: the score threshold, and the best
     candidates of each level or class. Masks are not computed.
     """
-    model: Any = run.config.model  # whichever: all detectors name these fields alike
-    settings = dataclasses.replace(
-        model.postprocess, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES
-    )
-    config = dataclasses.replace(run.config, model=dataclasses.replace(model, postprocess=settings))
-    step = make_predict_step(build_detector(config, len(run.class_names)), mesh)
+    raw = with_postprocess(run, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES)
+    step = make_predict_step(raw.detector, mesh)
 
     def without_masks(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
         found, index = step(variables, batch)

@@ -68,12 +68,15 @@ def with_nms(run: SavedRun, nms: str | None, sigma: float | None) -> SavedRun:
     Raises:
       ConfigError: a value is not legal.
     """
-    if nms is None and sigma is None:
-        return run
-    model: Any = run.config.model  # whichever: all have these two fields
     changes: dict[str, Any] = {"nms": nms, "nms_sigma": sigma}
     given = {name: value for name, value in changes.items() if value is not None}
-    settings = dataclasses.replace(model.postprocess, **given)
+    return with_postprocess(run, **given) if given else run
+
+
+def with_postprocess(run: SavedRun, **changes: Any) -> SavedRun:
+    """A run whose detector has other settings of what follows the network."""
+    model: Any = run.config.model  # whichever: all have them
+    settings = dataclasses.replace(model.postprocess, **changes)
     config = dataclasses.replace(run.config, model=dataclasses.replace(model, postprocess=settings))
     detector = build_detector(config, len(run.class_names))
     return dataclasses.replace(run, config=config, detector=detector)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import msgspec
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -41,7 +42,7 @@ ENVIRONMENT = {
 }
 
 
-class CompileError(RuntimeError):
+class CompileError(ConfigError):
     """The compiler failed for a reason that is not the size of the program."""
 
 
@@ -153,16 +154,13 @@ def compile_for_slice(
     )
     if done.returncode != 0 or not done.stdout.strip():
         raise CompileError(_failure(pod, done))
-    return result_from_json(json.loads(done.stdout.splitlines()[-1]))
+    return result_of(json.loads(done.stdout.splitlines()[-1]))
 
 
-def result_from_json(values: dict[str, Any]) -> Compiled | TooBig:
+def result_of(values: dict[str, Any]) -> Compiled | TooBig:
     """The inverse of `dataclasses.asdict` on a result."""
-    values = values | {"bucket": tuple(values["bucket"])}
-    if "needed" in values:
-        return TooBig(**values)
-    rows = [row | {"dtypes": tuple(row["dtypes"])} for row in values["collectives"]]
-    return Compiled(**values | {"collectives": tuple(Collective(**row) for row in rows)})
+    kind: Any = TooBig if "needed" in values else Compiled
+    return msgspec.convert(values, kind)
 
 
 def _failure(pod: Slice, done: subprocess.CompletedProcess[str]) -> str:
@@ -261,9 +259,9 @@ def parse_out_of_memory(message: str, *, arguments: int) -> tuple[int, int] | No
 
 
 def main() -> None:
-    config, pod, bucket, num_classes = json.load(sys.stdin)
-    pod["axes"] = tuple(pod["axes"])
-    found = _compile(config_from_json(config), Slice(**pod), tuple(bucket), num_classes)
+    config, *rest = json.load(sys.stdin)
+    pod, bucket, num_classes = msgspec.convert(rest, tuple[Slice, tuple[int, int], int])
+    found = _compile(config_from_json(config), pod, bucket, num_classes)
     print("\n" + json.dumps(dataclasses.asdict(found)))
 
 

@@ -19,7 +19,7 @@ from harmonic_jax.pods.compilation import (
     TooBig,
     parse_out_of_memory,
     parse_slice,
-    result_from_json,
+    result_of,
 )
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,7 +166,7 @@ def test_both_wordings_of_a_refusal() -> None:
 
 @pytest.mark.parametrize("result", [compiled(4, (64, 96)), TooBig((64, 96), 4, 3, 2, 1)])
 def test_results_travel_between_processes(result: Compiled | TooBig) -> None:
-    assert result_from_json(json.loads(json.dumps(dataclasses.asdict(result)))) == result
+    assert result_of(json.loads(json.dumps(dataclasses.asdict(result)))) == result
 
 
 def test_the_compiler_s_end_is_an_error_with_its_reason(monkeypatch, tmp_path: Path) -> None:

@@ -49,14 +49,6 @@ def not_equal(graph: Graph, params: Params, a: Value, b: Value) -> Value:
     return graph.emit("Not", graph.emit("Equal", a, b))
 
 
-def integer_power(graph: Graph, params: Params, x: Value) -> Value:
-    return graph.emit("Pow", x, np.asarray(params["y"], stored_dtype(x.dtype)))
-
-
-def remainder(graph: Graph, params: Params, a: Value, b: Value) -> Value:
-    return graph.emit("Mod", a, b, fmod=1)  # of the dividend's sign, as in C
-
-
 def round_to_even(graph: Graph, params: Params, x: Value) -> Value:
     if params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
         raise ValueError("round away from zero has no ONNX operator")
@@ -65,10 +57,6 @@ def round_to_even(graph: Graph, params: Params, x: Value) -> Value:
 
 def is_finite(graph: Graph, params: Params, x: Value) -> Value:
     return graph.emit("Not", graph.emit("Or", graph.emit("IsNaN", x), graph.emit("IsInf", x)))
-
-
-def clamp(graph: Graph, params: Params, low: Value, x: Value, high: Value) -> Value:
-    return graph.emit("Min", graph.emit("Max", x, low), high)
 
 
 def select(graph: Graph, params: Params, which: Value, *cases: Value) -> Value:
@@ -135,27 +123,19 @@ def expand_dims(graph: Graph, params: Params, x: Value) -> Value:
     return graph.reshape(x, np.expand_dims(np.empty(x.shape, np.bool_), params["dimensions"]).shape)
 
 
-def slice_(graph: Graph, params: Params, x: Value) -> Value:
-    return graph.slice(x, params["start_indices"], params["limit_indices"], params["strides"])
-
-
 def stack(graph: Graph, params: Params, *parts: Value) -> Value:
     axis = params["axis"]
     shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
     return graph.concatenate([graph.reshape(part, shape) for part in parts], axis)
 
 
-def split(graph: Graph, params: Params, x: Value) -> list[Value]:
-    return _split(graph, x, params["axis"], params["sizes"])
-
-
 def unstack(graph: Graph, params: Params, x: Value) -> list[Value]:
     axis = params["axis"]
-    parts = _split(graph, x, axis, [1] * x.shape[axis])
+    parts = split(graph, x, axis, [1] * x.shape[axis])
     return [graph.reshape(part, x.shape[:axis] + x.shape[axis + 1 :]) for part in parts]
 
 
-def _split(graph: Graph, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+def split(graph: Graph, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
     parts = []
     for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
         starts, limits = [0] * len(x.shape), list(x.shape)
@@ -247,7 +227,7 @@ RULES: dict[str, Rule] = {
     "argmax": argmax,
     "broadcast_in_dim": broadcast,
     "ceil": one_operator("Ceil"),
-    "clamp": clamp,
+    "clamp": lambda graph, params, low, x, high: graph.emit("Min", graph.emit("Max", x, low), high),
     "concatenate": lambda graph, params, *x: graph.concatenate(x, params["dimension"]),
     "conv_general_dilated": convolve,
     "convert_element_type": lambda graph, params, x: graph.cast(x, params["new_dtype"]),
@@ -262,7 +242,9 @@ RULES: dict[str, Rule] = {
     "floor": one_operator("Floor"),
     "ge": one_operator("GreaterOrEqual"),
     "gt": one_operator("Greater"),
-    "integer_pow": integer_power,
+    "integer_pow": lambda graph, params, x: graph.emit(
+        "Pow", x, np.asarray(params["y"], stored_dtype(x.dtype))
+    ),
     "is_finite": is_finite,
     "le": one_operator("LessOrEqual"),
     "log": one_operator("Log"),
@@ -286,15 +268,18 @@ RULES: dict[str, Rule] = {
     "reduce_or": reduction("ReduceMax"),
     "reduce_precision": unchanged,
     "reduce_sum": reduction("ReduceSum"),
-    "rem": remainder,
+    # Of the dividend's sign, as in C.
+    "rem": lambda graph, params, a, b: graph.emit("Mod", a, b, fmod=1),
     "reshape": reshape,
     "rev": reverse,
     "round": round_to_even,
     "rsqrt": lambda graph, params, x: graph.emit("Reciprocal", graph.emit("Sqrt", x)),
     "select_n": select,
     "sign": one_operator("Sign"),
-    "slice": slice_,
-    "split": split,
+    "slice": lambda graph, params, x: graph.slice(
+        x, params["start_indices"], params["limit_indices"], params["strides"]
+    ),
+    "split": lambda graph, params, x: split(graph, x, params["axis"], params["sizes"]),
     "sqrt": one_operator("Sqrt"),
     "square": lambda graph, params, x: graph.emit("Mul", x, x),
     "squeeze": squeeze,
