@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from harmonic_jax.data.image_file import REFUSALS, ImageError, OpenedImage, open_image, refusal
+from harmonic_jax.data.image_file import REFUSALS, ImageError, open_image, refusal
 
 __all__ = ["NOTES", "REFUSALS", "SUFFIXES", "DecodedImage", "ImageError", "decode_image"]
 
@@ -87,20 +87,20 @@ def decode_image(
     >>> decoded.image.shape, decoded.notes
     ((2, 4, 3), ('grayscale',))
     """
-    opened = open_image(data)
-    (height, width), orientation = opened.size, opened.orientation
+    opened, orientation = open_image(data)
+    width, height = opened.size
     if height * width > max_pixels:
         raise ImageError(
             "too_large", f"{height} x {width} pixels are more than max_pixels = {max_pixels}"
         )
     rotate = upright or _must_rotate((height, width), annotated_size, orientation)
-    with opened.header as header:
+    with opened as header:
         notes = _notes(header)
         if header.format == "JPEG" and header.mode in ("L", "RGB"):
             image = _decode_jpeg(header, data, notes)
         else:
             image = rgb_pixels(header)
-        if _has_more_frames(opened):
+        if _has_more_frames(header):
             notes.append("many_frames")
     if orientation != 1:
         notes.append("exif_rotated" if rotate else "exif_ignored")
@@ -150,10 +150,10 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
     return getattr(image, "tag_v2", {}).get(tag, default)
 
 
-def _has_more_frames(opened: OpenedImage) -> bool:
+def _has_more_frames(header: Image.Image) -> bool:
     """Whether there are frames besides the one that was decoded; damage in them costs nothing."""
     try:
-        return opened.is_animated or bool(getattr(opened.header, "is_animated", False))
+        return bool(getattr(header, "is_animated", False))
     except MemoryError:
         raise
     except Exception:

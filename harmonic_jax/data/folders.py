@@ -145,13 +145,15 @@ def header_size(image: bytes | Path) -> tuple[int, int] | None:
     """
     try:
         if isinstance(image, bytes):
-            return open_image(image).size
-        try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
-            return open_image(read_image_file(image, start=2**16)).size
-        except ImageError:
-            return open_image(read_image_file(image)).size
+            header, _ = open_image(image)
+        else:
+            try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
+                header, _ = open_image(read_image_file(image, start=2**16))
+            except ImageError:
+                header, _ = open_image(read_image_file(image))
     except (ImageError, OSError):
         return None
+    return header.size[1], header.size[0]
 
 
 def size_from_file(path: Path, told: str, report: DataReport) -> tuple[int, int] | None:

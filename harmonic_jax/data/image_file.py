@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import (
     BmpImagePlugin,
@@ -100,27 +99,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-class OpenedImage(NamedTuple):
-    """What the header of an image file says.
-
-    Attributes:
-      header: the image, its pixels still encoded, of the size and orientation in which they are
-        stored.
-      orientation: EXIF's number of 1 to 8 for what a viewer makes of it; 1 is upright.
-      is_animated: a PNG says that it has more frames.
-    """
-
-    header: Image.Image
-    orientation: int
-    is_animated: bool
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width as stored."""
-        return self.header.size[1], self.header.size[0]
-
-
-def open_image(data: bytes) -> OpenedImage:
+def open_image(data: bytes) -> tuple[Image.Image, int]:
     """Reads the header of an image file.
 
     The orientation is that of EXIF (JPEG, PNG, WebP), or TIFF's tag of the same number; XMP is not
@@ -130,15 +109,19 @@ def open_image(data: bytes) -> OpenedImage:
     Args:
       data: the whole file.
 
+    Returns:
+      The image, its pixels still encoded, of the size in which they are stored; and EXIF's number
+      of 1 to 8 for what a viewer makes of it, 1 for upright.
+
     Raises:
       ImageError: no known format, or a damaged header.
     """
     if not data:
         raise ImageError("empty", "the file has no bytes")
     reader = _reader(data)
-    exif, is_animated, orientation = b"", False, 1
+    exif, orientation = b"", 1
     if reader is PngImagePlugin.PngImageFile:
-        data, exif, is_animated = _plain_png(data)
+        data, exif = _plain_png(data)
     elif reader is TiffImagePlugin.TiffImageFile:
         try:
             orientation, data = _stored_tiff(data)
@@ -154,7 +137,7 @@ def open_image(data: bytes) -> OpenedImage:
     if exif and header.format != "TIFF":
         with contextlib.suppress(*_DAMAGE):  # it says nothing about the pixels
             orientation = _orientation(_tags(exif.removeprefix(b"Exif\0\0")))
-    return OpenedImage(header, orientation, is_animated)
+    return header, orientation
 
 
 def refusal(error: Exception) -> ImageError:
@@ -178,10 +161,10 @@ def _reader(data: bytes) -> type[ImageFile.ImageFile]:
     raise ImageError("not_an_image", f"the file {what}; {FORMATS} are read")
 
 
-def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:
-    """A PNG of nothing but its pixels; also its EXIF, and whether it is an animation."""
+def _plain_png(data: bytes) -> tuple[bytes, bytes]:
+    """A PNG of nothing but the pixels of its first frame; also its EXIF."""
     view = memoryview(data)
-    kept, exif, is_animated, at, kind = [view[:8]], b"", False, 8, b""
+    kept, exif, at, kind = [view[:8]], b"", 8, b""
     while at < len(data) and kind != b"IEND":
         length, kind = _number(data[at : at + 4], "big"), data[at + 4 : at + 8]
         start, at = at, at + 12 + length
@@ -192,8 +175,7 @@ def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:
         is_whole = kind == b"IDAT" and at <= len(data)  # Pillow looks at other parts' checksums
         if is_whole and zlib.crc32(view[start + 4 : at - 4]) != _number(view[at - 4 : at], "big"):
             raise ImageError("corrupt", "the checksum of the pixels is wrong")
-        is_animated |= kind == b"acTL"
-    return b"".join(kept), exif, is_animated
+    return b"".join(kept), exif
 
 
 def _stored_tiff(data: bytes) -> tuple[int, bytes]:
