@@ -50,13 +50,6 @@ def test_real_jpegs_agree_with_pillow(coco_tiny: Path) -> None:
         assert np.abs(found.image.astype(int) - expected).max() <= 8
 
 
-def test_lossless_files_come_back_bit_for_bit() -> None:
-    for format in ("PNG", "BMP", "PPM", "TIFF"):
-        found = decode(encode(PICTURE, format))
-        np.testing.assert_array_equal(found.image, PICTURE)
-        assert found.notes == ()
-
-
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_cut_anywhere_is_refused(progressive: bool) -> None:
     data = encode(noise(200, 300), "JPEG", progressive=progressive, quality=95)
@@ -95,10 +88,9 @@ def test_the_cap_is_checked_before_pixels_are_decoded() -> None:
 
 def test_grayscale_is_repeated() -> None:
     gray = PICTURE[..., 0]
-    for format, tolerance in (("PNG", 0), ("JPEG", 2)):
-        found = decode(encode(gray, format))
-        assert found.notes == ("grayscale",)
-        assert difference(found.image, np.stack([gray] * 3, axis=-1)) <= tolerance
+    found = decode(encode(gray, "JPEG"))
+    assert found.notes == ("grayscale",)
+    assert difference(found.image, np.stack([gray] * 3, axis=-1)) <= 2
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -167,14 +159,3 @@ def test_an_image_is_turned_only_where_its_annotation_is(format: str) -> None:
             turned = decode(data, annotated_size=(50, 30))
             np.testing.assert_array_equal(turned.image, viewed.image)
             assert turned.notes == ("exif_rotated",)
-
-
-@pytest.mark.filterwarnings("ignore:::PIL")
-def test_damaged_exif_does_not_cost_the_image() -> None:
-    data = encode(PICTURE, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7fgarbage")
-    assert decode(data).image.shape == (30, 50, 3)
-
-
-def test_another_size_than_annotated_is_refused() -> None:
-    assert refusal(encode(PICTURE), annotated_size=(31, 50)) == "size_mismatch"
-    assert refusal(encode(PICTURE), annotated_size=(50, 30)) == "size_mismatch"

@@ -210,15 +210,17 @@ def test_a_tiff_is_used_as_it_is_stored(options: dict) -> None:
         np.testing.assert_array_equal(found, PICTURE)
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")
 def test_an_orientation_that_is_nonsense_is_none() -> None:
+    files = [encode(PICTURE, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7fgarbage")]
     for value in (0, 9, 600):
         tags = Image.Exif()
         tags[0x0112] = value
-        for format in ("JPEG", "TIFF", "PNG"):
-            data = encode(PICTURE, format, exif=tags)
-            found = decode_image(data, max_pixels=10**6, upright=True)
-            assert found.image.shape == PICTURE.shape
-            assert found.notes == ()
+        files += [encode(PICTURE, format, exif=tags) for format in ("JPEG", "TIFF", "PNG")]
+    for data in files:
+        found = decode_image(data, max_pixels=10**6, upright=True)
+        assert found.image.shape == PICTURE.shape
+        assert found.notes == ()
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -284,26 +284,25 @@ def test_an_unforeseen_failure_names_the_file_and_does_not_hang() -> None:
     assert list(batches) == []  # over, not hanging
 
 
-def loader_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if "grain" in thread.name}
-
-
 def test_closing_stops_the_threads() -> None:
-    before = loader_threads()
-    batches = train_batches(SOURCE, CONFIG, batch_size=4, seed=0, num_steps=10**9)
-    next(batches)
-    assert loader_threads() - before
-    batches.close()
-    batches.close()
-    with pytest.raises(StopIteration):
+    def running() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if "grain" in thread.name}
+
+    before = running()
+    for is_closed in True, False:  # or forgotten
+        batches = train_batches(SOURCE, CONFIG, batch_size=4, seed=0, num_steps=10**9)
         next(batches)
-    forgotten = train_batches(SOURCE, CONFIG, batch_size=4, seed=0, num_steps=10**9)
-    next(forgotten)
-    del forgotten
-    deadline = time.monotonic() + 20
-    while loader_threads() - before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not loader_threads() - before
+        assert running() - before
+        if is_closed:
+            batches.close()
+            batches.close()
+            with pytest.raises(StopIteration):
+                next(batches)
+        del batches
+        deadline = time.monotonic() + 20
+        while running() - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not running() - before
 
 
 def test_a_program_that_never_closes_still_ends() -> None:

@@ -87,20 +87,6 @@ def test_the_order_is_that_of_queues(landscape: int, portrait: int) -> None:
     assert [plan[step].indices.tolist() for step in range(len(expected))] == expected
 
 
-def test_epochs_differ_and_steps_are_shuffled() -> None:
-    records = make_records(40, 24)
-    plan = TrainPlan(records, CONFIG, batch_size=4, seed=0)
-    first = [plan[step].indices.tolist() for step in range(16)]
-    second = [plan[step].indices.tolist() for step in range(16, 32)]
-    assert sorted(np.ravel(first)) == sorted(np.ravel(second)) == list(range(64))
-    assert first != second
-    buckets = [plan[step].bucket for step in range(16)]
-    assert buckets.count(1) == 6
-    assert buckets != sorted(buckets)
-    other = TrainPlan(records, CONFIG, batch_size=4, seed=1)
-    assert first != [other[step].indices.tolist() for step in range(16)]
-
-
 def test_random_access_is_iteration() -> None:
     records = make_records(13, 6)
     plan = TrainPlan(records, CONFIG, batch_size=4, seed=5)
