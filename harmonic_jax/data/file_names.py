@@ -1,10 +1,8 @@
 """Which files a folder holds, and which of them a name in an annotation or a list means."""
 
-import heapq
 import os
 import posixpath
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -32,10 +30,10 @@ def is_hidden(name: str) -> bool:
 def list_files(folder: Path, *, depth: int = MAX_DEPTH) -> tuple[str, ...]:
     """The regular files of a folder and of the folders in it, hidden ones left out.
 
-    Each folder is listed once, though links may lead in circles.
+    Links to files are followed, links to folders, which may lead in circles, are not.
 
     Args:
-      folder: need not exist.
+      folder: need not exist; may be a link.
       depth: how many levels of sub-folders to go down.
 
     Returns:
@@ -45,37 +43,18 @@ def list_files(folder: Path, *, depth: int = MAX_DEPTH) -> tuple[str, ...]:
       OSError: a folder may not be read.
     """
     files: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    waiting = [(False, "", depth)]
-    while waiting:
-        # Links last: of two names of one folder its own one counts.
-        _, prefix, levels = heapq.heappop(waiting)
-        here = folder / prefix
-        try:
-            found = here.stat()
-        except (OSError, ValueError):  # absent, a link to nowhere or itself, or no name of a file
-            continue
-        identity = (found.st_dev, found.st_ino)
-        if not stat.S_ISDIR(found.st_mode) or identity in seen:
-            continue
-        seen.add(identity)
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if is_hidden(entry.name):
-                    continue
-                if _is_file(entry):
-                    files.append(prefix + entry.name)
-                elif levels:
-                    below = (entry.is_symlink(), f"{prefix}{entry.name}/", levels - 1)
-                    heapq.heappush(waiting, below)
+    if not folder.is_dir():
+        return ()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if os.path.isfile(entry) if entry.is_symlink() else entry.is_file():
+                files.append(entry.name)
+            elif depth and entry.is_dir(follow_symlinks=False):
+                inner = list_files(folder / entry.name, depth=depth - 1)
+                files += [f"{entry.name}/{name}" for name in inner]
     return tuple(sorted(files))
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False
 
 
 def nearby(files: Iterable[str], name: str) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -110,13 +110,7 @@ class RecordTable(Annotations, Sequence[Record]):
     def __len__(self) -> int:
         return len(self.file_names)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         row = range(len(self))[index]  # resolves negative indices, raises IndexError
         objects = slice(self.offsets[row], self.offsets[row + 1])
         return Record(

@@ -32,7 +32,7 @@ def test_what_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
     assert list_files(tmp_path / "absent") == list_files(tmp_path / "a.jpg") == ()
 
 
-def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:
+def test_links_to_folders_and_to_nowhere_are_left(tmp_path: Path) -> None:
     fill(tmp_path, "sub/a.jpg")
     (tmp_path / "sub" / "up").symlink_to(tmp_path)
     (tmp_path / "alias").symlink_to(tmp_path / "sub")
@@ -42,6 +42,7 @@ def test_links_that_lead_in_circles_or_nowhere_are_left(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").mkdir()
     assert list_files(tmp_path) == ("b.jpg", "sub/a.jpg")
     assert list_files(tmp_path, depth=0) == ("b.jpg",)
+    assert list_files(tmp_path / "alias") == ("a.jpg",)  # which is asked for
 
 
 @pytest.mark.parametrize(
