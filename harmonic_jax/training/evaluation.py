@@ -308,6 +308,11 @@ def match_sources(
             f"among its classes ({listing(known)}): both must have the same, in any order"
         )
     notes = []
+    if not found:
+        notes.append(
+            f"{eval_source.name} has no objects to find: no step is better than another, and best/ "
+            "holds the newest one that was evaluated"
+        )
     if others := [name for name in known if name not in wanted]:
         notes.append(
             f"{eval_source.name} does not have the classes {listing(others)}: not evaluated"

@@ -1,4 +1,4 @@
-"""What a run tells of its steps in files: numbers, pictures, a profiler's trace.
+"""What a run tells of its steps in files: numbers and pictures.
 
 `metrics.jsonl` holds one JSON object a line, `{"step": 120, "kind": "train", "loss": 0.73, ...}`.
 Numbers JSON cannot say are written as the strings "nan", "inf" and "-inf"; `read_metrics` turns
@@ -7,7 +7,6 @@ counted in a warning. TensorBoard gets the same numbers, and pictures.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -24,7 +23,6 @@ import jax
 import numpy as np
 
 from harmonic_jax.files import append, named_errors, write_bytes
-from harmonic_jax.training.processes import first_line
 from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.step import Metrics
 
@@ -56,9 +54,18 @@ class MetricsWriter:
         self._path = folder / "metrics.jsonl"
         if os.path.lexists(self._path):
             _cut(self._path, start_step)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        self._log = os.open(self._path, flags, 0o666)
-        self._events = _EventFile(folder / "tensorboard", start_step=start_step)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self._log = os.open(self._path, flags | os.O_NOFOLLOW, 0o666)
+        # A name that no other has, and that comes last.
+        host = socket.gethostname().replace(os.sep, "_")
+        name = f"events.out.tfevents.{time.time():.6f}.{host}.{os.getpid()}"
+        self._events_path = folder / "tensorboard" / name
+        self._events_path.parent.mkdir(exist_ok=True)
+        with named_errors(self._events_path):
+            self._events = os.open(self._events_path, flags | os.O_EXCL, 0o666)
+        self._write_event(file_version="brain.Event:2")
+        # SessionLog.START: events from this step on, in earlier files, are to be forgotten.
+        self._write_event(step=start_step + 1, session_log={"status": 1})
 
     def write(
         self, step: int, kind: Literal["train", "eval"], values: Mapping[str, SupportsFloat]
@@ -72,6 +79,8 @@ class MetricsWriter:
         """
         if not self._enabled:
             return
+        from tensorboardX.summary import scalar
+
         floats = {name: float(value) for name, value in values.items()}
         row = {name: v if math.isfinite(v) else str(v) for name, v in floats.items()}
         with named_errors(self._path):
@@ -79,12 +88,30 @@ class MetricsWriter:
             append(self._log, line.encode() + b"\n")
         for name, value in floats.items():
             if math.isfinite(value):  # TensorBoard draws no others; the line above has them.
-                self._events.scalar(f"{kind}/{name}", value, step)
+                self._write_event(step=step, summary=scalar(f"{kind}/{name}", value))
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture to TensorBoard: uint8 RGB of shape (h, w, 3)."""
         if self._enabled:
-            self._events.image(name, image, step)
+            from tensorboardX.summary import image as image_summary
+
+            self._write_event(step=step, summary=image_summary(name, image, dataformats="HWC"))
+
+    def _write_event(self, **content: Any) -> None:
+        """A record of a TFRecord file: length, its CRC, the event, its CRC.
+
+        tensorboardX's own writer hands events to a thread; where that fails, for want of space say,
+        it ends with a traceback, and the training waits for it for ever.
+        """
+        # They import torch where it is installed: 2 seconds.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        event = Event(wall_time=time.time(), **content).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        crcs = [struct.pack("<I", masked_crc32c(part)) for part in (length, event)]
+        with named_errors(self._events_path):
+            append(self._events, length + crcs[0] + event + crcs[1])
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +119,7 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         if self._enabled:
             os.close(self._log)
-            self._events.close()
+            os.close(self._events)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -117,61 +144,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _cut(path: Path, last_step: int) -> None:
     """Drops the rows after `last_step` and torn lines, by one rename; a link becomes a file."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is no file", str(path))
     lines = path.read_bytes().splitlines() if path.exists() else []  # a link to nothing
     rows = [(line, _parse(line)) for line in lines]
     kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= last_step]
     write_bytes(path, b"".join(kept))
-
-
-class _EventFile:
-    """A file of TensorBoard events, written at once: errors come where they belong.
-
-    tensorboardX's own writer hands events to a thread; where that fails, for want of space say, it
-    ends with a traceback, and the training waits for it for ever.
-
-    Args:
-      folder: made if missing; the file gets a name that no other has, and that comes last.
-      start_step: events after this step, in earlier files, are to be forgotten.
-    """
-
-    def __init__(self, folder: Path, *, start_step: int) -> None:
-        from tensorboardX.proto import event_pb2  # imports torch where it is installed: 2 seconds
-
-        self._proto = event_pb2
-        host = socket.gethostname().replace(os.sep, "_")
-        self._path = folder / f"events.out.tfevents.{time.time():.6f}.{host}.{os.getpid()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with named_errors(self._path):
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-            self._descriptor = os.open(self._path, flags, 0o666)
-        self._write(file_version="brain.Event:2")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=start_step + 1, session_log=start)
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        from tensorboardX.summary import scalar
-
-        self._write(step=step, summary=scalar(name, value))
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        from tensorboardX.summary import image as image_summary
-
-        self._write(step=step, summary=image_summary(name, image, dataformats="HWC"))
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _write(self, **content: Any) -> None:
-        """A record of a TFRecord file: length, its CRC, the event, its CRC."""
-        from tensorboardX.record_writer import masked_crc32c
-
-        event = self._proto.Event(wall_time=time.time(), **content).SerializeToString()
-        length = struct.pack("<Q", len(event))
-        crcs = [struct.pack("<I", masked_crc32c(part)) for part in (length, event)]
-        with named_errors(self._path):
-            append(self._descriptor, length + crcs[0] + event + crcs[1])
 
 
 class TrainLog:
@@ -247,42 +223,3 @@ class TrainLog:
         means = {name: sum(row[name] for row in rows) / len(rows) for name in metrics}
         self._progress.update(step, metrics | waited)
         self._writer.write(step, "train", means | waited)
-
-
-class StepTrace:
-    """Has JAX's profiler trace the steps `first` to `last`; what fails is said, and the training
-    goes on.
-
-    Args:
-      folder: where the trace goes.
-      steps: the first and the last step; None traces nothing.
-      say: takes a line for a person.
-    """
-
-    def __init__(
-        self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]
-    ) -> None:
-        self._folder = folder
-        self._first, self._last = steps or (-1, -1)
-        self._say = say
-        self._is_on = False
-
-    def before(self, step: int) -> None:
-        """A step is about to begin."""
-        if step == self._first:
-            self._is_on = self._try(lambda: jax.profiler.start_trace(str(self._folder)))
-
-    def after(self, step: int, wait: Callable[[], None]) -> None:
-        """A step was dispatched; `wait` returns when the device is done with it."""
-        if step == self._last and self._is_on:
-            wait()
-            self._is_on = False
-            self._try(jax.profiler.stop_trace)
-
-    def _try(self, action: Callable[[], object]) -> bool:
-        try:
-            action()
-        except Exception as error:  # whatever the profiler raises: of XLA, of the file system
-            self._say(f"{self._folder}: the steps are not traced: {first_line(error)}")
-            return False
-        return True

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import jax
 from jax.sharding import Mesh
@@ -26,7 +25,7 @@ from harmonic_jax.training.evaluation import (
     report_of_all,
 )
 from harmonic_jax.training.initialise import start_or_resume
-from harmonic_jax.training.log import MetricsWriter, StepTrace, TrainLog
+from harmonic_jax.training.log import MetricsWriter, TrainLog
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.progress import TrainProgress
@@ -74,8 +73,7 @@ def train(
       NonFiniteLossError: names the step and the terms.
       ProcessFailedError: of several processes, one failed.
     """
-    settings = config.train
-    mesh = data_mesh()
+    settings, mesh = config.train, data_mesh()
     check_batch_sizes(config, mesh)
     # Not a matter of Config: what is trained on masks may be evaluated on data without any.
     if isinstance(config.model, MaskRCNNConfig) and not config.data.masks:
@@ -84,18 +82,17 @@ def train(
         )
     labels, class_notes = match_sources(train_source, eval_source)
     detector = build_detector(config, len(train_source.class_names))
-    optimizer = make_optimizer(config.optim, config.train)
+    optimizer = make_optimizer(config.optim, settings)
     train_step = make_train_step(detector, optimizer, mesh)
     predict_step = make_predict_step(detector, mesh)
-    run = TrainRun(config, folder, eval_source)
-    with run, contextlib.ExitStack() as stack:
+    with TrainRun(config, folder, eval_source) as run:
         with run.watchdog.paused():  # opening, restoring and compiling take the time they take
             run.open(train_source)
             state, notes = start_or_resume(
                 detector, optimizer, run.checkpoints, run.metadata, sharding=replicated(mesh)
             )
             start = int(state.step)
-            batches = stack.enter_context(
+            batches = run.enter_context(
                 train_batches(
                     train_source,
                     config.data,
@@ -107,41 +104,42 @@ def train(
                     process_count=jax.process_count(),
                 )
             )
-            run_on_all(lambda: run.start_logs(start))
+            run_on_all(lambda: run.open_logs(start))
             for note in class_notes + notes:
                 run.progress.message(note)
             programs = run_programs(
                 config, mesh, state, (train_step, train_source), (predict_step, eval_source)
             )
             run_on_all(lambda: compile_programs(programs, run.progress, stops=run.stops_alone))
-        stack.enter_context(exit_on_lost_process())  # last: before all others close
+        run.enter_context(exit_on_lost_process())  # last: before all others close
         predictions = MatchedPredictions(predict_step, labels)
 
-        if run.is_stopping(start):
-            return run.stopped(start, state)
+        evaluation = None
         # A run that was stopped within an evaluation owes it; a finished one reports again.
-        owes_evaluation = start > 0 and run.evaluates_at(start)
-        evaluation = run.evaluate(predictions, state, mesh) if owes_evaluation else None
-        if run.is_evaluation_stopped:
-            return run.stopped(start, state)
-        profiled = settings.profile if is_primary() else None
-        trace = StepTrace(folder.path / "profile", profiled, run.progress.message)
+        if not run.is_stopping(start) and start > 0 and run.evaluates_at(start):
+            evaluation = run.evaluate(predictions, state, mesh)
+        profiled = settings.profile if settings.profile and is_primary() else (0, 0)
         for step in range(start + 1, settings.steps + 1):
-            trace.before(step)
+            if run.is_stopped:
+                break
+            if step == profiled[0]:
+                jax.profiler.start_trace(folder.path / "profile")
             with run.log.waiting_for_data():
                 batch = next(batches)
             run.tell_skipped(batches.report)
             state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
             run.watchdog.feed(f"step {step - 1}")  # whose metrics have now been read
-            trace.after(step, run.log.flush)
-            is_evaluating, is_stopping = run.evaluates_at(step), run.is_stopping(step)
-            if is_evaluating or is_stopping or step % settings.checkpoint_every == 0:
+            if step == profiled[1] and start < profiled[0]:
+                run.log.flush()
+                jax.profiler.stop_trace()
+            is_evaluating = run.evaluates_at(step)
+            if run.is_stopping(step) or is_evaluating or step % settings.checkpoint_every == 0:
                 run.save(step, state)
-            if is_evaluating:
-                evaluation = None if is_stopping else run.evaluate(predictions, state, mesh)
-            if is_stopping or run.is_evaluation_stopped:
-                return run.stopped(step, state)
+            if is_evaluating and not run.is_stopped:
+                evaluation = run.evaluate(predictions, state, mesh)
+        if run.is_stopped:
+            return run.stopped(state)
         loaded = report_of_all(batches.report)
         run.progress.message(f"images as they were loaded:\n{loaded.format()}")
         if num_blank(loaded) == (settings.steps - start) * settings.batch_size > 0:
@@ -162,11 +160,9 @@ class TrainRun(contextlib.ExitStack):
         self.eval_source = eval_source
         self.watchdog = process_watchdog(config.train.step_timeout)
         self.checkpoints = CheckpointStore(folder.checkpoints, keep=config.train.keep_checkpoints)
-        self.best = BestVariables(folder.best, eval_source.name)
-        self.stop = StopSignal()
-        self.metadata: dict[str, Any] = {}
-        self.is_evaluation_stopped = False
-        self._evaluated: set[int] = set()
+        self.best = CheckpointStore(folder.best, keep=1)
+        self.signals = StopSignal()
+        self.is_stopped = False
         self._is_skip_told = False
 
     def __enter__(self) -> Self:
@@ -180,7 +176,7 @@ class TrainRun(contextlib.ExitStack):
           ProcessFailedError: of several processes, one failed, or was started with another config
             or other data.
         """
-        for store in (self.checkpoints, self.best.store):
+        for store in (self.checkpoints, self.best):
             self.enter_context(store)
             run_on_all(store.claim)  # a folder that cannot be written shows now, not after an hour
         settings = self.config.train
@@ -189,17 +185,14 @@ class TrainRun(contextlib.ExitStack):
         )
         self.metadata = run_metadata(self.config, train_source, fingerprint)
         check_same_on_all(self.metadata)
-        self.enter_context(self.stop)
+        self.enter_context(self.signals)
 
-    def start_logs(self, start: int) -> None:
+    def open_logs(self, start: int) -> None:
         """Opens log and display behind step `start`, once the state says where that is."""
         settings = self.config.train
         self.writer = self.enter_context(
             MetricsWriter(self.folder.path, start_step=start, enabled=is_primary())
         )
-        if is_primary():
-            rows = self.folder.read_log()
-            self._evaluated = {row["step"] for row in rows if row["kind"] == "eval"}
         self.progress = self.enter_context(
             TrainProgress(
                 settings.steps,
@@ -209,6 +202,8 @@ class TrainRun(contextlib.ExitStack):
             )
         )
         self.log = TrainLog(settings.log_every, self.writer, self.progress)
+        rows = self.folder.read_log() if is_primary() else []
+        self._evaluated = {row["step"] for row in rows if row["kind"] == "eval"}
 
     def evaluates_at(self, step: int) -> bool:
         every = self.config.train.eval_every
@@ -220,18 +215,19 @@ class TrainRun(contextlib.ExitStack):
         Several processes ask each other, an all-gather, so only now and then.
         """
         asks = jax.process_count() == 1 or count % self.config.train.log_every == 0
-        return asks and self.stop.requested_anywhere()
+        self.is_stopped = self.is_stopped or (asks and self.signals.requested_anywhere())
+        return self.is_stopped
 
     def stops_alone(self) -> bool:
         """Whether this process was asked to stop, and has nobody to agree with."""
-        return jax.process_count() == 1 and self.stop.requested
+        return jax.process_count() == 1 and self.signals.requested
 
-    def stopped(self, step: int, state: TrainState) -> TrainResult:
-        where = (
-            f"saved step {step}; start again to go on" if step else "stopped before the first step"
-        )
-        self.progress.message(f"{self.stop.name}: {where}")
-        return TrainResult(step, state, self.stop.name, None)
+    def stopped(self, state: TrainState) -> TrainResult:
+        step = int(state.step)
+        where = f"saved step {step}; start again to go on"
+        where = where if step else "stopped before the first step"
+        self.progress.message(f"{self.signals.name}: {where}")
+        return TrainResult(step, state, self.signals.name, None)
 
     def tell_skipped(self, loaded: DataReport) -> None:
         """Says once, at the first, that a training image cannot be decoded."""
@@ -273,7 +269,6 @@ class TrainRun(contextlib.ExitStack):
                     watchdog=self.watchdog,
                 )
         except EvaluationStopped:
-            self.is_evaluation_stopped = True
             return None
         metrics = evaluation.metrics
         shown = (f"{name} {_score(metrics[name])}" for name in ("AP", "AP50", "AP75"))
@@ -281,54 +276,31 @@ class TrainRun(contextlib.ExitStack):
         if evaluation.warning:
             self.progress.message(evaluation.warning)
         if is_primary() and step not in self._evaluated:
-            self._evaluated.add(step)
             skipped = {"skipped_images": float(evaluation.num_skipped)}
             self.writer.write(step, "eval", metrics | skipped)
             max_pixels = self.config.data.max_pixels
             picture = prediction_grid(evaluation, self.eval_source, max_pixels=max_pixels)
             self.writer.write_image(step, "predictions", picture)
-        for note in self.best.update(step, variables, metrics["AP"], self.metadata):
-            self.progress.message(note)
+        self.best.wait()  # the one that is being written counts too
+        ap = metrics["AP"] if metrics["AP"] >= 0 else -1.0  # NaN would compare with nothing
+        if run_on_primary(lambda: self._is_best(step, ap)):
+            self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")
         return evaluation
+
+    def _is_best(self, step: int, ap: float) -> bool:
+        """Whether no AP was higher; of those with the same, the newest is the best."""
+        latest = self.best.latest_step()
+        if latest is None:
+            return True
+        try:
+            best = self.best.read_metadata(verify=True).get("AP")
+        except CheckpointError as error:
+            self.progress.message(f"{error}. It counts as none; the one of step {step} replaces it")
+            return True
+        return not isinstance(best, int | float) or (ap, step) > (best, latest)
 
 
 def _score(value: float) -> str:
     """As the table has it: a dash where there is no object to find."""
     return f"{value:.4f}" if value >= 0 else "-"
-
-
-class BestVariables:
-    """The variables with the highest AP of a run; of those with the same, the newest."""
-
-    def __init__(self, folder: Path, data: str) -> None:
-        self.store = CheckpointStore(folder, keep=1)
-        self._data = data
-        self._is_ap_missing = False
-
-    def update(self, step: int, variables: Any, ap: float, metadata: dict[str, Any]) -> list[str]:
-        """Keeps the variables if they are the best so far; returns what a person should know."""
-        self.store.wait()  # the one that is being written counts too
-        ap = ap if ap >= 0 else -1.0  # -1 is that of no objects; NaN would compare with nothing
-        is_best, notes = run_on_primary(lambda: self._compare(step, ap))
-        if is_best:
-            self.store.save(step, variables, metadata | {"AP": ap})
-        return notes
-
-    def _compare(self, step: int, ap: float) -> tuple[bool, list[str]]:
-        notes = []
-        if ap < 0 and not self._is_ap_missing:
-            self._is_ap_missing = True
-            notes = [
-                f"{self._data} has no objects to find: no step is better than another, and best/ "
-                "holds the newest one that was evaluated"
-            ]
-        latest = self.store.latest_step()
-        if latest is None:
-            return True, notes
-        try:
-            best = self.store.read_metadata(verify=True).get("AP")
-        except CheckpointError as error:
-            note = f"{error}. It counts as none; the one of step {step} replaces it"
-            return True, [*notes, note]
-        return not isinstance(best, int | float) or (ap, step) > (best, latest), notes

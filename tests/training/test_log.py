@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.log import (
     MetricsWriter,
     NonFiniteLossError,
-    StepTrace,
     TrainLog,
     read_metrics,
 )
@@ -163,14 +161,6 @@ def test_a_log_that_is_a_link_becomes_a_file(tmp_path: Path, target: str) -> Non
     assert not precious.exists() or precious.read_text() == row
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_a_log_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    make(tmp_path / "metrics.jsonl")
-    with pytest.raises(OSError, match="is no file") as error:
-        write(tmp_path)
-    assert error.value.filename == str(tmp_path / "metrics.jsonl")
-
-
 # From the device to the files.
 
 
@@ -242,23 +232,3 @@ def test_data_wait_is_the_share_of_the_steps_since_the_last_row(
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.5), (4, 3.5)]
     assert [row["data_wait"] for row in rows] == pytest.approx([0.7, 0.1])
     assert "data wait 70.0%" in shown.getvalue()
-
-
-def trace_steps(folder: Path) -> tuple[list[str], list[int]]:
-    """What was said in the steps 1 to 5, and for which of them the device was waited for."""
-    said: list[str] = []
-    waited: list[int] = []
-    trace = StepTrace(folder, (2, 3), said.append)
-    for step in range(1, 6):
-        trace.before(step)
-        trace.after(step, lambda: waited.append(step))  # noqa: B023
-    return said, waited
-
-
-def test_steps_are_traced_and_what_fails_in_it_costs_a_line(tmp_path: Path) -> None:
-    assert trace_steps(tmp_path / "profile") == ([], [3])
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    (tmp_path / "file").write_text("in the way")
-    (line,), _ = trace_steps(tmp_path / "file" / "profile")
-    assert line.startswith(f"{tmp_path / 'file' / 'profile'}: the steps are not traced: ")
-    assert "\n" not in line
