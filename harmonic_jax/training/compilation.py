@@ -20,7 +20,7 @@ from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sample import empty_batch
 from harmonic_jax.files import cache_folder, make_folder
 from harmonic_jax.structures import Batch
-from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.log import TrainProgress
 from harmonic_jax.training.sharding import eval_batch_size, split_batch
 from harmonic_jax.training.state import TrainState
 from harmonic_jax.training.step import PredictStep, TrainStep

@@ -277,8 +277,8 @@ def match_classes(
     missing = [name for name in wanted if name not in known and (found is None or name in found)]
     if missing:
         raise ConfigError(
-            f"the detector does not know the classes {listing(missing)}; its classes are "
-            f"{listing(known)}"
+            f"the detector does not know the classes {listing(missing)} of the data to evaluate "
+            f"on; its classes, in any order, are {listing(known)}"
         )
     labels = np.full(len(known), -1, np.int32)
     for label, name in enumerate(wanted):
@@ -301,12 +301,7 @@ def match_sources(
     """
     known, wanted = train_source.class_names, eval_source.class_names
     found = classes_found(eval_source)
-    missing = [name for name in found if name not in known]
-    if missing:
-        raise ConfigError(
-            f"{eval_source.name} has {listing(missing)}, which {train_source.name} does not have "
-            f"among its classes ({listing(known)}): both must have the same, in any order"
-        )
+    labels = match_classes(known, wanted, found=found)
     notes = []
     if not found:
         notes.append(
@@ -325,7 +320,7 @@ def match_sources(
             f"{len(shared)} of {len(eval_source.records)} images of {eval_source.name} are also "
             f"trained on ({listing(shared, most=3)}): they say little about new ones"
         )
-    return match_classes(known, wanted, found=found), notes
+    return labels, notes
 
 
 def classes_found(source: DetectionSource) -> list[str]:
@@ -335,10 +330,10 @@ def classes_found(source: DetectionSource) -> list[str]:
 
 
 def listing(names: Sequence[str], most: int = 20) -> str:
-    """Names as they are written in a message; of many the first.
+    """Names as they are written in a message; of many the first, and `none` of none.
 
     >>> listing(["cat", "dog", "N/A"], most=2)
     "'cat', 'dog' and 1 more"
     """
     shown = ", ".join(map(repr, names[:most]))
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"

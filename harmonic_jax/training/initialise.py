@@ -20,6 +20,7 @@ from harmonic_jax.pretrained import load_backbone
 from harmonic_jax.pretrained.files import kind_of
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import differences
+from harmonic_jax.training.evaluation import listing
 from harmonic_jax.training.optimizer import warmup_notes
 from harmonic_jax.training.processes import run_on_all, run_on_primary
 from harmonic_jax.training.run_folder import RunFolder, check_same
@@ -38,7 +39,6 @@ from harmonic_jax.training.state import (
 
 _LeafPath = tuple[Any, ...]
 _MOST_LEAVES = 5  # in an error message
-_MOST_CLASSES = 10  # in a line
 # Fields of a model that act before the first step or in the loop only.
 _HARMLESS = ("model.backbone.weights", "model.backbone.frozen_stages", "model.prior")
 
@@ -137,24 +137,24 @@ def start_from(
     has_same_classes = tuple(class_names) == run.class_names
     axes = {} if has_same_classes else _class_axes(detector)
     changed = [
-        (field, there, here)
+        f"{field} was {there!r} and is {here!r}"
         for field, (there, here) in differences(run.config, detector.config).items()
         if field.startswith("model.") and not field.startswith(_HARMLESS)
     ]
     if problems := _problems(old, _leaves(fresh), axes):
         raise ConfigError(
             f"init names the run {run.config.name}, which does not fit the model: {problems}. "
-            f"{_other_model(run, detector, changed)}"
+            f"Options that differ: {'; '.join(changed) or 'none'}"
         )
     notes = [f"starts from step {run.step} of {run.config.name}"]
     # Options under which the same numbers mean something else.
-    notes += [f"note: {name} was {there!r} and is {here!r}" for name, there, here in changed]
+    notes += [f"note: {change}" for change in changed]
     origin = {name: i for i, name in reversed(list(enumerate(run.class_names)))}
     source = np.array([origin.get(name, -1) for name in class_names])
     if not has_same_classes:
         carried = [name for name in class_names if name in origin]
         new = [name for name in class_names if name not in origin]
-        notes.append(f"classes carried over: {_listing(carried)}; new: {_listing(new)}")
+        notes.append(f"classes carried over: {listing(carried)}; new: {listing(new)}")
 
     def place(path: _LeafPath, variable: nnx.Variable) -> nnx.Variable:
         leaf, value = variable.get_value(), old[path]
@@ -240,14 +240,6 @@ def _problems(
     return "; ".join(problems[:_MOST_LEAVES]) + more
 
 
-def _other_model(run: SavedRun, detector: Detector, changed: list[tuple[str, Any, Any]]) -> str:
-    there, here = type(run.config.model).__name__, type(detector.config.model).__name__
-    if there != here:
-        return f"It is a {there}, the model a {here}"
-    options = [f"{name} is {there!r} there and {here!r} here" for name, there, here in changed]
-    return f"Options that differ: {'; '.join(options) or 'none'}"
-
-
 def _leaves(variables: Variables) -> dict[_LeafPath, Any]:
     """Path -> array, trained or not: a layer may have been frozen in one of two runs only."""
     return {
@@ -259,8 +251,3 @@ def _leaves(variables: Variables) -> dict[_LeafPath, Any]:
 
 def _name(path: _LeafPath) -> str:
     return "/".join(map(str, path))
-
-
-def _listing(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
-    return ", ".join(names[:_MOST_CLASSES]) + more if names else "none"

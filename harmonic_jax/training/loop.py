@@ -25,10 +25,9 @@ from harmonic_jax.training.evaluation import (
     report_of_all,
 )
 from harmonic_jax.training.initialise import start_or_resume
-from harmonic_jax.training.log import MetricsWriter, TrainLog
+from harmonic_jax.training.log import MetricsWriter, TrainLog, TrainProgress
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
-from harmonic_jax.training.progress import TrainProgress
 from harmonic_jax.training.results import prediction_grid
 from harmonic_jax.training.run_folder import (
     RunFolder,

@@ -158,9 +158,10 @@ def _by_path(
         names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for path, _ in factors:
             if not any(_is_part(name, path) for name in names):
+                tops = ", ".join(sorted({name.split("/")[0] for name in names}))
                 raise ConfigError(
-                    f"optim.rate_factors names {path!r}, of which nothing is trained; "
-                    f"it must be {', '.join(_alternatives(path, names))} or a path below"
+                    f"optim.rate_factors names {path!r}, of which nothing is trained; it must be "
+                    f"{tops} or a path below, such as {names[0]}"
                 )
         return optax.EmptyState()
 
@@ -176,12 +177,3 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _is_part(name: str, path: str) -> bool:
     return not path or name == path or name.startswith(f"{path}/")
-
-
-def _alternatives(path: str, names: Sequence[str]) -> list[str]:
-    """The legal paths at the level where the path goes wrong."""
-    parts = path.split("/")
-    prefixes = ["/".join(parts[:length]) for length in range(len(parts) + 1)]
-    good = max(i for i, part in enumerate(prefixes) if any(_is_part(name, part) for name in names))
-    below = [name.split("/") for name in names if _is_part(name, prefixes[good])]
-    return list(dict.fromkeys("/".join(name[: good + 1]) for name in below))

@@ -15,7 +15,6 @@ Nobody waits for a reader: the one whose step is dropped meanwhile sees that its
 takes the newer one.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -169,12 +168,7 @@ def take_lock(folder: Path) -> IO[bytes]:
     """
     path = folder / LOCK
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(error.errno, f"its {LOCK} is a link; remove it", str(folder)) from error
-        raise
+    file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:

@@ -95,8 +95,8 @@ def test_a_class_that_was_never_trained_is_refused_before_the_first_step(
     assert status == 1
     error = shown.splitlines()[-1]
     assert error == (
-        "error: coco:data:valid has 'd', which coco:data:train does not have among its "
-        "classes ('a', 'b', 'c'): both must have the same, in any order"
+        "error: the detector does not know the classes 'd' of the data to evaluate on; its "
+        "classes, in any order, are 'a', 'b', 'c'"
     )
     assert not (run / "checkpoints").exists()
     assert "compiling" not in shown

@@ -107,7 +107,7 @@ def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path, capsys) -> 
     # The program of test_commands.
     assert main("train", "retinanet_r18_scenes", *SMALL, *data, *start) == 0
     shown = capsys.readouterr().out
-    assert "classes carried over: odd, even; new: none" in shown
+    assert "classes carried over: 'odd', 'even'; new: none" in shown
     anchors = state["head.classification_head.cls_logits.bias"].size // 5
     shapes = f"cls_head/output/bias: [{5 * anchors}] -> [{2 * anchors}]"
     assert shapes in shown

@@ -111,7 +111,7 @@ def test_retinanet_s_rows_lie_anchor_by_anchor() -> None:
                 np.testing.assert_array_equal(
                     new[path][..., anchor * len(NEW) + label], source[..., row]
                 )
-    assert "classes carried over: bird, cat; new: fish" in notes
+    assert "classes carried over: 'bird', 'cat'; new: 'fish'" in notes
     assert "  cls_head/output/kernel: [3, 3, 16, 10] -> [3, 3, 16, 6]" in notes
     assert "  cls_head/output/bias: [10] -> [6]" in notes
     assert len(notes) == 4
@@ -171,7 +171,7 @@ def test_without_a_common_class_the_layers_are_fresh_background_too() -> None:
     for path, array in new.items():
         is_cls = path[:2] == ("head", "cls")
         np.testing.assert_array_equal(array, (initial if is_cls else old)[path], err_msg=str(path))
-    assert "classes carried over: none; new: odd, even" in notes
+    assert "classes carried over: none; new: 'odd', 'even'" in notes
 
 
 def test_a_layer_may_be_frozen_in_one_run_only() -> None:

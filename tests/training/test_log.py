@@ -19,9 +19,9 @@ from harmonic_jax.training.log import (
     MetricsWriter,
     NonFiniteLossError,
     TrainLog,
+    TrainProgress,
     read_metrics,
 )
-from harmonic_jax.training.progress import TrainProgress
 from tests.training.test_progress import Clock
 
 

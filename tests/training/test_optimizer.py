@@ -245,16 +245,12 @@ def params() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        ("backbon", r"'backbon', of .* must be backbone, box_head, cls_head, fpn or a path below"),
-        ("fpn/lateral", r"'fpn/lateral', .* must be fpn/laterals, fpn/outputs or a path below"),
-        ("backbone/stages/7", r"must be backbone/stages/0, .*backbone/stages/3 or"),
-        # The part exists, but only statistics are below.
-        ("backbone/norm/mean", r"must be backbone/norm/bias, backbone/norm/scale or"),
-    ],
+    "path",
+    # The last part exists, but only statistics are below.
+    ["backbon", "fpn/lateral", "backbone/stages/7", "backbone/norm/mean"],
 )
-def test_unknown_paths_are_refused_with_the_legal_ones(params: Any, path: str, words: str) -> None:
+def test_unknown_paths_are_refused_with_the_legal_ones(params: Any, path: str) -> None:
+    words = f"'{path}', of which nothing is trained; it must be backbone, box_head, cls_head, fpn o"
     optimizer = make_optimizer(OptimConfig(rate_factors=((path, 0.1),)), TrainConfig(steps=10))
     with pytest.raises(ConfigError, match=words):
         jax.eval_shape(optimizer.init, params)

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from harmonic_jax.terminal import Terminal, track
-from harmonic_jax.training.progress import TrainProgress
+from harmonic_jax.training.log import TrainProgress
 
 
 class Clock:

@@ -339,7 +339,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(CheckpointError, match=r"run: its .lock is a link; remove it"):
+    with pytest.raises(CheckpointError, match=r"cannot write to .*run: Too many levels of"):
         CheckpointStore(tmp_path / "run").claim()
     with contextlib.suppress(CheckpointError):
         save(tmp_path / "run", 1)
