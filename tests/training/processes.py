@@ -49,9 +49,10 @@ def start(*command: object, count: int, devices: int = 1) -> Iterator[list[Start
 
     `{process}` in a word of the command stands for the number of the process.
     """
-    # Without optimisations: half of the compilation, which is most of the time.
-    flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0"
+    # One device is that of the test's own process, and so are its programs.
+    flags = os.environ["XLA_FLAGS"]
+    if devices > 1:
+        flags += f" --xla_force_host_platform_device_count={devices}"
     with ExitStack() as stack:
         port = stack.enter_context(reserved_port())
         started = []
@@ -86,6 +87,12 @@ def wait_until(is_so: Callable[[], bool], started: list[Started], *, seconds: fl
             assert one.process.poll() is None, one.err[-3000:]
         assert time.monotonic() < deadline, started[0].err[-3000:]
         time.sleep(0.02)
+
+
+def wait_for_step(started: list[Started], run_dir: Path, step: int) -> None:
+    """Until the log of process 0 has the step; it is behind the training by one step."""
+    log = run_dir / "metrics.jsonl"
+    wait_until(lambda: log.exists() and f'"step": {step},' in log.read_text(), started)
 
 
 @contextmanager

@@ -19,8 +19,7 @@ from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.loop import TrainResult
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.state import TrainState, Variables
-from tests.training.run_tiny import tiny_source
-from tests.training.tiny import tiny_config
+from tests.training.tiny import tiny_config, wide_images
 
 
 def start_state() -> TrainState:
@@ -56,7 +55,7 @@ class QuickRun:
         )
 
     def __call__(self) -> TrainResult:
-        source = tiny_source()
+        source = wide_images(6)
         with pytest.MonkeyPatch.context() as patch, self.run_dir.opened(self.config):
             patch.setattr(loop, "build_detector", lambda config, _: SimpleNamespace(config=config))
             patch.setattr(loop, "make_optimizer", lambda *_, **__: None)

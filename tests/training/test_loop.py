@@ -1,49 +1,52 @@
-"""Whole runs: killed or stopped in processes of their own, damaged, continued, refused."""
+"""Whole runs: killed or stopped, damaged, continued, refused; they end with the same bits."""
 
+import dataclasses
 import itertools
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.training import loop
 from harmonic_jax.training.log import read_metrics
-from tests.training.run_tiny import NUM_STEPS, run
-from tests.training.tiny import flip_bit_of_largest
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.training import processes, worker
+from tests.training.tiny import flip_bit_of_largest, run_config, wide_images
 
 
-class Finished(NamedTuple):
-    """An uninterrupted run in this process."""
+@pytest.fixture(scope="module", autouse=True)
+def _shared_steps() -> Iterator[None]:
+    """Traced and compiled once for all runs in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_train_step", "make_predict_step"):
+            make, made = getattr(loop, name), {}
+            patch.setattr(
+                loop, name, lambda *a, make=make, made=made: made.setdefault("step", make(*a))
+            )
+        yield
 
-    run_dir: Path
-    result: dict
+
+def outcome(run_dir: Path, **train: Any) -> dict[str, Any]:
+    """Trains, or goes on, in this process; without the arrays."""
+    report = worker.run(run_config(run_dir, **train))
+    return {name: report[name] for name in ("step", "stopped_by", "hash", "metrics")}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """An uninterrupted run: its folder, and how it ended."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    result = run(run_dir)
-    assert (result["step"], result["stopped_by"]) == (NUM_STEPS, None)
-    return Finished(run_dir, result)
+    result = outcome(run_dir)
+    assert (result["step"], result["stopped_by"]) == (8, None)
+    return run_dir, result
 
 
-def start(run_dir: Path) -> subprocess.Popen:
-    """Starts a run in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.run_tiny", str(run_dir)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def copy(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
 def read_log(run_dir: Path) -> list[dict]:
@@ -52,32 +55,20 @@ def read_log(run_dir: Path) -> list[dict]:
     return [{name: row[name] for name in row if name != "data_wait"} for row in rows]
 
 
-def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
-    """Until the log has the step; the log is behind the training by one step."""
-    log = run_dir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        if log.exists() and any(f'"step": {step},' in line for line in log.open()):
-            return
-        time.sleep(0.005)
-    raise TimeoutError(f"step {step} did not come")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7])
-def test_a_killed_run_ends_bit_identical(finished: Finished, tmp_path: Path, step: int) -> None:
+def test_a_killed_run_ends_bit_identical(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, step: int
+) -> None:
     run_dir = tmp_path / "run"
-    process = start(run_dir)
-    wait_for_step(process, run_dir, step)
-    process.kill()
-    process.communicate()
-    assert run(run_dir)["hash"] == finished.result["hash"]
-    assert read_log(run_dir) == read_log(finished.run_dir)
+    with processes.start("-m", "tests.training.worker", run_dir, count=1) as (started,):
+        processes.wait_for_step([started], run_dir, step)
+    assert outcome(run_dir) == finished[1]
+    assert read_log(run_dir) == read_log(finished[0])
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM within a step that is not saved otherwise: it is saved, and nothing shows later."""
     put_batch, steps = loop.put_batch, itertools.count(1)
@@ -88,35 +79,32 @@ def test_a_stopped_run_goes_on_to_the_same_end(
         return put_batch(*args)
 
     monkeypatch.setattr(loop, "put_batch", signalled)
-    stopped = run(tmp_path / "run")
+    stopped = outcome(tmp_path / "run")
     assert (stopped["step"], stopped["stopped_by"]) == (3, "SIGTERM")
-    assert run(tmp_path / "run")["hash"] == finished.result["hash"]
-    assert read_log(tmp_path / "run") == read_log(finished.run_dir)
-
-
-def copy_of(finished: Finished, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished.run_dir, tmp_path / "run"))
+    assert outcome(tmp_path / "run") == finished[1]
+    assert read_log(tmp_path / "run") == read_log(finished[0])
 
 
 def test_a_flipped_bit_is_found_and_the_step_before_used(
-    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: tuple[Path, dict[str, Any]], copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Damage the newest step of a finished run; it is made again from the one before."""
-    run_dir = copy_of(finished, tmp_path)
-    flip_bit_of_largest(max((run_dir / "checkpoints").glob("step_*")))
-    assert run(run_dir)["hash"] == finished.result["hash"]
+    flip_bit_of_largest(max((copy / "checkpoints").glob("step_*")))
+    assert outcome(copy) == finished[1]
     assert "is damaged" in caplog.text
 
 
-def test_other_data_seed_or_batch_are_refused(finished: Finished, tmp_path: Path) -> None:
-    run_dir = copy_of(finished, tmp_path)
-    for options, words in (
-        ({"seed": 1}, "train.seed: 0 there, 1 now"),
-        ({"batch_size": 4}, "train.batch_size: 2 there, 4 now"),
-        ({"num_images": 5}, "training data"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            run(run_dir, **options)
-    log = (run_dir / "metrics.jsonl").read_text()
-    assert run(run_dir)["step"] == NUM_STEPS
-    assert (run_dir / "metrics.jsonl").read_text() == log  # nothing was trained again
+def test_other_data_seed_or_batch_are_refused(
+    finished: tuple[Path, dict[str, Any]], copy: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"train\.seed: 0 there, 1 now"):
+        outcome(copy, seed=1)
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 8 there, 4 now"):
+        outcome(copy, batch_size=4)
+    with pytest.raises(ConfigError, match="other training data, or another order"):
+        worker.run(run_config(copy), wide_images(14))
+    log = (copy / "metrics.jsonl").read_text()
+    config = run_config(copy)
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, num_threads=1))
+    assert worker.run(moved)["hash"] == finished[1]["hash"]
+    assert (copy / "metrics.jsonl").read_text() == log  # nothing was trained again

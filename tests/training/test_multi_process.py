@@ -1,5 +1,6 @@
 """Real processes on one machine: the same training, the same numbers, and an end for everybody."""
 
+import itertools
 import os
 import signal
 import time
@@ -10,8 +11,7 @@ import pytest
 
 from harmonic_jax.training.log import read_metrics
 from tests.training import processes
-from tests.training.processes import Started, reserved_port, wait_until
-from tests.training.worker import BATCH, NUM_IMAGES, mixed_images
+from tests.training.processes import reserved_port, wait_for_step, wait_until
 
 RUN = ("-m", "tests.training.worker")
 
@@ -51,12 +51,6 @@ def two(runs: tuple[dict, list[dict]]) -> list[dict]:
     return runs[1]
 
 
-def wait_for_step(started: list[Started], run_dir: Path, step: int) -> None:
-    """Until the log of process 0 has the step."""
-    log = run_dir / "metrics.jsonl"
-    wait_until(lambda: log.exists() and f'"step": {step},' in log.read_text(), started)
-
-
 def difference(folder: Path, a: str, b: str) -> float:
     """The largest one between two saved states: parameters and statistics of batch norms."""
     left, right = np.load(folder / f"{a}.npz"), np.load(folder / f"{b}.npz")
@@ -64,15 +58,10 @@ def difference(folder: Path, a: str, b: str) -> float:
     return max(float(np.abs(left[name] - right[name]).max()) for name in left.files)
 
 
-def global_batches(reports: list[dict], name: str) -> list[tuple[list[int], list[int]]]:
-    """(shape, record indices) of every step, put together from what each process loaded."""
-    steps = []
-    for parts in zip(*(report[name] for report in reports), strict=True):
-        shapes = [shape for shape, _ in parts]
-        assert all(shape == shapes[0] for shape in shapes), "processes took different buckets"
-        assert len({len(indices) for _, indices in parts}) == 1
-        steps.append((shapes[0], [index for _, indices in parts for index in indices]))
-    return steps
+def global_batches(reports: list[dict]) -> list[list[int]]:
+    """The images of every step, put together from what each process loaded."""
+    steps = zip(*(report["batches"] for report in reports), strict=True)
+    return [list(itertools.chain(*parts)) for parts in steps]
 
 
 def test_two_processes_train_what_one_trains(one: dict, two: list[dict], folder: Path) -> None:
@@ -97,28 +86,19 @@ def test_their_first_steps_agree_to_rounding(two: list[dict], folder: Path) -> N
 
 
 def test_both_load_one_order_and_each_image_once_an_epoch(one: dict, two: list[dict]) -> None:
-    assert global_batches(two, "batches") == global_batches([one], "batches")
-    steps = global_batches(two, "order")
-    assert steps == global_batches([one], "order")
-    assert [len(indices) for _, indices in steps] == [BATCH] * 12
-    records = mixed_images(NUM_IMAGES).records
-    for epoch in range(4):
-        batches = steps[3 * epoch : 3 * epoch + 3]
-        assert sorted(i for _, indices in batches for i in indices) == list(range(NUM_IMAGES))
-        assert sorted(shape for shape, _ in batches) == [[64, 96], [64, 96], [96, 64]]
-    for shape, indices in steps:
-        assert {records[i].height > records[i].width for i in indices} == {shape == [96, 64]}
+    assert len({len(indices) for report in two for indices in report["batches"]}) == 1
+    steps = global_batches(two)
+    assert steps == one["batches"]
+    epochs = [sorted(steps[i] + steps[i + 1]) for i in range(0, 8, 2)]
+    assert epochs == [list(range(16))] * 4
 
 
 def test_evaluations_of_any_number_of_images(one: dict, two: list[dict]) -> None:
-    """1, 7, 8, 9 and 40 images on two processes: no hang, each image once, the same numbers."""
+    """1 and 9 images on two processes: no hang, each image once, the same numbers."""
     for report in two:
         for found, expected in zip(report["evaluations"], one["evaluations"], strict=True):
-            assert found["is_complete"]
-            assert found["is_once"]
-            assert found["metrics"] == pytest.approx(expected["metrics"], rel=0, abs=1e-12)
-    aps = [found["metrics"]["AP"] for found in one["evaluations"]]
-    assert 0.1 < min(aps[1:]) < max(aps[1:]) < 0.9
+            assert found == pytest.approx(expected, rel=0, abs=1e-12)
+    assert 0.1 < one["evaluations"][1]["AP"] < 0.9
 
 
 @pytest.mark.slow
@@ -126,7 +106,7 @@ def test_evaluations_of_any_number_of_images(one: dict, two: list[dict]) -> None
 def test_four_devices_train_what_one_trains(
     one: dict, folder: Path, count: int, devices: int
 ) -> None:
-    """Twice, from the start and bit for bit the same; and in a network with more in it."""
+    """Twice, from the start, and bit for bit the same."""
     for name in ("a", "b"):
         path = folder / f"{count}x{devices}{name}"
         reports = processes.run(
@@ -134,22 +114,9 @@ def test_four_devices_train_what_one_trains(
         )
         assert [report["devices"] for report in reports] == [4] * count
         assert len({report["hash"] for report in reports}) == 1
-        assert global_batches(reports, "batches") == global_batches([one], "batches")
+        assert global_batches(reports) == one["batches"]
     assert difference(folder, f"{count}x{devices}a", f"{count}x{devices}b") == 0
     assert difference(folder, "one", f"{count}x{devices}a") < 1e-4
-
-
-@pytest.mark.slow
-def test_a_detector_with_all_levels_and_an_average(folder: Path) -> None:
-    """AdamW, an average of the parameters, all levels, both orientations: 1 x 1 and 2 x 2."""
-    batches = []
-    for name, count, devices in (("full1x1", 1, 1), ("full2x2", 2, 2)):
-        options = ("--full", "--steps", "6", "--save", folder / f"{name}.npz")
-        reports = processes.run(*RUN, folder / name, *options, count=count, devices=devices)
-        batches.append(global_batches(reports, "batches"))
-    assert batches[0] == batches[1]
-    assert {tuple(shape) for shape, _ in batches[0]} == {(64, 96), (96, 64)}
-    assert difference(folder, "full1x1", "full2x2") < 1e-4
 
 
 @pytest.mark.slow
@@ -158,7 +125,7 @@ def test_any_number_of_processes_restores(two: list[dict], folder: Path, count: 
     """The finished run of two processes, opened again: nothing is trained, all have its state."""
     for report in processes.run(*RUN, folder / "two", count=count):
         assert report["hash"] == two[0]["hash"]
-        assert report["step"] == 12
+        assert report["step"] == 8
         assert report["batches"] == []
 
 
@@ -171,7 +138,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(two: list[dict], tmp_path: Pa
             assert process.end() == 3, process.err
         first, second = (process.report for process in started)
     assert first["step"] == second["step"]
-    assert 4 <= first["step"] < 12
+    assert 4 <= first["step"] < 8
     assert first["hash"] == second["hash"]
     stopped_by = (first["stopped_by"], second["stopped_by"])
     assert stopped_by == ("a signal to another process", "SIGTERM")

@@ -1,6 +1,7 @@
 """The train step: what it updates, that parts make a whole, and how often it compiles."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.config import Config, OptimConfig, TrainConfig
+from harmonic_jax.config import Config, TrainConfig
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import (
@@ -16,24 +17,29 @@ from harmonic_jax.training.state import (
     TrainState,
     build_detector,
     init_state,
-    init_variables,
 )
 from harmonic_jax.training.step import make_predict_step, make_train_step
-from tests.training.tiny import one_level_config, random_batch, tiny_config
+from tests.training.tiny import (
+    one_level_config,
+    random_batch,
+    random_variables,
+    run_config,
+    tiny_config,
+)
 
 
-def start(config: Config, num_devices: int = 1):
-    mesh = data_mesh(jax.devices()[:num_devices])
+def start(config: Config):
+    mesh = data_mesh(jax.devices()[:1])
     detector = build_detector(config, 3)
-    variables = init_variables(detector, seed=1, sharding=replicated(mesh))
+    variables = random_variables(detector, seed=1)
     optimizer = make_optimizer(config.optim, config.train)
     has_ema = config.optim.ema_decay is not None
     state = init_state(variables, optimizer, ema=has_ema, sharding=replicated(mesh))
     return mesh, detector, state, make_train_step(detector, optimizer, mesh)
 
 
-def run(config: Config, seeds: range, num_devices: int = 1) -> tuple[Detector, TrainState, list]:
-    mesh, detector, state, step = start(config, num_devices)
+def run(config: Config, seeds: range) -> tuple[Detector, TrainState, list]:
+    mesh, detector, state, step = start(config)
     log = []
     for seed in seeds:
         state, metrics = step(state, put_batch(random_batch(seed), mesh))
@@ -45,17 +51,17 @@ def flat(tree: object) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
 
 
-def test_the_loss_falls_and_the_average_follows_its_rule() -> None:
+def test_the_loss_falls_and_the_average_follows_its_rule(tmp_path: Path) -> None:
     """With one compilation, whatever the number of boxes, images and steps."""
-    optim = OptimConfig(optimizer="adamw", learning_rate=3e-3, warmup_steps=0, ema_decay=0.15)
-    mesh, detector, state, step = start(one_level_config(optim=optim))
+    mesh, detector, state, step = start(run_config(tmp_path))
     before = jax.device_get(state)
     average, losses = flat(state.variables.params), []
     for t in range(30):
         # Another batch now and then; the loss is that of the first.
-        state, metrics = step(state, put_batch(random_batch(t if t % 10 == 5 else 0), mesh))
+        batch = random_batch(t if t % 10 == 5 else 0, shape=(64, 96))
+        state, metrics = step(state, put_batch(batch, mesh))
         losses.append(float(metrics["loss"]))
-        decay = min(0.15, (1 + t) / (10 + t))
+        decay = min(0.5, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * flat(state.variables.params)
         # At once: a few steps later nothing is left of a wrong decay of the first.
         np.testing.assert_allclose(flat(state.ema.params), average, rtol=1e-4, atol=1e-5)
@@ -64,7 +70,7 @@ def test_the_loss_falls_and_the_average_follows_its_rule() -> None:
     assert int(state.step) == 30
     assert step._cache_size() == 1
     assert not np.array_equal(flat(before.variables.model_state), flat(state.variables.model_state))
-    batch = put_batch(random_batch(0), mesh)
+    batch = put_batch(random_batch(0, shape=(64, 96)), mesh)
     detections, index = make_predict_step(detector, mesh)(state.for_evaluation, batch)
     assert detections.boxes.shape == (8, 100, 4)
     np.testing.assert_array_equal(index, np.arange(8))

@@ -1,6 +1,7 @@
 """A detector and batches small enough for tests of the training machinery."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from harmonic_jax.config import (
     AnchorConfig,
+    AugmentConfig,
     Config,
     DataConfig,
     OptimConfig,
@@ -20,6 +22,7 @@ from harmonic_jax.structures import Batch, GroundTruth
 from harmonic_jax.training.saved_run import abstract_variables
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import Detector, Variables
+from tests.data.fake_source import FakeSource, encode, make_record, noise
 
 
 def tiny_config(
@@ -44,6 +47,47 @@ def one_level_config(**options: Any) -> Config:
     """With a program of half the size to compile."""
     config = tiny_config(**options)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, levels=(5, 5)))
+
+
+def run_config(run_dir: Path, *, batch_size: int = 8, **train: Any) -> Config:
+    """A whole run: one program to train with, which all tests of runs and steps share."""
+    return dataclasses.replace(
+        one_level_config(),
+        data=DataConfig(
+            short_sides=(64,),
+            max_side=96,
+            max_objects=4,
+            augment=AugmentConfig(photometric=True, flip=0.5),
+            num_threads=2,
+        ),
+        optim=OptimConfig(learning_rate=0.01, warmup_steps=2, ema_decay=0.5, schedule="constant"),
+        train=TrainConfig(
+            **{"steps": 8, "log_every": 1, "eval_every": 0, "checkpoint_every": 2, **train},
+            batch_size=batch_size,
+        ),
+        run_dir=str(run_dir),
+    )
+
+
+def mixed_images(count: int) -> FakeSource:
+    """Landscape and portrait images in turn, with one to three objects."""
+    records, files = [], []
+    for i in range(count):
+        height, width = (40, 60) if i % 3 else (60, 40)
+        boxes = ((4 + i % 7, 6, 30, 34), (12, 10, 38, 28), (2, 20, 20, 39))[: 1 + i % 3]
+        records.append(make_record(i, height=height, width=width, boxes=boxes))
+        files.append(encode(noise(height, width, seed=i)))
+    return FakeSource(records, files)
+
+
+def wide_images(count: int = 16) -> FakeSource:
+    """Those of one orientation: half of the programs to compile."""
+    source = mixed_images(3 * count // 2)
+    is_wide = [record.width > record.height for record in source.records]
+    return FakeSource(
+        list(itertools.compress(source.records, is_wide)),
+        list(itertools.compress(source.files, is_wide)),
+    )
 
 
 def random_variables(detector: Detector, *, seed: int) -> Variables:

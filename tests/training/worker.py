@@ -1,4 +1,6 @@
-"""One process of a tiny run, for tests of several processes.
+"""One process of a tiny run, for tests of whole runs and of several processes.
+
+    python -m tests.training.worker DIR
 
 Every process prints one line of JSON: what it trained on, where it ended, and a hash of the state.
 Started with the same options by several processes, or by one, it is the same run.
@@ -6,7 +8,6 @@ Started with the same options by several processes, or by one, it is the same ru
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import signal
 import sys
@@ -23,8 +24,8 @@ from tyro.conf import Positional
 
 from harmonic_jax.cli.command import run_as_process, use_both_cores
 from harmonic_jax.cli.options import FLAT, parse_options
-from harmonic_jax.config import Config, OptimConfig
-from harmonic_jax.data import loader
+from harmonic_jax.config import Config
+from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training import loop
 from harmonic_jax.training.checkpoint import CheckpointStore
@@ -35,53 +36,25 @@ from harmonic_jax.training.sharding import data_mesh, replicated, split_batch
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import PredictStep
 from harmonic_jax.training.watchdog import StopSignal
-from tests.data.fake_source import FakeSource, encode, make_record, noise
-from tests.training.run_tiny import tiny_run_config
-from tests.training.tiny import flip_bit_of_largest, tiny_config
+from tests.data.fake_source import FakeSource
+from tests.training.tiny import flip_bit_of_largest, mixed_images, run_config, wide_images
 
-BATCH = 8
-NUM_IMAGES = 24  # 16 landscape, 8 portrait: an epoch is 3 whole batches
-EVAL_COUNTS = (1, 7, 8, 9, 40)
+EVAL_COUNTS = (1, 9)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     run_dir: Positional[Path]
-    steps: int = 12
+    steps: int = 8
     seed: int = 0
     save: Path | None = None
     more: bool = False
-    """Also the order, and evaluations."""
-    full: bool = False
-    """Another detector, both orientations."""
+    """Also evaluations, and a store of checkpoints."""
     hang: int | None = None
     """Images after which process 1 hangs."""
     step_timeout: int = 600
     fail: Literal["alone", "together"] | None = None
     processes: Annotated[ProcessOptions, FLAT] = ProcessOptions()
-
-
-def config_of(options: Options) -> Config:
-    """The tiny run, by SGD; with `--full` all levels, AdamW and an average."""
-    config = tiny_run_config(options.run_dir, steps=options.steps, batch_size=BATCH)
-    data = dataclasses.replace(config.data, max_side=96, short_sides=(64,))
-    train = dataclasses.replace(config.train, step_timeout=options.step_timeout, seed=options.seed)
-    config = dataclasses.replace(config, data=data, train=train)
-    if options.full:
-        return dataclasses.replace(config, model=tiny_config().model)
-    optim = OptimConfig(learning_rate=0.01, warmup_steps=0, schedule="constant")
-    return dataclasses.replace(config, optim=optim)
-
-
-def mixed_images(count: int) -> FakeSource:
-    """Landscape and portrait images in turn, with one to three objects."""
-    records, files = [], []
-    for i in range(count):
-        height, width = (40, 60) if i % 3 else (60, 40)
-        boxes = ((4 + i % 7, 6, 30, 34), (12, 10, 38, 28), (2, 20, 20, 39))[: 1 + i % 3]
-        records.append(make_record(i, height=height, width=width, boxes=boxes))
-        files.append(encode(noise(height, width, seed=i)))
-    return FakeSource(records, files)
 
 
 @dataclasses.dataclass
@@ -97,41 +70,34 @@ class HangingSource(FakeSource):
         return super().image_bytes(index)
 
 
-def wide_images(source: FakeSource) -> FakeSource:
-    """Those of one orientation: half of the programs to compile."""
-    is_wide = [record.width > record.height for record in source.records]
-    return FakeSource(
-        list(itertools.compress(source.records, is_wide)),
-        list(itertools.compress(source.files, is_wide)),
-    )
-
-
-def order_of_both(config: Config) -> list[tuple[list[int], list[int]]]:
-    """(shape, record indices) of the batches that this process loads of images of both forms."""
-    batches = loader.train_batches(
-        mixed_images(NUM_IMAGES),
-        config.data,
-        batch_size=BATCH,
-        seed=config.train.seed,
-        num_steps=12,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    with batches:
-        return [(list(b.images.shape[1:3]), b.record_index.tolist()) for b in batches]
-
-
-def record_batches() -> list[tuple[list[int], list[int]]]:
-    """Notes (shape, record indices) of every training batch this process hands to its devices."""
-    seen: list[tuple[list[int], list[int]]] = []
+def run(config: Config, train_source: DetectionSource | None = None) -> dict[str, Any]:
+    """Trains, or goes on; where it came, on what, and a hash of the final state."""
+    seen: list[list[int]] = []
     put = loop.put_batch
 
     def put_and_note(batch: Batch, mesh: Mesh) -> Batch:
-        seen.append((list(batch.images.shape[1:3]), batch.record_index.tolist()))
+        seen.append(batch.record_index.tolist())
         return put(batch, mesh)
 
+    folder = RunFolder.of(config)
     loop.put_batch = put_and_note
-    return seen
+    try:
+        with folder.opened(config):
+            result = loop.train(config, folder, train_source or wide_images(), wide_images())
+    finally:
+        loop.put_batch = put
+    state = jax.device_get(result.state)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.asarray(leaf).tobytes())
+    return {
+        "step": result.step,
+        "stopped_by": result.stopped_by,
+        "hash": digest.hexdigest(),
+        "batches": seen,
+        "metrics": result.evaluation and result.evaluation.metrics,
+        "variables": state.variables,
+    }
 
 
 def oracle(mesh: Mesh) -> PredictStep:
@@ -150,30 +116,21 @@ def oracle(mesh: Mesh) -> PredictStep:
         )
         return found, batch.record_index
 
-    return jax.jit(
-        predict,
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=replicated(mesh),
-    )
+    everywhere = replicated(mesh)
+    shardings = (everywhere, split_batch(mesh))
+    return jax.jit(predict, in_shardings=shardings, out_shardings=everywhere)
 
 
-def evaluations(config: Config) -> list[dict]:
+def evaluations(config: Config) -> list[dict[str, Any]]:
     """Metrics, and detections per image, of data sets that no batch size divides."""
-    mesh = data_mesh()
+    mesh, results = data_mesh(), []
     predict_step = oracle(mesh)
-    results = []
-    for count in EVAL_COUNTS:
-        source = mixed_images(count)
+    for source in map(mixed_images, EVAL_COUNTS):
         found = evaluate(predict_step, Variables({}, {}), source, config, mesh)
         ids, times = np.unique(found.detections.image_id, return_counts=True)
-        expected = [len(record.boxes) for record in source.records]
-        results.append(
-            {
-                "metrics": found.metrics,
-                "is_complete": ids.tolist() == [r.image_id for r in source.records],
-                "is_once": times.tolist() == expected,
-            }
-        )
+        assert ids.tolist() == [record.image_id for record in source.records]
+        assert times.tolist() == [len(record.boxes) for record in source.records]
+        results.append(found.metrics)
     return results
 
 
@@ -202,48 +159,11 @@ def check_store(folder: Path) -> None:
             for a, b in zip(*parts, strict=True):
                 np.testing.assert_array_equal(a.data, b.data)
     with StopSignal() as stop:  # that reaches one, and is known to all
-        if jax.process_index() == jax.process_count() - 1:
+        is_last = jax.process_index() == jax.process_count() - 1
+        if is_last:
             signal.raise_signal(signal.SIGTERM)
         assert stop.requested_anywhere()
-        assert (stop.name == "SIGTERM") == (jax.process_index() == jax.process_count() - 1)
-
-
-def train_and_print(options: Options, console: Console) -> int:
-    seen = record_batches()
-    config = config_of(options)
-    run_dir = RunFolder.of(config)
-    source = mixed_images(NUM_IMAGES)
-    eval_source = wide_images(source)
-    train_source = source if options.full else eval_source
-    if options.hang is not None and jax.process_index() == 1:
-        train_source = HangingSource(
-            train_source.records, train_source.files, num_answers=options.hang
-        )
-    with run_dir.opened(config):
-        result = loop.train(config, run_dir, train_source, eval_source)
-    state = jax.device_get(result.state)
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        digest.update(np.asarray(leaf).tobytes())
-    if options.save is not None and is_primary():
-        leaves = jax.tree_util.tree_leaves_with_path(state.variables)
-        np.savez(options.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
-    if options.more:
-        check_store(options.run_dir / "store")
-    metrics = None if result.evaluation is None else result.evaluation.metrics
-    report = {
-        "process": jax.process_index(),
-        "devices": jax.device_count(),
-        "step": result.step,
-        "stopped_by": result.stopped_by,
-        "hash": digest.hexdigest(),
-        "batches": seen,
-        "metrics": metrics,
-        "order": order_of_both(config) if options.more else [],
-        "evaluations": evaluations(config) if options.more else [],
-    }
-    print(json.dumps(report), flush=True)
-    return 3 if result.evaluation is None else 0
+        assert (stop.name == "SIGTERM") == is_last
 
 
 def fail(how: str) -> int:
@@ -262,9 +182,25 @@ def fail(how: str) -> int:
 def main() -> int:
     options = parse_options(Options, sys.argv[1:], prog="worker.py")
     use_both_cores()
+    times = {"steps": options.steps, "seed": options.seed, "step_timeout": options.step_timeout}
+    config = run_config(options.run_dir, **times)
 
     def body(console: Console) -> int:
-        return fail(options.fail) if options.fail else train_and_print(options, console)
+        if options.fail:
+            return fail(options.fail)
+        source = wide_images()
+        if options.hang is not None and jax.process_index() == 1:
+            source = HangingSource(source.records, source.files, num_answers=options.hang)
+        report = run(config, source)
+        variables = report.pop("variables")
+        if options.save is not None and is_primary():
+            leaves = jax.tree_util.tree_leaves_with_path(variables)
+            np.savez(options.save, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        if options.more:
+            check_store(options.run_dir / "store")
+            report["evaluations"] = evaluations(config)
+        print(json.dumps(report | {"devices": jax.device_count()}), flush=True)
+        return 3 if report["metrics"] is None else 0
 
     return run_as_process(options.processes, body)
 
