@@ -67,13 +67,12 @@ def encode_segmentations(
             counts = _nothing(height, width)
             faults[row] = MaskFault(row, error.kind, str(error))
         rows.append(counts)
-    chosen = [rows[row] for row in stated]
-    data, offsets = np.frombuffer(b"".join(chosen), np.uint8), np.cumsum([0, *map(len, chosen)])
-    for i in np.flatnonzero(find_malformed(data, offsets, sizes[stated])).tolist():
+    given = RleTable.from_bytes([rows[row] for row in stated], sizes[stated])
+    for i in np.flatnonzero(find_malformed(given)).tolist():
         row, (height, width) = stated[i], sizes[stated[i]].tolist()
         message = f"its run lengths do not add up to {height} x {width} pixels"
         rows[row], faults[row] = _nothing(height, width), MaskFault(row, "malformed", message)
-    return RleTable.from_bytes(rows, sizes, checked=True), [faults[row] for row in sorted(faults)]
+    return RleTable.from_bytes(rows, sizes), [faults[row] for row in sorted(faults)]
 
 
 class _NoMaskError(ValueError):

@@ -28,7 +28,7 @@ def random_masks(seed: int) -> np.ndarray:
     return rng.random((rng.integers(0, 6), height, width)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_a_table_holds_what_pycocotools_encodes(seed: int) -> None:
     """And the runs of the pixels, which lead back to it."""
     masks = random_masks(seed)
@@ -79,28 +79,25 @@ def test_rows_slices_and_joins() -> None:
 
 
 @pytest.mark.parametrize(
-    "counts", [b"", b"52203\x00", b"5220", b"5220P", b"P" * 9 + b"0", b"~~", b"522030"]
+    "counts", ["", "52203\x00", "5220", "5220P", "P" * 9 + "0", "~~", "522030", "52203P"]
 )
-def test_counts_that_are_no_mask_are_refused(counts: bytes) -> None:
-    good = b"52203"
-    sizes = np.array([[4, 4]] * 3)
-    RleTable.from_bytes([good, good, good], sizes)
-    with pytest.raises(ValueError, match=r"mask 1 has counts .*add up to its size, 4 x 4"):
-        RleTable.from_bytes([good, counts, good], sizes)
+def test_counts_that_are_no_mask_do_not_reach_into_the_next(
+    counts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first and the last row of a piece of the table, and between."""
+    monkeypatch.setattr("harmonic_jax.masks.rle.ROWS_AT_ONCE", 7)
+    for bad in (0, 6, 7, 12, 19):
+        masks = [{"size": [4, 4], "counts": counts if row == bad else "52203"} for row in range(20)]
+        table, faults = encode_segmentations(masks, np.array([[4, 4]] * 20))
+        assert [(fault.row, fault.kind) for fault in faults] == [(bad, "malformed")]
+        assert table.areas().tolist() == [0 if row == bad else 4 for row in range(20)]
 
 
-def test_large_tables_are_worked_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_areas_and_boxes_of_large_tables() -> None:
     masks = np.random.default_rng(0).random((600, 6, 5)) < 0.4
-    table, bad = encode_masks(masks), b"522"
+    table = encode_masks(masks)
     np.testing.assert_array_equal(table.areas(), masks.sum(axis=(1, 2)))
     np.testing.assert_array_equal(table.boxes()[555], encode_masks(masks[555:556]).boxes()[0])
-    rows = [table[i]["counts"] for i in range(50)]
-    table = table[:50]
-    monkeypatch.setattr("harmonic_jax.masks.rle.ROWS_AT_ONCE", 7)
-    RleTable.from_bytes(rows, table.sizes)
-    for row in (0, 6, 7, 33, 49):
-        with pytest.raises(ValueError, match=f"mask {row} has counts"):
-            RleTable.from_bytes([*rows[:row], bad, *rows[row + 1 :]], table.sizes)
 
 
 def square(x: float, y: float, side: float = 6) -> list[float]:
@@ -163,14 +160,6 @@ def test_what_is_no_mask_says_what_kind(segmentation: object, kind: str) -> None
 def test_run_lengths_in_all_three_spellings() -> None:
     for counts in ([5, 2, 2, 2, 5], "52203", b"52203", np.array([5, 2, 2, 2, 5])):
         assert encode({"size": [4, 4], "counts": counts}, 4, 4) == (b"52203", "")
-
-
-@pytest.mark.parametrize("bad", ["5220P", "", "52203P", "~~~"])
-def test_a_malformed_row_does_not_reach_into_the_next(bad: str) -> None:
-    masks = [{"size": [4, 4], "counts": counts} for counts in ("52203", bad, "52203", bad)]
-    table, faults = encode_segmentations(masks, np.array([[4, 4]] * 4))
-    assert [(fault.row, fault.kind) for fault in faults] == [(1, "malformed"), (3, "malformed")]
-    assert table.areas().tolist() == [4, 0, 4, 0]
 
 
 @pytest.mark.parametrize(
