@@ -59,8 +59,7 @@ def resampled_metrics(case: Study, resamples: int) -> dict[str, np.ndarray]:
     """
     weights = bootstrap_weights(len(case.truth.image_ids), resamples, seed=0)
     objects = objects_of_classes(case, case.positives.is_counted, weights)
-    tables = (case.matching, case.overlaps, case.found)
-    at_thresholds = average_precisions(*tables, 0, objects, weights)
+    at_thresholds = average_precisions(case.matching, 0, objects, weights)
     precisions = {"AP": at_thresholds.mean(axis=0), "AP50": at_thresholds[0]}
     precisions["AP75"] = at_thresholds[AT_75]
     values = {name: mean_of_classes(column) for name, column in precisions.items()}

@@ -11,7 +11,6 @@ from harmonic_jax.metrics.matching import (
     IOU_THRESHOLDS,
     IouType,
     Matching,
-    Overlaps,
     find_overlaps,
     match_detections,
 )
@@ -57,8 +56,7 @@ def coco_metrics(
       [0.7, 1.0, -1.0]
     """
     overlaps = find_overlaps(ground_truth, detections, for_coco=True, iou_type=iou_type)
-    matching = match_detections(overlaps, ground_truth, detections, iou_type=iou_type)
-    precision, recall = recall_precision_curves(overlaps, matching, ground_truth, detections)
+    precision, recall = recall_precision_curves(match_detections(overlaps))
     metrics = {
         "AP": _mean(precision[:, :, :, 0]),
         "AP50": _mean(precision[0, :, :, 0]),
@@ -80,10 +78,9 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(defined)) if defined.size else -1.0
 
 
-def recall_precision_curves(
-    overlaps: Overlaps, matching: Matching, truth: GroundTruthTable, found: DetectionTable
-) -> tuple[np.ndarray, np.ndarray]:
+def recall_precision_curves(matching: Matching) -> tuple[np.ndarray, np.ndarray]:
     """Precision [thresholds, recalls, k, areas] and recall [thresholds, k, areas, limits]."""
+    overlaps, truth, found = matching.overlaps, matching.overlaps.truth, matching.overlaps.found
     areas, thresholds, num_classes = len(AREA_RANGES), len(IOU_THRESHOLDS), len(truth.class_names)
     precision = np.full((thresholds, len(RECALLS), num_classes, areas), -1.0)
     recall = np.full((thresholds, num_classes, areas, len(DETECTION_LIMITS)), -1.0)

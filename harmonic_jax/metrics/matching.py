@@ -13,6 +13,7 @@ Source: pycocotools.cocoeval, whose behaviour defines COCO's evaluation.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -24,7 +25,7 @@ from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
     box_sizes,
-    check_labels,
+    image_places,
     known_masks,
 )
 
@@ -50,6 +51,8 @@ class Overlaps:
     Images are named by their positions in `GroundTruthTable.image_ids`.
 
     Attributes:
+      truth, found: the tables.
+      iou_type: of boxes ("bbox") or of masks ("segm").
       detection: int64 [p].
       object: int64 [p].
       iou: float64 [p], > 0; with a crowd region the share of the detection that lies inside.
@@ -59,9 +62,11 @@ class Overlaps:
       rank: int64 [d], 0 for the detection of the highest score of its image and class.
       order: int64 [m], the best 100 detections of each image and class: by class, then by
         falling score, then by image id, then by row.
-      is_ignored_object: bool [g], crowd regions and difficult objects.
     """
 
+    truth: GroundTruthTable
+    found: DetectionTable
+    iou_type: IouType
     detection: np.ndarray
     object: np.ndarray
     iou: np.ndarray
@@ -70,7 +75,16 @@ class Overlaps:
     object_image: np.ndarray
     rank: np.ndarray
     order: np.ndarray
-    is_ignored_object: np.ndarray
+
+    @functools.cached_property
+    def is_ignored_object(self) -> np.ndarray:
+        """Crowd regions and difficult objects, bool [g]."""
+        return self.truth.is_crowd | self.truth.is_difficult
+
+    @functools.cached_property
+    def of_own_class(self) -> np.ndarray:
+        """The pairs of a detection with an object of its class that counts, bool [p]."""
+        return self.same_class & ~self.is_ignored_object[self.object]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,21 +110,21 @@ class Matching:
     """What each detection takes, at T thresholds in each of COCO's area ranges.
 
     Attributes:
+      overlaps: what was matched.
       num_thresholds: T.
       matched: int64 [d], the bits at which a detection takes an object.
       ignored: int64 [d], those of `matched` at which that object is an ignored one.
       is_sized: bool [d, areas], whether the detection's own area lies in the range.
       is_counted: bool [g, areas], the objects to find.
-      within: bool [d], whether it is of the best 100 of its image and class.
       taken: the choices of objects that count, detection, object, IoU and bits: [c] each.
     """
 
+    overlaps: Overlaps
     num_thresholds: int
     matched: np.ndarray
     ignored: np.ndarray
     is_sized: np.ndarray
     is_counted: np.ndarray
-    within: np.ndarray
     taken: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
     def unpack(self, bits: np.ndarray, area: int) -> np.ndarray:
@@ -130,7 +144,7 @@ class Matching:
             object=objects,
             iou=ious,
             is_true=objects >= 0,
-            is_false=is_free & self.is_sized[:, area] & self.within,
+            is_false=is_free & self.is_sized[:, area] & (self.overlaps.rank < MAX_DETECTIONS),
             is_counted=self.is_counted[:, area],
         )
 
@@ -156,13 +170,9 @@ def find_overlaps(
         without masks, or with one that is not of its image's size.
     """
     num_classes = len(truth.class_names)
-    check_labels("detection", found.image_id, found.labels, num_classes)
-    by_id = np.argsort(truth.image_ids)
-    place = _positions(truth.image_ids[by_id], found.image_id)
-    image, object_image = (
-        by_id[p] if len(by_id) else np.zeros(0, np.int64)
-        for p in (place, np.searchsorted(truth.image_ids, truth.image_id, sorter=by_id))
-    )
+    by_id, place = np.argsort(truth.image_ids), image_places(truth, found)
+    image = by_id[place]
+    object_image = by_id[np.searchsorted(truth.image_ids, truth.image_id, sorter=by_id)]
     by_class, by_group = _orders(place, found)
     group = image * num_classes + found.labels
     rank = np.empty(len(group), np.int64)
@@ -179,6 +189,9 @@ def find_overlaps(
         least = IOU_THRESHOLDS[0] if for_coco else 0.0
         detection, obj, iou = _box_overlaps(pairs, truth, found, least=least)
     return Overlaps(
+        truth=truth,
+        found=found,
+        iou_type=iou_type,
         detection=detection,
         object=obj,
         iou=iou,
@@ -187,31 +200,24 @@ def find_overlaps(
         object_image=object_image,
         rank=rank,
         order=by_class[rank[by_class] < MAX_DETECTIONS],
-        is_ignored_object=truth.is_crowd | truth.is_difficult,
     )
 
 
 def match_detections(
-    overlaps: Overlaps,
-    truth: GroundTruthTable,
-    found: DetectionTable,
-    thresholds: Sequence[float] | np.ndarray = IOU_THRESHOLDS,
-    *,
-    iou_type: IouType = "bbox",
+    overlaps: Overlaps, thresholds: Sequence[float] | np.ndarray = IOU_THRESHOLDS
 ) -> Matching:
     """Matches the best 100 detections of each image and class, by their boxes or their masks.
 
     Args:
-      overlaps: of these tables.
-      truth, found: the tables.
+      overlaps: of two tables.
       thresholds: the least IoUs, rising, at most 15; at 0 any shared area will do. An ignored
         object (crowd, difficult, of another area range) needs at least .5 whatever the threshold.
-      iou_type: whether a detection's own area is that of its box or of its mask.
     """
+    truth, found = overlaps.truth, overlaps.found
     is_counted = _in_ranges(truth.area) & ~overlaps.is_ignored_object[:, None]
     area = (
         known_masks(found, "detection").areas()
-        if iou_type == "segm"
+        if overlaps.iou_type == "segm"
         else box_sizes(found).prod(axis=1)
     )
     use = overlaps.same_class & (overlaps.iou >= thresholds[0])
@@ -246,12 +252,12 @@ def match_detections(
         used_up[g] |= takes[now] & unused[g]
     chosen = np.flatnonzero(takes[: len(row) // 2])
     return Matching(
+        overlaps=overlaps,
         num_thresholds=len(thresholds),
         matched=matched,
         ignored=ignored,
         is_sized=_in_ranges(area),
         is_counted=is_counted,
-        within=overlaps.rank < MAX_DETECTIONS,
         taken=(row[chosen], obj[chosen], iou[chosen], takes[chosen]),
     )
 
@@ -281,17 +287,6 @@ def rank_in_runs(values: np.ndarray) -> np.ndarray:
     goes_on = np.zeros(len(values), bool)
     goes_on[1:] = values[1:] == values[:-1]
     return place - np.maximum.accumulate(np.where(goes_on, 0, place))
-
-
-def _positions(image_ids: np.ndarray, image_id: np.ndarray) -> np.ndarray:
-    place = np.searchsorted(image_ids, image_id)
-    known = (np.append(image_ids, 0)[place] == image_id) & (place < len(image_ids))
-    if not known.all():
-        row = int(np.argmin(known))
-        raise ValueError(
-            f"detection {row} is of image {image_id[row]}, which the ground truth does not have"
-        )
-    return place
 
 
 def _orders(image: np.ndarray, found: DetectionTable) -> tuple[np.ndarray, np.ndarray]:

@@ -215,19 +215,32 @@ def _join_masks(masks: Sequence[RleTable | None]) -> RleTable | None:
     return join_tables(known) if known else None
 
 
+def image_places(truth: GroundTruthTable, found: DetectionTable) -> np.ndarray:
+    """Of each detection the place of its image among the sorted `image_ids`, int64 [d].
+
+    Raises:
+      ValueError: a detection of an image or a class that the ground truth does not have.
+    """
+    check_labels("detection", found.image_id, found.labels, len(truth.class_names))
+    image_ids = np.sort(truth.image_ids)
+    place = np.searchsorted(image_ids, found.image_id)
+    known = (np.append(image_ids, 0)[place] == found.image_id) & (place < len(image_ids))
+    if not known.all():
+        row = int(np.argmin(known))
+        raise ValueError(
+            f"detection {row} is of image {found.image_id[row]}, which the ground truth does not "
+            "have"
+        )
+    return place
+
+
 def check_labels(
     name: str, image_id: np.ndarray, labels: np.ndarray, num_classes: int | None
 ) -> None:
-    """Refuses labels [rows] below 0 and, where the number of classes is known, too large ones.
-
-    Raises:
-      ValueError: names the first row that is wrong, and its image.
-    """
-    wrong = labels < 0
-    if num_classes is not None:
-        wrong |= labels >= num_classes
+    """Refuses labels [rows] below 0 and, where the number of classes is known, too large ones."""
+    wrong = labels < 0 if num_classes is None else (labels < 0) | (labels >= num_classes)
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row = int(np.argmax(wrong))
         legal = ">= 0" if num_classes is None else f"in 0..{num_classes - 1}"
         raise ValueError(
             f"{name} {row} of image {image_id[row]} has label {labels[row]}; it must be {legal}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, check_labels
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, image_places
 
 Method = Literal["area", "11point"]
 
@@ -59,13 +59,7 @@ def voc_metrics(
         raise ValueError(f"iou_threshold is {iou_threshold}; it must be in (0, 1]")
     if method not in ("area", "11point"):
         raise ValueError(f"method is {method!r}; it must be 'area' or '11point'")
-    check_labels("detection", detections.image_id, detections.labels, len(ground_truth.class_names))
-    unknown = np.flatnonzero(~np.isin(detections.image_id, ground_truth.image_ids))
-    if unknown.size:
-        raise ValueError(
-            f"detection {unknown[0]} is of image {detections.image_id[unknown[0]]}, "
-            "which the ground truth does not have"
-        )
+    image_places(ground_truth, detections)  # refuses those of unknown images and classes
     average_precision = {}
     for k, name in enumerate(ground_truth.class_names):
         is_true, is_false, num_objects = _positives(

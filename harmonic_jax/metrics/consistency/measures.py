@@ -10,8 +10,7 @@ import numpy as np
 from harmonic_jax.metrics.coco import hits_of, precision_curves
 from harmonic_jax.metrics.consistency.bootstrap import by_group, grouped_sums, ratio
 from harmonic_jax.metrics.consistency.study import Study
-from harmonic_jax.metrics.matching import Matching, Overlaps, Positives, best_objects
-from harmonic_jax.metrics.tables import DetectionTable
+from harmonic_jax.metrics.matching import Matching, Positives, best_objects
 
 HIGH = 0.5
 LAECE_BINS = 25
@@ -185,12 +184,7 @@ def lrp_errors(
 
 
 def average_precisions(
-    matching: Matching,
-    overlaps: Overlaps,
-    found: DetectionTable,
-    area: int,
-    num_objects: np.ndarray,
-    weights: np.ndarray,
+    matching: Matching, area: int, num_objects: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """COCO's AP of each class at every threshold, [t, b, k]; NaN for a class without objects.
 
@@ -199,7 +193,8 @@ def average_precisions(
     """
     result = np.full((matching.num_thresholds, *num_objects.shape), np.nan)
     classes = num_objects.shape[1]
-    groups = by_group(overlaps.order, found.labels, classes, overlaps.image, weights)
+    overlaps = matching.overlaps
+    groups = by_group(overlaps.order, overlaps.found.labels, classes, overlaps.image, weights)
     for k, part, rows, counts in groups:
         if num_objects[:, k].any():
             is_sized, objects = matching.is_sized[rows, area], num_objects[part, k]
@@ -230,10 +225,9 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     overlaps, positives = case.overlaps, case.positives
     counted = ~overlaps.is_ignored_object[overlaps.object]
-    own, own_object = best_objects(overlaps, counted & overlaps.same_class)
+    own, own_object = best_objects(overlaps, overlaps.of_own_class)
     other, other_object = best_objects(overlaps, counted & ~overlaps.same_class)
-    is_taken = case.is_found[overlaps.object]
-    taken, _ = best_objects(overlaps, counted & overlaps.same_class & is_taken)
+    taken, _ = best_objects(overlaps, overlaps.of_own_class & case.is_found[overlaps.object])
     rules = {
         "location": (own >= BACKGROUND) & (own <= FOREGROUND),
         "class": other >= FOREGROUND,

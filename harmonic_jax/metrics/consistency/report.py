@@ -200,7 +200,7 @@ def _precisions(case: Study) -> dict[str, Any]:
     "all" is the mean over the classes that have objects, and its mean is AP50 or AP75.
     """
     names = case.truth.class_names
-    curves, _ = recall_precision_curves(case.overlaps, case.matching, case.truth, case.found)
+    curves, _ = recall_precision_curves(case.matching)
     result: dict[str, Any] = {name: {} for name in (ALL, *names)}
     for threshold, key in ((0, "0.50"), (AT_75, "0.75")):
         of_classes = dict(zip(names, curves[threshold, :, :, 0].T, strict=True))

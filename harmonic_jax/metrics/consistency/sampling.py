@@ -134,18 +134,17 @@ def _by_rows(
 
 def _average_precisions(case: Study, weights: np.ndarray) -> Found:
     """COCO's, and those of the same boxes better ranked or better chosen."""
-    matched = {"AP": (case.found, case.overlaps, case.matching)}
-    tables = {"AP_ranked_by_iou": ranked_by_iou(case.found, case.overlaps)}
-    if case.raw is not None and case.raw_overlaps is not None:
-        tables["AP_best_raw"] = best_of_each_object(case.raw, case.raw_overlaps)
+    matched = {"AP": case.matching}
+    tables = {"AP_ranked_by_iou": ranked_by_iou(case.overlaps)}
+    if case.raw_overlaps is not None:
+        tables["AP_best_raw"] = best_of_each_object(case.raw_overlaps)
     for name, table in tables.items():
-        overlaps = find_overlaps(case.truth, table, for_coco=True)
-        matched[name] = table, overlaps, match_detections(overlaps, case.truth, table)
+        matched[name] = match_detections(find_overlaps(case.truth, table, for_coco=True))
     for area in range(len(AREA_RANGES)):
         objects = objects_of_classes(case, case.matching.is_counted[:, area], weights)
         at_thresholds = {
-            name: average_precisions(matching, overlaps, table, area, objects, weights)
-            for name, (table, overlaps, matching) in matched.items()
+            name: average_precisions(matching, area, objects, weights)
+            for name, matching in matched.items()
         }
         values = {name: precision.mean(axis=0) for name, precision in at_thresholds.items()}
         values["AP_headroom"] = values["AP_ranked_by_iou"] - values["AP"]

@@ -103,24 +103,22 @@ class Study:
     @functools.cached_property
     def pairs(self) -> Pairs:
         """Each detection beside its best object."""
-        return _pairs(self.overlaps, self.truth, self.found, limit=MAX_DETECTIONS)
+        return _pairs(self.overlaps, limit=MAX_DETECTIONS)
 
     @functools.cached_property
     def raw_pairs(self) -> Pairs | None:
         """Each raw box beside its best object."""
-        if self.raw is None or self.raw_overlaps is None:
-            return None
-        return _pairs(self.raw_overlaps, self.truth, self.raw, limit=None)
+        return None if self.raw_overlaps is None else _pairs(self.raw_overlaps, limit=None)
 
     @functools.cached_property
     def matching(self) -> Matching:
         """One-to-one, at COCO's IoU thresholds."""
-        return match_detections(self.overlaps, self.truth, self.found)
+        return match_detections(self.overlaps)
 
     @functools.cached_property
     def matching_any(self) -> Matching:
         """One-to-one, at any IoU above 0."""
-        return match_detections(self.overlaps, self.truth, self.found, (0.0,))
+        return match_detections(self.overlaps, (0.0,))
 
     @functools.cached_property
     def positives(self) -> Positives:
@@ -151,28 +149,28 @@ def area_ranges(area: np.ndarray) -> np.ndarray:
     return np.searchsorted(AREA_BORDERS, area, side="left")
 
 
-def ranked_by_iou(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
+def ranked_by_iou(overlaps: Overlaps) -> DetectionTable:
     """The detections with their scores replaced by the IoU with their best counted object.
 
     Only the best 100 of an image and class by their own scores are kept, as COCO counts them:
     the boxes stay the same, their order alone changes.
     """
-    best, _ = best_objects(overlaps, _on_own_object(overlaps))
+    best, _ = best_objects(overlaps, overlaps.of_own_class)
     rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)
-    return _rows(found, rows, best[rows])
+    return _rows(overlaps.found, rows, best[rows])
 
 
-def best_of_each_object(found: DetectionTable, overlaps: Overlaps) -> DetectionTable:
+def best_of_each_object(overlaps: Overlaps) -> DetectionTable:
     """Of each counted object the box that overlaps it most, scored by that IoU; nothing else.
 
     Its AP is what a perfect choice among these boxes would reach: given the boxes before NMS, an
     NMS and scores that know the truth. A box that is the best of two objects is there twice.
     """
-    use = _on_own_object(overlaps)
+    use = overlaps.of_own_class
     row, obj, iou = overlaps.detection[use], overlaps.object[use], overlaps.iou[use]
     order = np.lexsort((row, -iou, obj))
     first = order[np.flatnonzero(np.diff(obj[order], prepend=-1))]
-    return _rows(found, row[first], iou[first])
+    return _rows(overlaps.found, row[first], iou[first])
 
 
 def _rows(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> DetectionTable:
@@ -182,17 +180,10 @@ def _rows(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> Detect
     )
 
 
-def _on_own_object(overlaps: Overlaps) -> np.ndarray:
-    """The pairs with a counted object of the detection's class."""
-    return overlaps.same_class & ~overlaps.is_ignored_object[overlaps.object]
-
-
-def _pairs(
-    overlaps: Overlaps, truth: GroundTruthTable, found: DetectionTable, *, limit: int | None
-) -> Pairs:
-    best, obj = best_objects(overlaps, _on_own_object(overlaps))
-    ignored = overlaps.same_class & overlaps.is_ignored_object[overlaps.object]
-    on_ignored, _ = best_objects(overlaps, ignored)
+def _pairs(overlaps: Overlaps, *, limit: int | None) -> Pairs:
+    truth, found = overlaps.truth, overlaps.found
+    best, obj = best_objects(overlaps, overlaps.of_own_class)
+    on_ignored, _ = best_objects(overlaps, overlaps.same_class & ~overlaps.of_own_class)
     is_ignored = (on_ignored >= IGNORED_FROM) & (best < IGNORED_FROM)
     is_over = np.zeros(len(best), bool) if limit is None else overlaps.rank >= limit
     rows = np.flatnonzero(~is_ignored & ~is_over)
