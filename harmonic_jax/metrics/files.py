@@ -229,19 +229,21 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
     """
     table = ground_truth
     annotations = _entries(table, table.category_ids, table.original_ids)
-    columns = {"area": table.area, "iscrowd": table.is_crowd, "difficult": table.is_difficult}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    for i, (annotation, row) in enumerate(zip(annotations, rows, strict=True), start=1):
-        area, *flags = row
-        annotation |= {"id": i} | dict(zip(columns, (area, *map(int, flags)), strict=True))
+    for row, annotation in enumerate(annotations):
+        annotation |= {
+            "id": row + 1,
+            "area": float(table.area[row]),
+            "iscrowd": int(table.is_crowd[row]),
+            "difficult": int(table.is_difficult[row]),
+        }
     sizes = dict(zip(table.image_ids.tolist(), _image_sizes(table, table.image_ids), strict=True))
     if table.masks is not None:
         sizes |= dict(zip(table.image_id.tolist(), table.masks.sizes, strict=True))
-    images: list[dict[str, Any]] = []
-    for image, (height, width) in sizes.items():
-        images.append({"id": table.original_ids.get(image, image)})
-        if height and width:
-            images[-1] |= {"height": int(height), "width": int(width)}
+    images = [
+        {"id": table.original_ids.get(image, image)}
+        | ({"height": int(height), "width": int(width)} if height and width else {})
+        for image, (height, width) in sizes.items()
+    ]
     names = zip(table.category_ids, table.class_names, strict=True)
     content = {
         "images": images,

@@ -1,5 +1,6 @@
 """Small studies to draw."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ def studied(
     case = Study(truth, found, raw)
     samples = sample_metrics(case, resamples=resamples, seed=0)
     return case, report_of(case, samples)
+
+
+@functools.cache
+def drawn() -> tuple[Study, dict[str, Any]]:
+    """What most tests draw."""
+    return studied(*tables(images=100))
 
 
 def gray_image(image_id: int) -> np.ndarray:

@@ -128,7 +128,7 @@ def test_wrong_input_is_named() -> None:
             LabelledBoxes(**columns)
 
 
-def test_grid_shows_truth_and_prediction_of_each_image() -> None:
+def test_grid_shows_truth_and_prediction_of_each_image(tmp_path: Path) -> None:
     images = [gray(60, 90), gray(120, 60), gray(30, 30), gray(50, 50)]
     truths = [boxes_at((10, 20, 60, 50)), NOTHING, NOTHING, NOTHING]
     predictions = [NOTHING, boxes_at((10, 50, 50, 100), scores=[0.8]), NOTHING, NOTHING]
@@ -146,21 +146,14 @@ def test_grid_shows_truth_and_prediction_of_each_image() -> None:
     legend = blank[:44]
     assert min(count(legend, TRUTH_COLOR), count(legend, PREDICTION_COLOR)) > 50
     assert detection_grid([], [], [], NAMES).shape[0] < 60  # a legend alone
-
-
-def test_both_show_where_a_prediction_is_exact() -> None:
+    # Both show where a prediction is exact.
     box = (20, 30, 80, 90)
     args = ([gray(100, 100)], [boxes_at(box)], [boxes_at(box, scores=[0.9])])
-    edge = detection_grid(*args, NAMES, cell=300)[-150:-120]
+    grid = detection_grid(*args, NAMES, cell=300)
+    edge = grid[-150:-120]
     assert min(count(edge, TRUTH_COLOR), count(edge, PREDICTION_COLOR)) > 10
-
-
-def test_png_keeps_colours(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    save_png(tmp_path / "a.png", image)
-    read = cv2.imread(str(tmp_path / "a.png"))
-    assert read is not None
-    assert np.array_equal(read[:, :, ::-1], image)
+    save_png(tmp_path / "a.png", grid)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1], grid)
 
 
 def test_masks_are_tinted_and_outlined_where_they_are() -> None:

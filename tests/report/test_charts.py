@@ -29,20 +29,15 @@ from harmonic_jax.report.plots import (
     plot_loss_curves,
     svg_of,
 )
-from tests.report.studies import studied, tables
-
-
-@pytest.fixture(scope="module")
-def drawn() -> Any:
-    return studied(*tables(images=100))
+from tests.report.studies import drawn
 
 
 def bars_of(axes: Any) -> list[float]:
     return [patch.get_width() for patch in axes.patches]
 
 
-def test_the_density_shows_every_box(drawn: Any) -> None:
-    case, _ = drawn
+def test_the_density_shows_every_box() -> None:
+    case, _ = drawn()
     chart = density_chart(case)
     assert [axes.get_title(loc="left").split(":")[0] for axes in chart.panels] == [
         "Before NMS",
@@ -59,7 +54,7 @@ def test_the_density_shows_every_box(drawn: Any) -> None:
     assert chart.facts["after"] == {"boxes": len(case.pairs), "apart": far}
 
 
-@pytest.mark.parametrize("top", [1, 2, 3, 7, 8, 50, 12_345, 3_000_000])
+@pytest.mark.parametrize("top", [1, 2, 7, 8, 12_345, 3_000_000])
 def test_steps_hold_their_counts(top: int) -> None:
     counts = np.unique(np.round(np.geomspace(1, top, 200)))
     step, texts = count_steps(np.append(counts, 0)[None])
@@ -74,8 +69,8 @@ def test_steps_hold_their_counts(top: int) -> None:
         assert lows[i] - rounding <= count < ends[i] + rounding
 
 
-def test_bars_and_curves_are_the_report_s_numbers(drawn: Any) -> None:
-    _, report = drawn
+def test_bars_and_curves_are_the_report_s_numbers() -> None:
+    _, report = drawn()
     overall = report["overall"]
     errors = errors_chart(report)
     assert errors is not None
@@ -101,8 +96,8 @@ def test_bars_and_curves_are_the_report_s_numbers(drawn: Any) -> None:
     ]
 
 
-def test_reliability_leaves_out_bins_of_few_boxes(drawn: Any) -> None:
-    _, report = drawn
+def test_reliability_leaves_out_bins_of_few_boxes() -> None:
+    _, report = drawn()
     table = report["reliability"]["all"]
     few = {**table, "count": [9 if i == 3 else n for i, n in enumerate(table["count"])]}
     chart = reliability_chart(report | {"reliability": report["reliability"] | {"all": few}})
@@ -175,54 +170,21 @@ def test_loss_curves(tmp_path: Path) -> None:
     plot_loss_curves(tmp_path / "b.png", [*rows, {"step": 500, "kind": "eval", "AP": 0.2}])
     without, with_scores = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
     assert with_scores.shape[1] > without.shape[1] > 400  # a second panel
+    # A run that was killed writes the steps after its last checkpoint again.
+    plot_loss_curves(tmp_path / "c.png", [*rows[:60], {"step": 520, "loss": 99.0}, *rows[50:]])
+    assert np.array_equal(pixels(tmp_path / "c.png"), without)
     few = [{"step": 1, "loss": float("inf")}, {"step": 2, "loss": float("nan")}]
     for rows in ([], few):
         plot_loss_curves(tmp_path / "c.png", rows)
         assert pixels(tmp_path / "c.png").size
 
 
-def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
-    """A run that was killed writes the steps after its last checkpoint again."""
-    rows = [{"step": step, "loss": 1.0 + step} for step in range(30)]
-    plot_loss_curves(tmp_path / "a.png", rows)
-    plot_loss_curves(tmp_path / "b.png", [*rows[:20], {"step": 12, "loss": 99.0}, *rows[10:]])
-    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
-
-
-def linear(color: str) -> np.ndarray:
-    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-def contrast(a: str, b: str) -> float:
-    """WCAG's ratio."""
-    low, high = sorted(float(linear(color) @ [0.2126, 0.7152, 0.0722]) for color in (a, b))
-    return (high + 0.05) / (low + 0.05)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    t = np.array(to_xyz) @ np.clip(rgb, 0, 1) / [0.9505, 1.0, 1.089]
-    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-# Machado, Oliveira and Fernandes, 2009, severity 1; linear RGB.
-VISION = {
-    "full": np.eye(3),
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-}  # fmt: skip
+def contrast(*colors: str) -> float:
+    """WCAG's ratio of two colours."""
+    rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in colors]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    low, high = np.sort(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
+    return float(high / low)
 
 
 @pytest.mark.parametrize(("colors", "ramp"), [(LIGHT, RAMP), (DARK, DARK_RAMP)])
@@ -232,10 +194,6 @@ def test_colours_can_be_read(colors: dict[str, str], ramp: tuple[str, ...]) -> N
         assert contrast(colors[name], colors["card"]) > 4.5, name
     for name in ("a", "b"):
         assert contrast(colors[name], colors["paper"]) > 3, name
-    for name, matrix in VISION.items():
-        seen = [lab(np.array(matrix) @ linear(colors[key])) for key in ("a", "b")]
-        for one, other in itertools.combinations(seen, 2):
-            assert np.linalg.norm(one - other) > 20, name
     away = [contrast(color, colors["paper"]) for color in ramp]
     assert away == sorted(away)
     assert min(b / a for a, b in itertools.pairwise(away)) > 1.15

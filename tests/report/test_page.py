@@ -21,6 +21,7 @@ from harmonic_jax.terminal import printable
 from tests.report.studies import (
     NASTY,
     NO_DETECTIONS,
+    drawn,
     gray_image,
     studied,
     tables,
@@ -64,22 +65,23 @@ def written(folder: Path, *args: Any, **options: Any) -> str:
     return file.read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def drawn() -> Any:
-    return studied(*tables())
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, drawn: Any) -> str:
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Every section there is, with names as nasty as can be."""
-    case, report = drawn
+    case, report = drawn()
     names = {
         i: f'"><img src=x onerror=alert(2)> {chr(0xDC80)}\x1b[31m\u202e.jpg'
-        for i in range(0, 300, 10)
+        for i in range(0, 1000, 10)
     }
     report = report | {"settings": report["settings"] | {"notes": ["<b onclick=alert(3)>"]}}
     images = Images(gray_image, names)
-    return written(tmp_path_factory.mktemp("page"), case, report, images, title="</title><b>")
+    folder = tmp_path_factory.mktemp("page") / "new"
+    return write_page(folder, case, report, images, title="</title><b>")
+
+
+@pytest.fixture(scope="session")
+def page(files: list[Path]) -> str:
+    return files[0].read_text("utf-8")
 
 
 def test_names_stay_text(page: str) -> None:
@@ -129,8 +131,8 @@ def test_the_policy_allows_exactly_the_page_s_own_style_and_script(page: str) ->
         assert named or attrs.get("aria-hidden") == "true"
 
 
-def test_numbers_and_boxes_stand_on_the_page(page: str, drawn: Any) -> None:
-    case, report = drawn
+def test_numbers_and_boxes_stand_on_the_page(page: str) -> None:
+    case, report = drawn()
     for name in ("AP", "spearman", "mean_gap", "nms_mean_loss", "AP_headroom"):
         entry = report["overall"][name]
         low, high = entry["interval"]
@@ -155,24 +157,21 @@ def test_numbers_and_boxes_stand_on_the_page(page: str, drawn: Any) -> None:
     assert np.abs(sides - [x2 - x1, y2 - y1]).max(axis=1).min() < 0.11
 
 
-def test_files(tmp_path: Path, drawn: Any, monkeypatch: Any) -> None:
-    files = write_page(tmp_path / "new", *drawn, Images(gray_image))
-    assert files == [
-        tmp_path / "new" / name
-        for name in (
-            "consistency.html", "score_iou.png", "reliability.png", "head_room.png",
-            "precision_recall.png", "classes.png", "errors.png", "worst_cases.png",
-        )
+def test_files(files: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
+    assert [file.name for file in files] == [
+        "consistency.html", "score_iou.png", "reliability.png", "head_room.png",
+        "precision_recall.png", "classes.png", "errors.png", "worst_cases.png",
     ]  # fmt: skip
     for file in files[1:]:
         image = cv2.imread(str(file))
         assert min(image.shape[:2]) > 150, file
         assert image.std() > 5, file
-    assert sorted((tmp_path / "new").iterdir()) == sorted(files)
+    assert sorted(files[0].parent.iterdir()) == sorted(files)
 
     monkeypatch.setattr("harmonic_jax.report.page.make_charts", lambda *args: {})
-    write_page(tmp_path / "new", *drawn, pngs=False)
-    assert list((tmp_path / "new").iterdir()) == files[:1]  # no picture of an earlier report
+    (tmp_path / "errors.png").touch()
+    files = write_page(tmp_path, *drawn(), pngs=False)
+    assert list(tmp_path.iterdir()) == files  # no picture of an earlier report
 
 
 @pytest.mark.parametrize(
@@ -224,9 +223,9 @@ def test_a_page_stays_small(tmp_path: Path, monkeypatch: Any) -> None:
     assert f"{shots - len(uris)} pictures are boxes on a blank ground" in text
 
 
-def test_pixels_that_are_no_image_are_refused(tmp_path: Path, drawn: Any) -> None:
+def test_pixels_that_are_no_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image \d+ is float64 .*uint8"):
-        write_page(tmp_path, *drawn, Images(lambda i: np.zeros((5, 5, 3))))
+        write_page(tmp_path, *drawn(), Images(lambda i: np.zeros((5, 5, 3))))
 
 
 # Looks at the page from outside, in a frame as wide as a phone, with everything opened.
