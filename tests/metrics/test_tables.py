@@ -57,37 +57,22 @@ def test_empty_lists_are_empty_columns() -> None:
         (truth, {"image_ids": [7, 7]}, "image_ids holds the id 7 twice"),
         (truth, {"image_id": [6]}, "object 0 is of image 6, which is not in image_ids"),
         (truth, {"labels": [2]}, r"ground truth 0 of image 7 has label 2; it must be in 0\.\.1"),
-        (
-            truth,
-            {"boxes": [[0, 0, np.nan, 1]]},
-            "ground truth 0 of image 7 has boxes .*nan.* finit",
-        ),
+        (truth, {"boxes": [[0, 0, np.nan, 1]]}, "ground truth 0 of image 7 has boxes .*nan.* fin"),
         (truth, {"area": [np.inf]}, "ground truth 0 of image 7 has area inf"),
         (truth, {"area": [1.0, 2.0]}, r"area has shape \(2,\); the other columns make it \(1,\)"),
         (truth, {"boxes": [[0, 0, 1]]}, r"boxes has shape \(1, 3\)"),
         (truth, {"class_names": ("cat", "cat")}, "class_names is .* 2 different values"),
         (truth, {"category_ids": (1,)}, r"category_ids is \(1,\); it must be 2 different values"),
-        (
-            found,
-            {"scores": [np.nan]},
-            "detection 0 of image 7 has scores nan; numbers must be finite",
-        ),
-        (found, {"scores": [np.inf]}, "detection 0 of image 7 has scores inf"),
-        (found, {"boxes": [[0, 0, np.inf, 1]]}, "detection 0 of image 7 has boxes"),
+        (truth, {"is_crowd": [2]}, "is_crowd has type int64; it must convert to bool"),
+        (found, {"scores": [np.nan]}, "detection 0 of image 7 has scores nan; numbers must be fin"),
+        (found, {"boxes": [[0, 0, 1e101, 1]]}, "detection 0 of image 7 has boxes"),
         (found, {"labels": [-1]}, "detection 0 of image 7 has label -1; it must be >= 0"),
-        (found, {"scores": [0.5, 0.5]}, "scores has shape"),
+        (found, {"labels": [0.5]}, "labels has type float64; it must convert to int32"),
     ],
 )
 def test_tables_refuse(make: Any, columns: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make(**columns)
-
-
-def test_types_that_would_lose_their_meaning_are_refused() -> None:
-    with pytest.raises(TypeError, match="labels has type float64; it must convert to int32"):
-        found(labels=[0.5])
-    with pytest.raises(TypeError, match="is_crowd has type int64; it must convert to bool"):
-        truth(is_crowd=[2])
 
 
 def test_from_records() -> None:

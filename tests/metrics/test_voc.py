@@ -125,46 +125,40 @@ def test_equals_the_development_kit(method, threshold, inclusive_pixels):
     assert found_some > 0.2
 
 
-def one_image(boxes, *, is_difficult=None, is_crowd=None):
+def one_image(boxes, **flags):
     rows = len(boxes)
-    return GroundTruthTable(
-        image_ids=[1],
-        image_id=[1] * rows,
-        boxes=boxes,
-        labels=[0] * rows,
-        is_crowd=is_crowd or [False] * rows,
-        is_difficult=is_difficult or [False] * rows,
-        area=[1.0] * rows,
-        class_names=("cat",),
-        category_ids=(1,),
-    )
+    none = dict.fromkeys(("is_difficult", "is_crowd"), [False] * rows)
+    columns = {"image_ids": [1], "image_id": [1] * rows, "boxes": boxes, "labels": [0] * rows}
+    more = {"area": [1.0] * rows, "class_names": ("cat",), "category_ids": (1,)}
+    return GroundTruthTable(**columns, **more, **(none | flags))
 
 
 def detections(boxes, scores):
     return DetectionTable([1] * len(boxes), boxes, scores, [0] * len(boxes))
 
 
-def test_the_most_overlapping_object_counts_even_when_taken():
-    """COCO would give the second detection the object next to it."""
-    truth = one_image([[0, 0, 10, 10], [0, 3, 10, 13]])
-    found = detections([[0, 0, 10, 10], [0, 1, 10, 11]], [0.9, 0.8])
-    assert voc_metrics(truth, found, iou_threshold=0.5)["mAP"] == pytest.approx(0.5)
+SAME, APART = [[0, 0, 10, 10], [0, 3, 10, 13]], [[0, 0, 10, 10], [20, 0, 30, 10]]
+THRICE = detections([APART[0], APART[0], APART[1]], [0.9, 0.8, 0.7])
+BESIDE, MIDDLE = [[0, 0, 10, 10], [10, 0, 20, 10]], detections([[5, 0, 15, 10]], [0.9])
 
 
-def test_of_equal_overlaps_the_first_object_counts():
-    boxes, found = [[0, 0, 10, 10], [10, 0, 20, 10]], detections([[5, 0, 15, 10]], [0.9])
-    for flags, expected in (([True, False], 0.0), ([False, True], 1.0)):
-        truth = one_image(boxes, is_difficult=flags)
-        assert voc_metrics(truth, found, iou_threshold=0.3)["mAP"] == expected
-
-
-def test_detections_of_a_difficult_object_count_neither_way():
-    boxes = [[0, 0, 10, 10], [20, 0, 30, 10]]
-    found = detections([boxes[0], boxes[0], boxes[1]], [0.9, 0.8, 0.7])
-    for flag in ("is_difficult", "is_crowd"):
-        truth = one_image(boxes, **{flag: [True, False]})
-        assert voc_metrics(truth, found)["mAP"] == 1.0
-    assert voc_metrics(one_image(boxes), found)["mAP"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+@pytest.mark.parametrize(
+    ("truth", "found", "threshold", "expected"),
+    [
+        # The object that is overlapped most counts, though it is taken: COCO would give the second
+        # detection the one next to it.
+        (one_image(SAME), detections([[0, 0, 10, 10], [0, 1, 10, 11]], [0.9, 0.8]), 0.5, 0.5),
+        # Of equal overlaps the first object counts.
+        (one_image(BESIDE, is_difficult=[True, False]), MIDDLE, 0.3, 0.0),
+        (one_image(BESIDE, is_difficult=[False, True]), MIDDLE, 0.3, 1.0),
+        # Detections of a difficult object count neither way.
+        (one_image(APART, is_difficult=[True, False]), THRICE, 0.5, 1.0),
+        (one_image(APART, is_crowd=[True, False]), THRICE, 0.5, 1.0),
+        (one_image(APART), THRICE, 0.5, 0.5 + 0.5 * 2 / 3),
+    ],
+)
+def test_rules_by_hand(truth, found, threshold, expected):
+    assert voc_metrics(truth, found, iou_threshold=threshold)["mAP"] == pytest.approx(expected)
 
 
 def test_options_are_checked():
