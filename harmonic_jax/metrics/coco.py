@@ -9,6 +9,7 @@ import numpy as np
 from harmonic_jax.metrics.matching import (
     AREA_RANGES,
     IOU_THRESHOLDS,
+    MAX_DETECTIONS,
     IouType,
     Matching,
     find_overlaps,
@@ -55,8 +56,7 @@ def coco_metrics(
       >>> [round(metrics[name], 3) for name in ("AP/cat", "AP50", "AP_large")]
       [0.7, 1.0, -1.0]
     """
-    overlaps = find_overlaps(ground_truth, detections, for_coco=True, iou_type=iou_type)
-    precision, recall = recall_precision_curves(match_detections(overlaps))
+    precision, recall = recall_precision_curves(coco_matching(ground_truth, detections, iou_type))
     metrics = {
         "AP": _mean(precision[:, :, :, 0]),
         "AP50": _mean(precision[0, :, :, 0]),
@@ -71,6 +71,18 @@ def coco_metrics(
         metrics[f"AP/{name}"] = _mean(precision[:, :, k, 0])
         metrics[f"AP50/{name}"] = _mean(precision[0, :, k, 0])
     return metrics
+
+
+def coco_matching(
+    truth: GroundTruthTable, found: DetectionTable, iou_type: IouType = "bbox"
+) -> Matching:
+    """Matches at COCO's thresholds, looking at no pairs but those that can match."""
+    least = float(IOU_THRESHOLDS[0])
+    return match_detections(
+        find_overlaps(
+            truth, found, own_class=True, limit=MAX_DETECTIONS, least=least, iou_type=iou_type
+        )
+    )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -153,7 +153,9 @@ def find_overlaps(
     truth: GroundTruthTable,
     found: DetectionTable,
     *,
-    for_coco: bool = False,
+    own_class: bool = False,
+    limit: int | None = None,
+    least: float = 0.0,
     iou_type: IouType = "bbox",
 ) -> Overlaps:
     """Compares every detection with the objects of its image.
@@ -161,9 +163,10 @@ def find_overlaps(
     Args:
       truth: the annotated images.
       found: of these images and classes.
-      for_coco: only what COCO's metrics need: pairs of one class with an IoU of .5 or more, of the
-        best 100 detections of each image and class.
-      iou_type: of boxes, or of masks ("segm", with `for_coco` alone).
+      own_class: only with objects of its class.
+      limit: only the best detections of each image and class, so many.
+      least: the smallest IoU of a pair; 0: any that share area. Of masks at least .5.
+      iou_type: of boxes or of masks.
 
     Raises:
       ValueError: a detection of an image or a class that the ground truth does not have; "segm"
@@ -177,16 +180,15 @@ def find_overlaps(
     group = image * num_classes + found.labels
     rank = np.empty(len(group), np.int64)
     rank[by_group] = rank_in_runs(group[by_group])
-    if for_coco:
-        rows = np.flatnonzero(rank < MAX_DETECTIONS)
+    rows = np.arange(len(rank)) if limit is None else np.flatnonzero(rank < limit)
+    if own_class:
         pairs = _pairs(rows, group, object_image * num_classes + truth.labels)
     else:
-        pairs = _pairs(np.arange(len(image)), image, object_image)
+        pairs = _pairs(rows, image, object_image)
     if iou_type == "segm":
         masks = known_masks(found, "detection"), known_masks(truth, "ground truth")
         detection, obj, iou = _mask_overlaps(pairs, group, *masks, truth.is_crowd)
     else:
-        least = IOU_THRESHOLDS[0] if for_coco else 0.0
         detection, obj, iou = _box_overlaps(pairs, truth, found, least=least)
     return Overlaps(
         truth=truth,

@@ -4,11 +4,13 @@ Source: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", I
 development kits of 2007 (11 points) and 2012 (area).
 """
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 import numpy as np
 
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, image_places
+from harmonic_jax.metrics.matching import best_objects, find_overlaps
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 Method = Literal["area", "11point"]
 
@@ -59,64 +61,42 @@ def voc_metrics(
         raise ValueError(f"iou_threshold is {iou_threshold}; it must be in (0, 1]")
     if method not in ("area", "11point"):
         raise ValueError(f"method is {method!r}; it must be 'area' or '11point'")
-    image_places(ground_truth, detections)  # refuses those of unknown images and classes
+    is_ignored = ground_truth.is_difficult | ground_truth.is_crowd
+    plain = dataclasses.replace(  # a crowd region is an object like any other, but ignored
+        ground_truth,
+        is_crowd=np.zeros(len(is_ignored), bool),
+        **_corners(ground_truth, inclusive_pixels),
+    )
+    found = dataclasses.replace(detections, **_corners(detections, inclusive_pixels))
+    overlaps = find_overlaps(plain, found, own_class=True)
+    best_iou, best = best_objects(overlaps, overlaps.same_class)
+    is_hit = best_iou >= iou_threshold
+    counts = ~(is_hit & np.append(is_ignored, False)[best])
     average_precision = {}
     for k, name in enumerate(ground_truth.class_names):
-        is_true, is_false, num_objects = _positives(
-            ground_truth, detections, k, iou_threshold, float(inclusive_pixels)
-        )
-        average_precision[f"AP/{name}"] = _average(is_true, is_false, num_objects, method)
+        rows = np.flatnonzero(found.labels == k)
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        hits = np.flatnonzero(is_hit[rows])
+        is_first = np.zeros(len(rows), bool)
+        is_first[hits[np.unique(best[rows[hits]], return_index=True)[1]]] = True
+        num_objects = int(np.count_nonzero((ground_truth.labels == k) & ~is_ignored))
+        average_precision[f"AP/{name}"] = _average(is_first, counts[rows], num_objects, method)
     defined = [value for value in average_precision.values() if value >= 0]
     return {"mAP": float(np.mean(defined)) if defined else -1.0, **average_precision}
 
 
-def _positives(
-    truth: GroundTruthTable, found: DetectionTable, k: int, threshold: float, pixel: float
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """True and false positives of class k, best score first, and the number of its objects."""
-    objects = np.flatnonzero(truth.labels == k)
-    objects = objects[np.argsort(truth.image_id[objects], kind="stable")]
-    is_ignored = (truth.is_difficult | truth.is_crowd)[objects]
-    rows = np.flatnonzero(found.labels == k)
-    rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-
-    image_id = truth.image_id[objects]
-    first = np.searchsorted(image_id, found.image_id[rows], side="left")
-    count = np.searchsorted(image_id, found.image_id[rows], side="right") - first
-    best = np.zeros(len(rows), int)
-    best_iou = np.full(len(rows), -1.0)
-    for i in range(int(np.max(count, initial=0))):  # the i-th object of each detection's image
-        has = np.flatnonzero(count > i)
-        candidate = first[has] + i
-        iou = _iou(found.boxes[rows[has]], truth.boxes[objects[candidate]], pixel)
-        better = iou > best_iou[has]
-        best[has[better]], best_iou[has[better]] = candidate[better], iou[better]
-
-    hit = best_iou >= threshold
-    hit_rows = np.flatnonzero(hit)
-    is_first = np.zeros(len(rows), bool)
-    is_first[hit_rows[np.unique(best[hit_rows], return_index=True)[1]]] = True
-    ignored = hit.copy()
-    ignored[hit_rows] = is_ignored[best[hit_rows]]
-    is_true = is_first & ~ignored
-    return is_true, ~is_true & ~ignored, int(np.count_nonzero(~is_ignored))
+def _corners(table: GroundTruthTable | DetectionTable, inclusive_pixels: bool) -> dict[str, Any]:
+    boxes = np.hstack([table.boxes[:, :2], table.boxes[:, 2:] + inclusive_pixels])
+    return {"boxes": boxes, "sizes": None}
 
 
-def _iou(a: np.ndarray, b: np.ndarray, pixel: float) -> np.ndarray:
-    """IoU of paired boxes [n, 4]; 0 for boxes that do not meet or are inverted."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + pixel
-    inter = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
-    area_a = (a[:, 2:] - a[:, :2] + pixel).prod(axis=1)
-    area_b = (b[:, 2:] - b[:, :2] + pixel).prod(axis=1)
-    return np.divide(inter, area_a + area_b - inter, out=np.zeros(len(a)), where=inter > 0)
-
-
-def _average(is_true: np.ndarray, is_false: np.ndarray, num_objects: int, method: Method) -> float:
+def _average(is_first: np.ndarray, counts: np.ndarray, num_objects: int, method: Method) -> float:
+    """Of detections, best first: which find an object first, and which are true or false."""
     if num_objects == 0:
         return -1.0
-    true = np.cumsum(is_true)
+    true = np.cumsum(is_first & counts)
     recall = true / num_objects
-    precision = true / np.maximum(true + np.cumsum(is_false), 1)
+    precision = true / np.maximum(np.cumsum(counts), 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or any higher
     if method == "area":
         return float(np.sum(np.diff(recall, prepend=0.0) * best))

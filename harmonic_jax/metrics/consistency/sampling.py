@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.metrics.coco import AT_75
+from harmonic_jax.metrics.coco import AT_75, coco_matching
 from harmonic_jax.metrics.consistency.bootstrap import (
     affordable_resamples,
     bootstrap_weights,
@@ -33,7 +33,7 @@ from harmonic_jax.metrics.consistency.study import (
     best_of_each_object,
     ranked_by_iou,
 )
-from harmonic_jax.metrics.matching import AREA_RANGES, Positives, find_overlaps, match_detections
+from harmonic_jax.metrics.matching import AREA_RANGES, Positives
 
 OVERALL = "overall"
 NEED_SCORES_IN_RANGE = ("mean_gap", "high_score_low_iou", "LaECE", "D_ECE")
@@ -139,7 +139,7 @@ def _average_precisions(case: Study, weights: np.ndarray) -> Found:
     if case.raw_overlaps is not None:
         tables["AP_best_raw"] = best_of_each_object(case.raw_overlaps)
     for name, table in tables.items():
-        matched[name] = match_detections(find_overlaps(case.truth, table, for_coco=True))
+        matched[name] = coco_matching(case.truth, table)
     for area in range(len(AREA_RANGES)):
         objects = objects_of_classes(case, case.matching.is_counted[:, area], weights)
         at_thresholds = {
