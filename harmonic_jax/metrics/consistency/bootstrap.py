@@ -85,8 +85,8 @@ def by_group(
 ) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
     """Goes through groups of rows, and through resamples as far as a table of them fits in memory.
 
-    Yields a group, the resamples, those of `rows` (which are ordered by group) that are the
-    group's, [m], and how often each of these counts in each of the resamples, [.., m].
+    Yields a group, the resamples, the group's of `rows`, which are ordered by group, [m], and how
+    often each of these counts in each of the resamples, [.., m].
     """
     bounds = np.searchsorted(group[rows], np.arange(num_groups + 1))
     for k in range(num_groups):

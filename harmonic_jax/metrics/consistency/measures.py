@@ -114,12 +114,9 @@ def _correlation(cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray) -> np.nd
 def calibration_error(rows: Rows, weights: np.ndarray, *, num_bins: int) -> np.ndarray:
     """sum_j |D_j| / |D| * |mean_j(s) - mean_j(q)| over bins of scores of equal width, [b, k].
 
-    LaECE: q is the IoU with the object that a detection takes in a one-to-one matching at any IoU,
-    0 where it takes none; 25 bins; the mean over classes. In the 2023 paper the mean IoU of a bin
-    is precision times the mean IoU of true positives, which is the same; at IoU 0 this is the
-    LaECE_0 of the 2024 paper. D-ECE: q is whether a detection is right at IoU .5; 10 bins.
-
-    NaN for a group without rows.
+    LaECE (at IoU 0, LaECE_0 of 2024): q is the IoU with the object that a detection takes in a
+    one-to-one matching at any IoU, 0 where it takes none; 25 bins; the mean over classes. D-ECE: q
+    is whether a detection is right at IoU .5; 10 bins. NaN for a group without rows.
 
     Source: Oksuz et al., Towards Building Self-Aware Object Detectors, CVPR 2023; Kuzucu et al., On
     Calibration of Object Detectors, ECCV 2024; Kueppers et al., Multivariate Confidence Calibration

@@ -166,32 +166,26 @@ def _reliability(case: Study) -> dict[str, Any]:
     """Detections in 25 bins of their scores, for all classes together and for each.
 
     Of each bin: the number of detections, their mean score, the mean IoU with the objects they
-    take one to one (0 where they take none; as in LaECE), and precision at IoU .5. None where a
-    bin is empty.
+    take one to one, as in LaECE, and precision at IoU .5. None where a bin is empty.
     """
     any_iou = case.matching_any.positives()
     use = any_iou.is_true | any_iou.is_false
-    label, score = case.found.labels[use], case.found.scores[use]
-    columns = (score, any_iou.iou[use], case.positives.is_true[use])
-    cell = label * LAECE_BINS + score_bins(score, LAECE_BINS)
-    shape = (len(case.truth.class_names), LAECE_BINS)
-    size = shape[0] * shape[1]
-    count = np.bincount(cell, minlength=size).reshape(shape)
-    sums = [np.bincount(cell, column, minlength=size).reshape(shape) for column in columns]
-    result = {ALL: _means(count.sum(axis=0), [part.sum(axis=0) for part in sums])}
-    for k, name in enumerate(case.truth.class_names):
-        if name != ALL:
-            result[name] = _means(count[k], [part[k] for part in sums])
+    score, names = case.found.scores[use], case.truth.class_names
+    columns = (np.ones(len(score)), score, any_iou.iou[use], case.positives.is_true[use])
+    cell = case.found.labels[use] * LAECE_BINS + score_bins(score, LAECE_BINS)
+    sums = np.stack([np.bincount(cell, c, len(names) * LAECE_BINS) for c in columns])
+    sums = sums.reshape(len(columns), len(names), LAECE_BINS)
+    edges = np.linspace(0.0, 1.0, LAECE_BINS + 1).tolist()
+    of_classes = dict(zip(names, sums.swapaxes(0, 1), strict=True))
+    of_classes.pop(ALL, None)
+    result: dict[str, Any] = {}
+    for name, (count, *parts) in ({ALL: sums.sum(axis=1)} | of_classes).items():
+        means = [
+            [float(s / n) if n else None for s, n in zip(p, count, strict=True)] for p in parts
+        ]
+        result[name] = {"edges": edges, "count": count.astype(int).tolist()}
+        result[name] |= dict(zip(("mean_score", "mean_iou", "precision"), means, strict=True))
     return result
-
-
-def _means(count: np.ndarray, sums: list[np.ndarray]) -> dict[str, Any]:
-    edges = np.linspace(0.0, 1.0, LAECE_BINS + 1)
-    means = {
-        name: [float(s / n) if n else None for s, n in zip(part, count, strict=True)]
-        for name, part in zip(("mean_score", "mean_iou", "precision"), sums, strict=True)
-    }
-    return {"edges": edges.tolist(), "count": count.tolist(), **means}
 
 
 def _precisions(case: Study) -> dict[str, Any]:

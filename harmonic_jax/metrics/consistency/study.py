@@ -28,19 +28,15 @@ class Pairs:
     """Each detection that counts beside the object of its class that it overlaps most.
 
     Several detections of one object are all joined with it: the question is whether each score
-    tells how good its box is, not which detection is the object's. A detection that overlaps no
-    counted object by an IoU of .5 and a crowd region or a difficult object of its class by .5 or
-    more is left out, as COCO's AP at IoU .5 does.
+    tells how good its box is. A detection that overlaps no counted object by an IoU of .5 and an
+    ignored one of its class by .5 or more is left out, as COCO's AP at IoU .5 does.
 
     Attributes:
-      score: float64 [n], as the detector gave it.
-      iou: float64 [n], with the best object of the detection's class in its image; 0: with none.
-      object: int64 [n], that object's row in the ground truth table; -1: there is none.
-      detection: int64 [n], the row in the detection table, rising.
-      image: int64 [n], the position in `GroundTruthTable.image_ids`.
-      label: int64 [n], 0..k-1.
+      score, iou: float64 [n], as the detector gave it; with the object, 0 where there is none.
+      object, detection: int64 [n], their rows in the tables; no object: -1.
+      image, label: int64 [n], the position in `GroundTruthTable.image_ids`; 0..k-1.
       area_range: int64 [n], 0 small, 1 medium, 2 large (`AREA_NAMES`): of the object's area,
-        where there is none of the detection's own. A border belongs to the smaller range.
+        where there is none of the detection's own.
       num_ignored: detections left out because they lie on an ignored object.
       num_over_limit: detections left out because 100 of their image and class score higher.
     """
@@ -157,7 +153,7 @@ def ranked_by_iou(overlaps: Overlaps) -> DetectionTable:
     """
     best, _ = best_objects(overlaps, overlaps.of_own_class)
     rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)
-    return _rows(overlaps.found, rows, best[rows])
+    return _rescored(overlaps.found, rows, best[rows])
 
 
 def best_of_each_object(overlaps: Overlaps) -> DetectionTable:
@@ -170,14 +166,12 @@ def best_of_each_object(overlaps: Overlaps) -> DetectionTable:
     row, obj, iou = overlaps.detection[use], overlaps.object[use], overlaps.iou[use]
     order = np.lexsort((row, -iou, obj))
     first = order[np.flatnonzero(np.diff(obj[order], prepend=-1))]
-    return _rows(overlaps.found, row[first], iou[first])
+    return _rescored(overlaps.found, row[first], iou[first])
 
 
-def _rows(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> DetectionTable:
-    sizes = box_sizes(table)[rows]
-    return DetectionTable(
-        table.image_id[rows], table.boxes[rows], scores, table.labels[rows], sizes=sizes
-    )
+def _rescored(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> DetectionTable:
+    columns = (table.boxes[rows], scores, table.labels[rows], box_sizes(table)[rows])
+    return DetectionTable(table.image_id[rows], *columns)
 
 
 def _pairs(overlaps: Overlaps, *, limit: int | None) -> Pairs:
