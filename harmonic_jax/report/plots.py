@@ -142,24 +142,19 @@ def new_bars(
     """
     axes = new_axes(title, height=0.8 + 0.24 * len(entries))
     set_rows(axes, list(entries))
-    top = 1e-3
-    for row, entry in enumerate(entries.values()):
-        value, interval = entry.get("value"), entry.get("interval")
-        if value is None:
-            continue
-        ends = [value, *(interval or ())]
-        top = max(top, *ends)
-        axes.barh(
-            row, value, 0.76, color=LIGHT[series], hatch=HATCHES[series], edgecolor=LIGHT["paper"],
-            linewidth=0.0,
+    known = {row: e for row, e in enumerate(entries.values()) if e.get("value") is not None}
+    values = np.array([entry["value"] for entry in known.values()])
+    intervals = [entry.get("interval") or (entry["value"],) * 2 for entry in known.values()]
+    ends = np.array(intervals, float).reshape(-1, 2)
+    if known:
+        bars = axes.barh(
+            list(known), values, 0.76, color=LIGHT[series], hatch=HATCHES[series],
+            edgecolor=LIGHT["paper"], linewidth=0.0,
+            xerr=np.abs(ends.T - values) if (values != ends.T).any() else None,
+            error_kw={"ecolor": LIGHT["ink"], "elinewidth": 1, "capsize": 2},
         )  # fmt: skip
-        if interval:
-            axes.plot(interval, [row, row], color=LIGHT["ink"], linewidth=1, marker="|")
-        axes.annotate(
-            f"{value:.3f}", (max(ends), row), xytext=(4, 0), textcoords="offset points",
-            va="center", fontsize=8, annotation_clip=False,
-        )  # fmt: skip
-    axes.set(xlabel=label, xlim=(0.0, top))
+        axes.bar_label(bars, fmt="{:.3f}", padding=4, fontsize=8)
+    axes.set(xlabel=label, xlim=(0.0, max([1e-3, *values, *ends[:, 1]])))
     axes.locator_params(axis="x", nbins=4)
     return axes
 
