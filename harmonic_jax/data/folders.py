@@ -1,4 +1,4 @@
-"""What data sets of files share: entries -> source, headers of images, names of classes."""
+"""What data sets share: entries -> records, headers of images, names of classes."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ from harmonic_jax.files import read_lines
 
 
 class ImageEntry(NamedTuple):
-    """An image of a data set: its id and name there, its height and width, and its file."""
+    """An image of a data set: its id and name there, its height and width, and where it is."""
 
     id: Id
     file_name: str
     size: tuple[int, int]
-    path: Path
+    place: Path | int
 
 
 class ObjectEntry(NamedTuple):
@@ -70,11 +70,21 @@ def folder_source(
       report: has the counts of what was dropped, and receives those of the rules.
       one_based: as for `apply_rules`.
     """
+    raw = annotations_of(images, objects, masks=config.masks)
+    records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
+    paths = tuple(str(image.place) for image in images)
+    return FolderSource(name, class_names, category_ids, records, report, paths)
+
+
+def annotations_of(
+    images: Sequence[ImageEntry], objects: Sequence[ObjectEntry], *, masks: bool
+) -> Annotations:
+    """What entries say, image by image, as the rules take it."""
     owners = np.array([item.image for item in objects], np.int64)
     order = np.argsort(owners, kind="stable")
     ordered = [objects[i] for i in order.tolist()]
     ids = [as_int64(image.id) for image in images]
-    raw = Annotations(
+    return Annotations(
         image_ids=np.array(ids, np.int64),
         original_ids={key: i.id for key, i in zip(ids, images, strict=True) if key != i.id},
         file_names=tuple(image.file_name for image in images),
@@ -85,11 +95,8 @@ def folder_source(
         is_crowd=np.array([item.is_crowd for item in ordered], bool),
         is_difficult=np.array([item.is_difficult for item in ordered], bool),
         area=np.array([item.area for item in ordered], np.float64),
-        masks=[item.segmentation for item in ordered] if config.masks else None,
+        masks=[item.segmentation for item in ordered] if masks else None,
     )
-    records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
-    paths = tuple(str(image.path) for image in images)
-    return FolderSource(name, class_names, category_ids, records, report, paths)
 
 
 def shared_images(one: DetectionSource, other: DetectionSource) -> list[str]:

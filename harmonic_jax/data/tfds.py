@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.folders import header_size
+from harmonic_jax.data.folders import ImageEntry, ObjectEntry, annotations_of, header_size
 from harmonic_jax.data.records import Annotations, DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.rules import apply_rules
@@ -37,11 +38,10 @@ SCENES = "fashion_scenes"
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
 SAVED_FROM = 5_000  # images; fewer are read again in about two seconds
-_LAYOUT = "4"  # of a saved pass: change it with what is in one
+_LAYOUT = "5"  # of a saved pass: change it with what is in one
 _MASKS = "segmentation"  # of an object: compressed run lengths as text
-# What an object may have, and what it is worth where the data set does not say.
+# What an object may have, in the order of `ObjectEntry`, and its value where there is none.
 _DEFAULTS = {"is_crowd": False, "is_difficult": False, "area": np.nan, _MASKS: b""}
-_OBJECT_FIELDS = {"bbox": None, "label": None, **_DEFAULTS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,9 +93,12 @@ def read_tfds(config: DataConfig, split: str) -> TfdsSource:
     class_names = label_names(first)
     examples = PreparedExamples(chosen)
     name, report = f"{config.name}:{split}", DataReport()
-    identity = "\n".join(_identity(builder, part) for builder, part in chosen)
-    read = _read_once(examples, name, identity, masks=config.masks)
-    raw, positions = _usable(read, len(class_names), report)
+    is_large = len(examples) >= SAVED_FROM and not config.masks  # no large data set has masks
+    path = _saved_pass(chosen) if is_large else None
+    saved = _load(path, report) if path else None
+    raw, positions = saved or _read(examples, name, len(class_names), report, masks=config.masks)
+    if path and not saved:
+        _save(path, raw, positions, report)
     base = config.name.partition("/")[0]
     # TFDS divides VOC's numbers, which count from 1, by the size as they are.
     records = apply_rules(
@@ -237,106 +240,81 @@ def _check_features(config: DataConfig, features: Any) -> None:
 
 # From examples to annotations. TFDS stores an image and its objects in one record, and no image
 # sizes at all, so that the annotations of COCO lie scattered over 19 GB. One pass reads image
-# headers, decodes nothing, and is saved for large splits. What it gives are annotations with
-# boxes as TFDS has them, ids of -1 and empty names where there are none, sizes of 0 where the
-# header is unreadable.
+# headers, decodes nothing, and is saved for large splits.
 
 
-def _identity(builder: Any, split: str) -> str:
-    """Names a split's files as they are now."""
-    files = sorted(Path(builder.data_dir).iterdir())
-    states = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return "\n".join([str(builder.data_dir), split, *states])
+def _saved_pass(chosen: Sequence[tuple[Any, str]]) -> Path | None:
+    """Where the pass over the files of these splits, as they are now, is kept."""
+    folder, states = cache_folder(), [_LAYOUT]
+    for builder, split in chosen:
+        states += [str(builder.data_dir), split]
+        for path in sorted(Path(builder.data_dir).iterdir()):
+            states.append(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}")
+    key = hashlib.sha256("\n".join(states).encode()).hexdigest()
+    return folder / "annotations" / f"{key}.npz" if folder else None
 
 
-def _read_once(examples: Sequence[Any], title: str, identity: str, *, masks: bool) -> Annotations:
-    """Reads every example, or the saved result of an earlier pass over the same files."""
-    folder = cache_folder()
-    if folder is None or len(examples) < SAVED_FROM or masks:  # no large data set has masks
-        return _read(examples, title, masks=masks)
-    key = hashlib.sha256(f"{_LAYOUT} {identity}".encode()).hexdigest()
-    path = folder / "annotations" / f"{key}.npz"
-    # A copy that is absent or damaged is made again. A full or read-only disk costs the next start
-    # a pass, nothing else.
-    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
-        saved = dict(file)
-        return Annotations(file_names=tuple(saved.pop("file_names").tolist()), **saved)
-    read = _read(examples, title, masks=False)
-    arrays = vars(read) | {"file_names": np.array(read.file_names)}
-    del arrays["masks"], arrays["original_ids"]
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            np.savez(partial, **arrays)
-    return read
+def _read(
+    examples: Sequence[Any], title: str, num_classes: int, report: DataReport, *, masks: bool
+) -> tuple[Annotations, np.ndarray]:
+    """What the examples say, without those of no size; also returns the places of the others [m].
 
-
-def _read(examples: Sequence[Any], title: str, *, masks: bool) -> Annotations:
+    TFDS's boxes are yxyx in shares of the image's height and width.
+    """
+    images: list[ImageEntry] = []
+    objects: list[ObjectEntry] = []
+    ids: list[int] = []
     number = len(examples)
     console = Terminal(stderr=True, quiet=number < SAVED_FROM)
     every = (examples[i] for i in range(number))
-    images: dict[str, list[Any]] = {"image_ids": [], "file_names": [], "sizes": [], "owners": []}
-    objects: dict[str, list[Any]] = {field: [] for field in _OBJECT_FIELDS}
-    try:
+    hint = "its objects have fields of other types than TFDS's coco has"
+    with named_damage(title, hint):
         for place, example in enumerate(track(every, number, f"Reading {title}", console=console)):
-            found = example["objects"]
             key, name = example.get("image/id"), example.get("image/filename", b"")
-            images["image_ids"].append(int(key) if isinstance(key, int | np.integer) else -1)
-            images["file_names"].append(
-                name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-            )
-            images["sizes"].append(header_size(example["image"]) or (0, 0))
-            images["owners"] += [place] * len(found["bbox"])
-            for field, default in _OBJECT_FIELDS.items():
-                objects[field].extend(found.get(field, [default] * len(found["bbox"])))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; prepare it again") from error
-    with named_damage(title, "its objects have fields of other types than TFDS's coco has"):
-        return Annotations(
-            image_ids=np.array(images["image_ids"], np.int64),
-            file_names=tuple(images["file_names"]),
-            sizes=np.array(images["sizes"], np.int32).reshape(-1, 2),
-            owners=np.array(images["owners"], np.int64),
-            boxes=np.array(objects["bbox"], np.float32).reshape(-1, 4),
-            labels=np.array(objects["label"], np.int64),
-            is_crowd=np.array(objects["is_crowd"], bool),
-            is_difficult=np.array(objects["is_difficult"], bool),
-            area=np.array(objects["area"], np.float64),
-            masks=tuple(objects[_MASKS]) if masks else None,
-        )
+            ids.append(int(key) if isinstance(key, int | np.integer) else -1)
+            name = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+            name = name or f"example {place}"
+            size = header_size(example["image"])
+            if size is None:
+                report.add(Reason.UNREADABLE_HEADER, [name])
+                continue
+            found = example["objects"]
+            labels = np.asarray(found["label"], np.int64).tolist()
+            shares = np.reshape(np.asarray(found["bbox"], np.float64), (-1, 4))
+            boxes = (shares * (size + size))[:, [1, 0, 3, 2]].tolist()
+            rest = (found.get(field, [value] * len(boxes)) for field, value in _DEFAULTS.items())
+            for box, label, crowd, difficult, area, text in zip(boxes, labels, *rest, strict=True):
+                if 0 <= label < num_classes:
+                    mask = {"size": list(size), "counts": text} if text else None
+                    entry = ObjectEntry(len(images), box, label, crowd, difficult, area, mask)
+                    objects.append(entry)
+                else:
+                    report.add(Reason.UNKNOWN_CLASS, [name])
+            images.append(ImageEntry(ids[-1], name, size, place))
+        positions = np.array([image.place for image in images], np.int64)
+        if min(ids, default=0) < 0 or len(set(ids)) < len(ids):
+            pairs = zip(images, positions.tolist(), strict=True)
+            images = [image._replace(id=place) for image, place in pairs]
+        return annotations_of(images, objects, masks=masks), positions
 
 
-def _usable(
-    read: Annotations, num_classes: int, report: DataReport
-) -> tuple[Annotations, np.ndarray]:
-    """Drops what has no size or no class, and turns TFDS's boxes, yxyx in shares of the image's
-    height and width, into pixels; also returns the examples that are left [m]."""
-    names = [name or f"example {i}" for i, name in enumerate(read.file_names)]
-    is_readable = read.sizes[:, 0] > 0
-    has_class = (read.labels >= 0) & (read.labels < num_classes)
-    kept = is_readable[read.owners] & has_class
-    unreadable = [names[i] for i in np.flatnonzero(~is_readable)]
-    unknown = [names[i] for i in read.owners[is_readable[read.owners] & ~has_class]]
-    for reason, found in (Reason.UNREADABLE_HEADER, unreadable), (Reason.UNKNOWN_CLASS, unknown):
-        if found:
-            report.add(reason, found)
-    positions, sizes = np.flatnonzero(is_readable), read.sizes[read.owners[kept]]
-    has_ids = (read.image_ids >= 0).all() and len(set(read.image_ids.tolist())) == len(names)
-    masks: list[Any] | None = None
-    if read.masks is not None:
-        texts = (read.masks[row] for row in np.flatnonzero(kept).tolist())
-        pairs = zip(texts, sizes.tolist(), strict=True)
-        masks = [{"size": size, "counts": text} if text else None for text, size in pairs]
-    usable = Annotations(
-        image_ids=read.image_ids[positions] if has_ids else positions,
-        file_names=tuple(names[i] for i in positions),
-        sizes=read.sizes[positions],
-        owners=(np.cumsum(is_readable) - 1)[read.owners[kept]],
-        boxes=(read.boxes[kept] * np.tile(sizes, 2).astype(np.float64))[:, [1, 0, 3, 2]],
-        labels=read.labels[kept],
-        is_crowd=read.is_crowd[kept],
-        is_difficult=read.is_difficult[kept],
-        area=read.area[kept],
-        masks=masks,
-    )
-    return usable, positions
+def _save(path: Path, raw: Annotations, positions: np.ndarray, report: DataReport) -> None:
+    arrays: dict[str, Any] = vars(raw) | {"file_names": np.array(raw.file_names)}
+    del arrays["masks"], arrays["original_ids"]
+    findings = {rule: (found.count, found.examples) for rule, found in report.findings.items()}
+    with contextlib.suppress(OSError):  # a full disk costs the next start a pass, nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            np.savez(partial, positions=positions, report=json.dumps(findings), **arrays)
+
+
+def _load(path: Path, report: DataReport) -> tuple[Annotations, np.ndarray] | None:
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+        saved = dict(file)
+        findings = json.loads(str(saved.pop("report")))
+        positions, names = saved.pop("positions"), tuple(saved.pop("file_names").tolist())
+        raw = Annotations(file_names=names, **saved)
+        for rule, (count, examples) in findings.items():
+            report.add(Reason[rule.upper()], examples, count=count)
+        return raw, positions
+    return None  # absent or damaged: it is only a copy, and is made again

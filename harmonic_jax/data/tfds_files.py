@@ -187,7 +187,8 @@ def named_damage(where: object, hint: str = "prepare it again") -> Iterator[None
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{where} cannot be read ({_told(error)}); {hint}") from error
+        place = getattr(error, "filename", None) or where
+        raise DataError(f"{place} cannot be read ({_told(error)}); {hint}") from error
 
 
 def _told(error: Exception) -> str:

@@ -144,7 +144,7 @@ def test_a_damaged_file_is_named(root: Path) -> None:
     changed = bytearray(data)
     changed[data.index(b"IDAT") + 20] ^= 1
     path.write_bytes(changed)
-    assert refusal(root).startswith(f"{path}: example ")
+    assert refusal(root).startswith(f"{path} cannot be read (example ")
     for place in range(0, len(data), 1000):
         changed[place] ^= 1
     path.write_bytes(changed)  # damage that comes later is an unreadable image
