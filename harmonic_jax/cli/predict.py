@@ -169,10 +169,5 @@ def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
     ):
         counts += [f"{number} {words}"] * bool(number)
     console.print("; ".join(counts))
-    if summary.num_timed and summary.seconds > 0:
-        console.print(
-            f"{summary.num_timed / summary.seconds:.1f} images/s, decoding and drawing included, "
-            "the first batch of each shape left out"
-        )
     pictures = f", {summary.num_pictures} in {PICTURES}/" if summary.num_pictures else ""
     console.print(f"written to {folder.path}: {DETECTIONS}, {IMAGES}{pictures}")

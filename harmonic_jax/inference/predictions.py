@@ -48,9 +48,6 @@ class Summary:
       cut: a line for each video of which only a part could be read.
       unwritten: a line for each picture, or file, that could not be written.
       num_pictures: pictures and videos written.
-      seconds: from the first file to the last, without the first batch of every shape, in which
-        the network is compiled.
-      num_timed: images of those seconds.
     """
 
     images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -59,8 +56,6 @@ class Summary:
     cut: list[str] = dataclasses.field(default_factory=list)
     unwritten: list[str] = dataclasses.field(default_factory=list)
     num_pictures: int = 0
-    seconds: float = 0.0
-    num_timed: int = 0
 
     def objects(self) -> Counter[str]:
         """How many of each class were found."""
@@ -77,7 +72,6 @@ class Predictor:
       tta: look at every image several times.
       track: shows how far a loop is.
       stops: whether to end, asked before every file and batch.
-      save_every: seconds between two saves; they are rarer where one takes long.
 
     Attributes:
       summary: what was found, so far.
@@ -93,7 +87,6 @@ class Predictor:
         tta: TTA | None,
         track: Track[Any],
         stops: Callable[[], bool] = lambda: False,
-        save_every: float = SAVE_EVERY,
     ) -> None:
         self.summary = Summary()
         self.is_stopped = False
@@ -101,8 +94,7 @@ class Predictor:
         self._score_threshold = score_threshold
         self._folder, self._stops = folder, stops
         self._ids = itertools.count(1)
-        self._compiled: set[tuple[int, int]] = set()
-        self._save_every, self._save_at = save_every, time.monotonic() + save_every
+        self._save_at = time.monotonic() + SAVE_EVERY
 
     def run(self, paths: Iterable[Path]) -> None:
         """Finds objects in image files, then in videos; names and skips what cannot be read."""
@@ -114,7 +106,7 @@ class Predictor:
             self._video(path)
 
     def _images(self, paths: list[Path]) -> None:
-        def read(path: Path) -> np.ndarray | Exception:
+        def read(path: Path) -> np.ndarray | ImageError | OSError:
             try:
                 return self._detector.read(path)
             except (ImageError, OSError) as error:
@@ -126,10 +118,10 @@ class Predictor:
             for path, pixels in zip(paths, tracked, strict=True):
                 if self._must_stop():
                     return
-                if isinstance(pixels, Exception):
-                    self.summary.skipped.append(_named(path, pixels))
-                else:
+                if isinstance(pixels, np.ndarray):
                     yield Item(next(self._ids), pixels, {"file_name": str(path)})
+                else:
+                    self.summary.skipped.append(_named(path, pixels))
 
         def draw(item_and_found: tuple[Item, ImageDetections]) -> str | None:
             """Writes a picture; returns why it could not."""
@@ -180,54 +172,43 @@ class Predictor:
 
     def _detect(self, items: Iterable[Item]) -> Iterator[tuple[Item, ImageDetections]]:
         """Detections of items, batch by batch; those of one shape stay in their order."""
-        begun, summary = time.monotonic(), self.summary
         for batch in batches_by(
             items, lambda item: self._detector.bucket_of(item.pixels), self._detector.batch_size
         ):
             if self._must_stop():
                 break
-            at, bucket = time.monotonic(), self._detector.bucket_of(batch[0].pixels)
-            is_new = bucket not in self._compiled
-            self._save_now_and_then(before_long_work=is_new)
+            self._save_now_and_then()
             try:
                 found = self._detector.detect_batch([i.pixels for i in batch], tta=self._tta)
             except NonFiniteOutputError as error:
                 name = batch[error.row].about["file_name"]
                 raise WeightsError(f"{name}: {error}") from error
-            if is_new:
-                self._compiled.add(bucket)
-                begun += time.monotonic() - at
-            else:
-                summary.num_timed += len(batch)
             for item, detections in zip(batch, found, strict=True):
                 height, width = item.pixels.shape[:2]
                 entry = {"id": item.image_id, "width": width, "height": height, **item.about}
                 shown = detections.above(self._score_threshold)
-                summary.images.append(entry)
-                summary.found.append((item.image_id, shown))
+                self.summary.images.append(entry)
+                self.summary.found.append((item.image_id, shown))
                 yield item, shown
-        summary.seconds += time.monotonic() - begun
 
     def _must_stop(self) -> bool:
         self.is_stopped = self._stops()
         return self.is_stopped
 
-    def _save_now_and_then(self, *, before_long_work: bool) -> None:
+    def _save_now_and_then(self) -> None:
         at = time.monotonic()
-        if at < self._save_at and not (before_long_work and self.summary.found):
+        if at < self._save_at:
             return
         try:
             self._folder.save(self.summary.images, self.summary.found)
         except OSError as error:  # there may be room again at the end
             self.summary.unwritten.append(f"{error.filename}: {error.strerror} (tried again later)")
         now = time.monotonic()
-        self._save_at = now + max(self._save_every, 20 * (now - at))
+        self._save_at = now + max(SAVE_EVERY, 20 * (now - at))  # rarer where one takes long
 
     def _count_picture(self, problem: str | None) -> None:
-        if problem is None:
-            self.summary.num_pictures += 1
-        else:
-            self.summary.unwritten.append(problem)
+        self.summary.num_pictures += problem is None
+        self.summary.unwritten += [problem] if problem else []
 
 
 def map_ahead(
@@ -244,8 +225,8 @@ def map_ahead(
             yield waiting.popleft().result()
 
 
-def _named(path: Path, error: Exception) -> str:
-    if isinstance(error, ImageError):
-        detail = str(error).removeprefix(f"{error.reason}: ").removeprefix(f"{path}: ")
-        return f"{path}: {error.reason}: {detail}"
-    return f"{path}: {getattr(error, 'strerror', None) or error}"
+def _named(path: Path, error: ImageError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"{path}: {error.strerror or error}"
+    detail = str(error).removeprefix(f"{error.reason}: ").removeprefix(f"{path}: ")
+    return f"{path}: {error.reason}: {detail}"

