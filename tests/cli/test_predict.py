@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -286,42 +285,6 @@ def test_of_a_video_that_is_cut_short_it_is_said(predict: Predict, inputs: Path,
         line = f"skipped: {tmp_path}/{name}.mp4: not_an_image: OpenCV reads no video from it\n"
         assert line in shown
     assert not predict.error  # not a line for every block that the codec cannot read
-
-
-def test_awkward_files_are_read_or_named(predict: Predict, cases: Path) -> None:
-    photos = cases / "14-awkward-image-files" / "data" / "train"
-    assert predict(photos) == 0
-    assert "left out: .jp2 1\n" in predict.shown
-    refused = {
-        "avif_as.jpg": "not_an_image", "heic_as.jpg": "not_an_image", "html.jpg": "not_an_image",
-        "cut.png": "truncated", "cut_progressive.jpg": "truncated", "zero.jpg": "empty",
-    }  # fmt: skip
-    for name, reason in refused.items():
-        assert f"skipped: {photos / name}: {reason}: " in predict.shown
-    assert "15 images, 15 objects (15 c); 6 files skipped\n" in predict.shown
-    assert len(list((predict.out / "pictures").iterdir())) == 15
-
-
-NAMES = (
-    "[bold]a.png", "[green]b.png", "e\x1b[31m.png", "$x_{2}$.png", "<b>&'\".png", "caf\u00e9.png",
-)  # fmt: skip
-
-
-def test_names_of_files_are_printed_and_saved_as_they_are(predict: Predict, tmp_path) -> None:
-    photos = tmp_path / "photos"
-    (photos / "[").mkdir(parents=True)
-    names = [*NAMES, os.fsdecode(b"\xff.png")]  # the last is no UTF-8
-    for name in names:
-        Image.fromarray(noise(60, 80)).save(photos / name)
-    (photos / "[" / "b]\x1b]0;.jpg").touch()  # as a path: [/b]
-    assert predict(photos, photos / "[" / "b]\x1b]0;.jpg", out=tmp_path / "[/out]") == 0
-    shown = predict.shown
-    assert f"skipped: {photos}/[/b]\\x1b]0;.jpg: empty: the file has no bytes\n" in shown
-    assert f"written to {predict.out}: " in shown
-    assert "\x1b" not in shown
-    assert sorted(Path(entry["file_name"]).name for entry in predict.images) == sorted(names)
-    pictures = {path.name for path in (predict.out / "pictures").iterdir()}
-    assert pictures == {Path(name).stem + ".jpg" for name in names}
 
 
 @pytest.mark.parametrize(
