@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,9 +70,29 @@ def main(options: Options) -> int:
         print(f"compiling for {pod.name}: {bucket[0]} x {bucket[1]}", file=sys.stderr, flush=True)
         found = compile_for_slice(config, pod, bucket, num_classes=num_classes, fast=options.fast)
         buckets.append(found)
-    report = Report(config, pod, num_classes, options.fast, tuple(buckets))
-    print_and_save(Terminal(), "\n\n".join(report.blocks()), report.to_json(), options.json)
-    return 0 if report.fits else 1
+    rows = scaling(buckets[0])
+    lines = {i: advice(b, config, pod) for i, b in enumerate(buckets) if isinstance(b, TooBig)}
+    kind = "without optimisations" if options.fast else "with the optimisations of a run"
+    blocks = [f"{_headline(config, pod)}, {num_classes} classes; compiled {kind}"]
+    for i, found in enumerate(buckets):
+        if isinstance(found, TooBig):
+            blocks.append(_excess(found, lines[i]))
+        else:
+            blocks += [_needs(found, pod), _collectives(found.collectives)]
+    blocks += _scaling_blocks(rows)
+    facts = {
+        "config": dataclasses.asdict(config),
+        "pod": dataclasses.asdict(pod),
+        "num_chips": pod.num_chips,
+        "num_classes": num_classes,
+        "fast": options.fast,
+        "fits": not lines,
+        "buckets": [dataclasses.asdict(found) for found in buckets],
+        "scaling": rows,
+        "advice": list(lines.values()),
+    }
+    print_and_save(Terminal(), "\n\n".join(blocks), facts, options.json)
+    return 1 if lines else 0
 
 
 def _with_batch_size(config: Config, pod: Slice, size: int) -> Config:
@@ -96,81 +116,50 @@ def _num_classes(config: Config) -> int:
     return NUM_CLASSES[name]
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """All that one run of the command found out."""
+def _headline(config: Config, pod: Slice) -> str:
+    batch_size, accumulate = config.train.batch_size, config.optim.accumulate
+    parts = f" in {accumulate} parts" if accumulate > 1 else ""
+    return (
+        f"{config.name} on {pod.name}: {pod.num_chips} chips, {batch_size} images a step, "
+        f"{batch_size // pod.num_chips} a chip{parts}; {config.train.precision}, "
+        f"{config.optim.optimizer}"
+    )
 
-    config: Config
-    pod: Slice
-    num_classes: int
-    fast: bool
-    buckets: tuple[Compiled | TooBig, ...]
 
-    @property
-    def fits(self) -> bool:
-        return not any(isinstance(found, TooBig) for found in self.buckets)
+def scaling(found: Compiled | TooBig) -> list[dict[str, Any]]:
+    """What a chip sends in slices of 4 to 1024 chips with as many images each, derived.
 
-    def blocks(self) -> Iterator[str]:
-        """What the command prints: Markdown tables, which a terminal shows as well."""
-        config, pod, batch_size = self.config, self.pod, self.config.train.batch_size
-        parts = f" in {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
-        kind = "without optimisations" if self.fast else "with the optimisations of a run"
-        yield (
-            f"{config.name} on {pod.name}: {pod.num_chips} chips, {batch_size} images a step, "
-            f"{batch_size // pod.num_chips} a chip{parts}; {config.train.precision}, "
-            f"{config.optim.optimizer}, {self.num_classes} classes; compiled {kind}"
-        )
-        for found in self.buckets:
-            if isinstance(found, TooBig):
-                excess = _gib(found.needed - found.available)
-                yield (
-                    f"bucket {found.bucket[0]} x {found.bucket[1]}: DOES NOT FIT. A chip would "
-                    f"need {_gib(found.needed)} and has {_gib(found.available)} for programs: "
-                    f"{excess} too much. The state takes {_gib(found.state)} of it.\n"
-                    + "\n  ".join(["what helps (estimates):", *advice(found, config, pod)])
-                )
-            else:
-                yield _needs(found, pod)
-                yield _collectives(found.collectives)
-        if rows := self.scaling():
-            yield "Scaling with as many images a chip, by the ring formula: memory and FLOPs stay."
-            yield _table(
-                ("chips", "images a step", "sent a chip"),
-                [
-                    (row["num_chips"], f"{row['batch_size']:,}", f"{_giga(row['sent_bytes'])} GB")
-                    for row in rows
-                ],
-            )
+    What all-reduces combine are gradients and sums, whose size is the same on any number of
+    chips; a ring of n sends 2 (n - 1) / n of it. None where the bucket does not fit.
+    """
+    if isinstance(found, TooBig):
+        return []
+    summed = [c for c in found.collectives if c.kind == "all-reduce"]
+    reduced = sum(c.num_bytes * c.num_runs for c in summed)
+    if not found.collectives:  # compiled for one chip; several would sum the gradient
+        reduced = found.gradient_bytes
+    others = sum(c.sent_bytes * c.num_runs for c in found.collectives if c not in summed)
+    return [
+        {
+            "num_chips": chips,
+            "batch_size": chips * found.images,
+            "sent_bytes": ring_all_reduce_bytes(reduced, chips) + others,
+        }
+        for chips in SCALING_CHIPS
+    ]
 
-    def to_json(self) -> dict[str, Any]:
-        """What `blocks` say and the whole config, in plain values."""
-        facts = {"num_chips": self.pod.num_chips, "fits": self.fits, "scaling": self.scaling()}
-        refused = [found for found in self.buckets if isinstance(found, TooBig)]
-        facts["advice"] = [advice(found, self.config, self.pod) for found in refused]
-        return dataclasses.asdict(self) | facts
 
-    def scaling(self) -> list[dict[str, Any]]:
-        """What a chip sends in slices of 4 to 1024 chips with as many images each, derived.
-
-        What all-reduces combine are gradients and sums, whose size is the same on any number of
-        chips; a ring of n sends 2 (n - 1) / n of it. None where the first bucket does not fit.
-        """
-        found = self.buckets[0]
-        if not isinstance(found, Compiled):
-            return []
-        summed = [c for c in found.collectives if c.kind == "all-reduce"]
-        reduced = sum(c.num_bytes * c.num_runs for c in summed)
-        if not found.collectives:  # compiled for one chip; several would sum the gradient
-            reduced = found.gradient_bytes
-        others = sum(c.sent_bytes * c.num_runs for c in found.collectives if c not in summed)
-        return [
-            {
-                "num_chips": chips,
-                "batch_size": chips * found.images,
-                "sent_bytes": ring_all_reduce_bytes(reduced, chips) + others,
-            }
-            for chips in SCALING_CHIPS
-        ]
+def _scaling_blocks(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [
+        (row["num_chips"], f"{row['batch_size']:,}", f"{_giga(row['sent_bytes'])} GB")
+        for row in rows
+    ]
+    return [
+        "Scaling with as many images a chip, by the ring formula: memory and FLOPs stay.",
+        _table(("chips", "images a step", "sent a chip"), cells),
+    ]
 
 
 def advice(refused: TooBig, config: Config, pod: Slice) -> list[str]:
@@ -204,6 +193,15 @@ def advice(refused: TooBig, config: Config, pod: Slice) -> list[str]:
     if bigger := [name for name in CHIPS if memory_of(name) > refused.needed]:
         lines.append(f"a chip with more memory: {', '.join(bigger)}")
     return lines
+
+
+def _excess(found: TooBig, lines: list[str]) -> str:
+    return (
+        f"bucket {found.bucket[0]} x {found.bucket[1]}: DOES NOT FIT. A chip would need "
+        f"{_gib(found.needed)} and has {_gib(found.available)} for programs: "
+        f"{_gib(found.needed - found.available)} too much. The state takes {_gib(found.state)} of "
+        "it.\n" + "\n  ".join(["what helps (estimates):", *lines])
+    )
 
 
 def _needs(found: Compiled, pod: Slice) -> str:

@@ -29,58 +29,58 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concat
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.terminal import printable
-from harmonic_jax.training.evaluation import detect_all
+from harmonic_jax.training.evaluation import MatchedPredictions, detect_all
 from harmonic_jax.training.saved_run import SavedRun
 from harmonic_jax.training.state import Variables
-from harmonic_jax.training.step import PredictStep, make_predict_step
+from harmonic_jax.training.step import make_predict_step
 from harmonic_jax.training.watchdog import Watchdog
 
 MOST_RAW_BOXES = 2000
 
 
-def make_raw_step(run: SavedRun, mesh: Mesh) -> PredictStep:
-    """A predict step of the same detector without suppression: NMS at IoU 1 removes nothing.
-
-    What comes before NMS stays as the config has it: the score threshold, and the best
-    candidates of each level or class. Masks are not computed.
-    """
-    raw = with_postprocess(run, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES)
-    step = make_predict_step(raw.detector, mesh)
-
-    def without_masks(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
-        found, index = step(variables, batch)
-        return dataclasses.replace(found, masks=None), index
-
-    return jax.jit(without_masks)
-
-
 def detect_raw(
-    raw_step: PredictStep,
-    variables: Variables,
+    run: SavedRun,
+    labels: np.ndarray,
     source: DetectionSource,
     config: Config,
     mesh: Mesh,
     *,
     watchdog: Watchdog | None = None,
 ) -> tuple[DetectionTable, int]:
-    """Runs a raw step over every image of a source; all processes call it.
+    """What a detector finds in every image of a source without suppression; all processes call it.
 
-    Args: those of `training.evaluation.detect_all`.
+    NMS at IoU 1 removes nothing. What comes before it stays as the config has it: the score
+    threshold, and the best candidates of each level or class. Masks are not computed.
+
+    Args:
+      run: the detector.
+      labels: of its classes in the source, from `match_classes`.
+      source, config, mesh, watchdog: as of `training.evaluation.detect_all`.
 
     Returns:
       The best `MOST_RAW_BOXES` of each image, and how many images have so many: they may have
       had more.
     """
+    raw = with_postprocess(run, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES)
+    step = make_predict_step(raw.detector, mesh)
+
+    @jax.jit
+    def without_masks(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        found, index = step(variables, batch)
+        return dataclasses.replace(found, masks=None), index
+
+    matched = MatchedPredictions(without_masks, labels)
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables, num_full = [], 0
     for found, index in detect_all(
-        raw_step, variables, source, config, mesh, description="before NMS", watchdog=watchdog
+        matched, run.variables, source, config, mesh, description="before NMS", watchdog=watchdog
     ):
         rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
         boxes, scores = np.asarray(found.boxes), np.asarray(found.scores)
-        labels, valid = np.asarray(found.labels), np.asarray(found.valid)
+        labels_found, valid = np.asarray(found.labels), np.asarray(found.valid)
         num_full += int(valid.all(axis=1).sum())
-        tables.append(DetectionTable.from_padded(image_ids[rows], boxes, scores, labels, valid))
+        ids = image_ids[rows]
+        tables.append(DetectionTable.from_padded(ids, boxes, scores, labels_found, valid))
     return concatenate_detections(tables), num_full
 
 
@@ -98,15 +98,8 @@ def write_consistency(
     """Computes the report and writes it, as files and as a page; and what `compare` reads without
     the data set: annotations and detections in COCO format (boxes only), and boxes before NMS.
 
-    Args:
-      folder: made if absent; files of an earlier report are replaced.
-      truth: the annotated images.
-      found: the detections.
-      raw: the boxes before NMS.
-      num_full: images of which not all of them are there, perhaps.
-      resamples: of the images, for the intervals.
-      images: for the page's pictures.
-      title: of the page.
+    The folder is made if absent, and files of an earlier report in it are replaced. Of `num_full`
+    images not all boxes before NMS are there, perhaps.
 
     Returns:
       The report and the files written.

@@ -14,7 +14,6 @@ from harmonic_jax.cli.consistency import (
     detect_raw,
     images_of_folder,
     images_of_source,
-    make_raw_step,
     write_consistency,
 )
 from harmonic_jax.cli.options import FLAT, UsageError, given_options
@@ -238,10 +237,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
             return 0
         raw, num_full = None, 0
         if tta is None:
-            raw_step = MatchedPredictions(make_raw_step(run, mesh), labels)
-            raw, num_full = detect_raw(
-                raw_step, run.variables, source, config, mesh, watchdog=watchdog
-            )
+            raw, num_full = detect_raw(run, labels, source, config, mesh, watchdog=watchdog)
     if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"

@@ -11,7 +11,7 @@ import pytest
 
 import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
-from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw, make_raw_step
+from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
 from harmonic_jax.metrics.raw_boxes import save_raw
 from harmonic_jax.ops import Suppression, suppress
@@ -184,7 +184,7 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     source = images_of_shapes(1, number=2)
     step = make_predict_step(run.detector, mesh)
     kept = run_evaluation(step, run.variables, source, config, mesh).detections
-    raw, num_full = detect_raw(make_raw_step(run, mesh), run.variables, source, config, mesh)
+    raw, num_full = detect_raw(run, np.arange(3), source, config, mesh)
     settings = config.model.postprocess
     for image in np.unique(kept.image_id):
         mine, own = raw.image_id == image, kept.image_id == image
