@@ -4,9 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -307,37 +304,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         store.claim()
     assert str(error.value) == f"cannot write to {tmp_path}/file/checkpoints: Not a directory"
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file may grow beyond 64 KiB: what a full disk does, without one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
-@pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_costs_one_line_and_no_older_step(tmp_path: Path) -> None:
-    small = {"leaf": jnp.ones(10)}
-    large = {"leaf": jax.random.normal(jax.random.key(0), (100_000,))}
-    with CheckpointStore(tmp_path) as store:
-        store.save(1, small, {})
-        store.wait()
-        store.save(2, large, {})
-        with pytest.raises(CheckpointError) as error:
-            store.wait()
-        message = str(error.value)
-        assert message.startswith(f"cannot write checkpoint step 2 to {tmp_path}: ")
-        assert "\n" not in message
-        assert store.steps() == (1,)
-        store.save(2, small, {})
-        assert store.restore(abstract(small)).step == 2
 
 
 def test_a_failed_save_is_reported_by_the_next_call(

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from harmonic_jax.terminal import Terminal
+from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.log import (
     MetricsWriter,
     NonFiniteLossError,
@@ -22,13 +23,30 @@ from harmonic_jax.training.log import (
     TrainProgress,
     read_metrics,
 )
-from tests.training.test_progress import Clock
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def console_of(*, terminal: bool, quiet: bool = False) -> tuple[Terminal, io.StringIO]:
+    output = io.StringIO()
+    return Terminal(file=output, force_terminal=terminal, width=150, quiet=quiet), output
 
 
 def write(folder: Path, *steps: int, start_step: int = 0) -> None:
     with MetricsWriter(folder, start_step=start_step) as writer:
         for step in steps:
             writer.write(step, "train", {"loss": step})
+
+
+GOOD = {"loss": 1.0, "grad_norm": 1.0}
 
 
 def rows_of(folder: Path) -> list[tuple[int, str]]:
@@ -176,18 +194,9 @@ class OnDevice:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def shown() -> io.StringIO:
-    return io.StringIO()
-
-
-@pytest.fixture
-def make_log(tmp_path: Path, clock: Clock, shown: io.StringIO):
-    console = Terminal(file=shown, width=150)
+def make_log(tmp_path: Path):
+    clock = Clock()
+    console, _ = console_of(terminal=False)
     progress = TrainProgress(100, images_per_step=2, console=console, clock=clock)
     with MetricsWriter(tmp_path, start_step=0) as writer:
         yield lambda every: TrainLog(every, writer, progress, clock=clock)
@@ -202,25 +211,22 @@ def test_the_step_just_dispatched_is_never_waited_for(make_log) -> None:
     assert asked == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("name", "value"), [("loss", math.nan), ("grad_norm", math.inf)])
+@pytest.mark.parametrize("look", [lambda log: log.flush(), lambda log: log.add(3, GOOD)])
 def test_a_loss_that_is_not_finite_is_seen_before_anything_is_saved(
-    make_log, name: str, value: float
+    make_log, name: str, value: float, look: Callable[[TrainLog], None]
 ) -> None:
     """The loop flushes before it evaluates or saves; the next step sees it too."""
-    good = {"loss": 1.0, "grad_norm": 1.0}
-    for look in (lambda log: log.flush(), lambda log: log.add(3, good)):
-        log = make_log(1)
-        log.add(1, good)
-        log.add(2, good | {name: value})
-        with pytest.raises(NonFiniteLossError, match=r"not finite at step 2: .*loss"):
-            look(log)
+    log = make_log(1)
+    log.add(1, GOOD)
+    log.add(2, GOOD | {name: value})
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 2: .*loss"):
+        look(log)
 
 
-def test_data_wait_is_the_share_of_the_steps_since_the_last_row(
-    make_log, clock: Clock, shown: io.StringIO, tmp_path: Path
-) -> None:
+def test_data_wait_is_the_share_of_the_steps_since_the_last_row(make_log, tmp_path: Path) -> None:
     log = make_log(2)
+    clock, shown = log._clock, log._progress._console.file
     for step, (wait, work) in enumerate([(6, 2), (1, 1), (0, 8), (1, 1)], start=1):
         with log.waiting_for_data():
             clock.now += wait
@@ -232,3 +238,81 @@ def test_data_wait_is_the_share_of_the_steps_since_the_last_row(
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.5), (4, 3.5)]
     assert [row["data_wait"] for row in rows] == pytest.approx([0.7, 0.1])
     assert "data wait 70.0%" in shown.getvalue()
+
+
+# The display: right numbers, no control characters in files.
+
+
+def test_compilation_and_pauses_are_not_part_of_the_rate() -> None:
+    clock = Clock()
+    console, output = console_of(terminal=False)
+    with TrainProgress(100, images_per_step=8, console=console, clock=clock) as progress:
+        clock.now = 500.0  # the first step, compilation included
+        for step in (1, 2, 3):
+            progress.update(step)
+            clock.now += 2.0
+        with progress.paused():
+            clock.now += 1000.0
+        progress.update(4)
+        clock.now += 40.0
+        progress.update(5)
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "step 1/100 (1.0%)  "
+    assert "step 4/100 (4.0%)  4.0 img/s  eta 3:12" in lines  # that of before the pause
+    assert "step 5/100 (5.0%)  0.2 img/s  eta 1:03:20" in lines
+
+
+def test_plain_lines_come_at_intervals_and_without_control_characters() -> None:
+    clock = Clock()
+    console, output = console_of(terminal=False)
+    with TrainProgress(1000, images_per_step=4, console=console, clock=clock) as progress:
+        for step in range(1, 101):
+            progress.update(step, {"loss": 1.5, "learning_rate": 0.01})
+            if step == 50:
+                progress.update(step, {"AP": 0.25})
+            clock.now += 1.0
+        progress.message("[saved] a checkpoint")
+    lines = output.getvalue().splitlines()
+    assert "\x1b" not in output.getvalue()
+    assert "\r" not in output.getvalue()
+    assert [line.split()[1] for line in lines if line.startswith("step")] == [
+        "1/1000", "31/1000", "61/1000", "91/1000", "100/1000",
+    ]  # fmt: skip
+    assert lines[0] == "step 1/1000 (0.1%)  loss 1.5  lr 1.00e-02"
+    assert lines[2] == ("step 61/1000 (6.1%)  4.0 img/s  eta 15:39  loss 1.5  lr 1.00e-02  AP 0.25")
+    assert "[saved] a checkpoint" in lines
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    clock = Clock()
+    console, output = console_of(terminal=True)
+    with TrainProgress(10, images_per_step=4, console=console, clock=clock) as progress:
+        for step in range(1, 11):
+            progress.update(step, {"loss": 0.5})
+            clock.now += 1.0
+        progress.message("[saved] a checkpoint")
+        assert list(progress.track(iter("abc"), 3, "eval")) == ["a", "b", "c"]
+    text = output.getvalue()
+    for part in ("━", "10/10", "4.0 img/s", "loss 0.5", "[saved] a checkpoint"):
+        assert part in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_quiet_one_prints_nothing(terminal: bool) -> None:
+    console, output = console_of(terminal=terminal, quiet=True)
+    with TrainProgress(3, images_per_step=1, console=console) as progress:
+        progress.update(1, {"loss": 1.0})
+        progress.message("text")
+        assert list(progress.track(range(2), 2, "eval")) == [0, 1]
+    assert list(track(range(2), 2, "eval", console=console)) == [0, 1]
+    assert output.getvalue() == ""
+
+
+def test_plain_track_tells_now_and_then() -> None:
+    clock = Clock()
+    console, output = console_of(terminal=False)
+    for _ in track(range(100), 100, "eval", console=console, clock=clock):
+        clock.now += 1.0
+    assert output.getvalue().splitlines() == [
+        "eval 30/100", "eval 60/100", "eval 90/100", "eval done",
+    ]  # fmt: skip

@@ -34,47 +34,40 @@ def updated(config: OptimConfig, grads: list[dict[str, np.ndarray]]) -> dict[str
     return params
 
 
-def test_sgd_decays_kernels_through_the_momentum() -> None:
-    config = OptimConfig(
-        learning_rate=0.1, momentum=0.9, weight_decay=0.01, schedule="constant", warmup_steps=0
-    )
-    got = updated(config, GRADS)
-    for name, decay in (("kernel", 0.01), ("scale", 0.0)):
-        p, velocity = PARAMS[name].copy(), 0.0
-        for grad in GRADS:
-            velocity = 0.9 * velocity + grad[name] + decay * p
-            p = p - 0.1 * velocity
-        np.testing.assert_allclose(got[name], p, rtol=1e-6)
-
-
-def test_adamw_decays_kernels_beside_the_moments() -> None:
-    config = OptimConfig(
-        optimizer="adamw", learning_rate=0.1, weight_decay=0.2, schedule="constant", warmup_steps=0
-    )
-    got = updated(config, GRADS)
-    for name, decay in (("kernel", 0.2), ("scale", 0.0)):
-        p, m, v = PARAMS[name].copy(), 0.0, 0.0
-        for t, grad in enumerate(GRADS, start=1):
-            m = 0.9 * m + 0.1 * grad[name]
-            v = 0.999 * v + 0.001 * grad[name] ** 2
-            direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-            p = p - 0.1 * (direction + decay * p)
-        np.testing.assert_allclose(got[name], p, rtol=1e-5)
-
-
 def norm(x: np.ndarray) -> float:
     return float(np.sqrt((x**2).sum()))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_lars(weight_decay: float) -> None:
-    """You et al. 2017, Algorithm 1; kernels only, a scale moves as with SGD.
+def by_hand(config: OptimConfig, name: str, rates: tuple[float, ...]) -> np.ndarray:
+    """The update rules, step by step; norms and biases without decay and trust ratio.
 
-    The paper divides by |g| + d |w|, optax by |g + d w|: the same without decay, and never more.
+    You et al. 2017, Algorithm 1 (LARS; the paper divides by |g| + d |w|, optax by |g + d w|), and
+    You et al. 2020, Algorithm 2 (LAMB).
     """
-    rates = (0.05, 0.1)  # the warm-up's: the paper's velocity remembers the rate of its step
+    is_kernel, kind = name == "kernel", config.optimizer
+    decay = config.weight_decay if is_kernel else 0.0
+    p, velocity, m, v = PARAMS[name].copy(), 0.0, 0.0, 0.0
+    for t, (rate, grads) in enumerate(zip(rates, GRADS, strict=True), start=1):
+        if kind in ("sgd", "lars"):
+            step = grads[name] + decay * p
+            if kind == "lars":  # the velocity remembers the rate of its step
+                step *= rate * (config.trust_coefficient * norm(p) / norm(step) if is_kernel else 1)
+            velocity = 0.9 * velocity + step
+            p = p - (velocity if kind == "lars" else rate * velocity)
+        else:
+            m = 0.9 * m + 0.1 * grads[name]
+            v = 0.999 * v + 0.001 * grads[name] ** 2
+            epsilon = 1e-8 if kind == "adamw" else 1e-6
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + epsilon) + decay * p
+            p = p - rate * step * (norm(p) / norm(step) if kind == "lamb" and is_kernel else 1)
+    return p
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
+def test_two_steps_equal_those_by_hand(name: str, weight_decay: float) -> None:
     config = OptimConfig(
-        optimizer="lars",
+        optimizer=name,
         learning_rate=0.1,
         momentum=0.9,
         weight_decay=weight_decay,
@@ -84,38 +77,8 @@ def test_lars(weight_decay: float) -> None:
         warmup_factor=0.5,
     )
     got = updated(config, GRADS)
-    w, velocity = PARAMS["kernel"].copy(), 0.0
-    for rate, grad in zip(rates, GRADS, strict=True):
-        direction = grad["kernel"] + weight_decay * w
-        paper = 0.02 * norm(w) / (norm(grad["kernel"]) + weight_decay * norm(w))
-        local = 0.02 * norm(w) / norm(direction) if weight_decay else paper
-        assert local >= paper
-        velocity = 0.9 * velocity + rate * local * direction
-        w = w - velocity
-    np.testing.assert_allclose(got["kernel"], w, rtol=1e-6)
-    scale, velocity = PARAMS["scale"].copy(), 0.0
-    for rate, grad in zip(rates, GRADS, strict=True):
-        velocity = 0.9 * velocity + rate * grad["scale"]
-        scale = scale - velocity
-    np.testing.assert_allclose(got["scale"], scale, rtol=1e-6)
-
-
-def test_lamb() -> None:
-    """You et al. 2020, Algorithm 2; norms and biases without decay and trust ratio."""
-    config = OptimConfig(
-        optimizer="lamb", learning_rate=0.1, weight_decay=0.2, schedule="constant", warmup_steps=0
-    )
-    got = updated(config, GRADS)
-    for name, decay in (("kernel", 0.2), ("scale", 0.0)):
-        p, m, v = PARAMS[name].copy(), 0.0, 0.0
-        for t, grad in enumerate(GRADS, start=1):
-            m = 0.9 * m + 0.1 * grad[name]
-            v = 0.999 * v + 0.001 * grad[name] ** 2
-            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
-            step = r + decay * p
-            ratio = norm(p) / norm(step) if decay else 1.0
-            p = p - 0.1 * ratio * step
-        np.testing.assert_allclose(got[name], p, rtol=1e-5)
+    for part in PARAMS:
+        np.testing.assert_allclose(got[part], by_hand(config, part, (0.05, 0.1)), rtol=1e-5)
 
 
 def test_the_rate_grows_with_the_batch() -> None:
@@ -148,36 +111,29 @@ def test_the_global_norm_is_clipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("settings", "steps", "expected"),
     [
         (
-            OptimConfig(learning_rate=0.01, warmup_steps=10, warmup_factor=0.1),
-            {0: 0.001, 5: 0.0055, 10: 0.01, 599: 0.01, 600: 0.001, 799: 0.001, 800: 0.0001},
+            {"milestones": (600 / 900, 800 / 900), "warmup_steps": 10, "warmup_factor": 0.1},
+            900,
+            {0: 0.1, 5: 0.55, 10: 1.0, 599: 1.0, 600: 0.1, 799: 0.1, 800: 0.01},
         ),
+        ({"schedule": "cosine", "warmup_steps": 0}, 900, {0: 1.0, 450: 0.5, 900: 0.0}),
         (
-            OptimConfig(learning_rate=2.0, schedule="cosine", warmup_steps=0),
-            {0: 2.0, 450: 1.0, 900: 0.0},
+            {"schedule": "constant", "warmup_steps": 4, "warmup_factor": 0.0},
+            900,
+            {0: 0.0, 1: 0.25, 4: 1.0, 899: 1.0},
         ),
-        (
-            OptimConfig(learning_rate=0.3, schedule="constant", warmup_steps=4, warmup_factor=0.0),
-            {0: 0.0, 1: 0.075, 4: 0.3, 899: 0.3},
-        ),
+        # Milestones of a short run that fall on one step all count.
+        ({"milestones": (0.5, 0.51), "warmup_steps": 0}, 10, {4: 1.0, 5: 0.01, 9: 0.01}),
     ],
-    ids=["step", "cosine", "constant"],
 )
-def test_learning_rate(config: OptimConfig, expected: dict[int, float]) -> None:
-    if config.schedule == "step":
-        config = OptimConfig(**{**vars(config), "milestones": (600 / 900, 800 / 900)})
-    schedule = learning_rate_schedule(config, TrainConfig(steps=900))
+def test_learning_rate(settings: dict, steps: int, expected: dict[int, float]) -> None:
+    schedule = learning_rate_schedule(
+        OptimConfig(learning_rate=1.0, **settings), TrainConfig(steps=steps)
+    )
     for step, rate in expected.items():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, atol=1e-9)
-
-
-def test_milestones_of_a_short_run_that_fall_on_one_step_all_count() -> None:
-    config = OptimConfig(learning_rate=1.0, milestones=(0.5, 0.51), warmup_steps=0)
-    schedule = learning_rate_schedule(config, TrainConfig(steps=10))
-    rates = [float(schedule(step)) for step in (4, 5, 9)]
-    np.testing.assert_allclose(rates, [1.0, 0.01, 0.01], rtol=1e-6)
 
 
 def test_a_warmup_longer_than_the_run_is_said() -> None:

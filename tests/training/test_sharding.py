@@ -14,13 +14,12 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
-from harmonic_jax.cli import evaluate, train
+from harmonic_jax.cli import evaluate
 from harmonic_jax.config import Config, ConfigError, DataConfig, TrainConfig
 from harmonic_jax.data.tfds import open_builders
 from harmonic_jax.files import cache_folder
 from harmonic_jax.inference import load
 from harmonic_jax.inference.inputs import find_inputs
-from harmonic_jax.training.processes import label
 from harmonic_jax.training.sharding import (
     check_batch_sizes,
     check_devices,
@@ -70,36 +69,10 @@ def test_a_batch_that_no_memory_holds(field: str) -> None:
         check_batch_sizes(config, mesh_of(2))
 
 
-def test_train_says_so_before_it_reads_the_data(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(train, "data_mesh", lambda: mesh_of(4))
-    args = [
-        "retinanet_r18_scenes",
-        "--data.format",
-        "coco",
-        "--data.root",
-        "/nowhere",
-        "--train.batch-size",
-        "6",
-    ]
-    assert train.main(args) == 1
-    shown = capsys.readouterr()
-    assert "train.batch_size is 6; it must be a multiple of 4" in shown.err
-    assert shown.err.count("\n") == 1
-
-
 @pytest.mark.parametrize("size", [0, -1, 10**9, True, 1.0])
 def test_load_checks_the_batch_size_first(size: Any) -> None:
     with pytest.raises(ConfigError, match=rf"batch_size is {size}; it must be a whole number in"):
         load("/nowhere", batch_size=size)
-
-
-@pytest.mark.parametrize("size", [0, -1, 10**9])
-def test_eval_checks_its_option(capsys, size: int) -> None:
-    """0 is not the config's own size."""
-    assert evaluate.main(["/nowhere", "--batch-size", str(size)]) == 2
-    shown = capsys.readouterr()
-    assert f"--batch-size is {size}; it must be a whole number in [1, 65536]" in shown.err
-    assert shown.err.count("\n") == 1
 
 
 # Devices.
@@ -132,20 +105,6 @@ def test_a_platform_that_is_not_there(
     monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match=r"^JAX finds no device to compute on"):
         check_devices()
-
-
-def test_a_command_says_so_in_a_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail() -> None:
-        raise AssertionError
-
-    for name in ("devices", "process_index", "process_count", "local_devices"):
-        monkeypatch.setattr(jax, name, fail)
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    assert evaluate.main(["run"]) == 1
-    assert capsys.readouterr().err.startswith("error: JAX_PLATFORMS is 'cuda': JAX finds no such")
-    assert label() == ""
 
 
 def test_files_are_evaluated_without_devices(
