@@ -74,7 +74,7 @@ class Predictions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What each anchor of one level should say; made by `assign.targets` from a matching."""
+    """What each anchor of one level should say; made from a matching."""
 
     labels: Int[Array, "*b n"]  # 0..k-1 where positive, k elsewhere (background)
     boxes: Float[Array, "*b n 4"]  # the matched box; the anchor itself where not positive

@@ -1,7 +1,6 @@
 """What every backbone is built of besides convolutions and norms: its input, pooling, a layer."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -79,34 +78,23 @@ def max_pool(
         >>> max_pool(jnp.zeros((1, 75, 75, 3)), size=2, stride=2).shape
         (1, 38, 38, 3)
     """
+    rounding = math.ceil if ceil_mode else math.floor
     for axis in (2, 1):
-        x = _max_along(x, axis, size, stride, padding, math.ceil if ceil_mode else math.floor)
+        length = x.shape[axis]
+        num_out = rounding((length + 2 * padding - size) / stride) + 1
+        last = (num_out - 1) * stride  # where the last window begins
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (padding, max(last + size - length - padding, 0), 0)
+        x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
+        best, *cells = (
+            jax.lax.slice_in_dim(x, shift, shift + last + 1, stride=stride, axis=axis)
+            for shift in range(size)
+        )
+        for cell in cells:
+            # Not jnp.maximum, which splits the gradient between equal arguments.
+            best = jnp.where((best >= cell) | jnp.isnan(best), best, cell)
+        x = best
     return x
-
-
-def _max_along(
-    x: jax.Array,
-    axis: int,
-    size: int,
-    stride: int,
-    padding: int,
-    rounding: Callable[[float], int],
-) -> jax.Array:
-    length = x.shape[axis]
-    num_out = rounding((length + 2 * padding - size) / stride) + 1
-    last = (num_out - 1) * stride  # where the last window begins
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (padding, max(last + size - length - padding, 0), 0)
-    x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
-    cells = [
-        jax.lax.slice_in_dim(x, shift, shift + last + 1, stride=stride, axis=axis)
-        for shift in range(size)
-    ]
-    best = cells[0]
-    for cell in cells[1:]:
-        # Not jnp.maximum, which splits the gradient between equal arguments.
-        best = jnp.where((best >= cell) | jnp.isnan(best), best, cell)
-    return best
 
 
 class ConvReLU(nnx.Module):

@@ -6,6 +6,7 @@ Statistics and the affine map are float32 even when the network is bfloat16.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -133,12 +134,7 @@ def check_groups(field: str, channels: int, norm: str) -> None:
 
 
 def new_norms(
-    kind: NewNormKind,
-    num_channels: int,
-    count: int,
-    *,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
+    kind: NewNormKind, num_channels: int, count: int, *, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.List:
     """The norms of `count` layers that no classifier was trained with; empty for `none`."""
     match kind:
@@ -147,16 +143,5 @@ def new_norms(
         case "batch":
             return nnx.List([BatchNorm(num_channels) for _ in range(count)])
         case "group":
-            return nnx.List(
-                [
-                    nnx.GroupNorm(
-                        num_channels,
-                        group_size=GROUP_SIZE,
-                        num_groups=None,
-                        epsilon=EPS,
-                        dtype=dtype,
-                        rngs=rngs,
-                    )
-                    for _ in range(count)
-                ]
-            )
+            group = partial(nnx.GroupNorm, num_channels, num_groups=None, group_size=GROUP_SIZE)
+            return nnx.List([group(epsilon=EPS, dtype=dtype, rngs=rngs) for _ in range(count)])

@@ -236,13 +236,6 @@ def take_masks(logits: Float[Array, "*b d m m c"], detections: Detections) -> De
     Returns:
       The detections with `masks` `[*b d m m]`: probabilities, and 0 where not valid.
 
-    >>> import jax.numpy as jnp
-    >>> found = Detections(
-    ...     jnp.zeros((2, 4)), jnp.ones(2), jnp.array([1, 0]), jnp.array([True, False])
-    ... )
-    >>> take_masks(jnp.zeros((2, 1, 1, 3)).at[0, 0, 0, 1].set(40.0), found).masks.ravel().tolist()
-    [1.0, 0.0]
-
     Source: He et al., Mask R-CNN, 2017, section 3.
     """
     rows = detections.labels[..., None, None, None]

@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harmonic_jax import losses
 from harmonic_jax.backbones import BackboneConfig, ResNetConfig, build_backbone
-from harmonic_jax.checks import check_fields, require
+from harmonic_jax.backbones.norm import check_groups
+from harmonic_jax.checks import check_fields
 from harmonic_jax.detectors.parts.anchors import AnchorConfig, make_anchors
 from harmonic_jax.detectors.parts.heads import DenseHead
 from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
@@ -63,12 +64,7 @@ class RetinaNetConfig:
     def __post_init__(self) -> None:
         check_fields(self, "model")
         check_pyramid(self.backbone, self.levels, lowest=3, highest=8)
-        require(
-            self.head_norm == "none" or self.channels % 8 == 0,
-            "model.channels",
-            self.channels,
-            "a multiple of 8 with head_norm = group",
-        )
+        check_groups("model.channels", self.channels, self.head_norm)
 
     @property
     def stride(self) -> int:

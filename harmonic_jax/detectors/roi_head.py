@@ -163,18 +163,6 @@ def sample_rois(
     Returns:
       `RoISamples` of `[s]`; rows that are not valid hold the box 0 0 0 0 and background.
 
-    >>> import jax, jax.numpy as jnp
-    >>> objects = GroundTruth(
-    ...     jnp.array([[0.0, 0.0, 8.0, 7.0]]), jnp.array([2]), jnp.array([True])
-    ... )
-    >>> proposals = Proposals(jnp.array([[40.0, 40.0, 48.0, 48.0]]), jnp.ones(1), jnp.array([True]))
-    >>> config = BoxHeadConfig(num_samples=3, positive_fraction=0.5)
-    >>> rois = sample_rois(jax.random.key(0), proposals, objects, config, num_classes=3)
-    >>> rois.boxes[:2].tolist()
-    [[0.0, 0.0, 8.0, 7.0], [40.0, 40.0, 48.0, 48.0]]
-    >>> rois.labels.tolist(), rois.valid.tolist()
-    ([2, 3, 3], [True, True, False])
-
     Source: Girshick, Fast R-CNN, 2015, section 2.3.
     """
     proposed, truth = (

@@ -124,15 +124,6 @@ def sample_anchors(
     Returns:
       `AnchorSamples` of `[s]`. Without objects all are negative.
 
-    >>> import jax, jax.numpy as jnp
-    >>> anchors = jnp.array([[0.0, 0.0, 8.0, 8.0], [40.0, 40.0, 48.0, 48.0]])
-    >>> objects = GroundTruth(
-    ...     jnp.array([[0.0, 0.0, 8.0, 7.0]]), jnp.array([2]), jnp.array([True])
-    ... )
-    >>> samples = sample_anchors(jax.random.key(0), anchors, objects, RPNConfig(num_samples=4))
-    >>> samples.rows.tolist(), samples.is_positive.tolist(), samples.valid.tolist()
-    ([0, 1, 0, 0], [True, False, False, False], [True, True, False, False])
-
     Source: Ren et al., Faster R-CNN, 2015, section 3.1.
     """
     anchors = jnp.asarray(anchors, jnp.float32)
@@ -232,16 +223,6 @@ def select_proposals(
     Returns:
       `Proposals`; rows that are not valid hold zeros. An anchor with NaN in its logit or deltas is
       never proposed. Proposals are constants: no gradient flows to logits and deltas.
-
-    >>> import jax.numpy as jnp
-    >>> anchors = [jnp.array([[2.0, 2.0, 6.0, 9.0], [2.0, 2.0, 6.0, 7.5], [0.0, 0.0, 2.0, 2.0]])]
-    >>> predictions = Predictions((jnp.array([[3.0], [2.0], [1.0]]),), (jnp.zeros((3, 4)),))
-    >>> config = RPNConfig(num_proposals_eval=3)
-    >>> proposals = select_proposals(
-    ...     predictions, anchors, jnp.array([8.0, 8.0]), config, is_training=False
-    ... )
-    >>> proposals.boxes[proposals.valid].tolist()
-    [[2.0, 2.0, 6.0, 8.0], [0.0, 0.0, 2.0, 2.0]]
 
     Source: Ren et al., Faster R-CNN, 2015, section 3.3; Lin et al., Feature Pyramid Networks, 2017.
     """

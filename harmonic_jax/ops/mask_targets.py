@@ -40,31 +40,21 @@ def crop_masks(
 
     Source: He et al., Mask R-CNN, 2017, section 3.1.
     """
-    grid = values.shape[-1]
+    grid, fine = values.shape[-1], size * sampling_ratio
     frames, boxes = jnp.asarray(frames, jnp.float32)[objects], jnp.asarray(boxes, jnp.float32)
-    options = {"grid": grid, "size": size, "ratio": sampling_ratio}
-    x = _axis_weights(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], **options)
-    y = _axis_weights(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], **options)
+
+    def weights(axis: int) -> Float[Array, "r s m"]:
+        """How much each cell of the result takes of each cell of the grid, along one axis."""
+        low, high, start, end = (
+            corners[:, side, None] for corners in (boxes, frames) for side in (axis, axis + 2)
+        )
+        parts = (jnp.arange(fine, dtype=jnp.float32) + 0.5) / fine
+        at = low + parts[None] * (high - low)  # pixels
+        at = (at - start) * (grid / (end - start)) - 0.5  # 0 is the first cell's center
+        at = jnp.where(jnp.isfinite(at), at, -1.0)
+        distance = jnp.abs(at[:, :, None] - jnp.arange(grid, dtype=jnp.float32)[None, None])
+        each = jnp.maximum(1.0 - distance, 0.0)
+        return each.reshape(-1, size, sampling_ratio, grid).mean(axis=2)
+
     own = jnp.asarray(values)[objects].astype(jnp.float32) / 255.0
-    return jnp.einsum("rsy,ryx,rtx->rst", y, own, x)
-
-
-def _axis_weights(
-    low: Array,
-    high: Array,
-    frame_low: Array,
-    frame_high: Array,
-    *,
-    grid: int,
-    size: int,
-    ratio: int,
-) -> Float[Array, "r s m"]:
-    """How much each cell of the result takes of each cell of the grid, along one axis."""
-    parts = (jnp.arange(size * ratio, dtype=jnp.float32) + 0.5) / (size * ratio)
-    at = low[:, None] + parts[None] * (high - low)[:, None]  # pixels
-    cells = grid / (frame_high - frame_low)
-    at = (at - frame_low[:, None]) * cells[:, None] - 0.5  # 0 is the first cell's center
-    at = jnp.where(jnp.isfinite(at), at, -1.0)
-    distance = jnp.abs(at[:, :, None] - jnp.arange(grid, dtype=jnp.float32)[None, None])
-    weights = jnp.maximum(1.0 - distance, 0.0)
-    return weights.reshape(low.shape[0], size, ratio, grid).mean(axis=2)
+    return jnp.einsum("rsy,ryx,rtx->rst", weights(1), own, weights(0))

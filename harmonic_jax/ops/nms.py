@@ -78,12 +78,9 @@ def batched_nms(
     and classes mix where coordinates are negative.
 
     Args:
-      boxes: `[n 4]`, xyxy, anywhere.
-      scores: as for `nms`.
+      boxes, scores, iou_threshold, valid: as for `nms`; coordinates may lie anywhere.
       labels: `[n]`, any integers.
-      iou_threshold: as for `nms`.
       max_outputs: how many boxes of all classes together are kept at most.
-      valid: as for `nms`.
 
     Returns:
       `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.batched_nms`, up to

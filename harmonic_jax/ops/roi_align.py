@@ -87,13 +87,9 @@ def pyramid_roi_align(
 
     Args:
       levels: `[h_l w_l c]` for each level of one image, finest first; level l has stride 2**l.
-      boxes: `[r 4]`, as for `roi_align`.
-      output_size: as for `roi_align`.
+      boxes, output_size, aligned, sampling_ratio: as for `roi_align`.
       first_level: l of `levels[0]`; 2 for a stride of 4.
-      aligned: as for `roi_align`.
-      sampling_ratio: as for `roi_align`.
-      canonical_level: as for `assign_levels`.
-      canonical_size: as for `assign_levels`.
+      canonical_level, canonical_size: as for `assign_levels`.
 
     Returns:
       `[r s s c]`, with the gradients of `roi_align`. With `aligned=False` it is what

@@ -239,12 +239,6 @@ WITH_INTEGERS = {
         _on_labels(reference.quality_focal),
         ({"beta": 0.5}, {"beta": 0.0}),
     ),
-    "task_aligned_loss": Case(
-        with_integers(rivals.task_aligned_loss, LABELS),
-        [LOGITS, IOU],
-        lambda x, y, gamma=2.0: reference.quality_focal(x, LABELS, y, beta=gamma),
-        ({"gamma": 1.0},),
-    ),
     "varifocal_loss": Case(
         with_integers(rivals.varifocal_loss, LABELS),
         [LOGITS, IOU],

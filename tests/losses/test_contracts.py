@@ -46,7 +46,6 @@ WRONG = [
     ("quality_focal_loss", (M, I3, V[:2]), {}, ValueError, r"quality has shape \(2,\)"),
     ("quality_focal_loss", (M, I3, V), {"beta": -1}, ValueError, "beta is -1"),
     ("varifocal_loss", (M, I3, V), {"where": V}, TypeError, "where has dtype float32"),
-    ("task_aligned_loss", (M, I3, M), {}, ValueError, r"alignment has shape \(3, 4\)"),
     ("task_alignment", (M, M, I3), {"num_objects": 2}, ValueError, r"prob has shape \(3, 4\)"),
     ("iou_balanced_cls_loss", (V, M), {}, ValueError, r"iou has shape \(3, 4\)"),
     ("iou_balanced_loc_loss", (V, V), {"exponent": "1"}, TypeError, "exponent is a str"),

@@ -242,7 +242,6 @@ ENDS = {
     "sigmoid_focal_loss": [{"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.0}, {"gamma": 9.0}],
     "smooth_l1_loss": [{"beta": 0.0}, {"beta": 1e-38}, {"beta": 1e9}],
     "quality_focal_loss": [{"beta": 0.0}, {"beta": 0.5}, {"beta": 9.0}],
-    "task_aligned_loss": [{"gamma": 0.0}, {"gamma": 0.5}],
     "varifocal_loss": [{"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.0}],
     "task_alignment": [{"alpha": 0.0, "beta": 0.0}, {"alpha": 0.5}],
     "iou_balanced_cls_loss": [{"exponent": 0.0}, {"exponent": 0.5}],

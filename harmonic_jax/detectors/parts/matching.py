@@ -175,15 +175,6 @@ def dense_targets(
       `Targets` for each level: labels `[n_l]` int32, boxes `[n_l 4]` float32, is_positive and
       is_counted `[n_l]`. The total number of positives is the sum of is_positive over levels.
 
-    >>> import jax.numpy as jnp
-    >>> anchors = (jnp.array([[0.0, 0.0, 8.0, 8.0], [40.0, 40.0, 48.0, 48.0]]),)
-    >>> objects = GroundTruth(
-    ...     jnp.array([[0.0, 0.0, 8.0, 7.0]]), jnp.array([2]), jnp.array([True])
-    ... )
-    >>> targets, = dense_targets(anchors, objects, num_classes=3, match=MatchConfig())
-    >>> targets.labels.tolist(), targets.boxes[0].tolist()
-    ([2, 3], [0.0, 0.0, 8.0, 7.0])
-
     Source: Lin et al., Focal Loss for Dense Object Detection, 2017, section 4.
     """
     all_anchors = jnp.concatenate([jnp.asarray(level, jnp.float32) for level in anchors])
@@ -284,14 +275,6 @@ def multibox_targets(
 
     Returns:
       `Targets` as of `dense_targets`, in one piece; every box is counted.
-
-    >>> import jax.numpy as jnp
-    >>> anchors = jnp.array([[0.0, 0.0, 8.0, 8.0], [40.0, 40.0, 48.0, 48.0]])
-    >>> objects = GroundTruth(
-    ...     jnp.array([[0.0, 0.0, 8.0, 2.0]]), jnp.array([2]), jnp.array([True])
-    ... )
-    >>> multibox_targets(anchors, objects, num_classes=3, positive_iou=0.5).labels.tolist()
-    [2, 3]
 
     Source: Liu et al., SSD, 2016, section 2.2.
     """

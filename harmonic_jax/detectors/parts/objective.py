@@ -199,14 +199,6 @@ def join_groups(
 
     Returns:
       Their sum; `num_positive` is that of the last group.
-
-    >>> import jax.numpy as jnp
-    >>> def group(name: str, total: float, count: float) -> LossSums:
-    ...     total, count = jnp.float32(total), jnp.float32(count)
-    ...     return LossSums(total, {name: total}, count, count)
-    >>> joined = join_groups([group("rpn", 6.0, 3.0), group("box", 8.0, 2.0)], jnp.ones(5, bool))
-    >>> {name: float(value) for name, value in joined.normalized().items()}
-    {'loss': 6.0, 'rpn': 2.0, 'box': 4.0}
     """
     own_images = is_real.sum(dtype=jnp.float32)
     counts = jnp.stack([own_images, *(group.normalizer for group in groups)])

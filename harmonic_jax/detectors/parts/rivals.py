@@ -60,7 +60,7 @@ def cls_losses(
       loss: names the loss; for those that weigh it, the loss that is weighed.
     """
     match loss.cls_loss:
-        case "quality_focal":
+        case "quality_focal" | "task_aligned":
             return rivals.quality_focal_loss(
                 cls_logits, labels, target, beta=loss.focal_gamma, where=where
             )
@@ -68,10 +68,6 @@ def cls_losses(
             alpha, gamma = 1 - loss.focal_alpha, loss.focal_gamma
             return rivals.varifocal_loss(
                 cls_logits, labels, target, alpha=alpha, gamma=gamma, where=where
-            )
-        case "task_aligned":
-            return rivals.task_aligned_loss(
-                cls_logits, labels, target, gamma=loss.focal_gamma, where=where
             )
         case _:
             return losses.sigmoid_focal_loss(

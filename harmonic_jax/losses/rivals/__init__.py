@@ -16,7 +16,6 @@ from harmonic_jax.losses.rivals.batch_weights import (
 )
 from harmonic_jax.losses.rivals.soft_targets import (
     quality_focal_loss,
-    task_aligned_loss,
     task_alignment,
     varifocal_loss,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "iou_balanced_loc_loss",
     "isr_loss",
     "quality_focal_loss",
-    "task_aligned_loss",
     "task_alignment",
     "varifocal_loss",
 ]

@@ -1,4 +1,4 @@
-"""Classification towards a quality instead of 1: quality focal, varifocal, task-aligned."""
+"""Classification towards a quality instead of 1: quality focal, varifocal, task alignment."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,8 @@ def quality_focal_loss(
     `-|y - p|**beta * (y log p + (1 - y) log(1 - p))`, `p = sigmoid(logits)`; y is `quality` for
     the class of the label and 0 for all others.
 
-    The gradient flows to the logits only, through both factors; at p = y it is 0.
+    The gradient flows to the logits only, through both factors; at p = y it is 0. With the
+    `task_alignment` as quality and gamma for beta it is TOOD's classification loss.
 
     Args:
       logits: [*b, k] of the foreground classes.
@@ -53,42 +54,14 @@ def quality_focal_loss(
     """
     beta = as_number("beta", beta, 0.0)
     (x, y), is_label, mask = as_classes(where, logits, labels, quality=quality)
-    return keep(mask, _quality_focal(x, _target(y, is_label), beta))
-
-
-def task_aligned_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    alignment: ArrayLike,
-    *,
-    gamma: float = 2.0,
-    where: ArrayLike | None = None,
-) -> jax.Array:
-    """TOOD's classification loss: the target of a positive is how well both tasks agree on it.
-
-    `|t - p|**gamma * BCE(p, t)` for the class of the label, `p**gamma * BCE(p, 0)` for all others:
-    the quality focal loss, with the normalised alignment of `task_alignment` as its target. The
-    boxes' part of TOOD is `alignment * giou_loss`, and both sums are divided by that of the
-    alignments.
-
-    Args:
-      logits, labels, where: as in `quality_focal_loss`.
-      alignment: [*b] in [0, 1]; a constant for the gradient.
-      gamma: focusing exponent, >= 0.
-
-    Returns, Raises: as `quality_focal_loss`.
-
-    Example:
-      >>> loss = task_aligned_loss(jnp.zeros((1, 1)), jnp.array([0]), jnp.array([1.0]))
-      >>> [round(float(value), 4) for value in loss[0]]  # 0.5**2 log 2
-      [0.1733]
-
-    Source: Feng et al., "TOOD: task-aligned one-stage object detection", ICCV 2021,
-      arXiv:2108.07755, task-aligned loss.
-    """
-    gamma = as_number("gamma", gamma, 0.0)
-    (x, y), is_label, mask = as_classes(where, logits, labels, alignment=alignment)
-    return keep(mask, _quality_focal(x, _target(y, is_label), gamma))
+    y = _target(y, is_label)
+    if beta == 0.0:
+        return keep(mask, _cross_entropy(x, y))
+    distance = jnp.abs(y - jax.nn.sigmoid(x))
+    # For beta < 1 the slope at 0 is infinite: the power sees 1 there, and 0 is put in after.
+    is_apart = distance > 0
+    power = jnp.where(is_apart, jnp.where(is_apart, distance, 1.0) ** beta, 0.0)
+    return keep(mask, power * _cross_entropy(x, y))
 
 
 def task_alignment(
@@ -106,8 +79,10 @@ def task_alignment(
     `t = prob**alpha * iou**beta`, then scaled for each object, so that its largest t becomes the
     largest IoU among its samples.
 
-    The reference implementation adds 1e-7 to the largest t, which lets targets vanish while all t
-    are small; here the scale is exact. Nothing flows back: the result is a target.
+    What TOOD trains on: `quality_focal_loss` with this as quality, and this times `giou_loss`, both
+    sums divided by that of the alignments. The reference implementation adds 1e-7 to the largest t,
+    which lets targets vanish while all t are small; here the scale is exact. Nothing flows back:
+    the result is a target.
 
     Args:
       prob: [n] score of the true class of each sample, in [0, 1]; `jax.vmap` over images.
@@ -198,13 +173,3 @@ def _target(quality: jax.Array, is_label: jax.Array) -> jax.Array:
 def _cross_entropy(x: jax.Array, y: jax.Array) -> jax.Array:
     """-(y log p + (1 - y) log(1 - p)): two terms >= 0, so nothing cancels."""
     return y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x)
-
-
-def _quality_focal(x: jax.Array, y: jax.Array, beta: float) -> jax.Array:
-    if beta == 0.0:
-        return _cross_entropy(x, y)
-    distance = jnp.abs(y - jax.nn.sigmoid(x))
-    # For beta < 1 the slope at 0 is infinite: the power sees 1 there, and 0 is put in after.
-    is_apart = distance > 0
-    power = jnp.where(is_apart, jnp.where(is_apart, distance, 1.0) ** beta, 0.0)
-    return power * _cross_entropy(x, y)
