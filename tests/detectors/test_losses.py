@@ -86,14 +86,6 @@ def test_what_is_not_counted_may_hold_anything(name: str) -> None:
         tiny.assert_close(got_gradients, gradients, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["rois", "rpn", "masks"])
-def test_debug_nans_finds_none(name: str) -> None:
-    """Step by step, outside of jit; the others have loops of their own."""
-    family, _ = program(name)
-    with jax.debug_nans(True):
-        assert np.isfinite(family.sums(family.inputs, family.truth, FIRST, HARDET).total)
-
-
 @pytest.mark.parametrize(
     ("make", "loss"),
     [
@@ -204,12 +196,9 @@ def test_a_nan_shows_in_the_loss_of_hard_negatives() -> None:
 
 
 @pytest.mark.parametrize("name", ["ssd", "refinedet"])
-@pytest.mark.parametrize(
-    "mode", ["through", *(pytest.param(m, marks=pytest.mark.slow) for m in ("stop", "cls_only"))]
-)
-def test_200_steps_on_adversarial_targets_stay_finite(name: str, mode: str) -> None:
+def test_200_steps_on_adversarial_targets_stay_finite(name: str) -> None:
     """Empty, tiny and huge boxes and confidently wrong classes, with a rate far too high."""
-    family, loss = FAMILIES[name](8), c.LossConfig(smooth_l1_beta=1.0, factor_gradient=mode)
+    family, loss = FAMILIES[name](8), c.LossConfig(smooth_l1_beta=1.0)
     boxes = family.truth.boxes.at[0, 0].set(jnp.array([5.0, 5.0, 5.0, 5.0]))
     boxes = boxes.at[0, 1].set(jnp.array([20.0, 20.0, 20.001, 20.001]))
     boxes = boxes.at[1, 0].set(jnp.array([-1e5, -1e5, 1e5, 1e5]))

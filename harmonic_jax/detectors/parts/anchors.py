@@ -14,6 +14,7 @@ from harmonic_jax.checks import check_fields, require
 from harmonic_jax.ops.box_coder import Weights
 
 Shape = tuple[int, int]
+Floats = tuple[float, ...]
 
 BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 """The variances 0.1 0.1 0.2 0.2 of SSD's Caffe original, as weights of `ops.box_coder`."""
@@ -24,8 +25,8 @@ class AnchorConfig:
     """Anchors of a pyramid: level l, stride 2**l, has base size `size_factor * 2**l`."""
 
     size_factor: Annotated[float, "[0.01, 1000]"] = 4.0
-    scales: Annotated[tuple[float, ...], "[0.001, 1000]"] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    ratios: Annotated[tuple[float, ...], "[0.001, 1000]"] = (0.5, 1.0, 2.0)
+    scales: Annotated[Floats, "[0.001, 1000]"] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    ratios: Annotated[Floats, "[0.001, 1000]"] = (0.5, 1.0, 2.0)
     """Height over width."""
     rounding: Literal["none", "torchvision"] = "none"
     """`torchvision`: whole sides, corners rounded to whole pixels, and strides of image size //
@@ -136,11 +137,11 @@ class DefaultBoxConfig:
     high, and r times as high as wide.
     """
 
-    sizes: Annotated[tuple[float, ...], "[0.1, 100000]"] = (30, 60, 111, 162, 213, 264, 315)
+    sizes: Annotated[Floats, "[0.1, 100000]"] = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
     """Pixels; one more than there are levels."""
     max_ratios: Annotated[tuple[int, ...], "[1, 16]"] = (2, 3, 3, 3, 2, 2)
     """For each level, the ratio of the longest boxes; 1: squares only."""
-    steps: Annotated[tuple[float, ...], "[0, 10000]"] = (8.0, 16.0, 32.0, 64.0, 0.0, 0.0)
+    steps: Annotated[Floats, "[0, 10000]"] = (8.0, 16.0, 32.0, 64.0, 0.0, 0.0)
     """Pixels between the centres of a level; 0 spreads them evenly over the image."""
     clip_sides: bool = False
     """Cut sides longer than the image's to the image's (torchvision's choice)."""
