@@ -95,12 +95,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    stride: int,
-    padding: int | None = None,
-    dilation: int = 1,
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: int | None = None, dilation: int = 1
 ) -> jax.Array:
     """Convolution of `[b, h, w, i]` with a square kernel, symmetric padding.
 

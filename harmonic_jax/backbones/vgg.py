@@ -71,11 +71,7 @@ class VGG16(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: VGGConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: VGGConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         layer = partial(ConvReLU, has_norm=config.norm == "batch", dtype=dtype, rngs=rngs)
         stages, num_in = [], 3

@@ -88,12 +88,7 @@ class FasterRCNN(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: FasterRCNNConfig,
-        num_classes: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: FasterRCNNConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         self.fpn = FeaturePyramid(

@@ -111,12 +111,7 @@ class MaskRCNN(FasterRCNN):
     """`FasterRCNN` and a third call, `segment`: of positive samples, or of final detections."""
 
     def __init__(
-        self,
-        config: MaskRCNNConfig,
-        num_classes: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: MaskRCNNConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         super().__init__(config, num_classes, dtype=dtype, rngs=rngs)
         self.mask_head = MaskHead(
@@ -125,12 +120,7 @@ class MaskRCNN(FasterRCNN):
         self.mask_pool_size = config.mask_head.pool_size
 
     def segment(
-        self,
-        features: Features,
-        boxes: jax.Array,
-        valid: jax.Array,
-        *,
-        skips_padding: bool = False,
+        self, features: Features, boxes: jax.Array, valid: jax.Array, *, skips_padding: bool = False
     ) -> jax.Array:
         """Regions -> masks.
 

@@ -143,12 +143,7 @@ class RefineDet(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: RefineDetConfig,
-        num_classes: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: RefineDetConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         channels = (*config.backbone.channels[-3:], config.extra_channels)

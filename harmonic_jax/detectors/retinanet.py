@@ -24,12 +24,7 @@ from harmonic_jax.detectors.parts.heads import DenseHead
 from harmonic_jax.detectors.parts.matching import MatchConfig, dense_targets
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.parts.pyramid import FeaturePyramid, check_pyramid
-from harmonic_jax.detectors.parts.rivals import (
-    box_losses,
-    cls_losses,
-    rival_sums,
-    true_class_logit,
-)
+from harmonic_jax.detectors.parts.rivals import box_losses, cls_losses, rival_sums, true_class_logit
 from harmonic_jax.detectors.parts.selection import (
     PostprocessConfig,
     mark_non_finite,
@@ -87,12 +82,7 @@ class RetinaNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: RetinaNetConfig,
-        num_classes: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: RetinaNetConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         self.fpn = FeaturePyramid(

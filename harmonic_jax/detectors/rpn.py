@@ -75,12 +75,7 @@ class RPNHead(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: RPNConfig,
-        channels: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: RPNConfig, channels: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         conv = partial(Conv, channels, bias=0.0, kernel_init=head_normal, dtype=dtype, rngs=rngs)
         self.convs = nnx.List([conv(channels, kernel_size=3) for _ in range(config.num_convs)])
@@ -107,10 +102,7 @@ class AnchorSamples(NamedTuple):
 
 
 def sample_anchors(
-    key: AnyKey,
-    anchors: Real[AnyArray, "n 4"],
-    ground_truth: GroundTruth,
-    config: RPNConfig,
+    key: AnyKey, anchors: Real[AnyArray, "n 4"], ground_truth: GroundTruth, config: RPNConfig
 ) -> AnchorSamples:
     """Match the anchors of all levels to the objects of one image and draw a balanced sample.
 
@@ -142,10 +134,7 @@ def sample_anchors(
 
 
 def rpn_sums(
-    predictions: Predictions,
-    samples: AnchorSamples,
-    is_real: Bool[Array, " b"],
-    config: RPNConfig,
+    predictions: Predictions, samples: AnchorSamples, is_real: Bool[Array, " b"], config: RPNConfig
 ) -> LossSums:
     """Binary cross entropy of the sampled anchors and SmoothL1 of the positive ones.
 

@@ -19,11 +19,7 @@ from harmonic_jax import losses
 from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
 from harmonic_jax.backbones.layers import ConvReLU
 from harmonic_jax.checks import check_fields, require
-from harmonic_jax.detectors.parts.anchors import (
-    BOX_WEIGHTS,
-    DefaultBoxConfig,
-    make_default_boxes,
-)
+from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, DefaultBoxConfig, make_default_boxes
 from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
 from harmonic_jax.detectors.parts.matching import multibox_targets
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
@@ -167,12 +163,7 @@ class SSD(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: SSDConfig,
-        num_classes: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, config: SSDConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         self.num_unused = config.backbone.strides.index(8)  # maps finer than the first level

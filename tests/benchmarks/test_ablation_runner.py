@@ -1,14 +1,12 @@
 """A grid is run, killed, gone on with; with stand-ins for train.py and eval.py in a repository."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -152,31 +150,3 @@ def test_jobs_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert core_slots(1) == [{0, 1, 2, 3}]
     assert core_slots(2) == [{0, 1}, {2, 3}]
     assert core_slots(8) == [{0, 1, 2, 3}] * 8
-
-
-@pytest.mark.slow
-def test_real_runs(tmp_path: Path) -> None:
-    """Two arms of three steps, trained, evaluated and measured by the programs themselves."""
-    try:
-        ablation_runner.code_revision()
-    except GridError as error:
-        pytest.skip(str(error))
-    script = tmp_path / "grid.py"
-    script.write_text(
-        "from benchmarks.ablation_grid import Grid\n"
-        "def grid():\n"
-        "    return Grid('t', {'scenes': ('configs/retinanet_r18_scenes.py',)},\n"
-        "        {'baseline': ('--loss.no-hardet',), 'hardet': ()}, 'baseline', (0,),\n"
-        "        ('--train.steps', '3', '--train.log-every', '1', '--data.short-sides', '64',\n"
-        "         '--data.max-side', '64', '--train.batch-size', '2'))\n"
-    )
-    command = [sys.executable, "benchmarks/ablation.py", script, "--out", tmp_path / "out"]
-    environment: Any = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| hardet | 1 |" in done.stdout
-    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
-    for row in map(json.loads, lines):
-        assert len(row["resamples"]["AP"]) == 201
-        assert row["curve"]["step"] == [1, 2, 3]
-        assert len(row["density"]) == 25

@@ -61,11 +61,7 @@ def iou_balanced_cls_loss(
 
 
 def iou_balanced_loc_loss(
-    loc_loss: ArrayLike,
-    iou: ArrayLike,
-    *,
-    exponent: float = 1.5,
-    where: ArrayLike | None = None,
+    loc_loss: ArrayLike, iou: ArrayLike, *, exponent: float = 1.5, where: ArrayLike | None = None
 ) -> jax.Array:
     """Localization loss of each sample, weighted by the IoU of its box.
 
