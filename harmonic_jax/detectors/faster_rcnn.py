@@ -19,6 +19,7 @@ from harmonic_jax.backbones import BackboneConfig, ResNetConfig, build_backbone
 from harmonic_jax.backbones.norm import NewNormKind, check_groups
 from harmonic_jax.checks import check_fields
 from harmonic_jax.detectors.parts.anchors import make_anchors
+from harmonic_jax.detectors.parts.matching import Samples, draw_samples
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
 from harmonic_jax.detectors.parts.pyramid import LAST_BACKBONE_LEVEL, FeaturePyramid, check_pyramid
 from harmonic_jax.detectors.parts.selection import (
@@ -30,7 +31,6 @@ from harmonic_jax.detectors.roi_head import (
     BoxHead,
     BoxHeadConfig,
     RoIAlignConfig,
-    RoISamples,
     roi_sums,
     sample_rois,
 )
@@ -39,7 +39,6 @@ from harmonic_jax.detectors.rpn import (
     RPNConfig,
     RPNHead,
     rpn_sums,
-    sample_anchors,
     select_proposals,
 )
 from harmonic_jax.ops.box_coder import decode_boxes
@@ -183,7 +182,7 @@ def loss_sums(
 
 def stage_sums(
     model: FasterRCNN, batch: Batch, loss: LossConfig, key: jax.Array
-) -> tuple[Features, RoISamples, LossSums, LossSums, LossSums]:
+) -> tuple[Features, Samples, LossSums, LossSums, LossSums]:
     """Both stages in training.
 
     Returns:
@@ -198,9 +197,18 @@ def stage_sums(
     )
     levels = make_anchors(batch.images.shape[1:3], config.levels, config.rpn.anchors)
     anchors = np.concatenate(levels)
-    samples = jax.vmap(lambda key, truth: sample_anchors(key, anchors, truth, config.rpn))(
-        keys[:, 0], truth
-    )
+    samples = jax.vmap(
+        lambda key, truth: draw_samples(
+            key,
+            anchors,
+            np.ones(len(anchors), bool),
+            truth,
+            match=config.rpn.match,
+            num_samples=config.rpn.num_samples,
+            positive_fraction=config.rpn.positive_fraction,
+            num_classes=1,
+        )
+    )(keys[:, 0], truth)
     rpn = rpn_sums(predictions, samples, batch.is_real, config.rpn)
     rois = jax.vmap(
         lambda key, proposals, truth: sample_rois(

@@ -21,9 +21,9 @@ from harmonic_jax.detectors.faster_rcnn import (
     stage_sums,
 )
 from harmonic_jax.detectors.parts.heads import ConvStack, ConvTranspose
+from harmonic_jax.detectors.parts.matching import Samples
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
 from harmonic_jax.detectors.parts.selection import mark_non_finite
-from harmonic_jax.detectors.roi_head import RoISamples
 from harmonic_jax.ops.filled_chunks import map_filled
 from harmonic_jax.ops.mask_targets import crop_masks
 from harmonic_jax.structures import Batch, Detections
@@ -157,7 +157,7 @@ def loss_sums(
     return join_groups(groups, batch.is_real, batch_axis=batch_axis)
 
 
-def _mask_sums(model: MaskRCNN, features: Features, rois: RoISamples, batch: Batch) -> LossSums:
+def _mask_sums(model: MaskRCNN, features: Features, rois: Samples, batch: Batch) -> LossSums:
     """The masks of the positive RoIs, which come first among the samples."""
     assert batch.ground_truth.masks is not None
     head, masks = model.config.box_head, batch.ground_truth.masks
@@ -176,7 +176,7 @@ def _mask_sums(model: MaskRCNN, features: Features, rois: RoISamples, batch: Bat
 def mask_sums(
     logits: Float[Array, "b s m m c"],
     coverage: Float[Array, "b s m m"],
-    samples: RoISamples,
+    samples: Samples,
     is_real: Bool[Array, " b"],
 ) -> LossSums:
     """Binary cross entropy of the true class's mask, of positive RoIs; other classes' masks are

@@ -3,13 +3,13 @@
 import dataclasses
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from harmonic_jax import losses
 from harmonic_jax.backbones.conv import xavier_uniform
@@ -17,11 +17,11 @@ from harmonic_jax.backbones.norm import NewNormKind
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS
 from harmonic_jax.detectors.parts.heads import ConvStack, Linear
-from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
+from harmonic_jax.detectors.parts.matching import MatchConfig, Samples, draw_samples
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, masked, sample_sums
 from harmonic_jax.detectors.rpn import Proposals
 from harmonic_jax.ops.box_coder import Weights, decode_boxes, encode_boxes
-from harmonic_jax.ops.sampling import AnyKey, sample_balanced
+from harmonic_jax.ops.sampling import AnyKey
 from harmonic_jax.structures import GroundTruth
 
 NUM_BOX_CONVS = 4
@@ -129,17 +129,6 @@ class BoxHead(nnx.Module):
 # --- Targets and loss ----------------------------------------------------------------------------
 
 
-class RoISamples(NamedTuple):
-    """RoIs that the head is trained on: positives first, then negatives, then padding."""
-
-    boxes: Float[Array, "*b s 4"]
-    labels: Int[Array, "*b s"]  # 0..k-1 where positive, k elsewhere (background)
-    targets: Float[Array, "*b s 4"]  # the matched box; the RoI itself where not positive
-    objects: Int[Array, "*b s"]  # the matched row of the ground truth; 0 where not positive
-    is_positive: Bool[Array, "*b s"]
-    valid: Bool[Array, "*b s"]
-
-
 def sample_rois(
     key: AnyKey,
     proposals: Proposals,
@@ -147,55 +136,27 @@ def sample_rois(
     config: BoxHeadConfig,
     *,
     num_classes: int,
-) -> RoISamples:
-    """Match the proposals of one image to its objects and draw a balanced sample.
+) -> Samples:
+    """Draw a balanced sample of an image's proposals and of its objects' own boxes.
 
-    The objects' own boxes are proposals too: early in training they are the only good ones.
-
-    Args:
-      key: a random key.
-      proposals: `[p]`, of the image.
-      ground_truth: its objects, padded.
-      config: `match`, see `match_anchors`; `num_samples`, s, and `positive_fraction`, see
-        `sample_balanced`.
-      num_classes: k, the number of object classes.
-
-    Returns:
-      `RoISamples` of `[s]`; rows that are not valid hold the box 0 0 0 0 and background.
-
-    Source: Girshick, Fast R-CNN, 2015, section 2.3.
+    Early in training the objects' boxes are the only good ones. See `draw_samples`.
     """
-    proposed, truth = (
-        jnp.where(boxes.valid[:, None], jnp.asarray(boxes.boxes, jnp.float32), 0.0)
-        for boxes in (proposals, ground_truth)
-    )
-    candidates = jnp.concatenate((proposed, truth))
-    exists = jnp.concatenate((proposals.valid, ground_truth.valid))
-    matches = match_anchors(candidates, truth, ground_truth.valid, config.match)
-    sample = sample_balanced(
+    return draw_samples(
         key,
-        (matches.state == MatchState.POSITIVE) & exists,
-        (matches.state == MatchState.NEGATIVE) & exists,
+        jnp.concatenate((proposals.boxes, jnp.asarray(ground_truth.boxes, jnp.float32))),
+        jnp.concatenate((proposals.valid, ground_truth.valid)),
+        ground_truth,
+        match=config.match,
         num_samples=config.num_samples,
         positive_fraction=config.positive_fraction,
-    )
-    drawn = jnp.where(sample.valid[:, None], candidates[sample.indices], 0.0)
-    objects = jnp.where(sample.is_positive, matches.index[sample.indices], 0)
-    labels = jnp.asarray(ground_truth.labels, jnp.int32)[objects]
-    return RoISamples(
-        boxes=drawn,
-        labels=jnp.where(sample.is_positive, labels, num_classes),
-        targets=jnp.where(sample.is_positive[:, None], truth[objects], drawn),
-        objects=objects,
-        is_positive=sample.is_positive,
-        valid=sample.valid,
+        num_classes=num_classes,
     )
 
 
 def roi_sums(
     cls_logits: Float[Array, "b s c"],
     deltas: Float[Array, "b s c 4"],
-    samples: RoISamples,
+    samples: Samples,
     is_real: Bool[Array, " b"],
     loss: LossConfig,
     config: BoxHeadConfig,
@@ -248,6 +209,6 @@ def roi_sums(
     )
 
 
-def _of_class(deltas: Float[Array, "b s c 4"], samples: RoISamples) -> Float[Array, "b s 4"]:
+def _of_class(deltas: Float[Array, "b s c 4"], samples: Samples) -> Float[Array, "b s 4"]:
     """The deltas of each RoI's class."""
     return jnp.take_along_axis(deltas, samples.labels[..., None, None], axis=2)[:, :, 0]

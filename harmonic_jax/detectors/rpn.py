@@ -13,20 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Real
 
 from harmonic_jax import losses
 from harmonic_jax.backbones.conv import Conv, head_normal
 from harmonic_jax.checks import check_fields
 from harmonic_jax.detectors.parts.anchors import AnchorConfig
 from harmonic_jax.detectors.parts.heads import by_anchor
-from harmonic_jax.detectors.parts.matching import MatchConfig, MatchState, match_anchors
+from harmonic_jax.detectors.parts.matching import MatchConfig, Samples
 from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.ops.boxes import AnyArray, clip_boxes
 from harmonic_jax.ops.nms import batched_nms
-from harmonic_jax.ops.sampling import AnyKey, sample_balanced
-from harmonic_jax.structures import GroundTruth, Predictions
+from harmonic_jax.structures import Predictions
 
 MIN_SIZE = 1e-3  # Least width and height of a proposal, pixels.
 
@@ -91,50 +90,8 @@ class RPNHead(nnx.Module):
 # --- Targets and loss ----------------------------------------------------------------------------
 
 
-class AnchorSamples(NamedTuple):
-    """Anchors that the losses of an RPN see: positives first, then negatives, then padding."""
-
-    rows: Int[Array, "*b s"]  # into the anchors of all levels, one level after the other
-    anchors: Float[Array, "*b s 4"]
-    targets: Float[Array, "*b s 4"]  # the matched box; the anchor itself where not positive
-    is_positive: Bool[Array, "*b s"]
-    valid: Bool[Array, "*b s"]
-
-
-def sample_anchors(
-    key: AnyKey, anchors: Real[AnyArray, "n 4"], ground_truth: GroundTruth, config: RPNConfig
-) -> AnchorSamples:
-    """Match the anchors of all levels to the objects of one image and draw a balanced sample.
-
-    Args:
-      key: a random key.
-      anchors: `[n 4]`, of all levels, xyxy in pixels.
-      ground_truth: the objects of one image, padded; labels do not matter.
-      config: `match`, see `match_anchors`; `num_samples`, s, and `positive_fraction`, see
-        `sample_balanced`.
-
-    Returns:
-      `AnchorSamples` of `[s]`. Without objects all are negative.
-
-    Source: Ren et al., Faster R-CNN, 2015, section 3.1.
-    """
-    anchors = jnp.asarray(anchors, jnp.float32)
-    matches = match_anchors(anchors, ground_truth.boxes, ground_truth.valid, config.match)
-    sample = sample_balanced(
-        key,
-        matches.state == MatchState.POSITIVE,
-        matches.state == MatchState.NEGATIVE,
-        num_samples=config.num_samples,
-        positive_fraction=config.positive_fraction,
-    )
-    drawn = anchors[sample.indices]
-    matched = jnp.asarray(ground_truth.boxes, jnp.float32)[matches.index[sample.indices]]
-    targets = jnp.where(sample.is_positive[:, None], matched, drawn)
-    return AnchorSamples(sample.indices, drawn, targets, sample.is_positive, sample.valid)
-
-
 def rpn_sums(
-    predictions: Predictions, samples: AnchorSamples, is_real: Bool[Array, " b"], config: RPNConfig
+    predictions: Predictions, samples: Samples, is_real: Bool[Array, " b"], config: RPNConfig
 ) -> LossSums:
     """Binary cross entropy of the sampled anchors and SmoothL1 of the positive ones.
 
@@ -159,7 +116,7 @@ def rpn_sums(
     # One class, 0: an anchor that is not positive has a label that is none.
     labels = jnp.where(samples.is_positive, 0, 1)
     cls_loss = losses.sigmoid_cross_entropy(logits, labels, where=counted).sum()
-    target_deltas = encode_boxes(samples.targets, samples.anchors)
+    target_deltas = encode_boxes(samples.targets, samples.boxes)
     box_loss = losses.smooth_l1_loss(
         deltas, target_deltas, beta=config.smooth_l1_beta, where=positive
     ).sum()
@@ -171,7 +128,7 @@ def rpn_sums(
     )
 
 
-def _take(levels: tuple[Float[Array, "b _ _"], ...], samples: AnchorSamples) -> Array:
+def _take(levels: tuple[Float[Array, "b _ _"], ...], samples: Samples) -> Array:
     """Rows of the sampled anchors, [b, s, _]."""
     rows = samples.rows[..., None]
     return jnp.take_along_axis(jnp.concatenate(levels, axis=1), rows, axis=1)

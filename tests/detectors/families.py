@@ -12,10 +12,11 @@ from harmonic_jax import config as c
 from harmonic_jax.detectors import refinedet, retinanet, ssd
 from harmonic_jax.detectors.mask_rcnn import mask_sums
 from harmonic_jax.detectors.parts.anchors import make_anchors
+from harmonic_jax.detectors.parts.matching import Samples
 from harmonic_jax.detectors.parts.objective import LossSums
 from harmonic_jax.detectors.refinedet import RefineDetPredictions
-from harmonic_jax.detectors.roi_head import RoISamples, roi_sums
-from harmonic_jax.detectors.rpn import AnchorSamples, rpn_sums
+from harmonic_jax.detectors.roi_head import roi_sums
+from harmonic_jax.detectors.rpn import rpn_sums
 from harmonic_jax.structures import GroundTruth, Predictions
 from tests.detectors import reference as ref
 from tests.detectors import tiny
@@ -209,13 +210,14 @@ def boxes_near(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.nd
     return boxes.astype(np.float32), (boxes + rng.uniform(-3, 3, boxes.shape)).astype(np.float32)
 
 
-def roi_samples(rng: np.random.Generator) -> RoISamples:
+def roi_samples(rng: np.random.Generator) -> Samples:
     """9 and 4 positives, 24 and 17 samples."""
     boxes, near = boxes_near(rng, 2, S)
     is_positive = np.arange(S) < np.array([[9], [4]])
     valid = np.arange(S) < np.array([[S], [17]])
     boxes = np.where(valid[..., None], boxes, 0.0)
-    samples = RoISamples(
+    samples = Samples(
+        rows=np.zeros((2, S), np.int32),
         boxes=boxes,
         labels=np.where(is_positive, rng.integers(0, K, (2, S)), K).astype(np.int32),
         targets=np.where(is_positive[..., None], near, boxes),
@@ -264,7 +266,7 @@ def rpn_loop(predictions, samples, is_real, loss):
         total += np.log1p(np.exp(-logits[i, row] if is_positive else logits[i, row]))
         if is_positive:
             anchor, box = (
-                np.asarray(x[i, j], np.float64) for x in (samples.anchors, samples.targets)
+                np.asarray(x[i, j], np.float64) for x in (samples.boxes, samples.targets)
             )
             total += ref.smooth_l1(deltas[i, row] - ref.encode(box, anchor), 1 / 9)
     return total / counted.sum(), (np.asarray(samples.is_positive) & counted).sum()
@@ -275,15 +277,17 @@ def rpn_family(seed: int) -> Family:
     anchors, near = boxes_near(rng, sum(sizes))
     rows = np.stack([rng.permutation(sum(sizes))[:S] for _ in range(2)])
     is_positive = np.arange(S) < np.array([[6], [2]])
-    samples = AnchorSamples(
+    samples = Samples(
         rows=rows,
-        anchors=anchors[rows],
+        boxes=anchors[rows],
+        labels=np.zeros(rows.shape, np.int32),
+        objects=np.zeros(rows.shape, np.int32),
         targets=np.where(is_positive[..., None], near[rows], anchors[rows]),
         is_positive=is_positive,
         valid=np.arange(S) < np.array([[20], [S]]),
     )
     samples = jax.tree.map(jnp.asarray, samples)
-    none = samples._replace(is_positive=jnp.zeros((2, S), bool), targets=samples.anchors)
+    none = samples._replace(is_positive=jnp.zeros((2, S), bool), targets=samples.boxes)
 
     def sums(predictions, samples, is_real, loss):
         return rpn_sums(predictions, samples, is_real, c.RPNConfig())

@@ -9,8 +9,9 @@ from flax import nnx
 
 from harmonic_jax import config as c
 from harmonic_jax.detectors.mask_rcnn import MaskHead, _mask_sums, take_masks
+from harmonic_jax.detectors.parts.matching import Samples
 from harmonic_jax.detectors.parts.objective import LossSums
-from harmonic_jax.detectors.roi_head import BoxHead, RoISamples
+from harmonic_jax.detectors.roi_head import BoxHead
 from harmonic_jax.detectors.rpn import RPNHead
 from harmonic_jax.structures import Detections, GroundTruth, ObjectMasks
 from tests.detectors import tiny
@@ -40,7 +41,8 @@ def sums_of_masks(is_known: Any) -> LossSums:
     known = np.broadcast_to(np.array(is_known)[:, None, None], (2, 2, 56, 56))
     labels, boxes = jnp.zeros((2, 2), jnp.int32), jnp.asarray(BOXES)
     masks = ObjectMasks(jnp.asarray(np.where(known, 255, 0).astype(np.uint8)), boxes)
-    rois = RoISamples(
+    rois = Samples(
+        rows=labels,
         boxes=boxes[:, ::-1],
         labels=labels,
         targets=boxes[:, ::-1],

@@ -8,46 +8,14 @@ import pytest
 
 from harmonic_jax.config import RPNConfig
 from harmonic_jax.detectors.parts.anchors import make_anchors
-from harmonic_jax.detectors.rpn import sample_anchors, select_proposals
+from harmonic_jax.detectors.rpn import select_proposals
 from harmonic_jax.ops.box_coder import encode_boxes
 from tests.detectors import reference as ref
 from tests.detectors import tiny
 from tests.ops.scenes import random_boxes
 
 RPN = RPNConfig()
-DRAW = RPNConfig(num_samples=32)
 B = 2
-
-
-# --- Samples and loss ----------------------------------------------------------------------------
-
-
-def test_anchors_are_sampled_by_their_match() -> None:
-    """Of images with no, one and four objects at once; each is what a single image would be."""
-    rng = np.random.default_rng(1)
-    every, truth = tiny.boxes_of(rng, 80), tiny.random_truth(rng, (0, 1, 4))
-    keys = jax.random.split(jax.random.key(2), 3)
-    together = jax.jit(jax.vmap(lambda key, own: sample_anchors(key, every, own, DRAW)))(
-        keys, truth
-    )
-    alone = jax.jit(lambda key, own: sample_anchors(key, every, own, DRAW))
-    for i in range(3):
-        samples = jax.tree.map(np.asarray, tiny.row(together, i))
-        tiny.assert_same(samples, alone(keys[i], tiny.row(truth, i)))
-        boxes, _ = tiny.objects_of(truth, i)
-        owner = ref.match_by_overlap(every, boxes, DRAW.match)
-        positive = np.array([g is not None and g >= 0 for g in owner])
-        table = ref.iou_table(every, boxes)
-        assert samples.valid.all()
-        assert samples.is_positive.sum() == min(16, positive.sum())
-        assert len(set(samples.rows.tolist())) == 32
-        np.testing.assert_array_equal(samples.anchors, every[samples.rows])
-        np.testing.assert_array_equal(samples.is_positive, positive[samples.rows])
-        best = table.max(1, initial=0.0)
-        assert (best[samples.rows[~samples.is_positive]] < 0.3).all()
-        for row, target in zip(samples.rows, samples.targets, strict=True):
-            expected = boxes[owner[row]] if positive[row] else every[row]
-            np.testing.assert_array_equal(target, expected.astype(np.float32))
 
 
 # --- Proposals -----------------------------------------------------------------------------------

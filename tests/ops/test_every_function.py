@@ -104,7 +104,16 @@ CALLS = {
     "match_default_boxes": lambda f, x: f(x.b(BOXES), x.b(OBJECTS), IS_OBJECT, positive_iou=0.5),
     "multibox_targets": lambda f, x: f(x.b(BOXES), x.truth(), num_classes=K, positive_iou=0.5),
     "dense_targets": lambda f, x: f([x.b(BOXES)], x.truth(), num_classes=K, match=MATCH),
-    "sample_anchors": lambda f, x: f(KEY, x.b(BOXES), x.truth(), RPN),
+    "draw_samples": lambda f, x: f(
+        KEY,
+        x.b(BOXES),
+        VALID,
+        x.truth(),
+        match=MATCH,
+        num_samples=8,
+        positive_fraction=0.5,
+        num_classes=K,
+    ),
     "sample_rois": lambda f, x: f(
         KEY,
         Proposals(x.b(BOXES), x.f(SCORES), jnp.asarray(VALID)),

@@ -4,15 +4,16 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.ops.boxes import AnyArray, Coordinates, iou_of_coordinates, pairwise_iou
+from harmonic_jax.ops.sampling import AnyKey, sample_balanced
 from harmonic_jax.structures import GroundTruth, Targets
 
 _BLOCK = 8  # Objects compared with all anchors in one go of the loop.
@@ -296,4 +297,69 @@ def _targets(
         boxes=jnp.where(is_positive[:, None], boxes, anchors),
         is_positive=is_positive,
         is_counted=matches.state != MatchState.IGNORE,
+    )
+
+
+class Samples(NamedTuple):
+    """Anchors or RoIs that losses see: positives first, then negatives, then padding."""
+
+    rows: Int[Array, "*b s"]  # into the boxes they were drawn from; 0 where not valid
+    boxes: Float[Array, "*b s 4"]  # 0 0 0 0 where not valid
+    labels: Int[Array, "*b s"]  # 0..k-1 where positive, k elsewhere (background)
+    targets: Float[Array, "*b s 4"]  # the matched box; the own one where not positive
+    objects: Int[Array, "*b s"]  # the matched row of the ground truth; 0 where not positive
+    is_positive: Bool[Array, "*b s"]
+    valid: Bool[Array, "*b s"]
+
+
+def draw_samples(
+    key: AnyKey,
+    boxes: Real[AnyArray, "n 4"],
+    exists: Bool[AnyArray, " n"],
+    ground_truth: GroundTruth,
+    *,
+    match: MatchConfig,
+    num_samples: int,
+    positive_fraction: float,
+    num_classes: int,
+) -> Samples:
+    """Match boxes of one image to its objects and draw a balanced sample.
+
+    Args:
+      key: a random key.
+      boxes: `[n 4]`, xyxy in pixels.
+      exists: `[n]`, False for padding, which may hold anything.
+      ground_truth: the objects of the image, padded.
+      match: see `match_anchors`.
+      num_samples, positive_fraction: s, and the most positives of it; see `sample_balanced`.
+      num_classes: k, the number of object classes.
+
+    Returns:
+      `Samples` of `[s]`. Without objects all are negative.
+
+    Source: Ren et al., Faster R-CNN, 2015, section 3.1; Girshick, Fast R-CNN, 2015, section 2.3.
+    """
+    boxes, truth = (
+        jnp.where(is_row[:, None], jnp.asarray(rows, jnp.float32), 0.0)
+        for rows, is_row in ((boxes, exists), (ground_truth.boxes, ground_truth.valid))
+    )
+    matches = match_anchors(boxes, truth, ground_truth.valid, match)
+    sample = sample_balanced(
+        key,
+        (matches.state == MatchState.POSITIVE) & exists,
+        (matches.state == MatchState.NEGATIVE) & exists,
+        num_samples=num_samples,
+        positive_fraction=positive_fraction,
+    )
+    drawn = jnp.where(sample.valid[:, None], boxes[sample.indices], 0.0)
+    objects = jnp.where(sample.is_positive, matches.index[sample.indices], 0)
+    labels = jnp.asarray(ground_truth.labels, jnp.int32)[objects]
+    return Samples(
+        rows=sample.indices,
+        boxes=drawn,
+        labels=jnp.where(sample.is_positive, labels, num_classes),
+        targets=jnp.where(sample.is_positive[:, None], truth[objects], drawn),
+        objects=objects,
+        is_positive=sample.is_positive,
+        valid=sample.valid,
     )

@@ -12,11 +12,13 @@ from harmonic_jax.detectors.parts.anchors import make_anchors
 from harmonic_jax.detectors.parts.matching import (
     MatchState,
     dense_targets,
+    draw_samples,
     match_anchors,
     match_default_boxes,
     multibox_targets,
 )
 from harmonic_jax.structures import GroundTruth
+from tests.detectors import tiny
 from tests.detectors.reference import match_one_to_one
 from tests.detectors.tiny import assert_same
 from tests.ops.scenes import random_boxes
@@ -224,3 +226,28 @@ def test_one_to_one_ends_whatever_it_is_given():
     owner = owners(anchors, boxes)
     assert set(owner[2::3]) >= {0, 1, 3, 4, 5}
     assert (owner[::3] == -1).all()
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 4])
+def test_samples_are_drawn_by_their_match(num_objects):
+    """With claims of low overlap, and boxes between the thresholds that are never drawn."""
+    config = MatchConfig(positive_iou=0.7, negative_iou=0.3)
+    rng = np.random.default_rng(1)
+    every, exists = tiny.boxes_of(rng, 80), np.arange(80) % 9 != 8
+    truth = tiny.row(tiny.random_truth(rng, (num_objects,)), 0)
+    drawn = jax.jit(
+        functools.partial(
+            draw_samples, match=config, num_samples=32, positive_fraction=0.5, num_classes=K
+        )
+    )(jax.random.key(2), np.where(exists[:, None], every, np.nan), exists, truth)
+    drawn = jax.tree.map(np.asarray, drawn)
+    boxes = np.asarray(truth.boxes)[:num_objects]
+    index, state = plain_match(boxes, np.where(exists[:, None], every, 0.0), config)
+    assert drawn.valid.all()
+    assert len(set(drawn.rows.tolist())) == 32
+    assert exists[drawn.rows].all()
+    assert drawn.is_positive.sum() == min(16, ((state == 1) & exists).sum())
+    np.testing.assert_array_equal(drawn.boxes, every[drawn.rows])
+    np.testing.assert_array_equal(state[drawn.rows], drawn.is_positive)
+    for row, target in zip(drawn.rows, drawn.targets, strict=True):
+        np.testing.assert_array_equal(target, boxes[index[row]] if state[row] == 1 else every[row])
