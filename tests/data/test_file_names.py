@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonic_jax.data.file_names import list_files, nearby
+from harmonic_jax.data.decode import SUFFIXES
+from harmonic_jax.data.file_names import NamedFiles, list_files, nearby
 from harmonic_jax.data.folders import FolderSource, read_class_names
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import Reason
@@ -61,7 +62,92 @@ def test_what_is_near_an_absent_file_is_named(there: str, wanted: str) -> None:
     assert nearby(many, wanted) == f"; there is {', '.join(map(repr, many[:3]))}, .."
 
 
-# Names in COCO's files
+# Names that people write
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *(
+            (name, "sub/a.png")
+            for name in ("sub/a.png", "sub\\a.png", "./sub/a.png", "../sub/a.png")
+        ),
+        *((name, "a b.png") for name in ("a b.png", " a b.png\t", '"a b.png"', "'a b.png'")),
+        *((name, name) for name in ("a.png ", "'a'.png", "a\\b.png", "12:30.png", "a\x1b[31m.png")),
+        *((name, "a.png") for name in ("{root}/a.png", "../../a.png", "x/../a.png")),
+        *zip((NFC, NFD), (NFD, NFC), strict=True),
+        ("café\udce9.png", os.fsdecode("café".encode() + b"\xe9.png")),
+    ],
+)
+def test_whole_names(tmp_path: Path, name: str, file: str) -> None:
+    name = name.replace("{root}", str(tmp_path))
+    folder = fill(tmp_path, file, "b.png", "b/a.jpg")
+    assert NamedFiles(folder).find(name) == (file,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../../../../../../etc/passwd",
+        "..\\..\\..\\..\\..\\..\\..\\data2\\b.png",
+        "/home/someone/images/b.png",
+        "C:\\Users\\b.png",
+        "{root}//{root}2/b.png",
+        "https://host/b.png",
+        "data:image/png;base64," + "iVBOR" * 10_000,
+        *("", " ", ".", "train/", "train/..", "a\0/b.png", "\ud800/a.png", "a\x1b.png", "._b.png"),
+        *("b.png", "train/b", "train/B.png"),
+    ],
+)
+def test_no_other_name_means_a_file(tmp_path: Path, name: str) -> None:
+    """What leads out of the folder is not found in it, and nothing else is looked at."""
+    fill(tmp_path, "data2/b.png", "data/train/b.png", "data/train/._b.png")
+    files = NamedFiles(tmp_path / "data")
+    name = name.replace("{root}", str(files.folder))
+    assert files.find(name) == ()
+    told = files.absence(name)
+    assert f"not in {files.folder}" in told
+    assert len(told) < 500
+    assert not {"\n", "\x1b"} & set(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *((name, "a.jpg") for name in (
+            "a", "a ", "\ta", '"a"', "a.jpg", "images/a.jpg", "images\\a.jpg",
+            "VOC2007/images/a", "../images/a.jpg", "/home/ann/photos/a.jpg", "C:\\Ann\\a.jpg",
+        )),
+        ("/home/ann/VOC2007/images/part 1.jpg", "part 1.jpg"),
+        *((name, f"{name}.jpg") for name in ("gear (1)", "'a", '"quoted"', "a ", "v.2020", "#1")),
+        ("photo.2020.jpg", "photo.2020.jpg"),
+        ("c", "sub/c.jpg"),
+        ("sub/c", "sub/c.jpg"),
+        (NFC.removesuffix(".png"), NFD),
+    ],
+)  # fmt: skip
+def test_names_without_folder_or_suffix(tmp_path: Path, name: str, file: str) -> None:
+    folder = fill(tmp_path / "images", file, "other.jpg", "1.jpg", "part.jpg", "a.txt")
+    assert NamedFiles(folder, SUFFIXES).find(name) == (file,)
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ("a.JPG a.jpg", "a.JPG a.jpg"),
+        ("x/a.jpg y/a.jpg", "x/a.jpg y/a.jpg"),
+        ("a.bmp a.png", "a.bmp a.png"),
+        ("a.bmp a.jpg", "a.jpg"),
+        ("a.heic A.jpg", ""),
+    ],
+)
+def test_a_name_may_mean_several_files_or_none(tmp_path: Path, there: str, found: str) -> None:
+    files = NamedFiles(fill(tmp_path, *there.split()), SUFFIXES)
+    assert files.find("a") == tuple(found.split())
+    assert found or files.absence("a").endswith("; there is 'A.jpg', 'a.heic'")
+
+
+# The folder of COCO's images
 
 
 def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
@@ -76,57 +162,21 @@ def read_names(root: Path, names: list[str], files: list[str]) -> FolderSource:
     [
         ("a.png", "train/a.png"),
         ("a.png", "images/train/a.png"),
+        ("a.png", "train/images/a.png"),
         ("a.png", "images/a.png"),
         ("a.png", "a.png"),
-        ("sub\\a.png", "train/sub/a.png"),
         ("images\\a.png", "images/a.png"),
         ("train/a.png", "train/a.png"),
-        ("..\\images\\train\\a.png", "images/train/a.png"),
-        ("a\\b.png", "train/a\\b.png"),  # a name that has one, where there is such a file
-        ("'a.png'", "train/a.png"),
-        ("a.png ", "train/a.png"),
-        ("a.png ", "train/a.png "),
-        (NFC, f"train/{NFD}"),
-        (NFD, f"train/{NFC}"),
-        ("a\x1b[31m\n.png", "train/a\x1b[31m\n.png"),
-        ("café\udce9.png", os.fsdecode("train/café".encode() + b"\xe9.png")),
         ("{root}/train/a.png", "train/a.png"),
+        ("a\x1b[31m\n.png", "train/a\x1b[31m\n.png"),
     ],
 )
-def test_names_that_mean_a_file(tmp_path: Path, name: str, file: str) -> None:
+def test_the_folders_of_a_split(tmp_path: Path, name: str, file: str) -> None:
     name = name.replace("{root}", str(tmp_path))
     source = read_names(tmp_path, [name], [file])
     assert source.paths == (str(tmp_path / file),)
     assert source.records[0].file_name == name
-    source.fingerprint()
     assert "\n" not in source.report.examples(Reason.EMPTY_IMAGE)[0]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../../../../../../../etc/passwd",
-        "..\\..\\..\\..\\..\\..\\..\\data2\\b.png",
-        "/home/someone/images/b.png",
-        "C:\\Users\\b.png",
-        "\\\\server\\share\\b.png",
-        "{root}//{root}2/b.png",
-        "https://host/b.png",
-        "data:image/png;base64," + "iVBOR" * 10_000,
-        *("", " ", ".", "train/", "train/..", "a\0/b.png", "\ud800/a.png", "a\x1b.png", "._b.png"),
-    ],
-)
-def test_no_other_name_means_a_file(tmp_path: Path, name: str) -> None:
-    """What leads out of the folder is not found in it, and nothing else is looked at."""
-    root = tmp_path / "data"
-    root.mkdir()
-    fill(tmp_path, "data2/b.png")
-    source = read_names(root, [name.replace("{root}", str(root))], ["train/b.png", "train/._b.png"])
-    assert not source.paths
-    (example,) = source.report.examples(Reason.MISSING_IMAGE)
-    assert f"not in {root}" in example
-    assert len(example) < 500
-    assert not {"\n", "\x1b"} & set(example)
 
 
 def test_all_names_are_of_the_folder_that_has_most_of_them(tmp_path: Path) -> None:

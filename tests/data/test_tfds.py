@@ -89,12 +89,9 @@ VOC_FEATURES = {
         {
             "bbox": tfds.features.BBoxFeature(),
             "is_difficult": np.bool_,
-            "is_truncated": np.bool_,
             "label": tfds.features.ClassLabel(names=VOC_CLASSES),
-            "pose": tfds.features.ClassLabel(names=["frontal", "rear"]),
         }
     ),
-    "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=VOC_CLASSES)),
 }
 
 
@@ -110,19 +107,12 @@ def coco_example(image: bytes, key: int, name: str, *objects: Any) -> dict[str, 
 
 def voc_example(name: str, corners: Any, label: str, *, is_difficult: bool = False) -> Any:
     """As TFDS writes it: VOC's one-based corners divided by the size, here 50 x 100."""
-    xmin, ymin, xmax, ymax = corners
-    thing = {
-        "bbox": tfds.features.BBox(
-            ymin=ymin / 50, xmin=xmin / 100, ymax=ymax / 50, xmax=xmax / 100
-        ),
-        "is_difficult": is_difficult,
-        "is_truncated": False,
-        "label": label,
-        "pose": "rear",
-    }
-    return {
-        "image": jpeg(50, 100), "image/filename": name, "objects": [thing], "labels": [label],
-    }  # fmt: skip
+    xmin, ymin, xmax, ymax = (
+        value / side for value, side in zip(corners, (100, 50) * 2, strict=True)
+    )
+    bbox = tfds.features.BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
+    thing = {"bbox": bbox, "is_difficult": is_difficult, "label": label}
+    return {"image": jpeg(50, 100), "image/filename": name, "objects": [thing]}
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +131,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = coco_example(b"\xff\xd8\xff\xe0 nothing", 7, "7", thing)
     examples = {"train": [first, broken, second], "validation": [second]}
     prepare(folder, "coco", COCO_FEATURES, examples, config="2017", version="1.1.0")
+    hard = voc_example("000005.jpg", (11, 6, 21, 31), "cat", is_difficult=True)
     voc: dict[str, Examples] = {
         "2007": {
             "train": [voc_example("000012.jpg", (1, 1, 100, 50), "car")],
-            "validation": [voc_example("000005.jpg", (11, 6, 21, 31), "cat", is_difficult=True)],
+            "validation": [hard],
             "test": [voc_example("000001.jpg", (48, 24, 95, 37), "dog")],
         },
         "2012": {
