@@ -85,8 +85,8 @@ class NamedFiles:
     """The files of a folder and its sub-folders, found by the names that people write.
 
     A name is a path from the folder. It counts as it stands; then without spaces or quotes around
-    it; with / for \\; without the folder's own place, or `..`, before it. All Unicode normal forms
-    of a name are the same. Only files of the folder are ever found.
+    it; with / for \\; without the folder's own place before it. All Unicode normal forms of a name
+    are the same. Only files of the folder are ever found.
 
     Where names may leave out their suffix, they may also leave out their folder, or have that of
     another machine: `.../FOLDER/` may stand before a path, of an absolute one the longest end that
@@ -144,7 +144,7 @@ class NamedFiles:
             path = path.removeprefix(place)
         if self._is_loose:
             path = f"/{path}".rpartition(f"/{self.folder.name}/")[2].removeprefix("/")
-        path = re.sub(r"^(\.\./)+", "", posixpath.normpath(path))
+        path = posixpath.normpath(path)
         yield path
         if self._is_loose and re.match("/|[a-zA-Z]:/", name.replace("\\", "/")):
             parts = path.split("/")

@@ -68,13 +68,10 @@ def test_what_is_near_an_absent_file_is_named(there: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        *(
-            (name, "sub/a.png")
-            for name in ("sub/a.png", "sub\\a.png", "./sub/a.png", "../sub/a.png")
-        ),
+        *((name, "sub/a.png") for name in ("sub/a.png", "sub\\a.png", "./sub/a.png")),
         *((name, "a b.png") for name in ("a b.png", " a b.png\t", '"a b.png"', "'a b.png'")),
         *((name, name) for name in ("a.png ", "'a'.png", "a\\b.png", "12:30.png", "a\x1b[31m.png")),
-        *((name, "a.png") for name in ("{root}/a.png", "../../a.png", "x/../a.png")),
+        *((name, "a.png") for name in ("{root}/a.png", "x/../a.png")),
         *zip((NFC, NFD), (NFD, NFC), strict=True),
         ("café\udce9.png", os.fsdecode("café".encode() + b"\xe9.png")),
     ],
@@ -96,7 +93,7 @@ def test_whole_names(tmp_path: Path, name: str, file: str) -> None:
         "https://host/b.png",
         "data:image/png;base64," + "iVBOR" * 10_000,
         *("", " ", ".", "train/", "train/..", "a\0/b.png", "\ud800/a.png", "a\x1b.png", "._b.png"),
-        *("b.png", "train/b", "train/B.png"),
+        *("b.png", "train/b", "train/B.png", "../train/b.png"),
     ],
 )
 def test_no_other_name_means_a_file(tmp_path: Path, name: str) -> None:
