@@ -23,7 +23,7 @@ from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, make_folder
-from harmonic_jax.inference.augmentation import AugmentedPredictions
+from harmonic_jax.inference.augmentation import AugmentedPredict
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
@@ -215,7 +215,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     step = (
         make_predict_step(run.detector, mesh)
         if tta is None
-        else AugmentedPredictions(run.detector, mesh, source, tta)
+        else AugmentedPredict(run.detector, mesh, tta).on_source(source)
     )
     predict_step = MatchedPredictions(step, labels)
     with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():

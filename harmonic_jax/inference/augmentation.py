@@ -25,7 +25,7 @@ from harmonic_jax.ops import Suppression, suppress
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.sharding import DATA_AXIS, put_batch, replicated, split_batch
 from harmonic_jax.training.state import Detector, Variables
-from harmonic_jax.training.step import predict
+from harmonic_jax.training.step import PredictStep, predict
 
 _EVERYWHERE, _SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
@@ -97,6 +97,7 @@ class AugmentedPredict:
 
     def __init__(self, detector: Detector, mesh: Mesh, tta: TTA) -> None:
         self.tta = tta
+        self._data, self._mesh = detector.config.data, mesh
         settings = _suppression(settled(tta, detector.config), detector.config)
 
         def look_at(variables: Variables, batch: Batch, is_mirrored: Array) -> Detections:
@@ -130,38 +131,25 @@ class AugmentedPredict:
             index = batch.record_index
         return self.merge(views, index)
 
+    def on_source(self, source: DetectionSource) -> PredictStep:
+        """A predict step for `training.evaluation.evaluate`, to be called on every process alike.
 
-class AugmentedPredictions:
-    """A predict step with test-time augmentation, for `training.evaluation.evaluate`.
+        The images of a batch are loaded anew from their files for every scale.
 
-    It may be called like what `training.step.make_predict_step` makes, on every process alike. The
-    images of a batch are loaded anew from their files for every scale.
-
-    Args:
-      detector: the model and its config.
-      mesh: all devices.
-      source: where the images of the batches come from.
-      tta: the looks, and how they are merged.
-
-    Raises:
-      ConfigError: the detector cannot be looked through like that.
-    """
-
-    def __init__(self, detector: Detector, mesh: Mesh, source: DetectionSource, tta: TTA) -> None:
-        self._mesh, self._source = mesh, source
-        self._data = detector.config.data
+        Raises:
+          ConfigError: a scale makes sides that are too small or too large.
+        """
         for bucket in self._data.buckets:
-            for scale in tta.scales:
+            for scale in self.tta.scales:
                 shapes_at(self._data, bucket, scale)  # refuses now what cannot be
-        self._predict = AugmentedPredict(detector, mesh, tta)
 
-    def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
-        return self._predict(
-            variables, lambda scale: batch if scale == 1.0 else self._load(batch, scale)
-        )
+        def at(batch: Batch, scale: float) -> Batch:
+            return batch if scale == 1.0 else self._load(source, batch, scale)
 
-    def _load(self, batch: Batch, scale: float) -> Batch:
-        """The same images at another size."""
+        return lambda variables, batch: self(variables, functools.partial(at, batch))
+
+    def _load(self, source: DetectionSource, batch: Batch, scale: float) -> Batch:
+        """The images of a batch at another size."""
         _, height, width, _ = batch.images.shape
         data, bucket = shapes_at(self._data, (height, width), scale)
         # Those of the rows that this process holds.
@@ -171,7 +159,7 @@ class AugmentedPredictions:
 
         def load(row: int) -> None:
             index = int(indices[row])
-            load_sample(self._source, index, data, loaded, row, short_side=side, rng=None)
+            load_sample(source, index, data, loaded, row, short_side=side, rng=None)
 
         with ThreadPoolExecutor(data.num_threads) as pool:
             list(pool.map(load, range(len(indices))))

@@ -17,7 +17,6 @@ from PIL import Image
 import harmonic_jax
 from harmonic_jax.config import ConfigError
 from harmonic_jax.inference import TTA, ImageDetections, LoadedDetector
-from harmonic_jax.inference.augmentation import AugmentedPredictions
 from harmonic_jax.inference.detections import detection_table
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.pretrained import WeightsError
@@ -61,10 +60,7 @@ def test_finds_what_the_evaluation_finds(run: Path, detector: LoadedDetector, tt
     """Whose own loading of images it is; with the programs of `detector`, to save time."""
     source, saved = images_of_shapes(1 if tta else 2), opened(run)
     found = detector(images_of(source), tta=LOOKS if tta else None)
-    step: Any = detector._predict_step
-    if tta:
-        step = AugmentedPredictions(saved.detector, data_mesh(jax.devices()[:1]), source, LOOKS)
-        step._predict = detector._augmented[LOOKS]
+    step: Any = detector._augmented[LOOKS].on_source(source) if tta else detector._predict_step
     expected = evaluation(step, saved.variables, source, saved).detections
     ids = [record.image_id for record in source.records]
     table = detection_table(list(zip(ids, found, strict=True)))
