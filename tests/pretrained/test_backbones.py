@@ -21,6 +21,8 @@ from harmonic_jax.config import (
 )
 from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import WeightsError, load_backbone
+from harmonic_jax.pretrained.torchvision import backbone_layout
+from tests.pretrained.torch_layout import random_state_dict
 
 WIDTH = 4
 VGG = RefineDetConfig(backbone=VGGConfig(width=WIDTH, normalization="torchvision"))
@@ -57,53 +59,18 @@ def arrays_of(*states: nnx.State) -> dict[str, np.ndarray]:
 
 
 def resnet18(width: int = 8) -> StateDict:
-    """A ResNet-18 classifier's state dict, written from torchvision's names."""
-    rng = np.random.default_rng(0)
-    state: StateDict = {}
-
-    def conv_and_norm(conv: str, norm: str, shape: tuple[int, ...]) -> None:
-        state[f"{conv}.weight"] = rng.standard_normal(shape)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            state[f"{norm}.{name}"] = rng.standard_normal(shape[0])
-
-    conv_and_norm("conv1", "bn1", (width, 3, 7, 7))
-    num_in = width
-    for i in range(4):
-        num_out = width * 2**i
-        for j in range(2):
-            block = f"layer{i + 1}.{j}"
-            conv_and_norm(f"{block}.conv1", f"{block}.bn1", (num_out, num_in, 3, 3))
-            conv_and_norm(f"{block}.conv2", f"{block}.bn2", (num_out, num_out, 3, 3))
-            if num_in != num_out:
-                shape = (num_out, num_in, 1, 1)
-                conv_and_norm(f"{block}.downsample.0", f"{block}.downsample.1", shape)
-            num_in = num_out
-    state["fc.weight"], state["fc.bias"] = rng.standard_normal((10, num_in)), np.zeros(10)
-    state = {name: array.astype(np.float32) for name, array in state.items()}
-    return state | {"bn1.num_batches_tracked": np.array(3)}
+    """A classifier's state dict."""
+    config = retinanet(width=width)
+    fc = {"fc.weight": np.zeros((10, 8 * width), np.float32), "fc.bias": np.zeros(10, np.float32)}
+    return random_state_dict(config, 2, backbone_layout(config.backbone, {})) | fc
 
 
 @pytest.fixture(scope="module")
 def vgg() -> StateDict:
     """A classifier's state dict, a sixteenth as wide as torchvision's."""
-    rng = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {
-        "classifier.0": (64 * WIDTH, 8 * WIDTH * 49),
-        "classifier.3": (64 * WIDTH, 64 * WIDTH),
-        "classifier.6": (10, 64 * WIDTH),
-    }
-    num_in, layer = 3, 0
-    for width in VGG_LAYERS:
-        if isinstance(width, int):
-            shapes[f"features.{layer}"] = (width, num_in, 3, 3)
-            num_in = width
-        layer += 2 if isinstance(width, int) else 1
-    state_dict = {}
-    for name, shape in shapes.items():
-        scale = (2 / np.prod(shape[1:])) ** 0.5
-        state_dict[f"{name}.weight"] = rng.normal(0, scale, shape).astype(np.float32)
-        state_dict[f"{name}.bias"] = rng.normal(0, 0.1, shape[0]).astype(np.float32)
-    return state_dict
+    layout = backbone_layout(VGG.backbone, {"classifier.0.weight": np.zeros(1)})
+    last = {"classifier.6.weight": np.zeros((10, 64 * WIDTH), np.float32)}
+    return random_state_dict(VGG, 2, layout) | last
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm": "frozen"}, {"frozen_stages": 3}])

@@ -8,17 +8,26 @@ from flax import nnx
 from harmonic_jax.config import ModelConfig
 from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import detector_layout
+from harmonic_jax.pretrained.layout import Layout
 
 
-def random_state_dict(config: ModelConfig, num_classes: int) -> dict[str, np.ndarray]:
-    """What `model.state_dict()` would give, counters of batch norms included."""
+def random_state_dict(
+    config: ModelConfig, num_classes: int, layout: Layout | None = None
+) -> dict[str, np.ndarray]:
+    """What `model.state_dict()` would give, counters of batch norms included.
+
+    Of the detector in torchvision's layout, or of what another layout has of it.
+    """
     model = nnx.eval_shape(lambda: build_model(config, num_classes, rngs=nnx.Rngs(0)))
-    layout = detector_layout(config, num_classes)
+    layout = layout or detector_layout(config, num_classes)
     rng = np.random.default_rng(0)
     state: dict[str, np.ndarray] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
         shape = leaf.get_value().shape
-        name, transform = layout.entry(path, len(shape))
+        entry = layout.entry(path, len(shape))
+        if entry is None:
+            continue
+        name, transform = entry
         shape = transform.torch_shape(shape)
         spread = 1 / np.sqrt(max(np.prod(shape[1:]), 1.0))
         state[name] = rng.uniform(-spread, spread, shape).astype(np.float32)
