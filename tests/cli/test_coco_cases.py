@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harmonic_jax.cli import check_data, compare, evaluate
+from harmonic_jax.cli import check_data, evaluate
 from tests.metrics.synthetic import pycocotools_metrics
 
 Capture = pytest.CaptureFixture[str]
@@ -165,19 +165,6 @@ def test_iou_type_names_what_it_lacks(cases: Path, capsys, tmp_path) -> None:
     assert "--iou-type goes with --predictions" in capsys.readouterr().err
 
 
-def renumbered(truth: Path, found: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The same files with the image ids 1, 2, ..: pycocotools puts others through a float64."""
-    content, entries = json.loads(truth.read_text()), json.loads(found.read_text())
-    ids = {image["id"]: i for i, image in enumerate(content["images"], start=1)}
-    for image in content["images"]:
-        image["id"] = ids[image["id"]]
-    for entry in [*content["annotations"], *entries]:
-        entry["image_id"] = ids[entry["image_id"]]
-    for name, value in (("truth.json", content), ("found.json", entries)):
-        (tmp_path / name).write_text(json.dumps(value))
-    return tmp_path / "truth.json", tmp_path / "found.json"
-
-
 def test_image_ids_that_are_hashes(cases: Path, capsys, tmp_path) -> None:
     folder = cases / HASHES
     train = folder / "data" / "annotations" / "instances_train.json"
@@ -188,7 +175,6 @@ def test_image_ids_that_are_hashes(cases: Path, capsys, tmp_path) -> None:
     ):
         numbers, _ = evaluated(folder / results, truth, capsys, tmp_path)
         assert numbers["AP"] == pytest.approx(1)
-        assert same_as_pycocotools(numbers, *renumbered(truth, folder / results, tmp_path))
     line, _ = evaluated(folder / "res_text.json", folder / "gt128.json", capsys, tmp_path)
     assert "res_text.json[0]: image_id '0000000_02999_d_0000005' is not in the ground" in line
 
@@ -205,7 +191,3 @@ def test_a_report_holds_the_ids_of_the_data_set(cases: Path, capsys, tmp_path, m
     }
     with np.load(tmp_path / "report" / "raw_boxes.npz") as columns:
         assert columns["image_id"].dtype == np.int64
-    args = [tmp_path / "report", tmp_path / "report", "--resamples", 2]
-    assert compare.main([str(arg) for arg in args]) == 0
-    args = [found, tmp_path / "report" / "detections.json", "--annotations", truth]
-    assert compare.main([str(arg) for arg in [*args, "--resamples", 2]]) == 0

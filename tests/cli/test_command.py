@@ -81,17 +81,14 @@ def print_a_lot() -> int:
     return 0
 
 
-def test_nobody_reads_the_output_any_more(broken_output, capsys) -> None:
+def test_an_output_that_takes_nothing_more(broken_output, capsys) -> None:
     assert broken_output("pipe") == 1
     assert broken_output("pipe", lambda: harmonic_jax.__main__.main(["--help"])) == 0
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_the_disk_under_the_output_is_full(broken_output, capsys) -> None:
-    assert broken_output("device") == 1
-    error = capsys.readouterr().err
-    assert error == "error: standard output: No space left on device\n"
+    if Path("/dev/full").exists():
+        assert broken_output("device") == 1
+        error = capsys.readouterr().err
+        assert error == "error: standard output: No space left on device\n"
 
 
 def test_there_is_no_output_at_all(monkeypatch) -> None:
