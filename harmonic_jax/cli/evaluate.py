@@ -47,7 +47,7 @@ from harmonic_jax.training.evaluation import (
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.results import write_results
 from harmonic_jax.training.saved_run import open_detector
-from harmonic_jax.training.sharding import data_mesh, eval_batch_size, replicated
+from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.step import make_predict_step
 from harmonic_jax.training.watchdog import exit_on_lost_process, process_watchdog
 
@@ -201,7 +201,6 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     run = open_detector(options.run, sharding=replicated(mesh), last=chosen.last)
     run = with_nms(run, inference.nms, inference.nms_sigma)
     config = run_on_all(lambda: _with_options(run.config, chosen))
-    eval_batch_size(config, mesh)  # refuses one that is too large, before the data are read
     split = chosen.split or config.data.eval_split
     source = run_on_all(lambda: open_source(config.data, split), primary_first=True)
     labels = match_classes(run.class_names, source.class_names, found=classes_found(source))

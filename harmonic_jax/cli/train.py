@@ -31,7 +31,7 @@ from harmonic_jax.training.loop import train
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
 from harmonic_jax.training.results import write_results
 from harmonic_jax.training.run_folder import RunFolder
-from harmonic_jax.training.sharding import check_batch_sizes, data_mesh
+from harmonic_jax.training.sharding import check_batch_size, data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _train(options: Options) -> int:
 def _run(config: Config, console: Terminal) -> int:
     use_compilation_cache()
     # Before the data are read or prepared, which may take an hour.
-    check_batch_sizes(config, data_mesh())
+    check_batch_size(config, data_mesh())
     run_folder = RunFolder.of(config)
     # Process 0 first: it prepares the data where that has not been done.
     train_source, eval_source = run_on_all(

@@ -18,7 +18,7 @@ from harmonic_jax.inference.images import ImageLike, make_batch, read_image, sha
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.training.saved_run import SavedRun, open_detector
-from harmonic_jax.training.sharding import check_memory, put_batch, replicated, single_mesh
+from harmonic_jax.training.sharding import put_batch, replicated, single_mesh
 from harmonic_jax.training.state import Detector, build_detector
 from harmonic_jax.training.step import make_predict_step
 
@@ -58,7 +58,6 @@ def load(
     check_count("batch_size", batch_size, BATCH_SIZES)
     opened = open_detector(Path(run), sharding=replicated(single_mesh()), last=last)
     opened = with_nms(opened, nms, nms_sigma)
-    check_memory("batch_size", batch_size, opened.config.data)
     return LoadedDetector(opened, batch_size=batch_size, upright=upright)
 
 

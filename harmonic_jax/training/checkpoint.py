@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -154,7 +154,7 @@ class CheckpointStore:
         if difference is not None:
             raise CheckpointError(f"{folder} does not fit: {difference}")
         try:
-            stored = run_on_all(lambda: _read(folder, document["leaves"], leaves))
+            stored = run_on_all(lambda: self._read(folder, leaves))
         except (CheckpointError, ProcessFailedError):
             if run_on_primary(folder.exists):
                 raise
@@ -216,9 +216,21 @@ class CheckpointStore:
             raise CheckpointError(f"no undamaged checkpoint in {self.directory}: {reasons}")
         raise CheckpointError(f"no checkpoint in {self.directory}")
 
+    def _read(self, folder: Path, leaves: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return arrays.read(folder / _ARRAYS, leaves)
+        except Exception as error:
+            raise CheckpointError(f"cannot read {folder}: {_one_line(error, folder)}") from error
+
     def _begin(self, step: int, leaves: dict[str, Any]) -> None:
         """Makes the folder that every process then writes to."""
-        _check_finite(leaves, f"checkpoint step {step}, which is not written to {self.directory}")
+        name = arrays.first_not_finite(leaves)
+        if name is not None:
+            raise CheckpointError(
+                f"leaf {name!r} is not finite (NaN or infinity) in checkpoint step {step}, which "
+                f"is not written to {self.directory}. What was saved before stays; try a lower "
+                "optim.learning_rate, a longer optim.warmup_steps or optim.clip_norm"
+            )
         self.claim()
         if self._is_primary:
             with self._writing(step):
@@ -245,16 +257,6 @@ class CheckpointStore:
             ) from error
 
 
-def _read(folder: Path, described: Mapping[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
-    try:
-        arrays.check_stored(folder / _ARRAYS, described)
-        stored = arrays.read(folder / _ARRAYS, leaves)
-    except Exception as error:
-        raise CheckpointError(f"cannot read {folder}: {_one_line(error, folder)}") from error
-    _check_finite(stored, str(folder))
-    return stored
-
-
 def _one_line(error: Exception, folder: Path) -> str:
     """An exception, whichever library raises it, in a line; with its class where the text alone
     would be a riddle."""
@@ -264,12 +266,3 @@ def _one_line(error: Exception, folder: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return explained(error, folder)
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _check_finite(leaves: Mapping[str, Any], where: str) -> None:
-    name = arrays.first_not_finite(leaves)
-    if name is not None:
-        raise CheckpointError(
-            f"leaf {name!r} is not finite (NaN or infinity) in {where}. What was saved before "
-            "stays; try a lower optim.learning_rate, a longer optim.warmup_steps or optim.clip_norm"
-        )

@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from harmonic_jax.checks import at_path, fields_of, options_of, require, shown
 from harmonic_jax.config import Config, ConfigError
-from harmonic_jax.json_file import JsonFileError, read_json
 
 # A run may be continued with other values of these: none of them changes the parameters.
 MAY_CHANGE = frozenset(
@@ -28,8 +26,6 @@ MAY_CHANGE = frozenset(
 # Processes of one run may have other values of these: each host has its own disks and cores.
 MAY_DIFFER = frozenset({"data.root", "data.num_threads"})
 
-_MAX_BYTES = 2**24
-
 
 def config_to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values; each dataclass carries its class name under `type`."""
@@ -38,20 +34,6 @@ def config_to_json(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         out[field.name] = config_to_json(value) if dataclasses.is_dataclass(value) else value
     return out
-
-
-def read_config(path: Path) -> Config:
-    """Reads a config from a file of JSON.
-
-    Raises:
-      OSError: there is no such file, or it cannot be read.
-      ConfigError: names the file, and the place in it where it is no config.
-    """
-    try:
-        values = read_json(path, most_bytes=_MAX_BYTES, unique_keys=True)
-    except JsonFileError as error:
-        raise ConfigError(str(error)) from None
-    return config_from_json(values, where=f"{path}: ")
 
 
 def config_from_json(values: Any, *, where: str = "") -> Config:

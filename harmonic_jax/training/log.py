@@ -16,6 +16,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, SupportsFloat, TypeVar
 
@@ -329,7 +330,8 @@ class TrainProgress:
         self._rate = self._task.speed or self._rate
         if self._rate is not None:
             parts.append(f"{self._rate * self._images_per_step:.1f} img/s")
-            parts.append(f"eta {_duration((self._total - self._step) / self._rate)}")
+            left = timedelta(seconds=int((self._total - self._step) / self._rate))
+            parts.append(f"eta {left}")
         parts += [_metric(name, float(value)) for name, value in self._metrics.items()]
         return "  ".join(parts)
 
@@ -340,13 +342,3 @@ def _metric(name: str, value: float) -> str:
     if name == "data_wait":
         return f"data wait {value:.1%}"
     return f"{name} {value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(59.9), _duration(3725)
-    ('0:59', '1:02:05')
-    """
-    minutes, seconds = divmod(int(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -34,7 +34,7 @@ from harmonic_jax.training.run_folder import (
     check_same_on_all,
     run_metadata,
 )
-from harmonic_jax.training.sharding import check_batch_sizes, data_mesh, put_batch, replicated
+from harmonic_jax.training.sharding import check_batch_size, data_mesh, put_batch, replicated
 from harmonic_jax.training.state import TrainState, build_detector
 from harmonic_jax.training.step import PredictStep, make_predict_step, make_train_step
 from harmonic_jax.training.watchdog import StopSignal, exit_on_lost_process, process_watchdog
@@ -73,7 +73,7 @@ def train(
       ProcessFailedError: of several processes, one failed.
     """
     settings, mesh = config.train, data_mesh()
-    check_batch_sizes(config, mesh)
+    check_batch_size(config, mesh)
     # Not a matter of Config: what is trained on masks may be evaluated on data without any.
     if isinstance(config.model, MaskRCNNConfig) and not config.data.masks:
         raise ConfigError(

@@ -14,6 +14,7 @@ import msgspec
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
+from harmonic_jax.json_file import JsonFileError, read_json
 from harmonic_jax.pretrained.models import PLACEHOLDER
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import (
@@ -21,7 +22,6 @@ from harmonic_jax.training.config_json import (
     MAY_DIFFER,
     config_from_json,
     config_to_json,
-    read_config,
     refuse_other,
 )
 from harmonic_jax.training.log import read_metrics
@@ -29,6 +29,7 @@ from harmonic_jax.training.processes import is_primary, run_on_all, run_on_prima
 from harmonic_jax.training.step_folders import LOCK, take_lock
 
 _SHARED_SECONDS = 60.0
+_MOST_BYTES = 2**24  # of config.json
 
 
 class RunFolder:
@@ -65,9 +66,12 @@ class RunFolder:
           ConfigError: the folder holds no run, or its config.json cannot be read.
         """
         try:
-            return read_config(self.config)
+            values = read_json(self.config, most_bytes=_MOST_BYTES, unique_keys=True)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"{self.path} holds no run: there is no {self.config}") from None
+        except JsonFileError as error:
+            raise ConfigError(str(error)) from None
+        return config_from_json(values, where=f"{self.config}: ")
 
     @contextlib.contextmanager
     def opened(self, config: Config) -> Iterator[bool]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from harmonic_jax.config import Config, ConfigError, DataConfig
+from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.structures import Batch
 from harmonic_jax.training.processes import first_line
 
@@ -49,11 +49,11 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     )
 
 
-def check_batch_sizes(config: Config, mesh: Mesh) -> None:
-    """Refuses batches that the devices do not divide, or that this machine cannot hold.
+def check_batch_size(config: Config, mesh: Mesh) -> None:
+    """Refuses batches that the devices do not divide.
 
     Raises:
-      ConfigError: names the field, the devices or the memory, and what is legal.
+      ConfigError: names the field, the devices, and what is legal.
     """
     size, parts = config.train.batch_size, config.optim.accumulate
     needed = mesh.size * parts
@@ -62,8 +62,6 @@ def check_batch_sizes(config: Config, mesh: Mesh) -> None:
             f"train.batch_size is {size}; it must be a multiple of {needed}: "
             f"{mesh.size} devices x {parts} accumulation parts"
         )
-    check_memory("train.batch_size", size // jax.process_count(), config.data, config.data.masks)
-    eval_batch_size(config, mesh)
 
 
 def eval_batch_size(config: Config, mesh: Mesh) -> int:
@@ -71,30 +69,9 @@ def eval_batch_size(config: Config, mesh: Mesh) -> int:
 
     A device has no more of them for it, and rows without an image detect nothing: the result is
     the same for every batch size.
-
-    Raises:
-      ConfigError: this machine cannot hold such a batch.
     """
     settings = config.train
-    size = -(-(settings.eval_batch_size or settings.batch_size) // mesh.size) * mesh.size
-    check_memory("train.eval_batch_size", size // jax.process_count(), config.data)
-    return size
-
-
-def check_memory(field: str, size: int, data: DataConfig, masks: bool = False) -> None:
-    """Refuses a batch of which this machine's memory holds not even the images, twice.
-
-    One batch is loaded while another is computed.
-    """
-    pixels = max(height * width for height, width in data.buckets)
-    row = 3 * pixels + (data.max_objects * data.mask_size**2 if masks else 0)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 2 * size * row > memory:
-        raise ConfigError(
-            f"{field} is too large: two batches of {size} images in this process would take "
-            f"{2 * size * row / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f}; at most "
-            f"{memory // (2 * row)} images fit"
-        )
+    return -(-(settings.eval_batch_size or settings.batch_size) // mesh.size) * mesh.size
 
 
 @functools.cache

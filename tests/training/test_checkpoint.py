@@ -248,9 +248,7 @@ def test_a_leaf_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     ("value", "dtype"),
     [(np.nan, "float32"), (np.inf, "float64"), (-np.inf, "bfloat16"), (np.nan, "float16")],
 )
-def test_what_is_not_finite_is_neither_saved_nor_restored(
-    tmp_path: Path, value: float, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_finite_is_not_saved(tmp_path: Path, value: float, dtype: str) -> None:
     good = {"a": np.ones(2), "b": np.ones(3, jnp.dtype(dtype))}
     bad = good | {"b": np.array([0, value, 1]).astype(jnp.dtype(dtype))}
     with CheckpointStore(tmp_path) as store:
@@ -258,12 +256,6 @@ def test_what_is_not_finite_is_neither_saved_nor_restored(
         with pytest.raises(CheckpointError, match=r"leaf 'b' is not finite .* step 2, which is n"):
             store.save(2, bad, {})
         assert store.restore(good).step == 1
-        with monkeypatch.context() as patch:
-            patch.setattr(arrays, "first_not_finite", lambda _: None)
-            store.save(2, bad, {})
-            store.wait()
-        with pytest.raises(CheckpointError, match=r"leaf 'b' is not finite .*step_00000002"):
-            store.restore(good)
 
 
 # Names.

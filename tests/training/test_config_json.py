@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harmonic_jax.config import Config, ConfigError, FasterRCNNConfig, MaskRCNNConfig
-from harmonic_jax.training.config_json import config_from_json, config_to_json, read_config
+from harmonic_jax.training.config_json import config_from_json, config_to_json
 from harmonic_jax.training.run_folder import RunFolder
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, raw: bytes, words: str) -> Non
 
 def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + GOOD)
-    assert read_config(tmp_path / "config.json") == Config("x")
+    assert RunFolder(tmp_path).read_config() == Config("x")
 
 
 def test_a_config_that_is_a_folder(tmp_path: Path) -> None:

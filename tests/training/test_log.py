@@ -258,7 +258,7 @@ def test_compilation_and_pauses_are_not_part_of_the_rate() -> None:
         progress.update(5)
     lines = output.getvalue().splitlines()
     assert lines[0] == "step 1/100 (1.0%)  "
-    assert "step 4/100 (4.0%)  4.0 img/s  eta 3:12" in lines  # that of before the pause
+    assert "step 4/100 (4.0%)  4.0 img/s  eta 0:03:12" in lines  # that of before the pause
     assert "step 5/100 (5.0%)  0.2 img/s  eta 1:03:20" in lines
 
 
@@ -279,7 +279,9 @@ def test_plain_lines_come_at_intervals_and_without_control_characters() -> None:
         "1/1000", "31/1000", "61/1000", "91/1000", "100/1000",
     ]  # fmt: skip
     assert lines[0] == "step 1/1000 (0.1%)  loss 1.5  lr 1.00e-02"
-    assert lines[2] == ("step 61/1000 (6.1%)  4.0 img/s  eta 15:39  loss 1.5  lr 1.00e-02  AP 0.25")
+    assert lines[2] == (
+        "step 61/1000 (6.1%)  4.0 img/s  eta 0:15:39  loss 1.5  lr 1.00e-02  AP 0.25"
+    )
     assert "[saved] a checkpoint" in lines
 
 

@@ -21,7 +21,7 @@ from harmonic_jax.files import cache_folder
 from harmonic_jax.inference import load
 from harmonic_jax.inference.inputs import find_inputs
 from harmonic_jax.training.sharding import (
-    check_batch_sizes,
+    check_batch_size,
     check_devices,
     eval_batch_size,
 )
@@ -50,23 +50,13 @@ def test_a_batch_that_the_devices_do_not_divide(size: int, parts: int, words: st
     config = with_batch(size)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
     with pytest.raises(ConfigError, match=words):
-        check_batch_sizes(config, mesh_of(4))
+        check_batch_size(config, mesh_of(4))
 
 
 def test_a_batch_of_evaluation_is_rounded_up() -> None:
     sizes = [eval_batch_size(with_batch(8, eval_batch_size=n), mesh_of(4)) for n in (1, 4, 5, 9)]
     assert sizes == [4, 4, 8, 12]
     assert eval_batch_size(with_batch(6), mesh_of(4)) == 8
-    check_batch_sizes(with_batch(8, eval_batch_size=3), mesh_of(4))
-
-
-@pytest.mark.parametrize("field", ["batch_size", "eval_batch_size"])
-def test_a_batch_that_no_memory_holds(field: str) -> None:
-    large = DataConfig(short_sides=(4096,), max_side=16384)
-    train_config = TrainConfig(**{"batch_size": 2, field: 65536})
-    config = Config("x", data=large, train=train_config)
-    with pytest.raises(ConfigError, match=rf"train.{field} is too large: .* GiB.*; at most \d+ im"):
-        check_batch_sizes(config, mesh_of(2))
 
 
 @pytest.mark.parametrize("size", [0, -1, 10**9, True, 1.0])
