@@ -46,11 +46,9 @@ def coco_splits(root: Path) -> tuple[str, ...]:
     """
     splits = tuple(sorted(_annotation_files(root)))
     if not splits:
-        found = [name for name in list_files(root, depth=2) if name.lower().endswith(".json")]
-        told = f"; there is {', '.join(map(repr, found[:3]))}" if found else ""
         raise DataError(
             f"no split found under data.root={root}: it has no annotations/instances_SPLIT.json, "
-            f"and no SPLIT/{_ROBOFLOW}{told}"
+            f"and no SPLIT/{_ROBOFLOW}"
         )
     return splits
 

@@ -1,5 +1,6 @@
 """What data sets share: entries -> records, headers of images, names of classes."""
 
+import collections
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -128,20 +129,12 @@ def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str,
         lines = read_lines(path)
     except ValueError as error:
         raise DataError(str(error)) from error
-    numbers: dict[str, int] = {}
-    names = []
-    for number, line in enumerate(lines, start=1):
-        name = clean_name(line)
-        if name in numbers and name != repeatable:
-            raise DataError(
-                f"{path} must hold one class name a line, each once; line {number} repeats "
-                f"{name!r} of line {numbers[name]}"
-            )
-        if name:
-            numbers[name] = number
-            names.append(name)
-    if not names:
-        raise DataError(f"{path} must hold one class name a line; it has none")
+    names = [name for line in lines if (name := clean_name(line))]
+    counts = collections.Counter(names)
+    again = [name for name in counts if counts[name] > 1 and name != repeatable]
+    if again or not names:
+        found = f"{again[0]!r} is there twice" if again else "it has none"
+        raise DataError(f"{path} must hold one class name a line, each once; {found}")
     return tuple(names)
 
 

@@ -52,8 +52,6 @@ def local_rows(batch_size: int, *, process_index: int, process_count: int) -> ra
             f"batch_size is {batch_size}; it must be a multiple of the number of processes, "
             f"{process_count}"
         )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; it must be in [0, {process_count})")
     number = batch_size // process_count
     return range(process_index * number, (process_index + 1) * number)
 
@@ -77,7 +75,6 @@ class TrainPlan:
     def __init__(
         self, records: Sequence[Record], config: DataConfig, *, batch_size: int, seed: int
     ):
-        _check_batch_size(batch_size)
         trained = (
             (index, record)
             for index, record in enumerate(records)
@@ -155,7 +152,6 @@ def plan_evaluation(
     batches, and the same bucket at the same step. The short side is the last of
     `config.short_sides`.
     """
-    _check_batch_size(batch_size)
     steps = []
     for bucket, members in enumerate(_group_by_bucket(enumerate(records), config)):
         for start in range(0, len(members), batch_size):
@@ -164,11 +160,6 @@ def plan_evaluation(
             indices[: len(part)] = part
             steps.append(StepPlan(bucket, config.short_sides[-1], indices))
     return steps
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
 
 
 def _group_by_bucket(

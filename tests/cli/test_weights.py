@@ -203,7 +203,7 @@ def test_halves_come_back_as_they_were(tmp_path, dtype: str) -> None:
         ("cat\r\ndog\r\n\r\n", None),
         ("N/A\nN/A", None),
         ("cat\ndog\nbird\n", "(here it has 3 classes; --class-names"),
-        ("cat\ndog\n\ncat\n", "line 4 repeats 'cat' of line 1"),
+        ("cat\ndog\n\ncat\n", "'cat' is there twice"),
     ],
 )
 def test_class_names_from_a_file(

@@ -16,8 +16,10 @@ from tests.data import coco_folder as coco
 from tests.data.fake_source import noise
 from tests.data.voc_folder import SIZE, thing, write
 
+Capture = pytest.CaptureFixture[str]
 
-def check(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+
+def check(capsys: Capture, *args: str) -> tuple[int, str, str]:
     status = main(["check-data", *args])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
@@ -41,9 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_splits_of_real_coco_images(
-    coco_tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_splits_of_real_coco_images(coco_tiny: Path, capsys: Capture) -> None:
     status, out, _ = check(capsys, f"coco:{coco_tiny}")
     assert status == 0
     assert re.findall(r"^== (.*)$", out, re.MULTILINE) == [
@@ -55,7 +55,7 @@ def test_all_splits_of_real_coco_images(
 
 
 def test_awkward_files_are_used_or_refused_with_the_true_reason(
-    cases: Path, capsys: pytest.CaptureFixture[str]
+    cases: Path, capsys: Capture
 ) -> None:
     folder = cases / "14-awkward-image-files" / "data"
     status, out, _ = check(capsys, f"coco:{folder}")
@@ -72,9 +72,7 @@ def test_awkward_files_are_used_or_refused_with_the_true_reason(
         assert np.abs(image.astype(int) - other[..., ::-1]).max() <= 1, path.name
 
 
-def test_every_image_is_decoded_and_faults_are_named(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_image_is_decoded_and_faults_are_named(folder: Path, capsys: Capture) -> None:
     status, out, _ = check(capsys, f"coco:{folder}")
     assert status == 0
     found = dict(re.findall(r"^(\w+) +(\d+)  ", out[out.index("rules") :], re.MULTILINE))
@@ -90,7 +88,7 @@ def test_every_image_is_decoded_and_faults_are_named(
     assert re.search(r"^truncated .*\n +short\.png: ", out, re.MULTILINE)
 
 
-def test_counts_and_quantiles_of_boxes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_and_quantiles_of_boxes(folder: Path, capsys: Capture) -> None:
     _, out, _ = check(capsys, f"coco:{folder}:train", "--no-decode")
     assert "images not decoded" in out
     assert "6 images, 2 objects, 0.3 an image" in out
@@ -105,7 +103,7 @@ def test_counts_and_quantiles_of_boxes(folder: Path, capsys: pytest.CaptureFixtu
     assert rows["size / short side"][4] == "0.4714"
 
 
-def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_usable_is_status_1(folder: Path, capsys: Capture) -> None:
     for path in (folder / "train").iterdir():
         path.write_bytes(b"")
     status, out, _ = check(capsys, f"coco:{folder}")
@@ -120,9 +118,7 @@ def test_nothing_usable_is_status_1(folder: Path, capsys: pytest.CaptureFixture[
     assert err.endswith("error: no usable image in 'train'\n")
 
 
-def test_images_that_are_there_twice_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_are_there_twice_are_named(tmp_path: Path, capsys: Capture) -> None:
     names = [f"a{i}" for i in range(5)]
     write(tmp_path, {name: SIZE + thing() for name in (*names, "twin")})
     write(tmp_path, {"b": SIZE + thing(), **{name: SIZE + thing() for name in names}}, split="val")
@@ -149,9 +145,7 @@ def test_images_that_are_there_twice_are_named(
         (["tfds:fashion_scenes", "--max-objects", "0"], "data.max_objects is 0"),
     ],
 )
-def test_errors_are_one_line_and_status_1(
-    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line_and_status_1(args: list[str], message: str, capsys: Capture) -> None:
     status, out, err = check(capsys, *args)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
@@ -159,7 +153,7 @@ def test_errors_are_one_line_and_status_1(
     assert err.count("\n") == 1
 
 
-def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: Capture) -> None:
     write(tmp_path, {"a": SIZE + thing()})
     lists = tmp_path / "ImageSets" / "Main"
     (lists / "train.txt").rename(lists / "val.txt")
@@ -175,7 +169,7 @@ def test_an_empty_folder_has_no_split(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "no split found under" in err
 
 
-def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: Capture) -> None:
     """None is read as markup, none steers the terminal, and a long one moves no other."""
     names = ("[/red]", "\x1b[31mred", "x" * 300)
     files = ("[/b].png", "\x1b[2J.png", "[link=x]y.png")

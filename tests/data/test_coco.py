@@ -226,14 +226,6 @@ def test_a_split_is_a_name_and_an_absent_one_names_those_there_are(
         read(tmp_path, split)
 
 
-def test_without_annotations_the_json_files_that_are_there_are_named(tmp_path: Path) -> None:
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "._instances_train.json").write_bytes(b"\0")
-    (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(DataError, match=r"no split found .* there is 'result\.json'$"):
-        coco_splits(tmp_path)
-
-
 def test_roboflow_s_folders_hold_annotations_beside_the_images(tmp_path: Path) -> None:
     path = write(tmp_path, [image(1, "a.png")], [thing(1, 1)])
     path.rename(tmp_path / "train" / "_annotations.coco.json")
