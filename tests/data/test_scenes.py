@@ -1,16 +1,10 @@
 """The built-in detection set: exact annotations, split hygiene, and the way through TFDS."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from harmonic_jax.data.scenes import (
-    CLASS_NAMES,
     CROWDED,
     Scene,
     SceneOptions,
@@ -26,7 +20,6 @@ from harmonic_jax.data.scenes.items import (
     paste,
     read_items,
 )
-from harmonic_jax.masks import RleTable
 
 NUM_SCENES = 120
 
@@ -165,64 +158,7 @@ def test_options_refuse_what_cannot_work(field: str, value: object) -> None:
         SceneOptions(**{field: value})  # type: ignore[arg-type]
 
 
-# TFDS
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a small copy, prepared without TensorFlow and without a network."""
-    code = """
-import socket, sys
-attempts = []
-def refuse(*args):
-    attempts.append(args)
-    raise OSError('no network here')
-socket.getaddrinfo = socket.socket.connect = refuse
-import harmonic_jax.data.scenes
-assert 'tensorflow_datasets' not in sys.modules
-from harmonic_jax.data.scenes.builder import FashionScenes, FashionScenesConfig
-config = FashionScenesConfig(name='tiny', num_train=12, num_validation=5)
-builder = FashionScenes(data_dir=sys.argv[1], config=config)
-builder.download_and_prepare()
-assert len(builder.as_data_source('train')) == 12
-assert not attempts and 'tensorflow' not in sys.modules, attempts
-print(builder.data_dir)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path_factory.mktemp("tfds"))],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return run.stdout.splitlines()[-1]
-
-
-def test_prepared_scenes_read_back_as_they_were_rendered(prepared: str) -> None:
-    """With the features of TFDS's `coco`, a mask, and ids that are unique and never 0."""
-    builder, object_ids, image_ids = tfds.builder_from_directory(prepared), [], []
-    for split in ("train", "validation"):
-        for example in builder.as_data_source(split):
-            index = int(example["image/filename"].decode().split("_")[1].removesuffix(".jpg"))
-            scene, _ = make_scene(load_items(split), split, index, SceneOptions())
-            objects = example["objects"]
-            image_ids.append(int(example["image/id"]))
-            object_ids += map(int, objects["id"])
-            yxyx = np.stack(objects["bbox"]) * 128
-            np.testing.assert_allclose(yxyx[:, [1, 0, 3, 2]], scene.boxes, atol=1e-4)
-            np.testing.assert_array_equal(objects["label"], scene.labels)
-            np.testing.assert_array_equal(objects["area"], scene.areas)
-            sizes = np.full((len(scene.labels), 2), 128)
-            masks = RleTable.from_bytes(objects["segmentation"], sizes)
-            for row, mask in enumerate(scene.masks):
-                np.testing.assert_array_equal(masks.decode(row), mask)
-            assert not any(objects["is_crowd"])
-            difference = example["image"].astype(int) - scene.image
-            assert np.abs(difference).mean() < 12  # JPEG, RGB in the right order
-    assert len(set(image_ids)) == 12 + 5
-    assert len(set(object_ids)) == len(object_ids)
-    assert min(object_ids) > 0
-    assert tuple(builder.info.features["objects"].feature["label"].names) == CLASS_NAMES
+# TFDS; tests/data/test_tfds.py reads a prepared copy
 
 
 def test_version_1_1_0_stays_what_it_is() -> None:
