@@ -23,8 +23,7 @@ from harmonic_jax.metrics.consistency.measures import (
 )
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
 from harmonic_jax.metrics.consistency.study import Pairs, Study
-from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
-from harmonic_jax.metrics.raw_boxes import load_raw
+from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
 
 RESAMPLES = 200
 CELLS = 25

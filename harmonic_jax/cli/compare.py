@@ -16,8 +16,7 @@ from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison
 from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
-from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results
-from harmonic_jax.metrics.raw_boxes import load_raw
+from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.run_folder import RunFolder

@@ -23,8 +23,7 @@ from harmonic_jax.json_file import shown
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
-from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
-from harmonic_jax.metrics.raw_boxes import save_raw
+from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results, save_raw
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections

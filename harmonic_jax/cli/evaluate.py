@@ -32,9 +32,9 @@ from harmonic_jax.metrics.files import (
     MaskError,
     ground_truth_from_coco,
     load_coco_results,
+    load_raw,
     with_masks,
 )
-from harmonic_jax.metrics.raw_boxes import load_raw
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache

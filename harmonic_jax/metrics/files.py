@@ -1,4 +1,4 @@
-"""Tables from and to files in COCO format, whose boxes are x, y, width, height.
+"""Tables from and to files in COCO format, whose boxes are x, y, width, height; boxes before NMS.
 
 Every error is one line that names the file, the entry and the value.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from harmonic_jax.coco_format.files import (
     CocoFile,
     EntryFault,
-    coco_file,
     images_of,
     objects_of,
     read_coco_file,
@@ -24,7 +23,7 @@ from harmonic_jax.coco_format.files import (
     says_mask,
 )
 from harmonic_jax.coco_format.values import Id, as_int64, run_lengths, side, unknown
-from harmonic_jax.files import write_text
+from harmonic_jax.files import replacing, write_text
 from harmonic_jax.json_file import JsonFileError, shown
 from harmonic_jax.masks import RleTable, encode_segmentations
 from harmonic_jax.metrics.coco import coco_metrics
@@ -32,11 +31,14 @@ from harmonic_jax.metrics.matching import IouType
 from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
+    as_column,
     box_sizes,
     check_labels,
 )
 
 _LOG = logging.getLogger(__name__)
+MOST_BYTES = 2**32  # of boxes before NMS, 100 million
+_RAW_COLUMNS = ("image_id", "boxes", "scores", "category_id")
 
 
 class MaskError(JsonFileError):
@@ -67,10 +69,8 @@ def load_coco_annotations(path: str | Path, *, masks: bool = False) -> GroundTru
     return ground_truth_from_coco(read_coco_file(path, segmentations=masks), masks=masks)
 
 
-def ground_truth_from_coco(
-    content: Any, *, name: str = "annotations", masks: bool = False
-) -> GroundTruthTable:
-    """The table of a COCO annotation dict.
+def ground_truth_from_coco(file: CocoFile, *, masks: bool = False) -> GroundTruthTable:
+    """The table of a COCO annotation file.
 
     Classes are in the order of their category ids; of several with one name each is called
     "NAME (id ID)", which is logged. Where an annotation lacks them, `iscrowd` is 0 and `area` the
@@ -78,15 +78,13 @@ def ground_truth_from_coco(
     used: pycocotools takes an object with the id 0 for an unmatched one.
 
     Args:
-      content: A dict with the lists "images", "categories" and "annotations", or a `CocoFile`.
-      name: What messages call a dict, a file for instance.
+      file: Its lists, as `coco_file` and `read_coco_file` give them.
       masks: Also draw the segmentations, where the file has them: polygons or run lengths.
 
     Raises:
       ValueError: A list or a field is missing or wrong, or an id is not known; with `masks`, some
         objects have a usable segmentation and some have none.
     """
-    file = content if isinstance(content, CocoFile) else coco_file(content, name=name)
     for told in file.same_names:
         _LOG.warning("%s: %s", file.name, told)
 
@@ -171,8 +169,8 @@ def load_coco_results(
         or category is not in the ground truth.
     """
     results, name = read_results(path), str(path)
-    image_id = known_images([result.image_id for result in results], ground_truth, name)
-    labels = known_labels([result.category_id for result in results], ground_truth, name)
+    image_id = _known_images([result.image_id for result in results], ground_truth, name)
+    labels = _known_labels([result.category_id for result in results], ground_truth, name)
     is_masked = [says_mask(result.segmentation) for result in results]
     if masks is None:
         masks = bool(results) and all(is_masked)
@@ -253,6 +251,54 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
     write_text(path, json.dumps(content))
 
 
+def save_raw(path: Path, boxes: DetectionTable, category_ids: tuple[int, ...]) -> None:
+    """Writes boxes as NumPy columns: a COCO results file of them would be several times larger."""
+    category_id = np.array(category_ids, np.int64)[boxes.labels]
+    columns = (boxes.image_id, boxes.boxes.astype(np.float32), boxes.scores, category_id)
+    with replacing(path) as partial:
+        np.savez_compressed(partial, **dict(zip(_RAW_COLUMNS, columns, strict=True)))
+
+
+def load_raw(path: Path, truth: GroundTruthTable) -> DetectionTable:
+    """Reads boxes before NMS: a COCO results file, or a .npz file that `save_raw` wrote.
+
+    A .npz file has the columns image_id [n], boxes [n, 4] (xyxy), scores [n] and category_id [n].
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is neither, or holds an image or class that the ground truth does not have.
+    """
+    with path.open("rb") as file:
+        is_archive = file.read(2) == b"PK"
+    if not is_archive:
+        return load_coco_results(path, truth, masks=False)
+    try:
+        images, boxes, scores, categories = _read_columns(path)
+        for name, ids in (("image_id", images), ("category_id", categories)):
+            as_column(name, ids, np.int64, boxes.shape[:1])
+        image_id = _known_images(images.tolist(), truth, str(path))
+        labels = _known_labels(categories, truth, str(path))
+        return DetectionTable(image_id, boxes, scores, labels)
+    except JsonFileError:  # of ids, and names the file
+        raise
+    except Exception as error:  # damaged archives raise anything, OSError as well
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a file of boxes before NMS: {reason}") from None
+
+
+def _read_columns(path: Path) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        missing = [name for name in _RAW_COLUMNS if name not in archive.files]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        size = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in _RAW_COLUMNS)
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"its columns are {size / 2**30:.1f} GiB; at most {MOST_BYTES >> 30} are read"
+            )
+        return [np.asarray(archive[name]) for name in _RAW_COLUMNS]
+
+
 def _entries(
     table: DetectionTable | GroundTruthTable,
     category_ids: Sequence[int],
@@ -283,7 +329,7 @@ def _image_sizes(truth: GroundTruthTable, image_id: np.ndarray) -> np.ndarray:
     return truth.image_sizes[order[np.searchsorted(truth.image_ids, image_id, sorter=order)]]
 
 
-def known_images(written: Sequence[Id], truth: GroundTruthTable, name: str) -> np.ndarray:
+def _known_images(written: Sequence[Id], truth: GroundTruthTable, name: str) -> np.ndarray:
     """The image ids of entries as the table has them, int64 [n]; refuses others."""
     ids = np.array(written)
     if ids.dtype != np.int64:
@@ -296,7 +342,7 @@ def known_images(written: Sequence[Id], truth: GroundTruthTable, name: str) -> n
     return ids
 
 
-def known_labels(
+def _known_labels(
     category_ids: Sequence[int] | np.ndarray, truth: GroundTruthTable, name: str
 ) -> np.ndarray:
     """The labels of entries, 0..k-1 in the order of the table's classes; refuses others."""

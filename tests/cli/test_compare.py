@@ -12,8 +12,7 @@ import pytest
 import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
 from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw
-from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
-from harmonic_jax.metrics.raw_boxes import save_raw
+from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results, save_raw
 from harmonic_jax.ops import Suppression, suppress
 from tests.metrics.consistency import brute
 

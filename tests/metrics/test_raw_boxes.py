@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics.files import ground_truth_from_coco
-from harmonic_jax.metrics.raw_boxes import load_raw, save_raw
+from harmonic_jax.coco_format.files import coco_file
+from harmonic_jax.metrics.files import ground_truth_from_coco, load_raw, save_raw
 
 BIG = 2**63 + 5
-TRUTH = ground_truth_from_coco(
-    {
-        "images": [{"id": 3}, {"id": 4}, {"id": BIG}],
-        "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
-        "annotations": [],
-    }
-)
+CONTENT = {
+    "images": [{"id": 3}, {"id": 4}, {"id": BIG}],
+    "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
+    "annotations": [],
+}
+TRUTH = ground_truth_from_coco(coco_file(CONTENT, name="a.json"))
 COLUMNS: dict[str, Any] = {
     "image_id": np.array([3, 4, 3]),
     "boxes": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -106,7 +105,7 @@ def test_a_header_is_believed_only_as_far_as_there_are_bytes(tmp_path: Path, box
 def test_an_archive_that_would_grow_without_end_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmonic_jax.metrics.raw_boxes.MOST_BYTES", 10**6)
+    monkeypatch.setattr("harmonic_jax.metrics.files.MOST_BYTES", 10**6)
     np.savez_compressed(tmp_path / "raw.npz", **(COLUMNS | {"scores": np.zeros(10**6)}))
     assert (tmp_path / "raw.npz").stat().st_size < 20_000
     with pytest.raises(ValueError, match="its columns are"):
