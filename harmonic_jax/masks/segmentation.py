@@ -101,8 +101,11 @@ def _encode(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
 
 
 def _nothing(height: int, width: int) -> bytes:
-    pixels = min(height * width, _MOST_PIXELS)
-    return encode_runs(np.array([pixels]), np.array([0, 1]))[0].tobytes()
+    return _compressed(np.array([min(height * width, _MOST_PIXELS)]))
+
+
+def _compressed(runs: np.ndarray) -> bytes:
+    return encode_runs(runs.astype(np.int64), np.array([0, len(runs)]))[0].tobytes()
 
 
 def _is_drawable(polygon: Any, height: int, width: int) -> bool:
@@ -143,4 +146,4 @@ def _compress(counts: Any) -> bytes:
     if not is_list or not ((runs >= 0) & (runs < 2**31)).all():
         message = "its counts are neither text nor a list of whole numbers >= 0"
         raise _NoMaskError("malformed", message)
-    return encode_runs(runs.astype(np.int64), np.array([0, len(runs)]))[0].tobytes()
+    return _compressed(runs)
