@@ -16,7 +16,7 @@ import numpy as np
 
 from harmonic_jax.files import write_bytes
 from harmonic_jax.masks import RleTable
-from harmonic_jax.report.fonts import FONTS
+from harmonic_jax.report.fonts import drawable, font_families
 
 Color = tuple[int, int, int]
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2
@@ -279,8 +279,8 @@ def text_mask(text: str, size: int) -> np.ndarray:
     from matplotlib.textpath import TextPath
 
     scale = 4  # drawn larger and averaged down, for smooth edges
-    text = FONTS.drawable(text)
-    fonts = FontProperties(family=list(FONTS.families([text])))
+    text = drawable(text)
+    fonts = FontProperties(family=font_families([text]))
     # Two dollar signs would make a formula of the text between them.
     path = TextPath((0, 0), text.replace("$", r"\$"), size=size * scale, prop=fonts)
     polygons = [np.asarray(polygon) for polygon in path.to_polygons()]

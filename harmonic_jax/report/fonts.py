@@ -15,66 +15,60 @@ from harmonic_jax.terminal import printable
 
 BASE = "DejaVu Sans"
 _LOG = logging.getLogger(__name__)
+_LOCK = threading.Lock()
+_families = [BASE]  # and those that were needed besides
+_has: dict[str, bool] = {}  # the letters that were looked for
 
 
-class Fonts:
-    """The fonts of this process: the first, and those that were needed besides."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._families = [BASE]
-        self._has: dict[str, bool] = {}
-
-    def families(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """Names of font families for matplotlib, which takes each letter from the first that has
-        it; all letters of the texts that any font has are among them."""
-        with self._lock:
-            letters = {letter for text in texts for letter in printable(text)} - self._has.keys()
-            if letters:
-                self._look_for(letters)
-            return tuple(self._families)
-
-    def drawable(self, text: str) -> str:
-        r"""A text of one line without the letters that no font has: their numbers instead.
-
-        >>> Fonts().drawable("caf\u00e9\t\x1b \U0010fffd")
-        'café \\x1b \\u10fffd'
-        """
-        self.families([text])
-        return "".join(map(self._drawable, printable(text)))
-
-    def _drawable(self, letter: str) -> str:
-        if letter in "\n\t":
-            return " "
-        if self._has[letter]:
-            return letter
-        return "" if _is_invisible(letter) else f"\\u{ord(letter):04x}"
-
-    def _look_for(self, letters: set[str]) -> None:
-        from matplotlib import font_manager
-        from matplotlib.ft2font import FT2Font
-
-        missing = letters - _letters_in(font_manager.findfont(BASE), letters)
-        visible = {letter for letter in missing if not _is_invisible(letter)}
-        for path in _system_fonts() if visible else ():
-            found = _letters_in(path, missing)
-            if found & visible:
-                font_manager.fontManager.addfont(path)
-                self._families.append(FT2Font(path).family_name)
-                missing, visible = missing - found, visible - found
-            if not visible:
-                break
-        self._has |= {letter: letter not in missing for letter in letters}
-        if visible:
-            _LOG.warning(
-                "no font of this system has the letters %s: they are drawn as their numbers. "
-                "Install one that has them, such as Noto's "
-                "(apt install fonts-noto-core fonts-noto-cjk)",
-                "".join(sorted(visible)[:20]),
-            )
+def font_families(texts: Iterable[str]) -> list[str]:
+    """Names of font families for matplotlib, which takes each letter from the first that has it;
+    all letters of the texts that any font has are among them."""
+    with _LOCK:
+        letters = {letter for text in texts for letter in printable(text)} - _has.keys()
+        if letters:
+            _look_for(letters)
+        return list(_families)
 
 
-FONTS = Fonts()
+def drawable(text: str) -> str:
+    r"""A text of one line without the letters that no font has: their numbers instead.
+
+    >>> drawable("caf\u00e9\t\x1b \U0010fffd")
+    'café \\x1b \\u10fffd'
+    """
+    font_families([text])
+    return "".join(map(_drawable, printable(text)))
+
+
+def _drawable(letter: str) -> str:
+    if letter in "\n\t":
+        return " "
+    if _has[letter]:
+        return letter
+    return "" if _is_invisible(letter) else f"\\u{ord(letter):04x}"
+
+
+def _look_for(letters: set[str]) -> None:
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    missing = letters - _letters_in(font_manager.findfont(BASE), letters)
+    visible = {letter for letter in missing if not _is_invisible(letter)}
+    for path in _system_fonts() if visible else ():
+        found = _letters_in(path, missing)
+        if found & visible:
+            font_manager.fontManager.addfont(path)
+            _families.append(FT2Font(path).family_name)
+            missing, visible = missing - found, visible - found
+        if not visible:
+            break
+    _has.update({letter: letter not in missing for letter in letters})
+    if visible:
+        _LOG.warning(
+            "no font of this system has the letters %s: they are drawn as their numbers. Install "
+            "one that has them, such as Noto's (apt install fonts-noto-core fonts-noto-cjk)",
+            "".join(sorted(visible)[:20]),
+        )
 
 
 def _is_invisible(letter: str) -> bool:

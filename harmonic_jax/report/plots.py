@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from harmonic_jax.report.boxes import save_png
-from harmonic_jax.report.fonts import FONTS
+from harmonic_jax.report.fonts import drawable, font_families
 from harmonic_jax.terminal import printable
 
 if TYPE_CHECKING:  # it takes a second to import: what draws nothing goes without
@@ -63,7 +63,7 @@ def chart_style(names: Iterable[str] = ()) -> Iterator[None]:
     """The looks of everything that is drawn and saved inside; `names` are texts from outside."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE | {"font.family": list(FONTS.families(names))}):
+    with mpl.rc_context(_STYLE | {"font.family": font_families(names)}):
         yield
 
 
@@ -80,13 +80,8 @@ def new_axes(
         axes = Figure(figsize=(0.8 * width, 0.8 * height)).add_axes((0.14, 0.16, 0.82, 0.73))
     else:
         axes = Figure(figsize=(width, height), layout="constrained").subplots()
-    axes.set_title(_legible(title), loc="left")
+    axes.set_title(printable(title), loc="left")
     return axes
-
-
-def _legible(text: str) -> str:
-    """A name without what no SVG may hold."""
-    return printable(text).translate({0xFFFE: 0xFFFD, 0xFFFF: 0xFFFD})
 
 
 def _figure_of(axes: "Axes") -> "Figure":
@@ -114,7 +109,7 @@ def set_log(axes: "Axes") -> None:
 
 def set_rows(axes: "Axes", names: Sequence[str]) -> None:
     """A row for each name, the first on top; pages show long names whole under the pointer."""
-    names = [_legible(name) for name in names]
+    names = [printable(name) for name in names]
     shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
     axes.set_yticks(range(len(names)), labels=shown)
     for text, name in zip(axes.get_yticklabels(), names, strict=True):
@@ -285,9 +280,9 @@ def _pixels(axes: "Axes") -> np.ndarray:
 
     figure = _figure_of(axes)
     for text in figure.findobj(Text):
-        text.set_text("\n".join(map(FONTS.drawable, text.get_text().split("\n"))))
+        text.set_text("\n".join(map(drawable, text.get_text().split("\n"))))
     names = [text.get_text() for text in axes.get_yticklabels()]
-    spelled = [FONTS.drawable(name) for name in names]
+    spelled = [drawable(name) for name in names]
     if spelled != names:
         axes.set_yticks(axes.get_yticks(), labels=spelled)
     canvas = FigureCanvasAgg(figure)

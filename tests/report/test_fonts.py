@@ -10,9 +10,9 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from harmonic_jax.report import boxes, fonts, plots
+from harmonic_jax.report import fonts
 from harmonic_jax.report.boxes import LabelledBoxes, draw_objects, text_mask
-from harmonic_jax.report.fonts import BASE, Fonts
+from harmonic_jax.report.fonts import BASE, drawable, font_families
 from harmonic_jax.report.plots import chart_style, new_axes, save_panels, set_rows, svg_of
 
 CAT = "\u732b"  # a letter of Chinese and Japanese
@@ -47,9 +47,8 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(font_manager, "findSystemFonts", found)
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
-    fresh = Fonts()
-    for module in (fonts, boxes, plots):
-        monkeypatch.setattr(module, "FONTS", fresh)
+    monkeypatch.setattr(fonts, "_families", [BASE])
+    monkeypatch.setattr(fonts, "_has", {})
     fonts._system_fonts.cache_clear()
     text_mask.cache_clear()
     yield tmp_path
@@ -61,8 +60,8 @@ def test_a_font_of_the_system_is_used(system: Path, caplog: pytest.LogCaptureFix
     write_font(system / "squares.ttf", CAT)
     (system / "broken.ttf").write_bytes(b"no font")
     write_font(system / "another.ttf", "\u0e41")
-    assert fonts.FONTS.families([f"a {CAT}"]) == (BASE, "Squares")
-    assert fonts.FONTS.drawable(f"a {CAT}") == f"a {CAT}"
+    assert font_families([f"a {CAT}"]) == [BASE, "Squares"]
+    assert drawable(f"a {CAT}") == f"a {CAT}"
     mask = text_mask(CAT, 20)
     assert mask.shape[1] == pytest.approx(0.8 * 20 + 7, abs=2)
     assert mask[8:18, 6:16].min() == 1.0  # the black square, not the outline of a missing letter
@@ -102,7 +101,7 @@ def test_what_no_font_has_is_drawn_as_its_number(
     ],
 )
 def test_signs_that_are_no_letters(system: Path, name: str, drawn: str) -> None:
-    shown = fonts.FONTS.drawable(name)
+    shown = drawable(name)
     assert shown.replace("\u200d", "").replace("\ufe0f", "") == drawn
     assert text_mask(name, 13).max() > 0.9
 
@@ -122,6 +121,6 @@ def test_charts_use_the_same_letters(system: Path, tmp_path: Path) -> None:
     assert svg_with(CAT, tmp_path / "a.png").count(f">{CAT}</text>") == 2  # its reader's fonts
     svg_with("\\u732b", tmp_path / "b.png")
     np.testing.assert_array_equal(*(cv2.imread(str(tmp_path / f"{n}.png")) for n in "ab"))
-    names = {"$x_{2}$": "$x_{2}$", "\udcff": "\\udcff", "\x1b\0": "\\x1b\\x00", "\uffff": "\ufffd"}
+    names = {"$x_{2}$": "$x_{2}$", "\udcff": "\\udcff", "\x1b\0": "\\x1b\\x00", "\uffff": "\\uffff"}
     for name, text in names.items():
         assert f">{text}</text>" in svg_with(name)
