@@ -34,7 +34,7 @@ def drawable(text: str) -> str:
     r"""A text of one line without the letters that no font has: their numbers instead.
 
     >>> drawable("caf\u00e9\t\x1b \U0010fffd")
-    'café \\x1b \\u10fffd'
+    'café \\x1b \\U0010fffd'
     """
     font_families([text])
     return "".join(map(_drawable, printable(text)))
