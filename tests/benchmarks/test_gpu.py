@@ -29,20 +29,3 @@ def test_our_side_needs_jax_flax_and_optax_alone(
     assert row.milliseconds > 0
     shown = capsys.readouterr().out
     assert "skipped: ImportError: torch is not here" in shown
-
-
-@pytest.mark.slow
-def test_every_task_runs_on_every_side(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    tasks = [task for task in gpu.TASKS if task != "train-ssd300"]  # minutes, and nothing new
-    rows = gpu.main([*tasks, "--dry-run", "--repeats", "1", "--json", str(tmp_path / "rows.json")])
-    shown = capsys.readouterr().out
-    assert "skipped" not in shown
-    assert "DISAGREES" not in shown
-    assert [(row.task, row.side) for row in rows] == [
-        (task, side) for task in tasks for side in gpu.SIDES
-    ]
-    detectors = [row for row in rows if "-" in row.task]
-    assert all(row.images_per_second for row in detectors)
-    assert all(row.of_matmul for row in detectors if row.side == "ours")
-    assert (tmp_path / "rows.json").stat().st_size > 0

@@ -118,9 +118,7 @@ def test_retinanet_without_matches_of_low_overlap() -> None:
     ("make", "loss"),
     [
         (families.retinanet_family, HARDET),
-        (families.retinanet_family, OTHER),
         (families.ssd_family, HARDET),
-        (families.roi_family, HARDET),
         (families.roi_family, dataclasses.replace(HARDET, factor_gradient="stop")),
     ],
 )

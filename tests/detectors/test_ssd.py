@@ -42,14 +42,6 @@ def test_hardest_takes_infinite_losses_and_only_candidates() -> None:
     assert taken.tolist() == [[False, True, True, False, False]]
 
 
-def test_images_too_small_for_a_level_are_refused() -> None:
-    batch = tiny.batch_of(tiny.random_truth(np.random.default_rng(0), (1,)), SHAPE)
-    model = tiny.Given(ssd.SSDConfig(), None)
-    with pytest.raises(ValueError, match=r"for images of 64 x 64 .* level 5"):
-        ssd.loss_sums(model, batch, c.LossConfig(), tiny.KEY, None)
-    assert tiny.SSD.level_shapes(SHAPE) == ((8, 8), (4, 4), (2, 2))
-
-
 # --- Detections ----------------------------------------------------------------------------------
 
 POST = c.PostprocessConfig(score_threshold=0.1, topk=12, nms_iou=0.45, max_detections=20)

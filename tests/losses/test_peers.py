@@ -1,8 +1,5 @@
 """Side by side with torchvision, in value and gradient."""
 
-import importlib
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,20 +7,11 @@ import pytest
 
 from harmonic_jax import losses
 from tests.losses.every import valid_pairs
+from tests.ops.peers import torchvision_or_skip
 
 LOGITS = np.random.default_rng(0).normal(0, 4, (40, 7))
 LABELS = np.random.default_rng(1).integers(-1, 8, 40)  # -1 and 7: background
 ONE_HOT = (LABELS[:, None] == np.arange(7)).astype(np.float64)
-
-
-def peer(name):
-    """The module, or a skip: torchvision without its libraries fails with more than ImportError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except Exception as error:
-        pytest.skip(f"needs {name}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
 
 
 def compare(ours, theirs, arrays, rtol):
@@ -43,7 +31,8 @@ def compare(ours, theirs, arrays, rtol):
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (None, 0.5), (0.6, 0.0)])
 def test_focal_loss_equals_torchvision(alpha, gamma):
-    ops, torch = peer("torchvision.ops"), peer("torch")
+    torch, torchvision = torchvision_or_skip()
+    ops = torchvision.ops
     target, theirs = torch.tensor(ONE_HOT), -1 if alpha is None else alpha
     compare(
         lambda x: losses.sigmoid_focal_loss(x, LABELS, alpha=alpha, gamma=gamma),
@@ -56,7 +45,8 @@ def test_focal_loss_equals_torchvision(alpha, gamma):
 @pytest.mark.parametrize("name", ["iou", "giou", "diou", "ciou", "smooth_l1"])
 def test_box_losses_equal_torchvision(name):
     """Up to torchvision's 1e-7 in every denominator, on boxes of at least one pixel."""
-    ops, torch = peer("torchvision.ops"), peer("torch")
+    torch, torchvision = torchvision_or_skip()
+    ops = torchvision.ops
     theirs = {
         "iou": lambda a, b: 1 - ops.box_iou(a, b).diagonal(),
         "giou": ops.generalized_box_iou_loss,
