@@ -67,7 +67,7 @@ class FasterRCNNConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
-        check_pyramid(self.backbone, self.levels, lowest=2, highest=7)
+        check_pyramid(self.backbone, self.levels)
         for norm in (self.fpn_norm, self.box_head.norm):
             check_groups("model.channels", self.channels, norm)
 

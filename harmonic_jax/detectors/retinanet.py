@@ -58,7 +58,7 @@ class RetinaNetConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
-        check_pyramid(self.backbone, self.levels, lowest=3, highest=8)
+        check_pyramid(self.backbone, self.levels)
         check_groups("model.channels", self.channels, self.head_norm)
 
     @property

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from harmonic_jax import ops
-from harmonic_jax.config import BoxHeadConfig, MatchConfig, PostprocessConfig, RPNConfig
-from harmonic_jax.detectors import roi_head, rpn
+from harmonic_jax.config import MatchConfig, PostprocessConfig, RPNConfig
+from harmonic_jax.detectors import rpn
 from harmonic_jax.detectors.parts import matching, selection
-from harmonic_jax.detectors.rpn import Proposals
 from harmonic_jax.ops import Suppression, SuppressionMethod
 from harmonic_jax.structures import GroundTruth, Predictions
 
@@ -71,7 +70,6 @@ KEY = jax.random.key(0)
 NMS = {"iou_threshold": 0.5, "max_outputs": 9, "valid": VALID}
 MATCH = MatchConfig(positive_iou=0.6, negative_iou=0.4)
 RPN = RPNConfig(match=MATCH, num_samples=8, topk_eval=20, num_proposals_eval=9)
-BOX_HEAD = BoxHeadConfig(match=MATCH, num_samples=8, positive_fraction=0.5)
 POST = PostprocessConfig(score_threshold=0.3, max_detections=9)
 CALLS = {
     "box_area": lambda f, x: f(x.b(BOXES)),
@@ -102,7 +100,6 @@ CALLS = {
     "sample_balanced": lambda f, x: f(KEY, VALID, ~VALID, num_samples=8, positive_fraction=0.5),
     "match_anchors": lambda f, x: f(x.b(BOXES), x.b(OBJECTS), IS_OBJECT, MATCH),
     "match_default_boxes": lambda f, x: f(x.b(BOXES), x.b(OBJECTS), IS_OBJECT, positive_iou=0.5),
-    "multibox_targets": lambda f, x: f(x.b(BOXES), x.truth(), num_classes=K, positive_iou=0.5),
     "dense_targets": lambda f, x: f([x.b(BOXES)], x.truth(), num_classes=K, match=MATCH),
     "draw_samples": lambda f, x: f(
         KEY,
@@ -112,13 +109,6 @@ CALLS = {
         match=MATCH,
         num_samples=8,
         positive_fraction=0.5,
-        num_classes=K,
-    ),
-    "sample_rois": lambda f, x: f(
-        KEY,
-        Proposals(x.b(BOXES), x.f(SCORES), jnp.asarray(VALID)),
-        x.truth(),
-        BOX_HEAD,
         num_classes=K,
     ),
     "select_detections": lambda f, x: f(*x.scene(), x.b(SIZE), POST),
@@ -132,7 +122,7 @@ CALLS = {
 }
 FUNCTIONS = {
     name: value
-    for module in (ops, matching, selection, rpn, roi_head)
+    for module in (ops, matching, selection, rpn)
     for name, value in vars(module).items()
     if name in CALLS
 }

@@ -15,8 +15,6 @@ from jaxtyping import Array, Bool, Float
 from harmonic_jax import losses
 from harmonic_jax.checks import check_fields, require
 
-FactorGradient = Literal["through", "stop", "cls_only"]
-FactorSource = Literal["loss", "ce"]
 ClsLoss = Literal["focal", "quality_focal", "varifocal", "task_aligned", "iou_balanced", "isr"]
 BoxLoss = Literal[
     "smooth_l1", "giou", "diou", "ciou", "eiou", "task_aligned", "iou_balanced", "carl"
@@ -38,8 +36,8 @@ class LossConfig:
     """Exponent of the Harmonic IoU loss; above 1 it is not monotone in the IoU."""
     margin: Annotated[float, "[0, 1]"] = 0.2
     """Difference of score and IoU that the task-contrastive loss forgives."""
-    factor_gradient: FactorGradient = "through"
-    factor_source: FactorSource = "loss"
+    factor_gradient: losses.FactorGradient = "through"
+    factor_source: losses.FactorSource = "loss"
     cls_loss: ClsLoss = "focal"
     """RetinaNet's classification loss; any but `focal` replaces HarDet (`hardet` off). `isr` and
     `iou_balanced` weigh the focal loss of positives."""

@@ -17,17 +17,11 @@ from harmonic_jax.checks import require
 LAST_BACKBONE_LEVEL = 5  # stride 32
 
 
-def check_pyramid(
-    backbone: BackboneConfig, levels: tuple[int, int], *, lowest: int, highest: int
-) -> None:
+def check_pyramid(backbone: BackboneConfig, levels: tuple[int, int]) -> None:
     """Refuses pyramid levels that there are not, and a backbone that lacks maps for them."""
     first, last = levels
-    require(
-        lowest <= first <= LAST_BACKBONE_LEVEL <= last <= highest,
-        "model.levels",
-        levels,
-        f"{lowest} <= first <= {LAST_BACKBONE_LEVEL} <= last <= {highest}",
-    )
+    legal = f"(first, last) with first <= {LAST_BACKBONE_LEVEL} <= last"
+    require(first <= LAST_BACKBONE_LEVEL <= last, "model.levels", levels, legal)
     require(
         backbone.strides[-1] == 2**LAST_BACKBONE_LEVEL,
         "model.backbone.atrous",
