@@ -20,7 +20,6 @@ from harmonic_jax.detectors.parts.matching import (
 from harmonic_jax.structures import GroundTruth
 from tests.detectors import tiny
 from tests.detectors.reference import match_one_to_one
-from tests.detectors.tiny import assert_same
 from tests.ops.scenes import random_boxes
 
 IMAGE = (96, 160)
@@ -125,60 +124,33 @@ def truth_of(num_objects, seed=0):
     return GroundTruth(jnp.asarray(boxes), jnp.asarray(labels), jnp.asarray(valid))
 
 
-TRUTHS = [truth_of(n, n) for n in (0, 1, 5, 13)]
+@jax.jit
+def targets_of(truth):
+    """One after the other of all levels, and of default boxes."""
+    dense = dense_targets(LEVELS, truth, num_classes=K, match=MATCH)
+    assert [level.labels.shape[0] for level in dense] == [len(level) for level in LEVELS]
+    joined = jax.tree.map(lambda *rows: jnp.concatenate(rows), *dense)
+    return joined, multibox_targets(ANCHORS, truth, num_classes=K, positive_iou=0.5)
 
 
-@pytest.fixture(scope="module")
-def batched():
-    """The targets of four images, and of each alone: two programs in all, compiled once."""
-    traces = []
-
-    def targets(truth):
-        traces.append(truth)
-        dense = dense_targets(LEVELS, truth, num_classes=K, match=MATCH)
-        return dense, multibox_targets(ANCHORS, truth, num_classes=K, positive_iou=0.5)
-
-    together = jax.jit(jax.vmap(targets))(jax.tree.map(lambda *x: jnp.stack(x), *TRUTHS))
-    one_image = jax.jit(targets)
-    alone = [one_image(truth) for truth in TRUTHS]
-    assert len(traces) == 2
-    return together, alone
-
-
-def test_vmapped_targets_equal_a_loop(batched):
-    together, alone = batched
-    for i, expected in enumerate(alone):
-        assert_same(jax.tree.map(lambda x, i=i: x[i], together), expected)
-
-
-def joined(levels):
-    """All fields with the levels one after the other."""
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *levels)
-
-
-@pytest.mark.parametrize("image", range(len(TRUTHS)))
-@pytest.mark.parametrize("kind", ["dense", "multibox"])
-def test_targets_say_what_the_matching_says(batched, image, kind):
-    truth = TRUTHS[image]
-    dense, multibox = batched[1][image]
-    if kind == "dense":
-        assert [level.labels.shape[0] for level in dense] == [len(level) for level in LEVELS]
-        matches, targets = match(ANCHORS, truth.boxes, truth.valid, MATCH), joined(dense)
-    else:
-        matches, targets = match_one(ANCHORS, truth.boxes, truth.valid), multibox
+@pytest.mark.parametrize("num_objects", [0, 1, 5, 13])
+def test_targets_say_what_the_matching_says(num_objects):
+    truth = truth_of(num_objects, num_objects)
     boxes, labels = np.asarray(truth.boxes), np.asarray(truth.labels)
-    state, index = np.asarray(matches.state), np.asarray(matches.index)
-    is_positive = state == MatchState.POSITIVE
-    np.testing.assert_array_equal(targets.is_positive, is_positive)
-    np.testing.assert_array_equal(targets.is_counted, state != MatchState.IGNORE)
-    np.testing.assert_array_equal(targets.labels, np.where(is_positive, labels[index], K))
-    expected = np.where(is_positive[:, None], boxes[index], ANCHORS)
-    np.testing.assert_array_equal(targets.boxes, expected)
-    # Every object claims an anchor, and padding leaks nothing.
-    claimed = {tuple(box) for box in np.asarray(targets.boxes)[is_positive]}
-    assert claimed == {tuple(box) for box in boxes[np.asarray(truth.valid)]}
-    seen = {0, 1} if kind == "multibox" else {-1, 0, 1}
-    assert set(state) == (seen if image else {0})
+    rows = truth.boxes, truth.valid
+    matched = (match(ANCHORS, *rows, MATCH), {-1, 0, 1}), (match_one(ANCHORS, *rows), {0, 1})
+    for targets, (matches, seen) in zip(targets_of(truth), matched, strict=True):
+        state, index = np.asarray(matches.state), np.asarray(matches.index)
+        is_positive = state == MatchState.POSITIVE
+        np.testing.assert_array_equal(targets.is_positive, is_positive)
+        np.testing.assert_array_equal(targets.is_counted, state != MatchState.IGNORE)
+        np.testing.assert_array_equal(targets.labels, np.where(is_positive, labels[index], K))
+        expected = np.where(is_positive[:, None], boxes[index], ANCHORS)
+        np.testing.assert_array_equal(targets.boxes, expected)
+        # Every object claims an anchor, and padding leaks nothing.
+        claimed = {tuple(box) for box in np.asarray(targets.boxes)[is_positive]}
+        assert claimed == {tuple(box) for box in boxes[:num_objects]}
+        assert set(state) == (seen if num_objects else {0})
 
 
 def small_boxes(rng, count, *, room=40.0, size=24.0):
