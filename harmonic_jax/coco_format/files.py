@@ -56,14 +56,14 @@ class CocoFile:
 
 
 class FaultKind(enum.Enum):
-    """What an entry is not good for."""
+    """What an entry is not good for, by the names of docs/data.md."""
 
-    IMAGE = enum.auto()
+    MALFORMED_IMAGE = enum.auto()
     DUPLICATE_IMAGE = enum.auto()
     UNKNOWN_IMAGE = enum.auto()
     UNKNOWN_CLASS = enum.auto()
-    OBJECT = enum.auto()
-    AREA = enum.auto()  # the object is good, but for its area
+    MALFORMED_OBJECT = enum.auto()
+    AREA_FROM_BOX = enum.auto()  # the object is good, but for its area
 
 
 _KINDS = {"image_id": FaultKind.UNKNOWN_IMAGE, "category_id": FaultKind.UNKNOWN_CLASS}
@@ -170,7 +170,7 @@ def images_of(file: CocoFile, on_fault: OnFault) -> dict[Id, dict[str, Any]]:
         try:
             key = read_field(entry, "id", identity)
         except FieldError as error:
-            on_fault(EntryFault(FaultKind.IMAGE, where, str(error), entry))
+            on_fault(EntryFault(FaultKind.MALFORMED_IMAGE, where, str(error), entry))
             continue
         if key in images:
             message = f"id {shown(key)} is that of images[{rows[key]}] too"
@@ -201,13 +201,13 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
             is_crowd = read_field(entry, "iscrowd", flag)
             is_difficult = read_field(entry, "difficult", flag)
         except FieldError as error:
-            kind = _KINDS.get(error.field, FaultKind.OBJECT)
+            kind = _KINDS.get(error.field, FaultKind.MALFORMED_OBJECT)
             on_fault(EntryFault(kind, where, str(error), entry))
             continue
         pixels = area(entry.get("area"))
         if pixels is None and entry.get("area") is not None:
             message = problem(entry, "area", area)
-            on_fault(EntryFault(FaultKind.AREA, where, message, entry))
+            on_fault(EntryFault(FaultKind.AREA_FROM_BOX, where, message, entry))
         yield CocoObject(
             row=row,
             image=image,

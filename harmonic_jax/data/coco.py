@@ -28,14 +28,6 @@ from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.json_file import JsonFileError, shown
 
 _ROBOFLOW = "_annotations.coco.json"
-_REASONS = {
-    FaultKind.IMAGE: Reason.MALFORMED_IMAGE,
-    FaultKind.DUPLICATE_IMAGE: Reason.DUPLICATE_IMAGE,
-    FaultKind.UNKNOWN_IMAGE: Reason.UNKNOWN_IMAGE,
-    FaultKind.UNKNOWN_CLASS: Reason.UNKNOWN_CLASS,
-    FaultKind.OBJECT: Reason.MALFORMED_OBJECT,
-    FaultKind.AREA: Reason.AREA_FROM_BOX,
-}
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
@@ -129,7 +121,7 @@ def _images(
     def on_fault(fault: EntryFault) -> None:
         name = fault.entry.get("file_name") if isinstance(fault.entry, dict) else None
         where = name_in_words(name) if isinstance(name, str) else fault.where
-        report.add(_REASONS[fault.kind], [f"{where}: {fault.message}"])
+        report.add(Reason[fault.kind.name], [f"{where}: {fault.message}"])
 
     entries = images_of(file, on_fault)
     names = [name for entry in entries.values() if isinstance(name := entry.get("file_name"), str)]
@@ -181,10 +173,10 @@ def _objects(
         key = identity(fault.entry.get("image_id")) if isinstance(fault.entry, dict) else None
         image = None if key is None else images.get(key)
         if image is not None:
-            report.add(_REASONS[fault.kind], [f"{name_in_words(image.file_name)}: {fault}"])
+            report.add(Reason[fault.kind.name], [f"{name_in_words(image.file_name)}: {fault}"])
         elif key not in images:
-            report.add(_REASONS[fault.kind], [str(fault)])
-        elif fault.kind is not FaultKind.AREA:
+            report.add(Reason[fault.kind.name], [str(fault)])
+        elif fault.kind is not FaultKind.AREA_FROM_BOX:
             report.add(Reason.DROPPED_WITH_IMAGE, [fault.where])
 
     places = {key: place for place, key in enumerate(k for k, image in images.items() if image)}

@@ -223,17 +223,13 @@ def _decode(
             annotated_size=(record.height, record.width),
         )
     except (ImageError, OSError) as error:
-        report.add(_rule(error), [f"{record.file_name}: {error}"], outcome=PADDING_IMAGE)
+        is_missing = isinstance(error, FileNotFoundError)
+        rule = getattr(error, "reason", "missing_image" if is_missing else "unreadable_image")
+        report.add(rule, [f"{record.file_name}: {error}"], outcome=PADDING_IMAGE)
         return None
     for note in decoded.notes:
         report.add(note, [record.file_name], outcome=NOTES[note])
     return decoded.image
-
-
-def _rule(error: ImageError | OSError) -> str:
-    if isinstance(error, ImageError):
-        return error.reason
-    return "missing_image" if isinstance(error, FileNotFoundError) else "unreadable_image"
 
 
 def _count_lost(report: DataReport, rule: Reason | str, record: Record, number: int) -> None:

@@ -113,7 +113,7 @@ def test_no_other_name_means_a_file(tmp_path: Path, name: str) -> None:
     [
         *((name, "a.jpg") for name in (
             "a", "a ", "\ta", '"a"', "a.jpg", "images/a.jpg", "images\\a.jpg",
-            "VOC2007/images/a", "../images/a.jpg", "/home/ann/photos/a.jpg", "C:\\Ann\\a.jpg",
+            "VOC2007/images/a", "../images/a.jpg", "/x/a.jpg", "C:\\Ann\\a.jpg",
         )),
         ("/home/ann/VOC2007/images/part 1.jpg", "part 1.jpg"),
         *((name, f"{name}.jpg") for name in ("gear (1)", "'a", '"quoted"', "a ", "v.2020", "#1")),
