@@ -17,7 +17,7 @@ from tests.cli.untrained import replace_network
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (
-    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "4", "5"),
+    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "5", "5"),
     *("--model.channels", "16", "--model.head-convs", "2", "--model.anchors.scales", "0.5"),
     *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
     *("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0"),

@@ -58,7 +58,7 @@ def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     state["head.classification_head.cls_logits.weight"] *= 10  # classes that win somewhere
     state["head.classification_head.cls_logits.bias"] *= 0
     assert "head.regression_head.conv.2.weight" in state
-    assert "backbone.fpn.inner_blocks.1.bias" in state
+    assert "backbone.fpn.inner_blocks.0.bias" in state
     foreign = TorchvisionDetector(config.model, KNOWN, tuple(range(len(KNOWN))), config.data)
     line = import_run(state, config, foreign, RunFolder(run_dir))
     counters = sum(name.endswith("num_batches_tracked") for name in state)
