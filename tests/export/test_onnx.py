@@ -42,7 +42,7 @@ def indexing(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
     """x float32 [3 4 5], i int32 [3 2] with rows inside and outside of 0..3."""
     flat = x.reshape(-1)
     return {
-        "rows": x[jnp.abs(i) % 3],
+        "rows": x[(i + 3) % 3],
         "columns": x[:, :, jnp.clip(i[0], 0, 4)],
         "own_rows": jax.vmap(lambda a, k: a[jnp.clip(k, 0, 3)])(x, i),
         "filled": jax.vmap(lambda a, k: a.at[k].get(mode="fill"))(x, i),
@@ -50,7 +50,6 @@ def indexing(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
         "dropped": jax.vmap(lambda a, k: a.at[k, 1:3].set(9.0, mode="drop"))(x, i),
         "columns_set": jax.vmap(lambda a, k: a.at[:, k].set(a[:, :2], mode="drop"))(x, i),
         "taken": jnp.take_along_axis(x[:, :2], jnp.clip(i, 0, 4)[:, :, None], axis=2),
-        "best": jnp.argmax(x, axis=1),
         "top": lax.top_k(jnp.floor(x * 2), 3)[1],
         "labels": lax.top_k(flat.astype(jnp.int32), 7)[1],
     }
@@ -67,7 +66,7 @@ def control(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
 
         return lax.while_loop(lambda s: (s[0].max() > 0.3) & (s[1] < limit), body, (row, 0))
 
-    rows, rounds = jax.vmap(halve)(x[:, 0], jnp.abs(i[:, 0]) + 2)
+    rows, rounds = jax.vmap(halve)(x[:, 0], i[:, 0] * i[:, 0] + 1)
     total, sums = lax.scan(lambda c, row: (c + row, (c * row).sum(0)), jnp.zeros((4, 5)), x)
     last, number = lax.while_loop(
         lambda s: s[1] < 5, lambda s: (s[0] + x[0, 0], s[1] + i[0, 0] + 1), (x[1, 1], 0)
@@ -90,12 +89,10 @@ def arithmetic(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
     return {
         "is_finite": jnp.isfinite(odd),
         "chosen": jnp.where(x > 0, x > 0.5, x < -0.5),
-        "compared": (odd != odd) | (x >= 0.1) & ~(x <= 0.3) ^ (x == 0.0),
+        "compared": (odd != odd) | (x >= 0.1) & ~(x <= 0.3) & (x != 0.0),
         "integers": jnp.stack([i % 3, lax.rem(i, jnp.int32(3)), lax.div(i, jnp.int32(2))]),
-        "halves": jnp.round(jnp.floor(x * 8) / 2),
-        "clipped": lax.clamp(jnp.float32(-0.25), x, x * 0 + x[:1]),
-        "powers": lax.integer_pow(x, 3) + jnp.square(x) + jnp.log2(1.5 + x) + jnp.log1p(x * 0.1),
-        "roots": lax.rsqrt(1.5 + x) + jnp.sqrt(2 + x) + jnp.exp(x) + jnp.tanh(x) - jnp.sign(x),
+        "floors": jnp.floor(x * 8) + jnp.square(x) + jnp.log2(1.5 + x) + jnp.log(2 + x),
+        "roots": lax.rsqrt(1.5 + x) + jnp.sqrt(2 + x) + jnp.exp(x) - jnp.sign(x),
         "probability": jax.nn.softmax(x, axis=1) + jax.nn.sigmoid(x),
         "greater": jnp.where((odd >= x[::-1]) | jnp.isnan(odd), odd, x[::-1]),
         "greater_than_nan": jnp.where((x >= odd[::-1]) | jnp.isnan(x), x, odd[::-1]),

@@ -15,12 +15,8 @@ from harmonic_jax.export.onnx.graph import Body, Graph, Node, Tensor, Value, sto
 # Operations that are a program of their own, and the parameter that holds it.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
 }
 _FOLDED = 2**14  # Known arrays of more elements are not stored, if a node makes them of fewer.
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from harmonic_jax.export.onnx.graph import Graph, Tensor, Value, ints, stored_dtype
@@ -32,13 +31,6 @@ def reduction(operator: str) -> Rule:
     return lambda graph, params, x: graph.reduce(operator, x, params["axes"])
 
 
-def argmax(graph: Graph, params: Params, x: Value) -> Value:
-    (axis,) = params["axes"]
-    shape = [n for i, n in enumerate(x.shape) if i != axis]
-    found = graph.emit("ArgMax", x, shape=shape, dtype=np.int64, axis=int(axis), keepdims=0)
-    return graph.cast(found, params["index_dtype"])
-
-
 def unchanged(graph: Graph, params: Params, x: Value) -> Value:
     return x
 
@@ -47,12 +39,6 @@ def not_equal(graph: Graph, params: Params, a: Value, b: Value) -> Value:
     if a is b and np.issubdtype(a.dtype, np.floating):
         return graph.emit("IsNaN", a)
     return graph.emit("Not", graph.emit("Equal", a, b))
-
-
-def round_to_even(graph: Graph, params: Params, x: Value) -> Value:
-    if params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
-        raise ValueError("round away from zero has no ONNX operator")
-    return graph.emit("Round", x)
 
 
 def is_finite(graph: Graph, params: Params, x: Value) -> Value:
@@ -117,10 +103,6 @@ def reshape(graph: Graph, params: Params, x: Value) -> Value:
 
 def squeeze(graph: Graph, params: Params, x: Value) -> Value:
     return graph.reshape(x, [n for i, n in enumerate(x.shape) if i not in params["dimensions"]])
-
-
-def expand_dims(graph: Graph, params: Params, x: Value) -> Value:
-    return graph.reshape(x, np.expand_dims(np.empty(x.shape, np.bool_), params["dimensions"]).shape)
 
 
 def stack(graph: Graph, params: Params, *parts: Value) -> Value:
@@ -221,34 +203,24 @@ def matrix_product(graph: Graph, params: Params, a: Value, b: Value) -> Value:
 
 
 RULES: dict[str, Rule] = {
-    "abs": one_operator("Abs"),
     "add": one_operator("Add"),
     "and": logical("And", "BitwiseAnd"),
-    "argmax": argmax,
     "broadcast_in_dim": broadcast,
-    "ceil": one_operator("Ceil"),
     "clamp": lambda graph, params, low, x, high: graph.emit("Min", graph.emit("Max", x, low), high),
     "concatenate": lambda graph, params, *x: graph.concatenate(x, params["dimension"]),
     "conv_general_dilated": convolve,
     "convert_element_type": lambda graph, params, x: graph.cast(x, params["new_dtype"]),
-    "copy": unchanged,
     "cumsum": cumulative_sum,
     "div": one_operator("Div"),
     "dot_general": matrix_product,
     "eq": one_operator("Equal"),
-    "erf": one_operator("Erf"),
     "exp": one_operator("Exp"),
-    "expand_dims": expand_dims,
     "floor": one_operator("Floor"),
     "ge": one_operator("GreaterOrEqual"),
     "gt": one_operator("Greater"),
-    "integer_pow": lambda graph, params, x: graph.emit(
-        "Pow", x, np.asarray(params["y"], stored_dtype(x.dtype))
-    ),
     "is_finite": is_finite,
     "le": one_operator("LessOrEqual"),
     "log": one_operator("Log"),
-    "log1p": lambda graph, params, x: graph.emit("Log", graph.emit("Add", x, np.float32(1))),
     "log2": lambda graph, params, x: graph.emit("Div", graph.emit("Log", x), np.log(np.float32(2))),
     "logistic": one_operator("Sigmoid"),
     "lt": one_operator("Less"),
@@ -261,18 +233,15 @@ RULES: dict[str, Rule] = {
     "optimization_barrier": unchanged,
     "or": logical("Or", "BitwiseOr"),
     "pad": pad,
-    "pow": one_operator("Pow"),
     "reduce_and": reduction("ReduceMin"),
     "reduce_max": reduction("ReduceMax"),
     "reduce_min": reduction("ReduceMin"),
     "reduce_or": reduction("ReduceMax"),
-    "reduce_precision": unchanged,
     "reduce_sum": reduction("ReduceSum"),
     # Of the dividend's sign, as in C.
     "rem": lambda graph, params, a, b: graph.emit("Mod", a, b, fmod=1),
     "reshape": reshape,
     "rev": reverse,
-    "round": round_to_even,
     "rsqrt": lambda graph, params, x: graph.emit("Reciprocal", graph.emit("Sqrt", x)),
     "select_n": select,
     "sign": one_operator("Sign"),
@@ -286,10 +255,8 @@ RULES: dict[str, Rule] = {
     "stack": stack,
     "stop_gradient": unchanged,
     "sub": one_operator("Sub"),
-    "tanh": one_operator("Tanh"),
     "tile": tile,
     "top_k": top_k,
     "transpose": lambda graph, params, x: graph.transpose(x, params["permutation"]),
     "unstack": unstack,
-    "xor": logical("Xor", "BitwiseXor"),
 }
