@@ -95,7 +95,7 @@ def retinanet_loop(predictions, truth, is_real, loss, *, match=MATCH):
             elif g is not None:
                 num_positive += 1
                 total += ref.sigmoid_positive(
-                    logits[n], labels[g], deltas[n], anchors[n], boxes[g], loss
+                    logits[n], labels[g], deltas[n], anchors[n], boxes[g], loss=loss
                 )
     return total / max(num_positive, 1), num_positive
 
@@ -237,7 +237,7 @@ def roi_loop(inputs, samples, is_real, loss):
             continue
         anchor, target = (np.asarray(x[i, j], np.float64) for x in (samples.boxes, samples.targets))
         own = np.asarray(inputs[1][i, j, label], np.float64)
-        total += ref.softmax_positive(logits, label, own, anchor, target, loss)
+        total += ref.softmax_positive(logits, label, own, anchor, target, loss=loss)
     return total / counted.sum(), (np.asarray(samples.is_positive) & counted).sum()
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.config import LossConfig, MatchConfig
+from tests.losses import reference as plain
+from tests.losses.reference import softmax
 
 SSD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # the inverse of the variances 0.1 0.1 0.2 0.2
 ONES = (1.0, 1.0, 1.0, 1.0)
@@ -20,19 +22,6 @@ def iou_table(a: Any, b: Any) -> np.ndarray:
     areas = [(x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b)]
     union = areas[0][:, None] + areas[1] - overlap
     return np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float(iou_table(a, b)[0, 0])
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    e = np.exp(logits - logits.max())
-    return e / e.sum()
 
 
 def encode(box: np.ndarray, anchor: np.ndarray, weights: Sequence[float] = ONES) -> np.ndarray:
@@ -49,18 +38,12 @@ def decode(deltas: np.ndarray, anchor: np.ndarray, weights: Sequence[float] = ON
 
 
 def smooth_l1(difference: np.ndarray, beta: float) -> float:
-    d = np.abs(difference)
-    return float(np.where(d < beta, d * d / 2 / max(beta, 1e-12), d - beta / 2).sum())
+    return float(plain.smooth_l1(difference[None], 0 * difference[None], beta)[0])
 
 
 def focal(logits: np.ndarray, label: int, loss: LossConfig) -> float:
     """Of all classes; a label that is no class is background."""
-    total = 0.0
-    for k, x in enumerate(logits):
-        p = sigmoid(x) if k == label else 1 - sigmoid(x)
-        a = loss.focal_alpha if k == label else 1 - loss.focal_alpha
-        total += -a * (1 - p) ** loss.focal_gamma * math.log(p)
-    return total
+    return float(plain.focal(logits[None], [label], loss.focal_alpha, loss.focal_gamma).sum())
 
 
 def match_by_overlap(
@@ -100,49 +83,41 @@ def match_one_to_one(anchors: np.ndarray, boxes: np.ndarray, threshold: float) -
     return result
 
 
-def joined(
-    cls: float, smooth: float, p: float, u: float, entropy: float, loss: LossConfig
+def positive(
+    cls: float,
+    p: float,
+    entropy: float,
+    deltas: np.ndarray,
+    anchor: np.ndarray,
+    box: np.ndarray,
+    loss: LossConfig,
+    weights: Sequence[float] = ONES,
 ) -> float:
     """A positive's loss: HarDet's formula, or the sum of both."""
+    smooth = smooth_l1(deltas - encode(box, anchor, weights), loss.smooth_l1_beta)
     if not loss.hardet:
         return cls + loss.box_weight * smooth
-    hiou = loss.alpha * (1 + u) ** loss.gamma * (1 - u)
-    loc = loss.box_weight * smooth + hiou  # but the factor is of the unweighted loss
-    contrast = max(0.0, abs(p - u) - loss.margin) / (1 + math.exp(entropy))
-    source = cls if loss.factor_source == "loss" else -math.log(p)
-    return (1 + math.exp(-smooth - hiou)) * cls + (1 + math.exp(-source)) * loc + contrast
+    parts = {"cls_loss": cls, "smooth_l1": smooth, "prob": p, "entropy": entropy}
+    parts["iou"] = plain.iou(decode(deltas, anchor, weights), box)
+    if loss.factor_source == "ce":
+        parts["cross_entropy"] = -math.log(p)
+    constants = {name: getattr(loss, name) for name in ("alpha", "gamma", "margin", "box_weight")}
+    return float(plain.hardet(parts, **constants))
 
 
-def sigmoid_positive(
-    logits: np.ndarray,
-    label: int,
-    deltas: np.ndarray,
-    anchor: np.ndarray,
-    box: np.ndarray,
-    loss: LossConfig,
-) -> float:
-    """A positive anchor of RetinaNet."""
-    smooth = smooth_l1(deltas - encode(box, anchor), loss.smooth_l1_beta)
-    p = sigmoid(logits[label])
-    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
-    u = iou(decode(deltas, anchor), box)
-    return joined(focal(logits, label, loss), smooth, p, u, entropy, loss)
+def sigmoid_positive(logits: np.ndarray, label: int, *boxes: np.ndarray, loss: LossConfig) -> float:
+    """A positive anchor of RetinaNet: its deltas, the anchor, the object."""
+    p = plain.sigmoid(logits[label])
+    return positive(focal(logits, label, loss), p, plain.bce(p, p), *boxes, loss)
 
 
-def softmax_positive(
-    logits: np.ndarray,
-    label: int,
-    deltas: np.ndarray,
-    anchor: np.ndarray,
-    box: np.ndarray,
-    loss: LossConfig,
-) -> float:
+def softmax_positive(logits: np.ndarray, label: int, *boxes: np.ndarray, loss: LossConfig) -> float:
     """A positive of SSD, RefineDet or a RoI head; background is the last class."""
-    smooth = smooth_l1(deltas - encode(box, anchor, SSD_WEIGHTS), loss.smooth_l1_beta)
     probs = softmax(logits)
-    p, entropy = probs[label], -(probs * np.log(probs)).sum()
-    u = iou(decode(deltas, anchor, SSD_WEIGHTS), box)
-    return joined(-math.log(p), smooth, p, u, entropy, loss)
+    entropy = -(probs * np.log(probs)).sum()
+    return positive(
+        -math.log(probs[label]), probs[label], entropy, *boxes, loss, weights=SSD_WEIGHTS
+    )
 
 
 def multibox_loss(
@@ -161,7 +136,9 @@ def multibox_loss(
     for n, g in enumerate(match_one_to_one(anchors, boxes, 0.5)):
         if g >= 0:
             num_positive += 1
-            total += softmax_positive(logits[n], labels[g], deltas[n], anchors[n], boxes[g], loss)
+            total += softmax_positive(
+                logits[n], labels[g], deltas[n], anchors[n], boxes[g], loss=loss
+            )
         elif is_candidate is None or is_candidate[n]:
             negatives.append(-math.log(softmax(logits[n])[-1]))
     hardest = sorted(negatives, reverse=True)[: math.floor(ratio * num_positive)]

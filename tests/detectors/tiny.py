@@ -33,7 +33,6 @@ from harmonic_jax.structures import Batch, Detections, GroundTruth, ObjectMasks,
 K = 3
 MAX_OBJECTS = 12
 KEY = jax.random.key(0)
-HARDET = LossConfig()
 # Without batch norms an image's result does not depend on the others.
 RESNET = ResNetConfig(depth=10, width=8, norm="frozen")
 RETINANET = RetinaNetConfig(
@@ -112,13 +111,9 @@ def random_state(model: ModelConfig) -> tuple[Any, nnx.State, nnx.State]:
     return graphdef, nnx.map_state(fill, params), nnx.map_state(fill, rest)
 
 
-def training(name: str, loss: LossConfig = HARDET) -> Any:
-    """(params, batch, seed) -> ((total, sums), gradient of total), compiled once."""
-    return _training(name, loss)
-
-
 @functools.cache
-def _training(name: str, loss: LossConfig) -> Any:
+def training(name: str) -> Any:
+    """(params, batch, seed) -> ((total, sums), gradient of total), compiled once."""
     graphdef, _, rest = random_state(MODELS[name])
 
     @jax.jit
@@ -126,7 +121,7 @@ def _training(name: str, loss: LossConfig) -> Any:
         def total(params: nnx.State) -> tuple:
             model = nnx.merge(graphdef, params, rest, copy=True)
             model.train()
-            sums = detectors.loss_sums(model, batch, loss, jax.random.key(seed))
+            sums = detectors.loss_sums(model, batch, LossConfig(), jax.random.key(seed))
             return sums.total, sums
 
         return jax.value_and_grad(total, has_aux=True)(params)
