@@ -133,9 +133,7 @@ class TransferBlock(nnx.Module):
 class RefineDet(nnx.Module):
     """Images -> outputs of both modules for every anchor.
 
-    Args of the call:
-        images: `[b, h, w, 3]` uint8, RGB.
-        image_size: `[b, 2]` height and width without padding, or None.
+    Called with `images` and `image_size` as a `backbones.Backbone` is.
 
     Returns of the call:
         `RefineDetPredictions`, float32, levels of `ceil(h / s) * ceil(w / s) * anchors` for the

@@ -73,9 +73,7 @@ class RetinaNetConfig:
 class RetinaNet(nnx.Module):
     """Images -> class logits and box deltas of every anchor.
 
-    Args of the call:
-        images: `[b, h, w, 3]` uint8, RGB.
-        image_size: `[b, 2]` height and width without padding, or None.
+    Called with `images` and `image_size` as a `backbones.Backbone` is.
 
     Returns of the call:
         `Predictions`, float32, a level of `ceil(h / 2**l) * ceil(w / 2**l) * anchors` an entry.

@@ -153,9 +153,7 @@ def extra_layer(
 class SSD(nnx.Module):
     """Images -> class logits and box deltas of every default box.
 
-    Args of the call:
-        images: `[b, h, w, 3]` uint8, RGB.
-        image_size: `[b, 2]` height and width without padding, or None.
+    Called with `images` and `image_size` as a `backbones.Backbone` is.
 
     Returns of the call:
         `Predictions`, float32; logits of `num_classes + 1` classes, background last. The levels
