@@ -19,7 +19,7 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 DETECTION_LIMITS = (1, 10, 100)
-_AT_ONCE = 20_000  # weighted detections of curves that are computed together
+_AT_ONCE = 20_000  # weights of detections: curves that are computed together
 AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
 

@@ -89,12 +89,16 @@ def test_equals_pycocotools_on_awkward_cases(
             assert coco_metrics(truth, found, iou_type=kind) == expected, seed
 
 
-def test_equals_pycocotools_on_a_detectors_output() -> None:
+def test_equals_pycocotools_on_a_detectors_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece, and in many."""
     truth, found = detector_output(0, num_images=60, num_classes=12, objects=7, detections=60)
     ours = coco_metrics(truth, found)
     assert ours == by_pycocotools(truth, found, "bbox")
     assert 0.05 < ours["AP"] < 0.9  # a set on which nothing or everything is found tests little
     assert list(ours)[:12] == TWELVE
+    monkeypatch.setattr("harmonic_jax.metrics.coco._AT_ONCE", 100)
+    monkeypatch.setattr("harmonic_jax.metrics.matching._PAIRS_AT_ONCE", 100)
+    assert coco_metrics(truth, found) == ours
 
 
 def perturbed(truth: GroundTruthTable) -> DetectionTable:

@@ -62,8 +62,9 @@ def test_average_precision_is_cocos() -> None:
             assert ours == pytest.approx(coco[f"AP/{name}"])
 
 
-def test_a_resample_is_the_data_set_with_copied_images() -> None:
-    """All metrics at all places, boxes before NMS included."""
+def test_a_resample_is_the_data_set_with_copied_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All metrics at all places, boxes before NMS included; two resamples at a time, or one."""
+    monkeypatch.setattr("harmonic_jax.metrics.consistency.bootstrap._AT_ONCE", 300)
     for seed in range(2):
         truth, found = brute.detector_case(seed)
         _, raw = brute.detector_case(seed + 50)
