@@ -163,30 +163,23 @@ def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cases(groups: Sequence[CaseGroup], images: Images) -> dict[str, Any]:
     """The worst cases as the page shows them, in pictures as long as the page stays small."""
-    left, num_without, num_dropped = MOST_BYTES, 0, 0
-    shown = []
-    for group in groups:
-        shots = []
-        for case in group.cases:
-            uri = ""
-            if case.pixels is None:
-                num_without += 1
-            else:
-                data = base64.b64encode(encode_jpeg(case.pixels, quality=_QUALITY)).decode()
-                if len(data) <= left:
-                    left -= len(data)
-                    uri = f"data:image/jpeg;base64,{data}"
-                else:
-                    num_dropped += 1
-            name = images.names.get(case.image_id, f"image {case.image_id}")
-            shots.append({"case": case, "name": name, "uri": uri, "paths": _paths(case)})
-        shown.append((group, shots))
-    cases = [case for group in groups for case in group.cases]
+    cases, left = [case for group in groups for case in group.cases], MOST_BYTES
+    uris: dict[Case, str] = {}
+    for case in cases:
+        if case.pixels is not None:
+            data = base64.b64encode(encode_jpeg(case.pixels, quality=_QUALITY)).decode()
+            if len(data) <= left:
+                left -= len(data)
+                uris[case] = f"data:image/jpeg;base64,{data}"
+    num_without = sum(case.pixels is None for case in cases)
     return {
-        "groups": shown,
+        "groups": groups,
+        "names": images.names,
+        "uris": uris,
+        "paths_of": _paths,
         "num_cases": len(cases),
         "num_without": num_without,
-        "num_dropped": num_dropped,
+        "num_dropped": len(cases) - num_without - len(uris),
         "labels": sorted({case.label for case in cases}),
     }
 
