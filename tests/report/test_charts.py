@@ -9,14 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from harmonic_jax.report.charts import (
-    classes_chart,
-    curves_chart,
-    density_chart,
-    errors_chart,
-    headroom_chart,
-    reliability_chart,
-)
+from harmonic_jax.report.charts import make_charts
 from harmonic_jax.report.plots import (
     DARK,
     DARK_RAMP,
@@ -37,12 +30,10 @@ def bars_of(axes: Any) -> list[float]:
 
 
 def test_the_density_shows_every_box() -> None:
-    case, _ = drawn()
-    chart = density_chart(case)
-    assert [axes.get_title(loc="left").split(":")[0] for axes in chart.panels] == [
-        "Before NMS",
-        "After NMS",
-    ]
+    case, report = drawn()
+    chart = make_charts(case, report)["score_iou"]
+    titles = [axes.get_title(loc="left").split(":")[0] for axes in chart.panels]
+    assert titles == ["Before NMS", "After NMS"]
     for axes, pairs in zip(chart.panels, (case.raw_pairs, case.pairs), strict=True):
         cells = np.concatenate([patch.get_path().vertices for patch in axes.patches])
         corners = np.unique(np.round(cells.reshape(-1, 5, 2)[:, 0] * 50).astype(int), axis=0)
@@ -70,38 +61,36 @@ def test_steps_hold_their_counts(top: int) -> None:
 
 
 def test_bars_and_curves_are_the_report_s_numbers() -> None:
-    _, report = drawn()
-    overall = report["overall"]
-    errors = errors_chart(report)
-    assert errors is not None
+    case, report = drawn()
+    overall, charts = report["overall"], make_charts(case, report)
     kinds = ("location", "class", "both", "duplicate", "background", "missed")
-    assert bars_of(errors.panels[0]) == [overall[f"dAP_{kind}"]["value"] for kind in kinds]
+    expected = [overall[f"dAP_{kind}"]["value"] for kind in kinds]
+    assert bars_of(charts["errors"].panels[0]) == expected
 
-    classes = classes_chart(report)
-    assert classes is not None
-    for axes, metric in zip(classes.panels, ("AP", "mean_gap"), strict=True):
+    panels = charts["classes"].panels
+    for axes, metric in zip(panels, ("AP", "mean_gap"), strict=True):
         names = [text.get_gid().removeprefix("name:") for text in axes.get_yticklabels()]
         assert bars_of(axes) == [report["classes"][name][metric]["value"] for name in names]
-    values = bars_of(classes.panels[0])
+    values = bars_of(panels[0])
     assert values == sorted(values)
     assert len(values) == 3
 
-    (axes,) = curves_chart(report).panels
+    (axes,) = charts["precision_recall"].panels
     for line, key in zip(axes.lines, ("AP50", "AP75"), strict=True):
         assert np.mean(line.get_ydata()) == pytest.approx(overall[key]["value"], abs=1e-12)
 
-    (axes,) = headroom_chart(report).panels
+    (axes,) = charts["head_room"].panels
     assert bars_of(axes) == [
-        overall[f"AP{suffix}"]["value"] for suffix in ("", "_ranked_by_iou", "_best_raw")
+        overall[name]["value"] for name in ("AP", "AP_ranked_by_iou", "AP_best_raw")
     ]
 
 
 def test_reliability_leaves_out_bins_of_few_boxes() -> None:
-    _, report = drawn()
+    case, report = drawn()
     table = report["reliability"]["all"]
     few = {**table, "count": [9 if i == 3 else n for i, n in enumerate(table["count"])]}
-    chart = reliability_chart(report | {"reliability": report["reliability"] | {"all": few}})
-    assert chart is not None
+    report = report | {"reliability": report["reliability"] | {"all": few}}
+    chart = make_charts(case, report)["reliability"]
     keep = [i for i in range(25) if few["count"][i] >= 10]
     assert 3 not in keep
     assert len(keep) > 5

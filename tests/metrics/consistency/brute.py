@@ -42,6 +42,12 @@ def groups(truth: GroundTruthTable) -> list[tuple[int, int]]:
     return [(i, k) for i in truth.image_ids.tolist() for k in range(len(truth.class_names))]
 
 
+def is_counted(truth: GroundTruthTable, area: str) -> np.ndarray:
+    """Which objects are to be found."""
+    low, high = AREAS[area]
+    return (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
+
+
 def best_pairs(truth: GroundTruthTable, found: DetectionTable) -> dict[int, tuple[float, int]]:
     """Of each detection that counts: the best IoU, and the object or -1."""
     result = {}
@@ -65,7 +71,7 @@ def greedy(
     """True positives with object and IoU, and false positives, by COCO's rule."""
     low, high = AREAS[area]
     true, false = {}, set()
-    counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
+    counts = is_counted(truth, area)
     for image, label in groups(truth):
         taken = set()
         for d in ranked(found, image, label)[:100]:
@@ -133,8 +139,7 @@ def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> di
     """LaECE and D-ECE."""
     laece = []
     true, false = greedy(truth, found, 0.0, area)
-    low, high = AREAS[area]
-    counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
+    counts = is_counted(truth, area)
     for k in range(len(truth.class_names)):
         rows = [d for d in [*true, *false] if found.labels[d] == k]
         if rows and (counts & (truth.labels == k)).any():
@@ -150,8 +155,7 @@ def calibration(truth: GroundTruthTable, found: DetectionTable, area: str) -> di
 def lrp(truth: GroundTruthTable, found: DetectionTable, area: str) -> dict[str, float]:
     """Optimal LRP: every threshold tried, one class after the other."""
     true, false = greedy(truth, found, 0.5, area)
-    low, high = AREAS[area]
-    counts = (truth.area >= low) & (truth.area <= high) & ~truth.is_crowd & ~truth.is_difficult
+    counts = is_counted(truth, area)
     parts: dict[str, list[float]] = {name: [] for name in ("oLRP", "loc", "FP", "FN")}
     for k in range(len(truth.class_names)):
         n = int((counts & (truth.labels == k)).sum())

@@ -26,26 +26,29 @@ def hand_made() -> tuple[GroundTruthTable, DetectionTable]:
         class_names=("cat", "dog"),
         category_ids=(1, 2),
     )
-    rows = [
-        ([0, 0, 10, 10], 0.9, 0, "true"),
-        ([0, 0, 10, 9], 0.8, 0, "duplicate"),
-        ([50, 0, 60, 3], 0.7, 0, "location"),  # IoU .3 with object 1, which is not found
-        ([0, 50, 10, 60], 0.6, 0, "class"),  # object 2 is a dog
-        ([0, 50, 10, 58], 0.5, 0, "class"),  # again, with a lower score
-        ([80, 80, 90, 83], 0.4, 1, "both"),  # IoU .3 with an object of another class
-        ([30, 30, 40, 40], 0.3, 1, "background"),
+    boxes = [
+        [0, 0, 10, 10],  # true
+        [0, 0, 10, 9],  # duplicate
+        [50, 0, 60, 3],  # location: IoU .3 with object 1, which is not found
+        [0, 50, 10, 60],  # class: object 2 is a dog
+        [0, 50, 10, 58],  # class: again, with a lower score
+        [80, 80, 90, 83],  # both: IoU .3 with an object of another class
+        [30, 30, 40, 40],  # background
     ]
-    boxes, scores, labels, _ = zip(*rows, strict=True)
-    return truth, DetectionTable([1] * len(rows), list(boxes), list(scores), list(labels))
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    return truth, DetectionTable([1] * 7, boxes, scores, [0, 0, 0, 0, 0, 1, 1])
+
+
+def named_errors(case: Study) -> tuple[list[str], np.ndarray, np.ndarray]:
+    kind, claims, is_missed = find_errors(case)
+    return [KINDS[k] if k >= 0 else "true" for k in kind], claims, is_missed
 
 
 def test_kinds_by_hand() -> None:
     truth, found = hand_made()
     case = Study(truth, found)
-    kind, claims, is_missed = find_errors(case)
-    kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
-    expected = ["true", "duplicate", "location", "class", "class", "both", "background"]
-    assert kinds == expected
+    kinds, claims, is_missed = named_errors(case)
+    assert kinds == ["true", "duplicate", "location", "class", "class", "both", "background"]
     assert claims.tolist() == [-1, -1, 1, 2, -1, -1, -1]  # the better of the two claims 2
     assert np.flatnonzero(is_missed).tolist() == [3, 4]
     assert case.is_found.tolist() == [True, False, False, False, False]
@@ -56,9 +59,7 @@ def test_borders_between_kinds() -> None:
     truth = make_truth([[0, 0, 10, 10]])
     heights = [10, 5, 4.5, 1, 0.9]
     found = make_found([[0, 0, 10, h] for h in heights], [0.9, 0.8, 0.7, 0.6, 0.5])
-    case = Study(truth, found)
-    kind, claims, _ = find_errors(case)
-    kinds = [KINDS[k] if k >= 0 else "true" for k in kind]
+    kinds, claims, _ = named_errors(Study(truth, found))
     assert kinds == ["true", "location", "location", "location", "background"]
     assert (claims == -1).all()
 
