@@ -9,19 +9,15 @@ import numpy as np
 from benchmarks.ablation_results import METRICS, Row
 from harmonic_jax.metrics.coco import AT_75
 from harmonic_jax.metrics.consistency import METRICS as ALL_METRICS
-from harmonic_jax.metrics.consistency.bootstrap import (
-    bootstrap_weights,
-    grouped_sums,
-    mean_of_classes,
-    ratio,
-)
 from harmonic_jax.metrics.consistency.measures import (
     Rows,
     agreement,
     average_precisions,
+    grouped_means,
+    mean_of_classes,
     objects_of_classes,
 )
-from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
+from harmonic_jax.metrics.consistency.sampling import OVERALL, bootstrap_weights, sample_metrics
 from harmonic_jax.metrics.consistency.study import Pairs, Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
 
@@ -67,9 +63,7 @@ def resampled_metrics(case: Study, resamples: int) -> dict[str, np.ndarray]:
     best = case.best_boxes
     assert best is not None
     image, group = case.overlaps.object_image[best.object], np.zeros(len(best.object), np.int64)
-    columns = np.stack([best.before - best.after, np.ones(len(best.object))], axis=1)
-    lost, number = np.moveaxis(grouped_sums(columns, image, group, 1, weights), -1, 0)
-    agreed["nms_mean_loss"] = ratio(lost, number)
+    agreed["nms_mean_loss"] = grouped_means(best.before - best.after, image, group, 1, weights)
     return values | {name: column[:, 0] for name, column in agreed.items()}
 
 

@@ -12,9 +12,8 @@ from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable
-from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison
-from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
+from harmonic_jax.metrics.consistency.sampling import RESAMPLES, Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
 from harmonic_jax.metrics.tables import GroundTruthTable

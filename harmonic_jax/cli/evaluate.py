@@ -26,8 +26,8 @@ from harmonic_jax.files import check_writable, make_folder
 from harmonic_jax.inference.augmentation import AugmentedPredict
 from harmonic_jax.inference.detector import with_nms
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
-from harmonic_jax.metrics.consistency.bootstrap import RESAMPLES
 from harmonic_jax.metrics.consistency.report import format_overall
+from harmonic_jax.metrics.consistency.sampling import RESAMPLES
 from harmonic_jax.metrics.files import (
     MaskError,
     ground_truth_from_coco,

@@ -23,9 +23,14 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.metrics.consistency import METRICS, lines_of, spoken
-from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, percentile_interval
 from harmonic_jax.metrics.consistency.report import number
-from harmonic_jax.metrics.consistency.sampling import OVERALL, Samples, by_section
+from harmonic_jax.metrics.consistency.sampling import (
+    CONFIDENCE,
+    OVERALL,
+    Samples,
+    by_section,
+    percentile_interval,
+)
 
 VERSION = 1
 Comparison = dict[str, Any]

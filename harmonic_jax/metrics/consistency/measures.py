@@ -3,12 +3,13 @@
 `weights` [b, images] say how often each image counts.
 """
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from harmonic_jax.metrics.coco import hits_of, precision_curves
-from harmonic_jax.metrics.consistency.bootstrap import by_group, grouped_sums, ratio
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.matching import Matching, Positives, best_objects
 
@@ -18,6 +19,69 @@ D_ECE_BINS = 10
 KINDS = ("class", "location", "both", "duplicate", "background")  # of false positives
 FOREGROUND, BACKGROUND = 0.5, 0.1
 _NO_VARIANCE = 1e-13
+_AT_ONCE = 4_000_000
+
+
+def grouped_sums(
+    values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
+) -> np.ndarray:
+    """Weighted sums of rows, `values` [n] or [n, m], by group 0..k-1: [b, k] or [b, k, m].
+
+    Example:
+      >>> values, image = np.array([1.0, 2.0, 4.0]), np.array([0, 1, 1])
+      >>> grouped_sums(values, image, np.zeros(3, int), 1, np.array([[1, 1], [0, 2]])).tolist()
+      [[7.0], [12.0]]
+    """
+    # Rows of one image and group have one weight: they are summed once, not at every resample.
+    cell, entry = np.unique(group * weights.shape[1] + image, return_inverse=True)
+    columns = values.reshape(len(values), math.prod(values.shape[1:])).T
+    sums = np.stack([np.bincount(entry, column, len(cell)) for column in columns], axis=1)
+    cell_group, cell_image = np.divmod(cell, max(weights.shape[1], 1))
+    result = np.zeros((len(weights), num_groups, len(columns)))
+    rows = np.arange(len(cell))
+    for k, part, here, counts in by_group(rows, cell_group, num_groups, cell_image, weights):
+        result[part, k] = counts @ sums[here]
+    return result.reshape(len(weights), num_groups, *values.shape[1:])
+
+
+def grouped_means(
+    values: np.ndarray, image: np.ndarray, group: np.ndarray, num_groups: int, weights: np.ndarray
+) -> np.ndarray:
+    """Weighted means of rows [n] by group, [b, k]; NaN for a group without any."""
+    columns = np.stack([values, np.ones_like(values)], axis=1)
+    sums = grouped_sums(columns, image, group, num_groups, weights)
+    return ratio(sums[..., 0], sums[..., 1])
+
+
+def by_group(
+    rows: np.ndarray, group: np.ndarray, num_groups: int, image: np.ndarray, weights: np.ndarray
+) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray]]:
+    """Goes through groups of rows, and through resamples as far as a table of them fits in memory.
+
+    Yields a group, the resamples, the group's of `rows`, which are ordered by group, [m], and how
+    often each of these counts in each of the resamples, [.., m].
+    """
+    bounds = np.searchsorted(group[rows], np.arange(num_groups + 1))
+    for k in range(num_groups):
+        here = rows[bounds[k] : bounds[k + 1]]
+        step = max(1, _AT_ONCE // max(len(here), 1))
+        for start in range(0, len(weights), step):
+            part = slice(start, start + step)
+            yield k, part, here, weights[part, image[here]]
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Element by element, NaN where the denominator is 0 or less."""
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    out = np.full(shape, np.nan)
+    np.divide(numerator, denominator, out=out, where=np.broadcast_to(denominator > 0, shape))
+    return out
+
+
+def mean_of_classes(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined; NaN where nothing is."""
+    defined = np.isfinite(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
 class Rows(NamedTuple):

@@ -30,12 +30,14 @@ import numpy as np
 
 from harmonic_jax.metrics.coco import AT_75, RECALLS, recall_precision_curves
 from harmonic_jax.metrics.consistency import METRICS, lines_of
-from harmonic_jax.metrics.consistency.bootstrap import CONFIDENCE, RESAMPLES, percentile_interval
 from harmonic_jax.metrics.consistency.measures import LAECE_BINS, score_bins
 from harmonic_jax.metrics.consistency.sampling import (
+    CONFIDENCE,
     NEED_SCORES_IN_RANGE,
+    RESAMPLES,
     Samples,
     by_section,
+    percentile_interval,
     sample_metrics,
 )
 from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges

@@ -1,4 +1,9 @@
-"""All numbers of one set of detections, each for every resample of the images."""
+"""All numbers of one set of detections, each for every resample of the images.
+
+A resample of n images with replacement is a row of weights, whole numbers that sum to n. Each
+metric takes all rows at once and returns one value a row; the first row, all ones, gives the
+number itself, so there is one formula and no second one for the resamples.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -7,13 +12,6 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.metrics.coco import AT_75, coco_matching
-from harmonic_jax.metrics.consistency.bootstrap import (
-    affordable_resamples,
-    bootstrap_weights,
-    grouped_sums,
-    mean_of_classes,
-    ratio,
-)
 from harmonic_jax.metrics.consistency.measures import (
     D_ECE_BINS,
     LAECE_BINS,
@@ -22,7 +20,9 @@ from harmonic_jax.metrics.consistency.measures import (
     average_precisions,
     calibration_error,
     error_costs,
+    grouped_means,
     lrp_errors,
+    mean_of_classes,
     objects_of_classes,
     spearman,
 )
@@ -35,6 +35,10 @@ from harmonic_jax.metrics.consistency.study import (
 )
 from harmonic_jax.metrics.matching import AREA_RANGES, Positives
 
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+FEWEST_RESAMPLES = 100
+_WORK = 50_000_000  # rows of a table times resamples, of a metric that sorts or ranks
 OVERALL = "overall"
 NEED_SCORES_IN_RANGE = ("mean_gap", "high_score_low_iou", "LaECE", "D_ECE")
 Place = tuple[str, str]  # ("overall", ""), ("areas", "small") or ("classes", name)
@@ -70,6 +74,47 @@ def by_section(items: Mapping[Place, Any]) -> dict[str, Any]:
         if section != OVERALL:
             sections[section][name] = item
     return sections
+
+
+def bootstrap_weights(num_images: int, resamples: int, *, seed: int) -> np.ndarray:
+    """How often each image counts: int32 [1 + resamples, num_images], the first row all ones.
+
+    Example:
+      >>> weights = bootstrap_weights(3, 2, seed=0)
+      >>> weights[0].tolist(), weights.sum(axis=1).tolist()
+      ([1, 1, 1], [3, 3, 3])
+    """
+    weights = np.ones((1 + resamples, num_images), np.int32)
+    if num_images:
+        rng, chance = np.random.default_rng(seed), np.full(num_images, 1 / num_images)
+        for row in weights[1:]:
+            row[:] = rng.multinomial(num_images, chance)
+    return weights
+
+
+def affordable_resamples(num_rows: int, most: int) -> int:
+    """Resamples of a metric whose work grows with the rows: fewer for large data sets."""
+    return min(most, max(FEWEST_RESAMPLES, _WORK // max(num_rows, 1)))
+
+
+def percentile_interval(samples: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % percentile interval of resampled values; NaN marks a resample without a value.
+
+    None where fewer than half of the resamples have one: the rest would tell of few images.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+
+    Example:
+      >>> percentile_interval(np.arange(101.0))
+      (2.5, 97.5)
+      >>> percentile_interval(np.array([1.0, np.nan, np.nan]))
+    """
+    defined = samples[np.isfinite(samples)]
+    if defined.size == 0 or 2 * defined.size < samples.size:
+        return None
+    tail = round(50.0 * (1.0 - CONFIDENCE), 9)  # 2.5, not a little more
+    low, high = np.percentile(defined, [tail, 100.0 - tail])
+    return float(low), float(high)
 
 
 def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
@@ -196,11 +241,9 @@ def _nms(case: Study, weights: np.ndarray) -> Found:
     if best is None:
         return
     image, loss = case.overlaps.object_image[best.object], best.before - best.after
-    columns = np.stack([loss, np.ones_like(loss)], axis=1)
 
     def measure(group: np.ndarray, num_groups: int) -> Values:
-        sums = grouped_sums(columns, image, group, num_groups, weights)
-        return {"nms_mean_loss": ratio(sums[..., 0], sums[..., 1])}
+        return {"nms_mean_loss": grouped_means(loss, image, group, num_groups, weights)}
 
     area_range = area_ranges(truth.area[best.object])
     yield from _by_rows(case, area_range, truth.labels[best.object], measure)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from harmonic_jax.metrics.coco import RECALLS, needed_positives
-from harmonic_jax.metrics.consistency.bootstrap import (
+from harmonic_jax.metrics.consistency.measures import Rows, agreement, lrp_errors, spearman
+from harmonic_jax.metrics.consistency.sampling import (
     bootstrap_weights,
     percentile_interval,
+    sample_metrics,
 )
-from harmonic_jax.metrics.consistency.measures import Rows, agreement, lrp_errors, spearman
-from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.tables import DetectionTable
 from tests.metrics.test_coco import make_found, make_truth

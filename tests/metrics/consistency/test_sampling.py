@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from harmonic_jax.metrics.coco import coco_metrics
-from harmonic_jax.metrics.consistency.bootstrap import affordable_resamples, bootstrap_weights
-from harmonic_jax.metrics.consistency.sampling import Samples, sample_metrics
+from harmonic_jax.metrics.consistency.sampling import (
+    Samples,
+    affordable_resamples,
+    bootstrap_weights,
+    sample_metrics,
+)
 from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from tests.metrics.consistency import brute
@@ -64,7 +68,7 @@ def test_average_precision_is_cocos() -> None:
 
 def test_a_resample_is_the_data_set_with_copied_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """All metrics at all places, boxes before NMS included; two resamples at a time, or one."""
-    monkeypatch.setattr("harmonic_jax.metrics.consistency.bootstrap._AT_ONCE", 300)
+    monkeypatch.setattr("harmonic_jax.metrics.consistency.measures._AT_ONCE", 300)
     for seed in range(2):
         truth, found = brute.detector_case(seed)
         _, raw = brute.detector_case(seed + 50)
