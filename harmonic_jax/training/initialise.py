@@ -4,7 +4,6 @@ From another run, whose classes may differ, everything but the layers that speak
 fit and is taken; of those the weights of each class that both runs know by name.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,9 @@ from harmonic_jax.training.state import (
 )
 
 _LeafPath = tuple[Any, ...]
+# Where an array has numbers for each class: its axis `[groups * (k + background) * per_class]`,
+# groups and per_class. Dense heads have a group an anchor; box deltas of each class 4 numbers.
+_Layout = tuple[int, int, int]
 _MOST_LEAVES = 5  # in an error message
 # Fields of a model that act before the first step or in the loop only.
 _HARMLESS = ("model.backbone.weights", "model.backbone.frozen_stages", "model.prior")
@@ -135,13 +137,13 @@ def start_from(
     """
     old = {path: np.asarray(leaf) for path, leaf in _leaves(run.variables).items()}
     has_same_classes = tuple(class_names) == run.class_names
-    axes = {} if has_same_classes else _class_axes(detector)
+    layouts = {} if has_same_classes else _class_layouts(detector)
     changed = [
         f"{field} was {there!r} and is {here!r}"
         for field, (there, here) in differences(run.config, detector.config).items()
         if field.startswith("model.") and not field.startswith(_HARMLESS)
     ]
-    if problems := _problems(old, _leaves(fresh), axes):
+    if problems := _problems(old, _leaves(fresh), layouts):
         raise ConfigError(
             f"init names the run {run.config.name}, which does not fit the model: {problems}. "
             f"Options that differ: {'; '.join(changed) or 'none'}"
@@ -158,75 +160,59 @@ def start_from(
 
     def place(path: _LeafPath, variable: nnx.Variable) -> nnx.Variable:
         leaf, value = variable.get_value(), old[path]
-        if path in axes:
-            carried_over = axes[path].carry_over(np.asarray(leaf), value, source)
-            shapes = f"{list(value.shape)} -> {list(carried_over.shape)}"
-            notes.append(f"  {_name(path)}: {shapes}")
-            value = carried_over
+        if path in layouts:
+            notes.append(f"  {_name(path)}: {list(value.shape)} -> {list(leaf.shape)}")
+            value = _carry_over(np.asarray(leaf), value, source, layouts[path])
         return variable.replace(jax.device_put(value, leaf.sharding))
 
     parts = (fresh.params, fresh.model_state)
     return Variables(*(nnx.map_state(place, part) for part in parts)), notes
 
 
-@dataclasses.dataclass(frozen=True)
-class _ClassAxis:
-    """Where an array has numbers for each class: `[.., groups * (k + background) * per_class, ..]`.
-
-    Dense heads have a group an anchor; box deltas of each class have 4 numbers a class.
-    """
-
-    axis: int
-    groups: int
-    per_class: int
-    has_background: bool
-
-    def carry_over(self, fresh: np.ndarray, old: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """Fresh values, but those of the old class `source[c]` for each class c that has one.
-
-        Background comes along where any class does: it is told from what it was told from.
-        """
-        new_rows, old_rows = self._rows(fresh).copy(), self._rows(old)
-        known = np.flatnonzero(source >= 0)
-        new_rows[known] = old_rows[source[known]]
-        if self.has_background and len(known):
-            new_rows[-1] = old_rows[-1]
-        split = np.moveaxis(new_rows, 0, 1)
-        return np.moveaxis(split.reshape(-1, *split.shape[3:]), 0, self.axis)
-
-    def _rows(self, array: np.ndarray) -> np.ndarray:
-        """A view with the classes in front: `[k + background, ..]`."""
-        moved = np.moveaxis(array, self.axis, 0)
-        split = moved.reshape(self.groups, -1, self.per_class, *moved.shape[1:])
-        return np.moveaxis(split, 1, 0)
-
-
-def _class_axes(detector: Detector) -> dict[_LeafPath, _ClassAxis]:
+def _class_layouts(detector: Detector) -> dict[_LeafPath, _Layout]:
     """The leaves whose shape depends on the number of classes, found by asking for one more."""
-    k = detector.num_classes
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    detectors = (detector, build_detector(detector.config, k + 1))
-    leaves, larger = (_leaves(abstract_variables(d, sharding=sharding)) for d in detectors)
-    return {
-        path: _class_axis(path, leaf.shape, larger[path].shape, k)
-        for path, leaf in leaves.items()
-        if leaf.shape != larger[path].shape
-    }
+    larger = build_detector(detector.config, detector.num_classes + 1)
+    leaves, larger_leaves = (
+        _leaves(abstract_variables(d, sharding=sharding)) for d in (detector, larger)
+    )
+    layouts = {}
+    for path, leaf in leaves.items():
+        for axis, (size, more) in enumerate(
+            zip(leaf.shape, larger_leaves[path].shape, strict=True)
+        ):
+            if size != more:
+                # The deltas of a class lie side by side; elsewhere an anchor has its classes so.
+                each = more - size
+                layouts[path] = (axis, 1, each) if "deltas" in path else (axis, each, 1)
+    return layouts
 
 
-def _class_axis(
-    path: _LeafPath, shape: tuple[int, ...], larger: tuple[int, ...], k: int
-) -> _ClassAxis:
-    (axis,) = (i for i, (a, b) in enumerate(zip(shape, larger, strict=True)) if a != b)
-    each = larger[axis] - shape[axis]  # numbers of a class
-    has_background = shape[axis] == each * (k + 1)
-    # The deltas of a class lie side by side; elsewhere an anchor has its classes side by side.
-    is_deltas = "deltas" in path
-    return _ClassAxis(axis, 1 if is_deltas else each, each if is_deltas else 1, has_background)
+def _carry_over(
+    fresh: np.ndarray, old: np.ndarray, source: np.ndarray, layout: _Layout
+) -> np.ndarray:
+    """Fresh values, but those of the old class `source[c]` for each class c that has one.
+
+    Background comes along where any class does: it is told from what it was told from.
+    """
+    axis, groups, per_class = layout
+
+    def by_class(array: np.ndarray) -> np.ndarray:
+        """A view with the classes in front: `[k (+ background), groups, per_class, ..]`."""
+        moved = np.moveaxis(array, axis, 0)
+        return np.moveaxis(moved.reshape(groups, -1, per_class, *moved.shape[1:]), 1, 0)
+
+    rows, old_rows = by_class(fresh).copy(), by_class(old)
+    known = np.flatnonzero(source >= 0)
+    rows[known] = old_rows[source[known]]
+    if len(rows) > len(source) and len(known):
+        rows[-1] = old_rows[-1]
+    split = np.moveaxis(rows, 0, 1)
+    return np.moveaxis(split.reshape(-1, *split.shape[3:]), 0, axis)
 
 
 def _problems(
-    old: Mapping[_LeafPath, Any], new: Mapping[_LeafPath, Any], axes: Mapping[_LeafPath, Any]
+    old: Mapping[_LeafPath, Any], new: Mapping[_LeafPath, Any], carried: Mapping[_LeafPath, Any]
 ) -> str:
     """What does not fit, but for leaves that are carried over class by class."""
     problems = [f"{_name(path)} is missing there" for path in new if path not in old]
@@ -234,10 +220,9 @@ def _problems(
     problems += [
         f"{_name(path)} is {list(old[path].shape)} there and {list(leaf.shape)} here"
         for path, leaf in new.items()
-        if path in old and path not in axes and old[path].shape != leaf.shape
+        if path in old and path not in carried and old[path].shape != leaf.shape
     ]
-    more = f"; and {len(problems) - _MOST_LEAVES} more" if len(problems) > _MOST_LEAVES else ""
-    return "; ".join(problems[:_MOST_LEAVES]) + more
+    return "; ".join([*problems[:_MOST_LEAVES], *(["and more"] if problems[_MOST_LEAVES:] else [])])
 
 
 def _leaves(variables: Variables) -> dict[_LeafPath, Any]:
