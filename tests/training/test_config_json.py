@@ -9,16 +9,13 @@ import pytest
 from harmonic_jax.config import Config, ConfigError, FasterRCNNConfig, MaskRCNNConfig
 from harmonic_jax.training.config_json import config_from_json, config_to_json
 from harmonic_jax.training.run_folder import RunFolder
+from tests.training.test_step_folders import put
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     """The JSON of a config with another value at a path."""
     values = config_to_json(Config("x", model=MaskRCNNConfig()))
-    *parents, last = path.split(".")
-    inner = values
-    for name in parents:
-        inner = inner[name]
-    inner[last] = value
+    put(*path.split("."), value=value)(values)
     return values
 
 
@@ -32,13 +29,9 @@ def test_what_is_no_object(values: Any) -> None:
     ("path", "value", "words"),
     [
         ("type", "os", r"config.type is 'os'; it must be Config"),
-        ("type", ["Config"], r"config.type is \['Config'\]"),
-        ("type", "ConfigError", r"config.type is 'ConfigError'"),
         ("model.type", "TrainConfig", r"config.model.type is 'TrainConfig'"),
-        ("model.type", "ResNetConfig", r"config.model.type is 'ResNetConfig'"),
         ("data.type", None, r"config.data.type is None; it must be DataConfig"),
         ("data.augment", [], r"config.data.augment is \[\]; .* of the type AugmentConfig"),
-        ("data", "coco", r"config.data is 'coco'"),
         ("optim.speed", 1, r"config.optim has unknown fields \['speed'\] for OptimConfig"),
         (
             "train.steps",
@@ -47,14 +40,9 @@ def test_what_is_no_object(values: Any) -> None:
         ),
         ("train.steps", True, r"^train.steps is True; it must be a whole number"),
         ("train.steps", 2**40, r"^train.steps is 1099511627776"),
-        ("train.steps", 3.0, r"^train.steps is 3.0; it must be a whole number"),
         ("optim.learning_rate", 10**400, r"^optim.learning_rate is 10+\.\."),
-        ("optim.learning_rate", True, r"^optim.learning_rate is True"),
-        ("optim.learning_rate", None, r"^optim.learning_rate is None"),
         ("optim.milestones", 0.5, r"^optim.milestones is 0.5; it must be a tuple"),
         ("optim.milestones", [[0.5]], r"^optim.milestones is \(\(0.5,\),\)"),
-        ("optim.rate_factors", [["a"]], r"^optim.rate_factors is \(\('a',\),\)"),
-        ("model.rpn.match.positive_iou", 7, r"^model.rpn.match.positive_iou is 7"),
         ("model.postprocess.nms", 1, r"^model.postprocess.nms is 1; it must be class or"),
         ("model.mask_head.num_convs", 10_000, r"^model.mask_head.num_convs is 10000; .* \[0, 16\]"),
         ("data.root", "\ud800", r"^data.root is '\\ud800'; it must be a text"),
@@ -90,17 +78,11 @@ GOOD = json.dumps(config_to_json(Config("x"))).encode()
     [
         (b"", "is not JSON: it is empty"),
         (GOOD[:-5], "is not JSON: it ends early"),
-        (GOOD + b"}", "is not JSON: at '}' (Extra data"),
         (GOOD.replace(b'"x"', b'"\xff"'), "can't decode byte"),
         (b"null", "config is None"),
-        (b"[" * 100_000, "nested too deeply"),
         (b'{"type": "Config", "name": ' + b"[" * 900 + b"]" * 900 + b"}", "config.name is"),
         (GOOD.replace(b'"name"', b'"name": "y", "name"', 1), "'name' is there twice in one object"),
         (GOOD.replace(b'"steps": 90000', b'"steps": NaN'), "train.steps is nan"),
-        (GOOD.replace(b'"steps": 90000', b'"steps": -Infinity'), "train.steps is -inf"),
-        (GOOD.replace(b'"steps": 90000', b'"steps": 1e999'), "train.steps is inf"),
-        (GOOD.replace(b'"steps": 90000', b'"steps": ' + b"9" * 5000), "Exceeds the limit"),
-        (GOOD.replace(b'"steps": 90000', b'"steps": null'), "train.steps is None"),
         (GOOD + b" " * 2**24, "its size is"),
     ],
 )

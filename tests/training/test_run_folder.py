@@ -119,10 +119,9 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "checkpoints" / "step_00000005").is_dir()
 
 
-@pytest.mark.parametrize("name", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
-def test_a_url_is_no_folder(name: str) -> None:
+def test_a_url_is_no_folder() -> None:
     with pytest.raises(ConfigError, match="must be a local or mounted folder"):
-        RunFolder.of(dataclasses.replace(OURS, run_dir=name))
+        RunFolder.of(dataclasses.replace(OURS, run_dir="gs://bucket/run"))
 
 
 def test_a_name_that_checkpoints_cannot_have_is_refused_before_it_is_made(tmp_path: Path) -> None:
