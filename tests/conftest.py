@@ -74,7 +74,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = (
         "test_loop.py",
         "test_step.py",
-        "test_multi_process.py",
         "test_commands.py",
         "test_checkpoint.py",
         "test_detectors.py",

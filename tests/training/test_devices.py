@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 STEPS = 3
 
 
-# What two processes train (test_multi_process.py) shows it for RetinaNet in less time.
+# What two processes train (test_loop.py) shows it for RetinaNet in less time.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_on_four_devices_is_that_on_one(name: str) -> None:
