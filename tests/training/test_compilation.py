@@ -1,6 +1,7 @@
 """Everything is compiled before the first step, nothing twice, and nothing outside its folder."""
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 
@@ -11,32 +12,20 @@ import pytest
 from harmonic_jax.config import AugmentConfig, Config, DataConfig, TrainConfig
 from harmonic_jax.data.loader import eval_batches, train_batches
 from harmonic_jax.structures import Batch
+from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import (
     compile_programs,
     delete_oldest,
     run_programs,
     use_compilation_cache,
 )
+from harmonic_jax.training.log import TrainProgress
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated, split_batch
 from harmonic_jax.training.state import TrainState, Variables
 from tests.data.fake_source import FakeSource, mixed_source
 from tests.training.tiny import tiny_config
 
 DATA = DataConfig(short_sides=(48, 64), max_side=96, max_objects=5, augment=AugmentConfig())
-
-
-class Shown:
-    """A display that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def track(self, iterable, total: int, description: str):
-        self.lines.append(f"{description} {total}")
-        return iter(iterable)
 
 
 def jitted_steps(mesh):
@@ -88,20 +77,21 @@ def compiled():
 
 
 def test_no_step_of_a_run_compiles(compiled: list[str]) -> None:
-    source, shown = mixed_source(8, 4), Shown()
+    source, shown = mixed_source(8, 4), io.StringIO()
     config = dataclasses.replace(
         tiny_config(train=TrainConfig(steps=6, batch_size=4, eval_batch_size=2)), data=DATA
     )
     mesh, train_step, predict_step, state, programs = start(config, source)
-    compile_programs(programs, shown)
-    assert shown.lines[:2] == ["compiling 4 programs before the first step", "compiling 4"]
-    assert [line.split(" ... ")[0] for line in shown.lines[2:]] == [
+    compile_programs(programs, TrainProgress(6, images_per_step=4, console=Terminal(file=shown)))
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == "compiling 4 programs before the first step"
+    assert [line.split(" ... ")[0] for line in lines[1:]] == [
         "train step, landscape 64 x 96",
         "train step, portrait 96 x 64",
         "inference, landscape 64 x 96",
         "inference, portrait 96 x 64",
+        "compiling done",
     ]
-    assert all(line.endswith(" s") for line in shown.lines[2:])
     assert int(state.step) == 0  # nothing ran, nothing was donated
 
     compiled.clear()
@@ -120,21 +110,13 @@ def test_no_step_of_a_run_compiles(compiled: list[str]) -> None:
     assert train_step._cache_size() == predict_step._cache_size() == 2
 
 
-def test_only_what_will_be_called_is_compiled() -> None:
-    landscape = mixed_source(8, 0)
+# One portrait image fills a batch of four in its fourth epoch, which two steps do not reach.
+@pytest.mark.parametrize(("portraits", "more"), [(0, []), (1, ["inference, portrait 96 x 64"])])
+def test_only_what_will_be_called_is_compiled(portraits: int, more: list[str]) -> None:
     config = dataclasses.replace(tiny_config(train=TrainConfig(steps=2, batch_size=4)), data=DATA)
-    *_, programs = start(config, landscape)
-    assert [program.name for program in programs] == [
-        "train step, landscape 64 x 96",
-        "inference, landscape 64 x 96",
-    ]
-    # One portrait image fills a batch of four in its fourth epoch, which two steps do not reach.
-    *_, programs = start(config, mixed_source(8, 1))
-    assert [program.name for program in programs] == [
-        "train step, landscape 64 x 96",
-        "inference, landscape 64 x 96",
-        "inference, portrait 96 x 64",
-    ]
+    *_, programs = start(config, mixed_source(8, portraits))
+    names = ["train step, landscape 64 x 96", "inference, landscape 64 x 96", *more]
+    assert [program.name for program in programs] == names
 
 
 def test_masks_are_part_of_a_training_batch_only() -> None:
