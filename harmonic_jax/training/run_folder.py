@@ -141,8 +141,9 @@ class RunFolder:
         rows = self.read_log()
         if rows:
             refuse_other(self.read_config(), config, f"{self.path} holds a run")
-        saved_since = 2 * config.train.checkpoint_every  # the save takes its time
-        is_saved = any(row["kind"] == "eval" or row["step"] >= saved_since for row in rows)
+        # Behind the second save the first is complete: that waited for it.
+        second_save = 2 * config.train.checkpoint_every
+        is_saved = any(row["kind"] == "eval" or row["step"] > second_save for row in rows)
         if has_best or is_saved or self.report.exists():
             raise ConfigError(
                 f"{self.checkpoints} holds no checkpoint, but there is what came after one (best/, "

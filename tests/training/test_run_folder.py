@@ -58,7 +58,7 @@ def test_a_run_with_checkpoints_is_continued_or_refused(run_dir: RunFolder) -> N
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunFolder) -> None:
     run_dir.checkpoints.mkdir()
-    write_log(run_dir, {"step": 1}, {"step": 2 * OURS.train.checkpoint_every - 1})
+    write_log(run_dir, {"step": 1}, {"step": 2 * OURS.train.checkpoint_every})
     with pytest.raises(ConfigError, match="name: 'tiny' there, 'other' now"):
         run_dir.open(OTHER)
     assert not run_dir.open(OURS)
@@ -70,7 +70,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(run_dir: RunFolde
         lambda run: (run.report.mkdir(), (run.report / "metrics.json").touch()),
         lambda run: save(run.best, OURS),
         lambda run: write_log(run, {"step": 1}, {"step": 1, "kind": "eval"}),
-        lambda run: write_log(run, {"step": 2 * OURS.train.checkpoint_every}),
+        lambda run: write_log(run, {"step": 2 * OURS.train.checkpoint_every + 1}),
     ],
 )
 @pytest.mark.parametrize("is_emptied", [False, True])
