@@ -13,6 +13,7 @@ from harmonic_jax.training.processes import (
     run_on_primary,
 )
 
+TPU = {"TPU_ML_PLATFORM": "JAX"}
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
 
 
@@ -25,17 +26,10 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
         (SLURM | {"SLURM_STEP_NODELIST": "node[1-2]"}, "SLURM"),
         (SLURM | {"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}, None),
         (SLURM, None),  # a shell in an allocation, not a task of a step
-        ({"TPU_ML_PLATFORM": "JAX"}, "Cloud TPU"),  # JAX asks the metadata server
-        ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a,b"}, "Cloud TPU"),
-        ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        (
-            {
-                "TPU_ML_PLATFORM": "JAX",
-                "TPU_WORKER_HOSTNAMES": "localhost",
-                "MEGASCALE_NUM_SLICES": "2",
-            },
-            "Cloud TPU",
-        ),
+        (TPU, "Cloud TPU"),  # JAX asks the metadata server
+        (TPU | {"TPU_WORKER_HOSTNAMES": "a,b"}, "Cloud TPU"),
+        (TPU | {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (TPU | {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, "Cloud TPU"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod, a notebook say
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
         ({"JAX_COORDINATOR_ADDRESS": "host:1"}, "JAX_COORDINATOR_ADDRESS"),
@@ -49,14 +43,9 @@ def test_what_started_this_process(environ: dict[str, str], name: str | None) ->
     ("options", "message"),
     [
         ({"coordinator": "host"}, "--coordinator is 'host'; it must be HOST:PORT"),
-        ({"coordinator": ":80"}, "--coordinator is ':80'"),
         ({"num_processes": 0}, r"--num-processes is 0; it must be a whole number in \[1, "),
         ({"num_processes": 2, "process_id": 2}, r"--process-id is 2; .* in \[0, 2\)"),
-        ({"process_id": -1}, "--process-id is -1; it must be a whole"),
         ({"heartbeat_timeout_seconds": 0}, "--heartbeat-timeout-seconds is 0"),
-        ({"heartbeat_timeout_seconds": 10**20}, "--heartbeat-timeout-seconds is 10"),
-        ({"num_processes": 10**20}, "--num-processes is 10"),
-        ({"process_id": 10**20}, "--process-id is 10"),
         ({"coordinator": "host:99999"}, "--coordinator is 'host:99999'"),
         ({"coordinator": "host:²"}, "--coordinator is 'host:²'"),
     ],

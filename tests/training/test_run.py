@@ -12,7 +12,7 @@ import pytest
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.log import NonFiniteLossError, read_metrics
 from harmonic_jax.training.state import TrainState, Variables
-from tests.training.quick_run import QuickRun, quick_run
+from tests.training.quick_run import quick_run
 from tests.training.tiny import flip_bit_of_largest
 
 # Save, then evaluate.
@@ -40,18 +40,6 @@ def test_a_step_whose_evaluation_fails_is_saved(tmp_path: Path) -> None:
     assert rows.count((4, "train")) == rows.count((4, "eval")) == 1
 
 
-def test_the_last_step_too(tmp_path: Path) -> None:
-    run = quick_run(tmp_path, eval_every=0, steps=3)
-
-    def fail(step: int) -> float:
-        raise OSError("the images are gone")
-
-    run.evaluate = fail
-    with pytest.raises(OSError, match="the images are gone"):
-        run()
-    assert run.steps == (3,)
-
-
 def test_a_signal_at_a_step_that_evaluates_saves_and_stops(tmp_path: Path) -> None:
     run = quick_run(tmp_path)
 
@@ -73,14 +61,20 @@ def test_a_signal_at_a_step_that_evaluates_saves_and_stops(tmp_path: Path) -> No
     ]
 
 
+def test_the_steps_of_a_profile_are_traced_once(tmp_path: Path) -> None:
+    run = quick_run(tmp_path, profile=(2, 3), steps=4)
+    for _ in range(2):
+        run()
+        assert len(list(run.run_dir.path.glob("profile/**/*.xplane.pb"))) == 1
+
+
 # What is sealed is finite.
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
 @pytest.mark.parametrize("step", [3, 4, 6])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, loss: float, step: int) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, step: int) -> None:
     run = quick_run(tmp_path)
-    run.loss = lambda number: loss if number == step else 1.0
+    run.loss = lambda number: math.nan if number == step else 1.0
     with pytest.raises(NonFiniteLossError, match=f"the loss is not finite at step {step}: "):
         run()
     assert run.steps == ((2, 4) if step == 6 else (2,))
@@ -113,13 +107,6 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, part: str) -> N
 # The best.
 
 
-def evaluated(run: QuickRun, *aps: float) -> tuple[int | None, float]:
-    """Runs with these APs at steps 2, 4, ..; what best/ holds then."""
-    run.evaluate = lambda step: aps[step // 2 - 1]
-    run()
-    return run.best
-
-
 @pytest.mark.parametrize(
     ("aps", "best"),
     [
@@ -127,17 +114,17 @@ def evaluated(run: QuickRun, *aps: float) -> tuple[int | None, float]:
         ((0.3, 0.1, 0.3), (6, 0.3)),  # of two that are as good, the newer
         ((0.0, 0.0, 0.0), (6, 0.0)),
         ((0.0, -1.0, -1.0), (2, 0.0)),
+        ((-1.0, -1.0, -1.0), (6, -1.0)),  # no objects
+        ((math.nan, math.nan, math.nan), (6, -1.0)),
     ],
 )
 def test_the_best_is_the_newest_of_those_with_the_highest_ap(
     tmp_path: Path, aps: tuple[float, ...], best: tuple[int, float]
 ) -> None:
-    assert evaluated(quick_run(tmp_path), *aps) == best
-
-
-@pytest.mark.parametrize("ap", [-1.0, math.nan])
-def test_without_an_ap_the_newest_is_kept(tmp_path: Path, ap: float) -> None:
-    assert evaluated(quick_run(tmp_path), ap, ap, ap) == (6, -1.0)
+    run = quick_run(tmp_path)
+    run.evaluate = lambda step: aps[step // 2 - 1]
+    run()
+    assert run.best == best
 
 
 @pytest.mark.parametrize("what", ["manifest", "arrays", "AP"])
