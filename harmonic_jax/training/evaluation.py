@@ -33,10 +33,6 @@ from harmonic_jax.training.watchdog import Watchdog, process_watchdog
 Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 
 
-class EvaluationStopped(Exception):
-    """An evaluation was given up before its end."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Numbers, and the tables they were computed from."""
@@ -75,7 +71,6 @@ def detect_all(
     loaded: DataReport | None = None,
     description: str = "evaluating",
     track: Tracker | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
     watchdog: Watchdog | None = None,
 ) -> Iterator[tuple[Detections, np.ndarray]]:
     """Runs the detector over every image of a source, batch by batch, in any order.
@@ -91,17 +86,13 @@ def detect_all(
       mesh: all devices.
       loaded: takes what the loaders of all processes met, at the end.
       description: of the display.
-      track: shows how far a loop over batches is; None: on standard output, by process 0.
-      should_stop: asked before every batch; True gives the evaluation up. All processes must
-        have the same answer.
+      track: shows how far a loop over batches is; None: on standard output, by process 0. It may
+        give up by an exception of its own, of all processes at the same batch.
       watchdog: fed with every batch.
 
     Yields:
       Detections `[b d]` on the host, in pixels of the original images, and the records of the
       images, int32 `[b]`; rows that only fill a batch have no valid detection.
-
-    Raises:
-      EvaluationStopped: `should_stop` said so.
     """
     watchdog = watchdog or process_watchdog(0)
     console = Terminal(quiet=not is_primary(), lossy=True)
@@ -115,8 +106,6 @@ def detect_all(
     )
     with batches:
         for number, batch in enumerate(track(batches, len(batches), description), start=1):
-            if should_stop():
-                raise EvaluationStopped
             with watchdog.first_call((description, batch.images.shape)):
                 detections = jax.device_get(predict_step(variables, put_batch(batch, mesh)))
             watchdog.feed(f"{description}: batch {number} of {len(batches)}")
@@ -133,7 +122,6 @@ def evaluate(
     mesh: Mesh,
     *,
     track: Tracker | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
     watchdog: Watchdog | None = None,
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
@@ -147,13 +135,12 @@ def evaluate(
     Args: those of `detect_all`.
 
     Raises:
-      EvaluationStopped: `should_stop` said so.
       WeightsError: it finds nothing at all, and the network says NaN or infinity for an image.
     """
     loaded = DataReport()
     batches = detect_all(
         predict_step, variables, source, config, mesh,
-        loaded=loaded, track=track, should_stop=should_stop, watchdog=watchdog,
+        loaded=loaded, track=track, watchdog=watchdog,
     )  # fmt: skip
     image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables: list[DetectionTable] = []

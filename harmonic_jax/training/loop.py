@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import itertools
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import jax
@@ -13,12 +13,12 @@ from harmonic_jax.data.loader import order_fingerprint, train_batches
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sample import is_blank, num_blank
+from harmonic_jax.structures import Batch
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.compilation import compile_programs, run_programs
 from harmonic_jax.training.evaluation import (
     Evaluation,
-    EvaluationStopped,
     MatchedPredictions,
     evaluate,
     match_sources,
@@ -146,6 +146,10 @@ def train(
     return TrainResult(settings.steps, state, None, evaluation)
 
 
+class _StoppedError(Exception):
+    """An evaluation is given up, since a signal came."""
+
+
 class TrainRun(contextlib.ExitStack):
     """A training that goes on: its checkpoints, log, display, signals and watchdog.
 
@@ -254,7 +258,6 @@ class TrainRun(contextlib.ExitStack):
         """
         self.checkpoints.wait()
         step, variables = int(state.step), state.for_evaluation
-        batch_numbers = itertools.count(1)
         try:
             with self.progress.paused():
                 evaluation = evaluate(
@@ -263,11 +266,10 @@ class TrainRun(contextlib.ExitStack):
                     self.eval_source,
                     self.config,
                     mesh,
-                    track=self.progress.track,
-                    should_stop=lambda: self.is_stopping(next(batch_numbers)),
+                    track=self._track_evaluation,
                     watchdog=self.watchdog,
                 )
-        except EvaluationStopped:
+        except _StoppedError:
             return None
         metrics = evaluation.metrics
         shown = (f"{name} {_score(metrics[name])}" for name in ("AP", "AP50", "AP75"))
@@ -286,6 +288,15 @@ class TrainRun(contextlib.ExitStack):
             self.best.save(step, variables, self.metadata | {"AP": ap})
         self.watchdog.feed(f"the evaluation of step {step}")
         return evaluation
+
+    def _track_evaluation(
+        self, batches: Iterable[Batch], total: int, description: str
+    ) -> Iterator[Batch]:
+        tracked = self.progress.track(batches, total, description)
+        for number, batch in enumerate(tracked, start=1):
+            if self.is_stopping(number):
+                raise _StoppedError
+            yield batch
 
     def _is_best(self, step: int, ap: float) -> bool:
         """Whether no AP was higher; of those with the same, the newest is the best."""
