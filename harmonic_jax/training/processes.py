@@ -55,10 +55,6 @@ class ProcessOptions:
             check_count("--process-id", self.process_id, f"[0, {count or 1000000})")
         check_count("--heartbeat-timeout-seconds", self.heartbeat_timeout_seconds, "[1, 1000000]")
 
-    @property
-    def given(self) -> tuple[str | int | None, ...]:
-        return (self.coordinator, self.num_processes, self.process_id)
-
 
 def launcher(environ: Mapping[str, str]) -> str | None:
     """Names what started this process as one of several; None where it is alone.
@@ -98,12 +94,12 @@ def join_processes(options: ProcessOptions) -> None:
     """
     if options.num_processes == 1 or jax.distributed.is_initialized():
         return
-    found = launcher(os.environ)
-    if found is None and options.given == (None, None, None):
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if given == (None, None, None) and launcher(os.environ) is None:
         return
     global _heartbeat_timeout
     _heartbeat_timeout = options.heartbeat_timeout_seconds
-    is_complete = None not in options.given
+    is_complete = None not in given
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself; the loop has a handler of its own (watchdog.StopSignal).
     jax.config.update("jax_enable_preemption_service", False)

@@ -138,12 +138,13 @@ class RunFolder:
     def _refuse_lost_checkpoints(self, config: Config, *, has_best: bool) -> None:
         """A run that was refused at its start leaves its config, and may be corrected; one that was
         killed before its first checkpoint, and so before its first evaluation, starts again."""
-        rows = self.read_log()
-        if rows:
-            refuse_other(self.read_config(), config, f"{self.path} holds a run")
-        # Behind the second save the first is complete: that waited for it.
-        second_save = 2 * config.train.checkpoint_every
-        is_saved = any(row["kind"] == "eval" or row["step"] > second_save for row in rows)
+        is_saved = False
+        if rows := self.read_log():
+            begun = self.read_config()
+            refuse_other(begun, config, f"{self.path} holds a run")
+            # Behind the second save the first is complete: that waited for it.
+            second_save = 2 * begun.train.checkpoint_every
+            is_saved = any(row["kind"] == "eval" or row["step"] > second_save for row in rows)
         if has_best or is_saved or self.report.exists():
             raise ConfigError(
                 f"{self.checkpoints} holds no checkpoint, but there is what came after one (best/, "
