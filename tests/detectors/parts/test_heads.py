@@ -24,7 +24,8 @@ def test_outputs_run_over_rows_columns_anchors_and_classes() -> None:
 def test_a_head_starts_at_its_bias_with_small_weights(norm: str) -> None:
     head = DenseHead(16, 3, num_anchors=9, num_convs=1, norm=norm, bias=-3.0, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(head.output.bias[...], np.full(27, -3.0))
-    np.testing.assert_allclose(np.std(head.output.kernel[...]), 0.01, rtol=0.05)
+    for layer in (head.convs[0], head.output):
+        np.testing.assert_allclose(np.std(layer.kernel[...]), 0.01, rtol=0.05)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 5, 5, 16)), jnp.float32)
     np.testing.assert_allclose(head(x), np.full((1, 225, 3), -3.0), atol=0.6)
 
