@@ -11,18 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation_runner
-from benchmarks.ablation_grid import Grid, GridError
+from benchmarks.ablation_grid import GridError
 from benchmarks.ablation_results import METRICS, read_results
 from benchmarks.ablation_runner import core_slots, run_grid
+from tests.benchmarks.test_ablation import GRID
 
 ROOT = Path(__file__).parent.parent.parent
-GRID = Grid(
-    title="Parts",
-    cases={"scenes": ("configs/retinanet_r18_scenes.py",)},
-    arms={"baseline": ("--loss.no-hardet",), "hardet": ()},
-    baseline="baseline",
-    seeds=(0, 1),
-)
 # Its training writes a log, and fails as the files FAIL and DIVERGE beside it say.
 TRAIN = """
 import json, pathlib, sys, time
