@@ -152,13 +152,7 @@ def _prepare_scenes(variant: str, data_dir: Path) -> Any:
         builder = FashionScenes(data_dir=data_dir, config=variant or None)
     folder = Path(builder.data_dir)
     if not _is_prepared(folder):
-        try:
-            make_folder(data_dir)
-        except OSError as error:
-            raise DataError(
-                f"the data set {SCENES} cannot be drawn into {data_dir}: {error.strerror}; name "
-                "another folder with data.root (--data.root DIR)"
-            ) from error
+        make_folder(data_dir)
         Terminal(stderr=True).print(f"drawing the data set {SCENES} into {data_dir}, once")
         # TFDS announces a download on stdout; there is none.
         with contextlib.redirect_stdout(io.StringIO()):

@@ -201,8 +201,7 @@ def _background(rng: np.random.Generator, options: SceneOptions) -> np.ndarray:
     if rng.random() < 0.5:
         _add_pattern(canvas, rng)
     image = _to_uint8(canvas)
-    low, high = options.num_shapes
-    for _ in range(int(rng.integers(low, high + 1))):
+    for _ in range(_draw_count(rng, options.num_shapes)):
         _draw_shape(image, rng)
     return image
 
