@@ -13,17 +13,9 @@ from harmonic_jax.data.scenes.options import SceneOptions
 ITEMS_FILE = Path(__file__).with_name("items.npz")
 
 CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",
-)
+)  # fmt: skip
 
 Window = tuple[slice, slice]
 _BORDER = 2  # transparent pixels around a cut-out, where its soft edge goes
