@@ -153,7 +153,7 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
 def _has_more_frames(header: Image.Image) -> bool:
     """Whether there are frames besides the one that was decoded; damage in them costs nothing."""
     try:
-        return bool(getattr(header, "is_animated", False))
+        return bool(header.info.get("is_animated") or getattr(header, "is_animated", False))
     except MemoryError:
         raise
     except Exception:

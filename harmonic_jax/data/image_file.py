@@ -119,9 +119,9 @@ def open_image(data: bytes) -> tuple[Image.Image, int]:
     if not data:
         raise ImageError("empty", "the file has no bytes")
     reader = _reader(data)
-    exif, orientation = b"", 1
+    exif, orientation, is_animated = b"", 1, False
     if reader is PngImagePlugin.PngImageFile:
-        data, exif = _plain_png(data)
+        data, exif, is_animated = _plain_png(data)
     elif reader is TiffImagePlugin.TiffImageFile:
         try:
             orientation, data = _stored_tiff(data)
@@ -133,6 +133,7 @@ def open_image(data: bytes) -> tuple[Image.Image, int]:
         if reader is WebPImagePlugin.WebPImageFile and len(data) < 8 + _number(data[4:8], "little"):
             raise ImageError("truncated", "the file is shorter than its header says") from error
         raise refusal(error) from error
+    header.info["is_animated"] = is_animated  # Pillow's own field would have it look for frames
     exif = exif or header.info.get("exif", b"")
     if exif and header.format != "TIFF":
         with contextlib.suppress(*_DAMAGE):  # it says nothing about the pixels
@@ -161,10 +162,10 @@ def _reader(data: bytes) -> type[ImageFile.ImageFile]:
     raise ImageError("not_an_image", f"the file {what}; {FORMATS} are read")
 
 
-def _plain_png(data: bytes) -> tuple[bytes, bytes]:
-    """A PNG of nothing but the pixels of its first frame; also its EXIF."""
+def _plain_png(data: bytes) -> tuple[bytes, bytes, bool]:
+    """A PNG of nothing but the pixels of its first frame; its EXIF; whether it has more frames."""
     view = memoryview(data)
-    kept, exif, at, kind = [view[:8]], b"", 8, b""
+    kept, exif, is_animated, at, kind = [view[:8]], b"", False, 8, b""
     while at < len(data) and kind != b"IEND":
         length, kind = _number(data[at : at + 4], "big"), data[at + 4 : at + 8]
         start, at = at, at + 12 + length
@@ -175,7 +176,8 @@ def _plain_png(data: bytes) -> tuple[bytes, bytes]:
         is_whole = kind == b"IDAT" and at <= len(data)  # Pillow looks at other parts' checksums
         if is_whole and zlib.crc32(view[start + 4 : at - 4]) != _number(view[at - 4 : at], "big"):
             raise ImageError("corrupt", "the checksum of the pixels is wrong")
-    return b"".join(kept), exif
+        is_animated |= kind == b"acTL"
+    return b"".join(kept), exif, is_animated
 
 
 def _stored_tiff(data: bytes) -> tuple[int, bytes]:
