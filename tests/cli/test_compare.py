@@ -153,8 +153,6 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert words in error
-    assert report_on(files, "good", tmp_path / "x", "--resamples", -1) == 2
-    assert "--resamples is -1" in capsys.readouterr().err
 
 
 def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) -> None:

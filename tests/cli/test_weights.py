@@ -239,23 +239,6 @@ def test_weights_that_are_broken_or_of_others(tmp_path, monkeypatch, capsys) -> 
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("is_torch", [True, False])
-def test_init_from_a_file_that_says_nothing_names_the_way(
-    coco_folder: Path, tmp_path, capsys, is_torch: bool
-) -> None:
-    file = tmp_path / ("w.pth" if is_torch else "w.safetensors")
-    file.write_bytes(b"PK\x03\x04")
-    if not is_torch:
-        safetensors.numpy.save_file({"roi_heads.x": np.zeros(3)}, file)
-    data = ("--data.format", "coco", "--data.root", str(coco_folder))
-    data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
-    start = ("--init", str(file), "--run-dir", str(tmp_path / "tuned"))
-    assert main("train", "retinanet_r18_scenes", *SMALL, *data, *start) == 1
-    error = capsys.readouterr().err
-    assert f"import-weights {file} --to MODEL --out RUN" in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_torchvision_reads_back_what_it_wrote(tmp_path, name: str) -> None:
