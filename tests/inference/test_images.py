@@ -20,7 +20,7 @@ def read(image: object, **options: object) -> np.ndarray:
     return read_image(image, max_pixels=1000, **options)
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif"])
 def test_of_several_frames_the_first_is_taken_and_that_is_said_once(
     suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
