@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import jax
 import numpy as np
@@ -73,18 +73,14 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     Only the main thread may; in another one nothing changes. A hang-up that is ignored (nohup)
     stays ignored.
     """
-    previous: dict[signal.Signals, Any] = {}
-    try:
+    with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                    previous[number] = signal.signal(number, handler)
+                    old = signal.signal(number, handler)
+                    # None: installed by C code, which Python cannot put back.
+                    stack.callback(signal.signal, number, signal.SIG_DFL if old is None else old)
         yield
-    finally:
-        while previous:
-            number, old = previous.popitem()
-            # None: installed by C code, which Python cannot put back.
-            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class StopSignal(contextlib.ExitStack):
