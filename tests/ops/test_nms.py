@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.ops.nms import batched_nms, nms
+from harmonic_jax import ops
+from harmonic_jax.ops import batched_nms
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import clustered_scene, random_boxes, uniform_scene
 
@@ -73,7 +74,9 @@ def cases():
 
 
 CASES = {name: values for name, *values in cases()}
-run = jax.jit(batched_nms, static_argnames=("iou_threshold", "max_outputs"))
+STATIC = ("iou_threshold", "max_outputs")
+run = jax.jit(batched_nms, static_argnames=STATIC)
+nms = jax.jit(ops.nms, static_argnames=STATIC)
 
 
 def indices(kept):
@@ -104,7 +107,7 @@ def test_labels_of_64_bits_are_compared_whole():
     boxes, scores = np.tile(np.float32([0, 0, 8, 8]), (2, 1)), np.float32([0.9, 0.8])
     with jax.enable_x64(True):
         labels = np.array([1, 1 + 2**32])
-        kept = batched_nms(boxes, scores, labels, iou_threshold=0.5, max_outputs=2)
+        kept = run(boxes, scores, labels, iou_threshold=0.5, max_outputs=2)
     assert kept.valid.tolist() == [True, True]
 
 

@@ -81,7 +81,8 @@ def test_each_way_by_hand(detect, name: str) -> None:
 
 
 def test_a_sigma_of_ones_own() -> None:
-    found = by_sigmoid(dataclasses.replace(CONFIG, nms="soft_gaussian", nms_sigma=0.1))
+    config = dataclasses.replace(CONFIG, nms="soft_gaussian", nms_sigma=0.1)
+    found = jax.jit(lambda: by_sigmoid(config))()
     np.testing.assert_allclose(found.scores[2], 0.4 * np.exp(-(0.75**2) / 0.1), rtol=1e-5)
     assert int(found.valid.sum()) == 3  # the fourth fell below 0.001
 
