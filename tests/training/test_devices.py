@@ -25,7 +25,6 @@ from tests.training.test_bfloat16 import MODELS
 from tests.training.tiny import random_batch
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 3
 
 
 # What two processes train (test_loop.py) shows it for RetinaNet in less time.
@@ -34,10 +33,10 @@ STEPS = 3
 def test_a_step_on_four_devices_is_that_on_one(name: str) -> None:
     """Samples, assignments and statistics are the same, gradients but for rounding."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    command = [sys.executable, "-m", "tests.training.test_devices", name]
+    command = [sys.executable, "-m", "tests.training.test_devices", name, "3"]
     out = subprocess.check_output(command, env=os.environ | {"XLA_FLAGS": flags}, cwd=ROOT)
     rows = [json.loads(line) for line in out.splitlines()]
-    assert len(rows) == STEPS
+    assert len(rows) == 3
     for row in rows:
         on_one, on_four = row["num_positive"]
         assert on_one == on_four
@@ -79,7 +78,7 @@ def distance(a: Any, b: Any) -> float:
     return float(np.linalg.norm(first - flat[1]) / np.linalg.norm(first))
 
 
-def main(name: str) -> None:
+def main(name: str, num_steps: int) -> None:
     """At every state that a run on one device comes through, a step on one device and on four: a
     line of JSON says how far losses, gradients and variables are apart."""
     config = config_of(name)
@@ -90,7 +89,7 @@ def main(name: str) -> None:
     everywhere = replicated(meshes[0])
     variables = init_variables(detector, seed=1, sharding=everywhere)
     state = jax.device_get(init_state(variables, optimizer, ema=False, sharding=everywhere))
-    for number in range(STEPS):
+    for number in range(num_steps):
         batch = batch_of(number, masks=config.data.masks)
 
         def step(i: int, state: TrainState, batch: Batch = batch) -> tuple[TrainState, Any]:
@@ -109,4 +108,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
