@@ -1,6 +1,11 @@
-"""What losses promise beside tests/losses/test_every_function.py: errors that name the argument."""
+"""What losses promise beside tests/losses/test_every_function.py: errors that name the argument,
+and that a batch on several devices needs no communication."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -74,3 +79,58 @@ def test_wrong_arguments_are_named(name, arrays, options, error, message):
 def test_a_traced_option_is_refused():
     with pytest.raises(TypeError, match=r"gamma is a .*Tracer"):
         jax.jit(lambda iou, gamma: losses.harmonic_iou_loss(iou, gamma=gamma))(V, 0.5)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from harmonic_jax import losses
+
+assert jax.device_count() == 8
+mesh = jax.make_mesh((8,), ("data",))
+rows = NamedSharding(mesh, P("data"))
+rng = np.random.default_rng(0)
+low, size = rng.uniform(0, 20, (2, 64, 2)), rng.uniform(5, 30, (2, 64, 2))
+pred, target = np.concatenate([low, low + size], axis=-1).astype(np.float32)
+logits = rng.normal(0, 2, (64, 5)).astype(np.float32)
+labels = rng.integers(0, 6, 64).astype(np.int32)
+where = labels < 5
+
+def per_sample(pred, logits, target, labels, where):
+    true = jnp.take_along_axis(logits, jnp.minimum(labels, 4)[:, None], -1)[:, 0]
+    focal = losses.sigmoid_focal_loss(logits, labels).sum(-1)
+    return losses.ciou_loss(pred, target) + losses.giou_loss(pred, target) + losses.hardet_loss(
+        focal, losses.smooth_l1_loss(pred, target), jax.nn.sigmoid(true),
+        losses.aligned_iou(pred, target), losses.sigmoid_entropy(true), where=where)
+
+def mean(*args):
+    return per_sample(*args).sum() / args[-1].sum()
+
+args = (pred, logits, target, labels, where)
+sharded = tuple(jax.device_put(a, rows) for a in args)
+compiled = jax.jit(per_sample).lower(*sharded).compile()
+assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all"))
+value = compiled(*sharded)
+assert value.sharding.is_equivalent_to(rows, 1), value.sharding
+step = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))
+np.testing.assert_allclose(value, jax.jit(per_sample)(*args), rtol=1e-6)
+for a, b in zip(jax.tree.leaves(step(*sharded)), jax.tree.leaves(step(*args)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+"""
+ROOT = Path(__file__).parent.parent.parent
+
+
+def python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_sharded_equals_one_device_without_communication():
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    python(SHARDED, XLA_FLAGS=flags)

@@ -43,26 +43,34 @@ SIZE = np.float32([200, 240])
 
 
 class Given:
-    """The inputs in the types of a variation."""
+    """The inputs in the types of a variation, and what stands in rows that are padding."""
 
-    def __init__(self, floats=("float32",), boxes=("float32",), labels="int32"):
+    def __init__(self, floats=("float32",), boxes=("float32",), labels="int32", padding=None):
         self.boxes, self.floats = itertools.cycle(boxes), itertools.cycle(floats)
-        self.labels = labels
+        self.labels, self.padding = labels, padding
 
-    def b(self, boxes):
-        return jnp.asarray(boxes, next(self.boxes))
+    def b(self, boxes, valid=None):
+        return jnp.asarray(self._padded(boxes, valid), next(self.boxes))
 
-    def f(self, array):
-        return jnp.asarray(array, next(self.floats))
+    def f(self, array, valid=None):
+        return jnp.asarray(self._padded(array, valid), next(self.floats))
+
+    def _padded(self, array, valid):
+        if self.padding is None or valid is None:
+            return array
+        return np.where(valid.reshape(-1, *[1] * (array.ndim - 1)), array, self.padding)
 
     def i(self, array):
         return jnp.asarray(array, self.labels)
 
     def truth(self):
-        return GroundTruth(self.b(OBJECTS), self.i(OBJECT_LABELS), jnp.asarray(IS_OBJECT))
+        return GroundTruth(self.objects(), self.i(OBJECT_LABELS), jnp.asarray(IS_OBJECT))
 
     def scene(self):
-        return self.b(BOXES), self.f(SCORES), self.i(LABELS)
+        return self.b(BOXES, VALID), self.f(SCORES, VALID), self.i(LABELS)
+
+    def objects(self):
+        return self.b(OBJECTS, IS_OBJECT)
 
 
 KEY = jax.random.key(0)
@@ -97,12 +105,12 @@ CALLS = {
     ),
     "assign_levels": lambda f, x: f(x.b(BOXES), levels=(2, 5)),
     "sample_balanced": lambda f, x: f(KEY, VALID, ~VALID, num_samples=8, positive_fraction=0.5),
-    "match_anchors": lambda f, x: f(x.b(BOXES), x.b(OBJECTS), IS_OBJECT, MATCH),
-    "match_default_boxes": lambda f, x: f(x.b(BOXES), x.b(OBJECTS), IS_OBJECT, positive_iou=0.5),
+    "match_anchors": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, MATCH),
+    "match_default_boxes": lambda f, x: f(x.b(BOXES), x.objects(), IS_OBJECT, positive_iou=0.5),
     "dense_targets": lambda f, x: f([x.b(BOXES)], x.truth(), num_classes=K, match=MATCH),
     "draw_samples": lambda f, x: f(
         KEY,
-        x.b(BOXES),
+        x.b(BOXES, VALID),
         VALID,
         x.truth(),
         match=MATCH,
@@ -173,3 +181,18 @@ def test_types_under_strict_promotion_and_with_64_bits(name):
         assert types(**MIXED) == expected
         with jax.enable_x64(True):
             assert types(**WIDE) == types(**INTEGERS) == expected
+
+
+ON_PADDING = [
+    name
+    for name, function in FUNCTIONS.items()
+    if {"valid", "is_candidate", "ground_truth"} & set(inspect.signature(function).parameters)
+]
+
+
+@pytest.mark.parametrize("name", ON_PADDING)
+def test_padding_may_be_nan_even_under_debug_nans(results, name):
+    with jax.debug_nans(True):
+        got = run(name, padding=np.nan)
+    for a, b in zip(jax.tree.leaves(got), results[0][name], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
