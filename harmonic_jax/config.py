@@ -10,7 +10,12 @@ import dataclasses
 import operator
 from typing import Annotated, Literal
 
-from harmonic_jax.backbones import BackboneConfig, ResNetConfig, VGGConfig
+from harmonic_jax.backbones import (
+    BackboneConfig,
+    EfficientNetLiteConfig,
+    ResNetConfig,
+    VGGConfig,
+)
 from harmonic_jax.checks import ConfigError, check_fields, require
 from harmonic_jax.data.settings import AugmentConfig, DataConfig
 from harmonic_jax.detectors import ModelConfig
@@ -38,6 +43,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DefaultBoxConfig",
+    "EfficientNetLiteConfig",
     "FasterRCNNConfig",
     "LossConfig",
     "MaskHeadConfig",

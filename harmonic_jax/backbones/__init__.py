@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from harmonic_jax.backbones.conv import Frozen
+from harmonic_jax.backbones.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 from harmonic_jax.backbones.resnet import ResNet, ResNetConfig
 from harmonic_jax.backbones.vgg import VGG16, VGGConfig
 
@@ -15,6 +16,8 @@ __all__ = [
     "VGG16",
     "Backbone",
     "BackboneConfig",
+    "EfficientNetLite",
+    "EfficientNetLiteConfig",
     "Frozen",
     "ResNet",
     "ResNetConfig",
@@ -22,7 +25,7 @@ __all__ = [
     "build_backbone",
 ]
 
-BackboneConfig = ResNetConfig | VGGConfig
+BackboneConfig = ResNetConfig | VGGConfig | EfficientNetLiteConfig
 """The settings of a backbone. All have `strides` (of the maps, finest first, each twice the one
 before), `channels` (of each map), `frozen_stages` (what is not trained) and `weights` (the
 classifier that training starts from)."""
@@ -46,7 +49,7 @@ class Backbone(Protocol):
 
 def build_backbone(
     config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-) -> ResNet | VGG16:
+) -> ResNet | VGG16 | EfficientNetLite:
     """The backbone that its settings describe, with random weights.
 
     Args:
@@ -59,3 +62,5 @@ def build_backbone(
             return ResNet(config, dtype=dtype, rngs=rngs)
         case VGGConfig():
             return VGG16(config, dtype=dtype, rngs=rngs)
+        case EfficientNetLiteConfig():
+            return EfficientNetLite(config, dtype=dtype, rngs=rngs)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from harmonic_jax.config import ModelConfig, ResNetConfig
+from harmonic_jax.config import EfficientNetLiteConfig, ModelConfig, ResNetConfig, VGGConfig
 from harmonic_jax.detectors import build_model
 from harmonic_jax.pretrained import layout as layouts
 from harmonic_jax.pretrained.files import WeightsError, read_state_dict
@@ -78,16 +78,19 @@ def load_backbone(
         WeightsError: the file cannot be read or does not fit; the message names the tensors.
     """
     state_dict, backbone = read_state_dict(path), config.backbone
-    if isinstance(backbone, ResNetConfig):
-        groups = f" and {backbone.groups} groups" if backbone.groups > 1 else ""
-        what = f"ResNet-{backbone.depth} of width {backbone.width}{groups}"
-    else:
-        what = f"VGG-16 of width {backbone.width}"
-        if backbone.norm != "none":
-            raise WeightsError(
-                f"weights file {path} is for backbone.norm = none; backbone.norm is "
-                f"{backbone.norm!r}"
-            )
+    match backbone:
+        case ResNetConfig():
+            groups = f" and {backbone.groups} groups" if backbone.groups > 1 else ""
+            what = f"ResNet-{backbone.depth} of width {backbone.width}{groups}"
+        case EfficientNetLiteConfig():
+            what = f"EfficientNet-Lite{backbone.variant}"
+        case VGGConfig():
+            what = f"VGG-16 of width {backbone.width}"
+            if backbone.norm != "none":
+                raise WeightsError(
+                    f"weights file {path} is for backbone.norm = none; backbone.norm is "
+                    f"{backbone.norm!r}"
+                )
     try:
         return fit_state(params, model_state, state_dict, backbone_layout(backbone, state_dict))
     except WeightsError as error:

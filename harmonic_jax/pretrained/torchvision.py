@@ -10,12 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from harmonic_jax.config import (
+    BackboneConfig,
+    EfficientNetLiteConfig,
     FasterRCNNConfig,
     ModelConfig,
     ResNetConfig,
     RetinaNetConfig,
     SSDConfig,
-    VGGConfig,
 )
 from harmonic_jax.pretrained.files import WeightsError
 from harmonic_jax.pretrained.layout import (
@@ -44,6 +45,17 @@ _VGG_BELOW_CONV5 = (
     Rule("stages/3/{j}/conv", "features.{2j+17}"),
 )
 VGG_16 = (*_VGG_BELOW_CONV5, Rule("stages/4/{j}/conv", "features.{2j+24}"))
+# As efficientnet-lite-pytorch names them.
+EFFICIENTNET = (
+    Rule("stem", "_conv_stem"),
+    Rule("stem_norm", "_bn0"),
+    Rule("blocks/{i}/expand", "_blocks.{i}._expand_conv"),
+    Rule("blocks/{i}/expand_norm", "_blocks.{i}._bn0"),
+    Rule("blocks/{i}/depthwise", "_blocks.{i}._depthwise_conv"),
+    Rule("blocks/{i}/depthwise_norm", "_blocks.{i}._bn1"),
+    Rule("blocks/{i}/project", "_blocks.{i}._project_conv"),
+    Rule("blocks/{i}/project_norm", "_blocks.{i}._bn2"),
+)
 _PYRAMID = (
     Rule("laterals/{i}", "inner_blocks.{i}.0"),
     Rule("lateral_norms/{i}", "inner_blocks.{i}.1"),
@@ -163,9 +175,7 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
     raise WeightsError(f"torchvision has no layout for the weights of {type(config).__name__}")
 
 
-def backbone_layout(
-    config: ResNetConfig | VGGConfig, state_dict: Mapping[str, np.ndarray]
-) -> Layout:
+def backbone_layout(config: BackboneConfig, state_dict: Mapping[str, np.ndarray]) -> Layout:
     """How a classifier's file holds the backbone of a detector.
 
     Of VGG-16 there are three kinds: a classifier, whose fc6 and fc7 become convolutions by
@@ -179,6 +189,9 @@ def backbone_layout(
     """
     if isinstance(config, ResNetConfig):
         return Layout(prefixed(RESNET, "backbone/", ""), is_partial=True, ignored=("fc.",))
+    if isinstance(config, EfficientNetLiteConfig):
+        rules = prefixed(EFFICIENTNET, "backbone/", "")
+        return Layout(rules, is_partial=True, ignored=("_conv_head.", "_bn1.", "_fc."))
     has_plain_names = "0.weight" in state_dict
     head = state_dict.get("classifier.0.weight")
     is_classifier = head is not None and not bool(np.isnan(head).all())
