@@ -154,7 +154,7 @@ def _convolve_taps(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
                 ),
                 (stride, stride, 1),
             )
-            total += tap * kernel[row, column, 0]
+            total += tap * kernel[row, column][None]
         return total.astype(x.dtype)
 
     return jax.lax.map(convolve, x)
@@ -181,11 +181,12 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, grad: jax.Array, stride: in
 
     def of_image(grad: jax.Array) -> jax.Array:
         cells = _padded(grad, [(before, num) for num in after])
-        phases = [[jnp.float32(0)] * stride for _ in range(stride)]
+        zeros = jnp.zeros((num_rows, num_columns, num_channels), jnp.float32)
+        phases = [[zeros] * stride for _ in range(stride)]
         for row, column in _taps(kernel):
             down, across = before - row // stride, before - column // stride
             tap = cells[down : down + num_rows, across : across + num_columns]
-            phases[row % stride][column % stride] += tap * kernel[row, column, 0]
+            phases[row % stride][column % stride] += tap * kernel[row, column][None]
         full = jnp.stack([jnp.stack(columns, 2) for columns in phases], 1)
         full = full.reshape(num_rows * stride, num_columns * stride, num_channels)
         return full[top : top + height, left : left + width].astype(x.dtype)

@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and VGG: maps, published sizes, what is frozen, torchvision's values."""
+"""Every backbone: maps, published sizes, what is frozen; values of the published networks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harmonic_jax.backbones import BackboneConfig, Frozen, ResNetConfig, VGGConfig, build_backbone
+from harmonic_jax.backbones import (
+    BackboneConfig,
+    EfficientNetLiteConfig,
+    Frozen,
+    ResNetConfig,
+    VGGConfig,
+    build_backbone,
+)
 from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.pretrained.convert import fit_state
 from harmonic_jax.pretrained.layout import Layout
@@ -18,6 +25,8 @@ SMALL = {
     "resnext": ResNetConfig(depth=50, width=32, groups=4, width_per_group=8),
     "vgg": VGGConfig(width=4),
     "atrous vgg": VGGConfig(width=4, norm="batch", atrous=True),
+    "lite 0": EfficientNetLiteConfig(),
+    "lite 2": EfficientNetLiteConfig(variant=2, norm="frozen"),
 }
 
 
@@ -66,6 +75,25 @@ def test_published_numbers_of_parameters(depth, cardinality, expected) -> None:
     config = ResNetConfig(depth=depth, groups=groups, width_per_group=width, norm="batch")
     params, _ = abstract(config, nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    # efficientnet-lite-pytorch's less the last convolution, its norm and the classifier.
+    [(0, 4_652_008 - 1_693_160), (1, 5_416_680 - 1_693_160), (2, 6_092_072 - 1_734_120)],
+)
+def test_published_numbers_of_parameters_of_efficientnet_lite(variant, expected) -> None:
+    params, _ = abstract(EfficientNetLiteConfig(variant=variant), nnx.Param)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize(("stages", "first"), [(0, None), (1, 1), (3, 5), (5, 16)])
+def test_stages_of_efficientnet_lite_may_be_frozen(stages: int, first: int | None) -> None:
+    params, others = map(names, abstract(EfficientNetLiteConfig(frozen_stages=stages), nnx.Param))
+    trained = {int(name.split("/")[1]) for name in params if name.startswith("blocks")}
+    assert trained == set(range(first or 0, 16))
+    assert ("stem/kernel" in params) == (first is None)
+    assert {name for name in others if "kernel" in name}.isdisjoint(params)
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
