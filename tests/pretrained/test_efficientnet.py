@@ -61,7 +61,7 @@ def test_every_block_on_photos(variant: int, coco_tiny: Path) -> None:
     images = np.stack([np.array(Image.open(p).convert("RGB").resize(size)) for p in photos])
     got = blocks(*loaded, images)
     with torch.no_grad():
-        inputs = np.asarray(normalize_images(jax.numpy.asarray(images), mean=MEAN, std=STD))
+        inputs = np.array(normalize_images(jax.numpy.asarray(images), mean=MEAN, std=STD))
         x = torch.from_numpy(inputs).permute(0, 3, 1, 2)
         np.testing.assert_array_equal(inputs, (images.astype(np.float32) - 127) / 128)
         logits = [theirs(x)]
