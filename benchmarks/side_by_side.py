@@ -9,8 +9,8 @@ import jax
 
 def compare(
     name: str, ours: Callable[[], object], peer: Callable[[], object], *, repeats: int, agree: str
-) -> float:
-    """Print the medians, their ratio and what was checked; returns the ratio peer / ours.
+) -> tuple[float, float]:
+    """Print the medians, their ratio and what was checked; returns the medians, in ms.
 
     Args:
       name: what is measured.
@@ -31,4 +31,4 @@ def compare(
     print(
         f"{name:36} {mine:9.2f} ms   torchvision {other:9.2f} ms   {other / mine:7.1f}x   {agree}"
     )
-    return other / mine
+    return mine, other
