@@ -294,6 +294,6 @@ def _made(what: Any, args: tuple[Any, ...]) -> Any:
     if name == _PARAMETER:
         return args[0]
     raise PyTorchFileError(
-        f"it holds {shown(name)}, which is no tensor, and to read it would run code. Ask for a file of "
-        "model.state_dict() alone, best as .safetensors"
+        f"it holds {shown(name)}, which is no tensor, and to read it would run code. Ask for a "
+        "file of model.state_dict() alone, best as .safetensors"
     )
