@@ -60,6 +60,8 @@ def _apply(graph: Graph, equation: Any, inputs: list[Value]) -> Sequence[Value]:
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
         return convert(graph, params[_CALLS[name]], inputs)
+    if name == "platform_index":  # of `jax.lax.platform_dependent`: the way of no platform
+        return [np.array(params["platforms"].index(None), np.int32)]
     if _is_foldable(equation, inputs):
         arrays = [
             np.asarray(x, atom.aval.dtype) for x, atom in zip(inputs, equation.invars, strict=True)
@@ -147,6 +149,8 @@ def _scan(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
 def _cond(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     """One of two branches."""
     which, *operands = inputs
+    if isinstance(which, np.ndarray):
+        return convert(graph, equation.params["branches"][int(which)], operands)
     if len(equation.params["branches"]) != 2:
         raise ValueError("a choice between more than two branches is not supported")
     branches, outputs = {}, []
