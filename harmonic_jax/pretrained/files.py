@@ -164,7 +164,8 @@ def _state_dict(content: Any) -> dict[str, np.ndarray] | str:
     """The arrays by name, or what is there in place of them."""
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
-            return f"it is a {type(content).__name__}"
+            kind = "tensor" if isinstance(content, np.ndarray) else type(content).__name__
+            return f"it is a {kind}"
         is_flat = all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in content.items())
         if content and is_flat:
             return dict(content)

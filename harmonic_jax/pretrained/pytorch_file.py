@@ -23,8 +23,6 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from harmonic_jax.json_file import shown
-
 _MOST_PICKLE_BYTES = 2**26  # a detector's has a thousandth
 _MOST_VALUES = 2**20  # a list may hold another one many times, and so on
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -55,6 +53,10 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 class PyTorchFileError(ValueError):
     """A file that is damaged, or holds more than tensors and plain containers."""
+
+
+def _printable(name: str) -> str:
+    return ascii(name[:100])[1:-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,15 +124,17 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
                 "best as .safetensors"
             )
         if "data.pkl" not in members:
-            what = "NumPy's (.npz)" if any(m.endswith(".npy") for m in members.values()) else "a"
-            raise PyTorchFileError(f"it is {what} zip archive, but not PyTorch's")
+            what = (
+                "NumPy's (.npz)" if any(m.endswith(".npy") for m in members.values()) else "a zip"
+            )
+            raise PyTorchFileError(f"it is {what} archive, not PyTorch's")
         if sum(member.file_size for member in archive.infolist()) > size:
-            raise PyTorchFileError("it is damaged: it claims more bytes than it has")
+            raise PyTorchFileError("it is cut or damaged: it claims more bytes than it has")
         order = "<"
         if "byteorder" in members and archive.read(members["byteorder"]).strip() == b"big":
             order = ">"
         if archive.getinfo(members["data.pkl"]).file_size > _MOST_PICKLE_BYTES:
-            raise PyTorchFileError("it is damaged: it describes too much")
+            raise PyTorchFileError("it is cut or damaged: it describes too much")
         content = _follow(io.BytesIO(archive.read(members["data.pkl"])))
         storages: dict[str, np.ndarray] = {}
 
@@ -157,7 +161,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
         (length,) = struct.unpack(f"{order}q", file.read(8))
         num_bytes = length * widths[key]
         if not 0 <= num_bytes <= size:
-            raise PyTorchFileError("it is damaged: it claims more bytes than it has")
+            raise PyTorchFileError("it is cut or damaged: it claims more bytes than it has")
         storages[key] = np.frombuffer(file.read(num_bytes), np.uint8)
     return _mapped(content, lambda tensor: _array(tensor, storages[tensor.storage.key], order))
 
@@ -170,7 +174,7 @@ def _mapped(content: Any, array_of: Callable[[_Tensor], Any]) -> Any:
         nonlocal num_values
         num_values += 1
         if num_values > _MOST_VALUES:
-            raise PyTorchFileError("it is damaged: it describes too much")
+            raise PyTorchFileError("it is cut or damaged: it describes too much")
         if isinstance(value, _Tensor):
             return array_of(value)
         if isinstance(value, dict):
@@ -191,7 +195,7 @@ def _array(tensor: _Tensor, data: np.ndarray, order: str) -> np.ndarray:
         count == 0 or tensor.offset + reach < num_numbers
     )
     if not is_within or count > num_numbers:
-        raise PyTorchFileError("it is damaged: a tensor claims more numbers than there are")
+        raise PyTorchFileError("it is cut or damaged: a tensor claims more numbers than there are")
     data = data[: num_numbers * dtype.itemsize]
     if order == ">":
         data = data.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1).copy()
@@ -251,7 +255,7 @@ def _follow(stream: io.BytesIO) -> Any:
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[arg])
         elif name in ("POP", "POP_MARK", "DUP"):
-            raise PyTorchFileError("it is damaged, or no file of PyTorch's")
+            raise PyTorchFileError("it is cut or damaged, or no file of PyTorch's")
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise PyTorchFileError(f"it holds more than tensors ({name})")
     (result,) = stack
@@ -264,16 +268,18 @@ def _extend(container: Any, items: list[Any]) -> None:
     elif isinstance(container, list):
         container.extend(items)
     else:
-        raise PyTorchFileError("it is damaged, or no file of PyTorch's")
+        raise PyTorchFileError("it is cut or damaged, or no file of PyTorch's")
 
 
 def _storage(described: tuple[Any, ...]) -> _Storage:
     _, kind, key, _, size = described[:5]
     type_name = kind.name.rpartition(".")[2]
     if not kind.name.startswith("torch.") or type_name not in _DTYPES:
-        raise PyTorchFileError(f"it holds numbers of {shown(kind.name)}, which are not read here")
+        raise PyTorchFileError(
+            f"it holds numbers of {_printable(kind.name)}, which are not read here"
+        )
     if not isinstance(size, int) or size < 0:
-        raise PyTorchFileError("it is damaged")
+        raise PyTorchFileError("it is cut or damaged")
     return _Storage(_DTYPES[type_name], str(key), size)
 
 
@@ -289,11 +295,15 @@ def _made(what: Any, args: tuple[Any, ...]) -> Any:
         if not isinstance(storage, _Storage) or not all(
             isinstance(number, int) for number in (offset, *shape, *strides)
         ):
-            raise PyTorchFileError("it is damaged: a tensor without numbers")
+            raise PyTorchFileError("it is cut or damaged: a tensor without numbers")
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
     if name == _PARAMETER:
         return args[0]
+    if name.startswith(
+        ("torch._utils.", "torch.serialization.", "torch._tensor.")
+    ):  # sparse, quantised, of fewer than 8 bits
+        raise PyTorchFileError(f"it holds a tensor that is no plain array ({_printable(name)})")
     raise PyTorchFileError(
-        f"it holds {shown(name)}, which is no tensor, and to read it would run code. Ask for a "
-        "file of model.state_dict() alone, best as .safetensors"
+        f"it holds {_printable(name)}, which is no tensor, and to read it would run code. Ask for "
+        "a file of model.state_dict() alone, best as .safetensors"
     )
