@@ -276,7 +276,7 @@ def _storage(described: tuple[Any, ...]) -> _Storage:
     type_name = kind.name.rpartition(".")[2]
     if not kind.name.startswith("torch.") or type_name not in _DTYPES:
         raise PyTorchFileError(
-            f"it holds numbers of {_printable(kind.name)}, which are not read here"
+            f"it holds a tensor that is no plain array ({_printable(kind.name)})"
         )
     if not isinstance(size, int) or size < 0:
         raise PyTorchFileError("it is cut or damaged")
@@ -299,9 +299,7 @@ def _made(what: Any, args: tuple[Any, ...]) -> Any:
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
     if name == _PARAMETER:
         return args[0]
-    if name.startswith(
-        ("torch._utils.", "torch.serialization.", "torch._tensor.")
-    ):  # sparse, quantised, of fewer than 8 bits
+    if name.startswith(("torch._", "torch.serialization.")):  # sparse, say
         raise PyTorchFileError(f"it holds a tensor that is no plain array ({_printable(name)})")
     raise PyTorchFileError(
         f"it holds {_printable(name)}, which is no tensor, and to read it would run code. Ask for "
