@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,13 @@ class EfficientNetLiteConfig:
     """0 is the smallest; 1 has more blocks, 2 more blocks and channels."""
     norm: Literal["frozen", "batch"] = "batch"
     """`frozen`: constant statistics and affine; `batch`: statistics of the global batch."""
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, "[0, 5]"] = 0
     """Stages that are not trained, up to 5: 1 ends at stride 2, 5 at stride 32."""
     weights: str | None = None
     """A state dict of efficientnet-lite-pytorch: .safetensors, or .pth (read with weights_only)."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "backbone", frozen_stages="[0, 5]")
+        check_fields(self, "backbone")
 
     @property
     def strides(self) -> tuple[int, ...]:
