@@ -117,7 +117,8 @@ def hub_file(repository: str, *, file: str = WEIGHTS_FILE) -> Path:
             name, file, revision=revision or None, library_name="harmonic_jax"
         )
     except (OSError, HFValidationError) as error:
-        address = huggingface_hub.hf_hub_url(name, file) if "/" in name else name
+        server = huggingface_hub.constants.ENDPOINT
+        address = f"{server}/{name}/resolve/{revision or 'main'}/{file}"
         raise WeightsError(
             f"{file} of {name} cannot be had from the Hugging Face Hub: {_line(error)}. Download "
             f"{address} where there is a network, and name the file instead"
@@ -139,17 +140,16 @@ def torchvision_file(name: str) -> Path:
             f"{TORCHVISION}{name} is no detector; legal are {', '.join(DETECTOR_FILES)}"
         )
     file = DETECTOR_FILES[name]
-    server = os.environ.get("HARMONIC_JAX_TORCHVISION", SERVER)
     home = os.environ.get("TORCH_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch"
     )
     path = Path(home, "hub", "checkpoints", file)
-    by_hand = f"Download {server}/{file} where there is a network, and put it at {path}"
+    by_hand = f"Download {SERVER}/{file} where there is a network, and put it at {path}"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{file}.part")
-            _download(f"{server}/{file}", part)
+            _download(f"{SERVER}/{file}", part)
             _check_hash(part, name=file)
             part.replace(path)
     except OSError as error:

