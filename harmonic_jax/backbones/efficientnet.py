@@ -59,7 +59,7 @@ class EfficientNetLiteConfig:
     frozen_stages: Annotated[int, "[0, 5]"] = 0
     """Stages that are not trained, up to 5: 1 ends at stride 2, 5 at stride 32."""
     weights: str | None = None
-    """A state dict of efficientnet-lite-pytorch: .safetensors, or .pth (read with weights_only)."""
+    """`imagenet`, or a file: efficientnet-lite-pytorch's state dict, .safetensors or .pth."""
 
     def __post_init__(self) -> None:
         check_fields(self, "backbone")

@@ -46,7 +46,7 @@ class ResNetConfig:
     frozen_stages: Annotated[int, "[0, 5]"] = 0
     """Stages that are not trained: 1 is the stem, 2 adds the first residual stage, up to 5."""
     weights: str | None = None
-    """A torchvision-layout ResNet state dict: .safetensors, or .pth (read with weights_only)."""
+    """`imagenet`, or a file: a torchvision-layout ResNet state dict, .safetensors or .pth."""
 
     def __post_init__(self) -> None:
         check_fields(self, "backbone")

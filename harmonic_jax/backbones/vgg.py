@@ -48,7 +48,7 @@ class VGGConfig:
     that over the standard deviation. vgg16's classifier weights need the second; the original
     Caffe weights, torchvision's IMAGENET1K_FEATURES and its ssd300_vgg16 the first."""
     weights: str | None = None
-    """A torchvision-layout VGG-16 state dict: .safetensors, or .pth (read with weights_only)."""
+    """`imagenet`, or a file: a torchvision-layout VGG-16 state dict, .safetensors or .pth."""
 
     def __post_init__(self) -> None:
         check_fields(self, "backbone")

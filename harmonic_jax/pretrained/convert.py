@@ -33,8 +33,7 @@ def load_detector(
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
         model_state: the other part.
-        weights: the state dict or its file, float32: .safetensors, or .pth (needs PyTorch to be
-            installed; read with `weights_only=True`).
+        weights: the state dict or its file, float32: .safetensors, or PyTorch's .pth.
         config: the detector; `pretrained.models` has those of torchvision's published weights.
         num_classes: without background; torchvision's RetinaNet has none among its outputs.
 
@@ -66,8 +65,7 @@ def load_backbone(
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
         model_state: the other part.
-        path: the state dict, float32: .safetensors, or .pth (needs PyTorch to be installed; read
-            with `weights_only=True`).
+        path: the state dict, float32: .safetensors, or PyTorch's .pth.
         config: the detector; its backbone is named in error messages.
 
     Returns:
