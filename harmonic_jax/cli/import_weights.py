@@ -40,7 +40,7 @@ class Options:
     """Make a run of a state dict of torchvision's, to evaluate or to fine-tune."""
 
     file: Positional[Path]
-    """.safetensors, or .pth (needs PyTorch)."""
+    """.safetensors, or PyTorch's .pth."""
     to: Literal[_MODELS]  # type: ignore[valid-type]
     """torchvision's name: of a detector, or of a classifier, whose file is checked only."""
     out: Path | None = None

@@ -45,9 +45,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Read a state dict: tensor name -> array.
 
     What a file is, is told from its bytes. `.safetensors` is read as it is. PyTorch's pickles
-    (`.pth`, `.pt`, `.bin`, ..) are read only by PyTorch, which must be installed, with
-    `weights_only=True`, which refuses any object but tensors and plain containers. A state dict
-    that a training script wrapped (`WRAPPERS`), or whose names all have a prefix
+    (`.pth`, `.pt`, `.bin`, ..) may hold tensors and plain containers (`read_pytorch_file`). A state
+    dict that a training script wrapped (`WRAPPERS`), or whose names all have a prefix
     (`PREFIXES`), is taken out of that.
 
     Args:
@@ -58,7 +57,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        WeightsError: PyTorch is missing, or a file that is truncated, unsafe, or no state dict.
+        WeightsError: a file that is truncated, unsafe, or no state dict.
     """
     path = Path(path)
     if kind_of(path) == "safetensors":
