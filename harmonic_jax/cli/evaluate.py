@@ -36,6 +36,7 @@ from harmonic_jax.metrics.files import (
     with_masks,
 )
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
+from harmonic_jax.pretrained.hub import is_published
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.evaluation import (
@@ -96,7 +97,8 @@ class Options:
     """Evaluate a run, or a COCO results file of any detector."""
 
     run: Positional[Path | None] = None
-    """The folder of a run, runs/NAME, or a file of one."""
+    """The folder of a run, runs/NAME, or a file of one; hf:OWNER/NAME and torchvision:NAME are
+    published detectors."""
     of_run: Annotated[RunOptions, FLAT] = RunOptions()
     of_files: Annotated[FileOptions, FLAT] = FileOptions()
     json: Path | None = None
@@ -206,6 +208,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     labels = match_classes(run.class_names, source.class_names, found=classes_found(source))
     name = f"eval_{data_slug(source.name, config.data, split)}_step{run.step}"
     place = options.run if options.run.is_dir() else options.run.parent
+    place = Path() if is_published(options.run) else place
     folder = chosen.out or place / f"{name}{inference.suffix}"
     run_on_primary(lambda: _check_outputs(options, folder))
     console.print(f"step {run.step} of {options.run} on {source.name}")

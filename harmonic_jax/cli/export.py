@@ -46,7 +46,7 @@ class Options:
     """Write a trained detector for other programs (docs/export.md)."""
 
     run: Positional[Path]
-    """The folder of a run, or a file of one."""
+    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
     to: Literal["onnx", "stablehlo", "safetensors"]
     """A program for any ONNX runtime, a program that JAX alone runs, or the weights with a model
     card."""
@@ -70,7 +70,7 @@ class WeightsOptions:
     """Write a run's weights with torchvision's names and layouts."""
 
     run: Positional[Path]
-    """The folder of a run, or a file of one."""
+    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
     out: Path
     """The .safetensors file to write."""
     last: bool = False

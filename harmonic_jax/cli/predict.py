@@ -79,7 +79,7 @@ class Options:
     inputs: Positional[tuple[str, ...]]
     """Files, folders, globs ('photos/**/*.jpg')."""
     run: Path
-    """The folder of a run."""
+    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
     last: bool = False
     """The newest checkpoint instead of the best."""
     out: Path = Path("predictions")

@@ -48,6 +48,11 @@ _CHUNK = 2**20
 _SECONDS = 30.0
 
 
+def is_published(name: object) -> bool:
+    """Whether a detector is named that is published somewhere, not a file or a folder."""
+    return str(name).startswith((HUB, TORCHVISION))
+
+
 def backbone_weights(backbone: BackboneConfig) -> Path:
     """The file that the settings of a backbone name; it is there, and of a kind that is read.
 

@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 
 from harmonic_jax.config import ConfigError
 from harmonic_jax.pretrained import load_backbone
-from harmonic_jax.pretrained.hub import backbone_weights
+from harmonic_jax.pretrained.hub import backbone_weights, is_published
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import differences
 from harmonic_jax.training.evaluation import listing
@@ -107,7 +107,7 @@ def start_or_resume(
 def open_origin(path: Path, sharding: Sharding) -> SavedRun:
     """The best variables of a run, its newest checkpoint (RUN/checkpoints), or those of a file,
     which each process reads for itself."""
-    if path.is_file():
+    if path.is_file() or is_published(path):
         alone = replicated(single_mesh())
         return run_on_all(lambda: open_detector(path, sharding=alone))
     is_last = path.name == "checkpoints" and not RunFolder(path).config.exists()

@@ -23,6 +23,8 @@ from harmonic_jax.json_file import parse_json
 from harmonic_jax.pretrained import WeightsError, load_detector
 from harmonic_jax.pretrained.convert import fault_of
 from harmonic_jax.pretrained.files import kind_of, read_metadata, read_tensors
+from harmonic_jax.pretrained.hub import HUB, TORCHVISION, hub_file, torchvision_file
+from harmonic_jax.pretrained.models import DETECTORS
 from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_from_json, config_to_json
@@ -65,10 +67,11 @@ class _About(msgspec.Struct):
 
 
 def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> SavedRun:
-    """Opens a run, or the file that `export` or `export-weights` wrote of one.
+    """Opens a run, the file that `export` or `export-weights` wrote of one, or what is published.
 
     Args:
-      path: the folder, or the file.
+      path: the folder, the file, or a name: `hf:OWNER/NAME` of the Hugging Face Hub, or
+        `torchvision:NAME` (see `harmonic_jax.pretrained.hub`).
       sharding: where the arrays go.
       last: of a folder the newest checkpoint instead of the best.
 
@@ -77,7 +80,12 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
       CheckpointError: the run has no undamaged checkpoint of that kind.
       WeightsError: the file holds no detector, or a number is NaN or inf.
     """
-    if path.is_file() or path.suffix in _SUFFIXES:
+    name = str(path)
+    if name.startswith(TORCHVISION):
+        run = _read_torchvision(name.removeprefix(TORCHVISION), sharding)
+    elif name.startswith(HUB):
+        run = read_weights(hub_file(name.removeprefix(HUB)), sharding=sharding)
+    elif path.is_file() or path.suffix in _SUFFIXES:
         run = read_weights(path, sharding=sharding)
     else:
         run = read_run(RunFolder(path), sharding=sharding, last=last)
@@ -189,6 +197,19 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
         )
         variables = Variables(*loaded)
     return SavedRun(config, class_names, detector, variables, about.step, about.metadata)
+
+
+def _read_torchvision(name: str, sharding: Sharding) -> SavedRun:
+    """One of torchvision's published detectors, with the classes of COCO."""
+    path, foreign = torchvision_file(name), DETECTORS[name]
+    config = Config(name, foreign.data, foreign.model)
+    detector = build_detector(config, len(foreign.class_names))
+    wanted = abstract_variables(detector, sharding=sharding)
+    loaded = load_detector(
+        wanted.params, wanted.model_state, path, config.model, len(foreign.class_names)
+    )
+    metadata = {"category_ids": list(foreign.category_ids)}
+    return SavedRun(config, foreign.class_names, detector, Variables(*loaded), 0, metadata)
 
 
 def _read_variables(path: Path, wanted: Variables, sharding: Sharding) -> Variables:

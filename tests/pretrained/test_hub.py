@@ -8,10 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
+import harmonic_jax
 from harmonic_jax.config import EfficientNetLiteConfig, ResNetConfig, VGGConfig
-from harmonic_jax.pretrained import WeightsError, hub
+from harmonic_jax.pretrained import WeightsError, detector_layout, hub
+from harmonic_jax.pretrained.convert import export_state
+from harmonic_jax.pretrained.models import TorchvisionDetector
+from harmonic_jax.training import saved_run
+from harmonic_jax.training.saved_run import SavedRun, open_detector, write_weights
+from harmonic_jax.training.sharding import data_mesh, replicated
+from harmonic_jax.training.state import build_detector
+from tests.training.tiny import random_variables, tiny_config
 
 CONTENT = bytes(range(256)) * 2000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -183,3 +194,46 @@ def test_what_cannot_be_had_is_told_with_what_to_do(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))  # no cache can be made there
     with pytest.raises(WeightsError, match="Not a directory"):
         hub.torchvision_file(NAME)
+
+
+# Whole detectors.
+
+
+def test_a_detector_of_the_hub_is_a_file_with_another_name(
+    huggingface: Server, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    detector = build_detector(config, 2)
+    variables = random_variables(detector, seed=0)
+    run = SavedRun(config, ("sock", "hat"), detector, variables, 7, {})
+    write_weights(run, tmp_path / "w.safetensors")
+    address = "/me/socks/resolve/main/model.safetensors"
+    huggingface.files[address] = (tmp_path / "w.safetensors").read_bytes()
+    found = harmonic_jax.load("hf:me/socks")
+    assert found.class_names == ("sock", "hat")
+    sharding = replicated(data_mesh(jax.devices()[:1]))
+    opened = open_detector(Path("hf:me/socks@main"), sharding=sharding)
+    assert opened.step == 7
+    jax.tree.map(np.testing.assert_array_equal, opened.variables, variables)
+    with pytest.raises(WeightsError, match="cannot be had from the Hugging Face Hub"):
+        harmonic_jax.load("hf:me/other")
+
+
+def test_a_detector_of_torchvision(torchvision: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way to it, with a small model in its place; its layout: see test_torchvision."""
+    config = tiny_config()
+    detector = build_detector(config, 2)
+    variables = random_variables(detector, seed=0)
+    layout = detector_layout(config.model, 2)
+    exported = export_state(variables.params, variables.model_state, layout)
+    content = safetensors.numpy.save(exported)
+    file = f"{NAME}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    torchvision.files[f"/{file}"] = content
+    monkeypatch.setitem(hub.DETECTOR_FILES, NAME, file)
+    small = TorchvisionDetector(config.model, ("sock", "hat"), (3, 5), config.data)
+    monkeypatch.setattr(saved_run, "DETECTORS", {NAME: small})
+    sharding = replicated(data_mesh(jax.devices()[:1]))
+    opened = open_detector(Path(f"torchvision:{NAME}"), sharding=sharding)
+    assert opened.class_names == ("sock", "hat")
+    assert opened.metadata["category_ids"] == [3, 5]
+    jax.tree.map(np.testing.assert_array_equal, opened.variables, variables)
