@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from harmonic_jax.backbones.depthwise import depthwise_convolve
 from harmonic_jax.cli import export as command
 from harmonic_jax.export import InferenceFunction, on_canvas
 from harmonic_jax.export.onnx import UnsupportedError, write_onnx
@@ -102,6 +103,8 @@ def arithmetic(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
         "running": jnp.cumsum(i, axis=0) - lax.cumsum(i, axis=0, reverse=True),
         "bytes": jnp.clip(x * 300, 0, 255).astype(jnp.uint8),
         "half": (x.astype(jnp.bfloat16) * 2).astype(jnp.float32),
+        # Loops over images on CPU; in the file, the convolution that other devices run.
+        "depthwise": depthwise_convolve(x[..., None], x[:2, :2, None, :1], 2),
     }
 
 
