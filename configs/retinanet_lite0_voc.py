@@ -40,7 +40,7 @@ def config() -> Config:
             head_convs=2,
             head_norm="group",
             levels=(3, 6),
-            # 94 % of the objects have an anchor of IoU .5 or more: a tenth is smaller than 17 pixels.
+            # 94 % of the objects have an anchor of IoU .5 or more: a tenth is below 17 pixels.
             anchors=AnchorConfig(scales=(0.5, 0.8, 1.25, 2.0)),
         ),
         optim=OptimConfig(
