@@ -35,8 +35,8 @@ ALLOWED = {
         "jax", "jaxtyping", "numpy", "flax", "backbones", "ops", "losses", "structures", "checks",
     },
     "pretrained": {
-        "jax", "jaxtyping", "numpy", "flax", "safetensors", "torch", "backbones", "detectors",
-        "config", "files", "file_kinds", "json_file",
+        "jax", "jaxtyping", "numpy", "flax", "safetensors", "huggingface_hub", "rich", "backbones",
+        "detectors", "config", "files", "file_kinds", "json_file",
     },
     "data": {
         "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 _MOST_PICKLE_BYTES = 2**26  # a detector's has a thousandth
@@ -30,7 +30,7 @@ _DTYPES = {
     "DoubleStorage": np.dtype("f8"),
     "FloatStorage": np.dtype("f4"),
     "HalfStorage": np.dtype("f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
     "LongStorage": np.dtype("i8"),
     "IntStorage": np.dtype("i4"),
     "ShortStorage": np.dtype("i2"),
@@ -97,7 +97,7 @@ def read_pytorch_file(path: Path) -> Any:
 
     Returns:
         Dicts, lists, tuples, numbers and texts as they are; tensors as NumPy arrays, bfloat16 as
-        `ml_dtypes` has it; what it holds of command line options as a dict.
+        JAX has it; what it holds of command line options as a dict.
 
     Raises:
         PyTorchFileError: cut, damaged, or something else is in it; the message says what.
