@@ -26,7 +26,7 @@ import numpy as np
 _MOST_PICKLE_BYTES = 2**26  # a detector's has a thousandth
 _MOST_VALUES = 2**20  # a list may hold another one many times, and so on
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype("f8"),
     "FloatStorage": np.dtype("f4"),
     "HalfStorage": np.dtype("f2"),
