@@ -85,6 +85,13 @@ def flattened_linear_kernel(height: int, width: int) -> Transform:
     )
 
 
+def whole_map(side: int) -> Transform:
+    """A convolution of a whole `side` x `side` map <-> the linear layer that it is: `[o (c h w)]`."""
+    return Transform(
+        lambda a: a.reshape(a.shape[0], -1), lambda a: a.reshape(a.shape[0], -1, side, side)
+    )
+
+
 def subsampled_linear_kernel(*, side: int, every_cell: int, every_input: int) -> Transform:
     """A linear layer on a `side` x `side` map -> a convolution that keeps a part of its inputs.
 

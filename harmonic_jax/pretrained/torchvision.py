@@ -28,6 +28,7 @@ from harmonic_jax.pretrained.layout import (
     flattened_linear_kernel,
     prefixed,
     subsampled_linear_kernel,
+    whole_map,
 )
 
 RESNET = (
@@ -178,10 +179,10 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
 def backbone_layout(config: BackboneConfig, state_dict: Mapping[str, np.ndarray]) -> Layout:
     """How a classifier's file holds the backbone of a detector.
 
-    Of VGG-16 there are three kinds: a classifier, whose fc6 and fc7 become convolutions by
-    `subsampled_linear_kernel`; without one, or with nothing but NaN in its place (torchvision's
-    IMAGENET1K_FEATURES); and the reduced network, whose layers are numbered 0 to 33 and whose fc6
-    and fc7 are convolutions.
+    Of VGG-16 there are four kinds: a classifier, whose fc6 and fc7 become convolutions by
+    `subsampled_linear_kernel`; timm's, where they are convolutions of a whole map already; without
+    one, or with nothing but NaN in its place (torchvision's IMAGENET1K_FEATURES); and the reduced
+    network, whose layers are numbered 0 to 33 and whose fc6 and fc7 are convolutions.
 
     Args:
         config: the backbone.
@@ -194,21 +195,26 @@ def backbone_layout(config: BackboneConfig, state_dict: Mapping[str, np.ndarray]
         return Layout(rules, is_partial=True, ignored=("_conv_head.", "_bn1.", "_fc."))
     has_plain_names = "0.weight" in state_dict
     head = state_dict.get("classifier.0.weight")
+    is_timm = "pre_logits.fc1.weight" in state_dict
     is_classifier = head is not None and not bool(np.isnan(head).all())
     fc: tuple[Rule, ...] = ()
     if has_plain_names or "features.31.weight" in state_dict:
         fc = (Rule("fc6/conv", "features.31"), Rule("fc7/conv", "features.33"))
-    elif is_classifier:
+    elif is_classifier or is_timm:
         fc6 = subsampled_linear_kernel(side=7, every_cell=3, every_input=1)
         fc7 = subsampled_linear_kernel(side=1, every_cell=1, every_input=4)
+        names = ("classifier.0", "classifier.3")
+        if is_timm:
+            names = ("pre_logits.fc1", "pre_logits.fc2")
+            fc6, fc7 = whole_map(7).then(fc6), whole_map(1).then(fc7)
         fc = (
-            Rule("fc6/conv", "classifier.0", kernel=fc6, outputs=every_output(4)),
-            Rule("fc7/conv", "classifier.3", kernel=fc7, outputs=every_output(4)),
+            Rule("fc6/conv", names[0], kernel=fc6, outputs=every_output(4)),
+            Rule("fc7/conv", names[1], kernel=fc7, outputs=every_output(4)),
         )
     return Layout(
         prefixed(VGG_16 + fc, "backbone/", ""),
         is_partial=True,
         # Without its head the classifier is of no use; with it, the last layer still is not.
-        ignored=("classifier.6.",) if is_classifier else ("classifier.",),
+        ignored=("classifier.6.",) if is_classifier else ("classifier.", "head.fc."),
         renamed=lambda name: f"features.{name}" if has_plain_names else name,
     )

@@ -221,6 +221,19 @@ def test_kinds_of_vgg_files(vgg: StateDict, tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(found[f"backbone/{name}/conv/kernel"] - kernel, 0)
 
 
+def test_timm_s_vgg_is_the_same_network(vgg: StateDict, tmp_path: Path) -> None:
+    """With its fully connected layers as convolutions, and other names for them."""
+    timm = {name: array for name, array in vgg.items() if name.startswith("features")}
+    for theirs, ours, side in (("fc1", "classifier.0", 7), ("fc2", "classifier.3", 1)):
+        weight = vgg[f"{ours}.weight"]
+        timm[f"pre_logits.{theirs}.weight"] = weight.reshape(len(weight), -1, side, side)
+        timm[f"pre_logits.{theirs}.bias"] = vgg[f"{ours}.bias"]
+    timm["head.fc.weight"] = vgg["classifier.6.weight"]
+    expected, found = (arrays_of(load(VGG, each, tmp_path)[0]) for each in (vgg, timm))
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array)
+
+
 def test_what_does_not_fit_a_vgg_is_named(vgg: StateDict, tmp_path: Path) -> None:
     broken = vgg | {"classifier.3.weight": np.zeros((100, 100), np.float32)}
     del broken["features.21.bias"]
