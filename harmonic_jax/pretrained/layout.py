@@ -86,7 +86,7 @@ def flattened_linear_kernel(height: int, width: int) -> Transform:
 
 
 def whole_map(side: int) -> Transform:
-    """A convolution of a whole `side` x `side` map <-> the linear layer that it is: `[o (c h w)]`."""
+    """A convolution of a whole `side` x `side` map <-> the linear layer that it is."""
     return Transform(
         lambda a: a.reshape(a.shape[0], -1), lambda a: a.reshape(a.shape[0], -1, side, side)
     )
