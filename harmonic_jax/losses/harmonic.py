@@ -176,6 +176,7 @@ def hardet_loss(
     alpha: float = 1.5,
     gamma: float = 0.8,
     margin: float = 0.2,
+    cls_weight: float = 1.0,
     box_weight: float = 1.0,
     factor_gradient: FactorGradient = "through",
     factor_source: FactorSource = "loss",
@@ -190,8 +191,9 @@ def hardet_loss(
             + task_contrastive_loss(prob, iou, entropy)
     ```
 
-    `box_weight` multiplies smooth_l1 where `loc` is a term, not in exp(-loc): the factors are those
-    of the unweighted losses. A loss that comes in weighted has another factor.
+    `cls_weight` multiplies cls_loss, and `box_weight` smooth_l1, where they are terms, not in the
+    exponents: the factors are those of the unweighted losses. A loss that comes in weighted has
+    another factor.
 
     `factor` is `cls_loss` with factor_source="loss" and `cross_entropy` with "ce". The second is
     for focal heads: the focal loss of a sample is small at almost any score, so exp(-focal) is
@@ -213,6 +215,7 @@ def hardet_loss(
       alpha: weight of the harmonic IoU loss, >= 0.
       gamma: exponent of the harmonic IoU loss, >= 0; monotone up to 1.
       margin: difference of score and IoU that costs nothing, in [0, 1].
+      cls_weight: weight of cls_loss in the sum, >= 0.
       box_weight: weight of smooth_l1 in the sum, >= 0.
       factor_gradient: whether gradients flow through the factors: "through", "stop", "cls_only".
       factor_source: what the classification factor is computed from: "loss" or "ce".
@@ -236,6 +239,7 @@ def hardet_loss(
     """
     alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
     margin = as_number("margin", margin, 0.0, 1.0)
+    cls_weight = as_number("cls_weight", cls_weight, 0.0)
     box_weight = as_number("box_weight", box_weight, 0.0)
     check_choice("factor_gradient", factor_gradient, FactorGradient)
     check_choice("factor_source", factor_source, FactorSource)
@@ -256,5 +260,5 @@ def hardet_loss(
     )
     hiou_loss = alpha * _harmonic_iou(iou, gamma)
     loc_loss, loc_factor = box_weight * smooth_l1 + hiou_loss, smooth_l1 + hiou_loss
-    total = _harmonic(cls_loss, loc_loss, cls_factor, loc_factor, factor_gradient)
+    total = _harmonic(cls_weight * cls_loss, loc_loss, cls_factor, loc_factor, factor_gradient)
     return keep(mask, total + _task_contrastive(prob, iou, entropy, margin, factor_gradient))

@@ -91,7 +91,7 @@ def retinanet_loop(predictions, truth, is_real, loss, *, match=MATCH):
         deltas = tiny.of_image(predictions.deltas, image)
         for n, g in enumerate(ref.match_by_overlap(anchors, boxes, match)):
             if g is not None and g < 0:
-                total += ref.focal(logits[n], -1, loss)
+                total += loss.cls_weight * ref.focal(logits[n], -1, loss)
             elif g is not None:
                 num_positive += 1
                 total += ref.sigmoid_positive(
@@ -233,7 +233,7 @@ def roi_loop(inputs, samples, is_real, loss):
     for i, j in np.argwhere(counted):
         logits, label = np.asarray(inputs[0][i, j], np.float64), int(samples.labels[i, j])
         if label == K:
-            total += -np.log(ref.softmax(logits)[K])
+            total -= loss.cls_weight * np.log(ref.softmax(logits)[K])
             continue
         anchor, target = (np.asarray(x[i, j], np.float64) for x in (samples.boxes, samples.targets))
         own = np.asarray(inputs[1][i, j, label], np.float64)

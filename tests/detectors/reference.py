@@ -96,12 +96,13 @@ def positive(
     """A positive's loss: HarDet's formula, or the sum of both."""
     smooth = smooth_l1(deltas - encode(box, anchor, weights), loss.smooth_l1_beta)
     if not loss.hardet:
-        return cls + loss.box_weight * smooth
+        return loss.cls_weight * cls + loss.box_weight * smooth
     parts = {"cls_loss": cls, "smooth_l1": smooth, "prob": p, "entropy": entropy}
     parts["iou"] = plain.iou(decode(deltas, anchor, weights), box)
     if loss.factor_source == "ce":
         parts["cross_entropy"] = -math.log(p)
-    constants = {name: getattr(loss, name) for name in ("alpha", "gamma", "margin", "box_weight")}
+    names = ("alpha", "gamma", "margin", "cls_weight", "box_weight")
+    constants = {name: getattr(loss, name) for name in names}
     return float(plain.hardet(parts, **constants))
 
 
@@ -142,7 +143,7 @@ def multibox_loss(
         elif is_candidate is None or is_candidate[n]:
             negatives.append(-math.log(softmax(logits[n])[-1]))
     hardest = sorted(negatives, reverse=True)[: math.floor(ratio * num_positive)]
-    return total + sum(hardest), num_positive
+    return total + loss.cls_weight * sum(hardest), num_positive
 
 
 Scored = tuple[float, int, np.ndarray]

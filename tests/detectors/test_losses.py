@@ -19,7 +19,7 @@ from tests.detectors.families import BOTH, FAMILIES, FIRST, Family
 from tests.detectors.tiny import K
 
 HARDET = c.LossConfig(box_weight=2.0)
-BASELINE = c.LossConfig(hardet=False, box_weight=2.0, smooth_l1_beta=0.0)
+BASELINE = c.LossConfig(hardet=False, cls_weight=1.5, box_weight=2.0, smooth_l1_beta=0.0)
 OTHER = c.LossConfig(  # other constants, and factors of the cross entropy
     factor_source="ce",
     alpha=0.7,
@@ -28,6 +28,7 @@ OTHER = c.LossConfig(  # other constants, and factors of the cross entropy
     focal_alpha=0.4,
     focal_gamma=1.5,
     smooth_l1_beta=0.3,
+    cls_weight=0.5,
 )
 
 

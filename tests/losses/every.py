@@ -101,7 +101,7 @@ def _hardet(*names: str) -> dict[str, Any]:
         )
 
     modes = ({"factor_gradient": "stop"}, {"factor_gradient": "cls_only", "box_weight": 2.0})
-    others = {"alpha": 0.7, "gamma": 0.3, "margin": 0.05, "box_weight": 0.5}
+    others = {"alpha": 0.7, "gamma": 0.3, "margin": 0.05, "cls_weight": 1.5, "box_weight": 0.5}
     return {
         "expected": expected,
         "held": held,

@@ -36,7 +36,9 @@ def harmonic_iou(iou, gamma=0.8):
     return (1 + iou) ** gamma * (1 - iou)
 
 
-def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2, box_weight=1):
+def hardet(
+    x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2, cls_weight=1, box_weight=1
+):
     """HarDet of a dict of arrays; a factor that does not flow is computed from `fixed` instead.
 
     Differences of this function with respect to `x`, `fixed` held, are the gradient of a mode.
@@ -55,7 +57,8 @@ def hardet(x, fixed=None, mode="through", alpha=1.5, gamma=0.8, margin=0.2, box_
     distance = np.abs(x["prob"] - source("tc_iou")["iou"])
     weight = 1 / (1 + np.exp(source("tc_entropy")["entropy"]))
     contrastive = weight * np.maximum(0, distance - margin)
-    return (1 + beta_r) * x["cls_loss"] + (1 + beta_c) * loc(x, box_weight) + contrastive
+    cls = (1 + beta_r) * cls_weight * x["cls_loss"]
+    return cls + (1 + beta_c) * loc(x, box_weight) + contrastive
 
 
 def central_difference(f: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:

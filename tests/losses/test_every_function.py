@@ -232,7 +232,7 @@ def test_debug_nans_finds_none(name):
 # Options at the ends of their ranges, beside the defaults.
 ENDS = {
     "hardet_loss": [
-        {"alpha": 0.0, "gamma": 0.0, "margin": 0.0, "box_weight": 0.0},
+        {"alpha": 0.0, "gamma": 0.0, "margin": 0.0, "cls_weight": 0.0, "box_weight": 0.0},
         {"factor_gradient": "stop"},
         {"factor_gradient": "cls_only"},
     ],

@@ -50,6 +50,9 @@ class LossConfig:
     beta 0, which is L1. `iou_balanced` and `carl` weigh SmoothL1, `task_aligned` GIoU."""
     smooth_l1_beta: Annotated[float, "[0, 1000]"] = 0.11
     """Where SmoothL1's parabola ends; 0 is L1."""
+    cls_weight: Annotated[float, "[0, 1000]"] = 1.0
+    """Weight of the classification loss, of positives and negatives, but for that of a region
+    proposal network; HarDet has it not in its factors."""
     box_weight: Annotated[float, "[0, 1000]"] = 1.0
     """Weight of the localization loss; HarDet has it on SmoothL1, and not in its factors."""
     correlation: Literal["none", "concordance", "pearson"] = "none"
@@ -128,11 +131,11 @@ def sample_sums(
 ) -> LossSums:
     """The losses of the samples of every detector's last head, to be divided by the positives.
 
-    A positive contributes the HarDet loss with `loss.hardet`, cls_loss + box_weight * box_loss
-    without; a negative its cls_loss; any other nothing, whatever its numbers are.
+    A positive contributes the HarDet loss with `loss.hardet`, cls_weight * cls_loss + box_weight *
+    box_loss without; a negative cls_weight * cls_loss; any other nothing, whatever its numbers are.
 
     Args:
-      cls_loss: classification loss, as the head is trained.
+      cls_loss: classification loss, as the head is trained, not weighted.
       box_loss: localization loss, not weighted: HarDet's factor comes from it.
       prob: predicted probability of the true class.
       iou: of the decoded box with its object.
@@ -147,7 +150,7 @@ def sample_sums(
     """
     num_positive = positive.sum(dtype=jnp.float32)
     terms = {
-        "cls_loss": masked(cls_loss, positive | negative).sum(),
+        "cls_loss": masked(loss.cls_weight * cls_loss, positive | negative).sum(),
         "box_loss": (loss.box_weight * box_loss).sum(),
         "positive_score": masked(prob, positive).sum(),
         "positive_iou": iou.sum(),
@@ -162,6 +165,7 @@ def sample_sums(
             alpha=loss.alpha,
             gamma=loss.gamma,
             margin=loss.margin,
+            cls_weight=loss.cls_weight,
             box_weight=loss.box_weight,
             factor_gradient=loss.factor_gradient,
             factor_source=loss.factor_source,
@@ -173,8 +177,8 @@ def sample_sums(
         tc = losses.task_contrastive_loss(prob, iou, entropy, margin=loss.margin, where=positive)
         terms |= {"hiou_loss": hiou.sum(), "tc_loss": tc.sum()}
     else:
-        per_positive = masked(cls_loss + loss.box_weight * box_loss, positive)
-    total = per_positive.sum() + masked(cls_loss, negative).sum()
+        per_positive = masked(loss.cls_weight * cls_loss + loss.box_weight * box_loss, positive)
+    total = per_positive.sum() + masked(loss.cls_weight * cls_loss, negative).sum()
     return LossSums(total, terms, normalizer=num_positive, num_positive=num_positive)
 
 

@@ -124,7 +124,8 @@ def rival_sums(
 ) -> LossSums:
     """The loss sums of a batch for the losses that look beyond one anchor.
 
-    loss = classification / N_c + box_weight * boxes / N_b + correlation_weight * correlation
+    loss = cls_weight * classification / N_c + box_weight * boxes / N_b
+           + correlation_weight * correlation
 
     N is the number of positives; for `task_aligned` the sum of the alignments. Weights are those
     of the whole batch, on every device along `batch_axis`, except for the ranks of `isr`, which
@@ -209,7 +210,7 @@ def rival_sums(
     num_aligned = masked(alignment, positive).sum()
     cls_normalizer = num_aligned if loss.cls_loss == "task_aligned" else num_positive
     box_normalizer = num_aligned if loss.box_loss == "task_aligned" else num_positive
-    cls_total, box_total = cls_loss.sum(), loss.box_weight * box_loss.sum()
+    cls_total, box_total = loss.cls_weight * cls_loss.sum(), loss.box_weight * box_loss.sum()
     groups = [
         LossSums(cls_total, {"cls_loss": cls_total}, cls_normalizer, num_positive),
         LossSums(box_total, {"box_loss": box_total}, box_normalizer, num_positive),

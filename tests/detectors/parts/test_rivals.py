@@ -191,7 +191,7 @@ def expected(loss: c.LossConfig) -> float:
             box = plain.iou_balanced_loc(box, iou)
         case "carl":
             box = box + plain.carl(prob, box)
-    total = cls.sum() / n_cls + loss.box_weight * box.sum() / n_box
+    total = loss.cls_weight * cls.sum() / n_cls + loss.box_weight * box.sum() / n_box
     if loss.correlation != "none":
         total += 0.2 * plain.correlation(prob, iou, loss.correlation)
     return total
