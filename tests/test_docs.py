@@ -73,10 +73,25 @@ def test_the_recipe_with_negatives_sees_only_what_counts() -> None:
     assert not np.any(spoilt[1][labels < 0])
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
-)
-def test_links_lead_somewhere(page: str) -> None:
-    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
-    for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
-        assert (path.parent / target).exists(), f"{page} links to {target}"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+FILES = {
+    f"{path.relative_to(ROOT)}"
+    for folder in ("harmonic_jax", "configs", "benchmarks", "tests", "docs", "examples")
+    for path in (ROOT / folder).rglob("*.*")
+}
+NAMED = re.compile(r"(?<![\w/.<{-])((?:[a-z_]+/)+[\w-]+\.(?:py|md|ipynb|jsonl))")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """By their path, or by the end of it: `detectors/ssd.py`."""
+    names = set(NAMED.findall(page.read_text()))
+    assert not {n for n in names if not any(f"/{file}".endswith(f"/{n}") for file in FILES)}
