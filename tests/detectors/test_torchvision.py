@@ -18,18 +18,18 @@ from harmonic_jax import detectors
 from harmonic_jax.masks import paste_masks
 from harmonic_jax.pretrained import detector_layout, load_detector
 from harmonic_jax.pretrained.convert import export_state
-from harmonic_jax.pretrained.models import SSD300_VGG16
+from harmonic_jax.pretrained.models import DETECTORS, SSD300_VGG16
 from harmonic_jax.structures import Batch, GroundTruth
 from tests.detectors import tiny
 from tests.detectors.torchvision_peer import (
     CHANNELS,
     CLASSES,
+    full_size,
     randomize,
     raw_of_one_stage,
     raw_of_two_stages,
     small_rcnn,
     small_retinanet,
-    ssd300,
     to_tensors,
 )
 from tests.ops.peers import torchvision_or_skip
@@ -92,20 +92,21 @@ class Pair:
 
     peer: Any
     config: c.ModelConfig
+    num_classes: int
     states: tuple[nnx.State, nnx.State]
     batch: Batch
     ours: dict[str, Any]
     theirs: dict[str, Any]
 
 
-def make_pair(peer: Any, config: c.ModelConfig, batch: Batch) -> Pair:
+def make_pair(peer: Any, config: c.ModelConfig, batch: Batch, num_classes: int = CLASSES) -> Pair:
     import torch
 
     randomize(peer, batch)
-    graphdef, params, others = tiny.abstract_state(config, CLASSES)
+    graphdef, params, others = tiny.abstract_state(config, num_classes)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, others))
     state_dict = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
-    states = load_detector(*zeros, state_dict, config, CLASSES)
+    states = load_detector(*zeros, state_dict, config, num_classes)
     has_background = not isinstance(config, c.RetinaNetConfig)
     with torch.no_grad():
         if isinstance(config, c.FasterRCNNConfig):
@@ -143,21 +144,40 @@ def make_pair(peer: Any, config: c.ModelConfig, batch: Batch) -> Pair:
     found = [{k: v.numpy() for k, v in image.items()} for image in found]
     for image in found:
         image["labels"] = image["labels"] - has_background
-    return Pair(peer, config, states, batch, ours, theirs | {"detections": found})
+    return Pair(peer, config, num_classes, states, batch, ours, theirs | {"detections": found})
+
+
+def of_full_size(name: str, folder: Path) -> Pair:
+    """A published detector as it is, with random weights."""
+    foreign = DETECTORS[name]
+    peer = full_size(name, 91)
+    for module in peer.modules():
+        if hasattr(module, "running_var"):
+            module.eps = (
+                foreign.model.backbone.norm_eps
+            )  # 0 in v1, as torchvision has it for COCO_V1
+    side = 256 if "retinanet" in name else 400
+    return make_pair(peer, foreign.model, real_batch(folder, side), len(foreign.class_names))
 
 
 PAIRS = {
     "retinanet": lambda folder: make_pair(small_retinanet(), RETINANET, real_batch(folder, 160)),
-    "ssd": lambda folder: make_pair(ssd300(), SSD300_VGG16, real_batch(folder, 300, warps=True)),
+    "ssd": lambda folder: make_pair(
+        full_size("ssd300_vgg16", CLASSES + 1), SSD300_VGG16, real_batch(folder, 300, warps=True)
+    ),
     "faster": lambda folder: make_pair(small_rcnn(FASTER), FASTER, real_batch(folder, 200)),
     "mask v2": lambda folder: make_pair(small_rcnn(MASK_V2), MASK_V2, real_batch(folder, 200)),
 }
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+FULL = [pytest.param(n, marks=pytest.mark.slow) for n in DETECTORS if n != "ssd300_vgg16"]
+
+
+@pytest.fixture(scope="module", params=[*PAIRS, *FULL])
 def pair(request: pytest.FixtureRequest, coco_tiny: Path) -> Pair:
     torchvision_or_skip()
-    return PAIRS[request.param](coco_tiny)
+    name = request.param
+    return PAIRS[name](coco_tiny) if name in PAIRS else of_full_size(name, coco_tiny)
 
 
 def test_raw_outputs(pair: Pair) -> None:
@@ -217,7 +237,7 @@ def their_drawing(expected: dict[str, np.ndarray], size: tuple[int, int]) -> np.
 
 
 def test_weights_return_bit_for_bit(pair: Pair) -> None:
-    exported = export_state(*pair.states, detector_layout(pair.config, CLASSES))
+    exported = export_state(*pair.states, detector_layout(pair.config, pair.num_classes))
     state = pair.peer.state_dict()
     theirs = {k: v.numpy() for k, v in state.items() if "num_batches" not in k}
     assert exported.keys() == theirs.keys()

@@ -63,9 +63,9 @@ def small_rcnn(config: c.FasterRCNNConfig) -> Any:
     return detection.MaskRCNN(backbone, **parts)
 
 
-def ssd300() -> Any:
-    build = torchvision_or_skip()[1].models.detection.ssd300_vgg16
-    return build(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+def full_size(name: str, num_classes: int) -> Any:
+    build = getattr(torchvision_or_skip()[1].models.detection, name)
+    return build(weights=None, weights_backbone=None, num_classes=num_classes)
 
 
 def to_tensors(batch: Batch) -> list[Any]:
