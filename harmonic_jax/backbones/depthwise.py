@@ -1,12 +1,11 @@
 """A convolution of every channel by itself (Howard et al. 2017), fast on CPUs too.
 
 On CPU, XLA's grouped convolution takes 10 to 100 times a sum of shifted products, forward and
-backward. There, images go one after another, so that what a kernel's cells read again is in the
-core's cache; other devices run XLA's convolution.
+backward; so it is one there, of large batches image by image; other devices run XLA's convolution.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from harmonic_jax.backbones.conv import Frozen
 
 # He et al. 2015: a channel's output is a sum over its own window alone.
 _KERNEL_INIT = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+_NUMBERS_AT_ONCE = 2**22  # of the input: larger temporaries than some 16 MB are slow to get
 _ROWS_AT_ONCE = 4  # of outputs, in the kernel's gradient: a loop's step costs as much as a row
 
 
@@ -157,7 +157,15 @@ def _convolve_taps(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
             total += tap * kernel[row, column][None]
         return total.astype(x.dtype)
 
-    return jax.lax.map(convolve, x)
+    return _map_images(convolve, x, num_numbers=x.size)
+
+
+def _map_images(
+    function: Callable[[jax.Array], jax.Array], images: jax.Array, *, num_numbers: int
+) -> jax.Array:
+    """A function of each image: of all at once, or of one after the other."""
+    at_once = num_numbers <= _NUMBERS_AT_ONCE
+    return jax.vmap(function)(images) if at_once else jax.lax.map(function, images)
 
 
 def _taps(kernel: jax.Array) -> Iterator[tuple[int, int]]:
@@ -191,7 +199,7 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, grad: jax.Array, stride: in
         full = full.reshape(num_rows * stride, num_columns * stride, num_channels)
         return full[top : top + height, left : left + width].astype(x.dtype)
 
-    return jax.lax.map(of_image, grad)
+    return _map_images(of_image, grad, num_numbers=x.size)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, grad: jax.Array, stride: int) -> jax.Array:

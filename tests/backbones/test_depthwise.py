@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harmonic_jax.backbones import depthwise
 from harmonic_jax.backbones.depthwise import depthwise_convolve, same_padding
 
 
@@ -23,9 +24,14 @@ def xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
+@pytest.mark.parametrize("at_once", [0, 2**22])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_equals_xla_in_value_and_gradients(size: int, stride: int) -> None:
+def test_equals_xla_in_value_and_gradients(
+    size: int, stride: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images one after another, and all at once."""
+    monkeypatch.setattr(depthwise, "_NUMBERS_AT_ONCE", at_once)
     for height, width in [(1, 1), (2, 3), (6, 7), (9, 4)]:
         x, kernel = draw(0, 2, height, width, 3), draw(1, size, size, 1, 3)
         expected, xla_vjp = jax.vjp(lambda *a: xla(*a, stride), x, kernel)
