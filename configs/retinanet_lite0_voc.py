@@ -10,16 +10,18 @@ Cost: 4,700 steps at 9 images a second on 2 CPU cores: 2.3 hours.
     python train.py configs/retinanet_lite0_voc.py --data.root DIR --loss.no-hardet   # the baseline
 """
 
+from dataclasses import replace
+
 from harmonic_jax.config import (
     AnchorConfig,
     AugmentConfig,
     Config,
     DataConfig,
     EfficientNetLiteConfig,
-    OptimConfig,
     RetinaNetConfig,
     TrainConfig,
 )
+from harmonic_jax.recipes import FROM_SCRATCH
 
 
 def config() -> Config:
@@ -44,15 +46,6 @@ def config() -> Config:
             # 94 % of the objects have an anchor of IoU .5 or more: a tenth is below 17 pixels.
             anchors=AnchorConfig(scales=(0.5, 0.8, 1.25, 2.0)),
         ),
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup_steps=200,
-            clip_norm=10.0,
-            ema_decay=0.998,
-            rate_factors=(("backbone", 0.3),),
-        ),
+        optim=replace(FROM_SCRATCH, rate_factors=(("backbone", 0.3),)),
         train=TrainConfig(steps=4700, batch_size=16, eval_every=1500, checkpoint_every=200),
     )

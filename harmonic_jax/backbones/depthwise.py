@@ -27,6 +27,11 @@ def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
     Unlike PyTorch's, the padding of a stride of two depends on the length: the odd cell of it
     stands at the end.
 
+    Args:
+        length: cells of the input along an axis.
+        size: cells of the kernel.
+        stride: cells between outputs.
+
     Example:
         >>> same_padding(224, 3, 2), same_padding(225, 3, 2)
         ((0, 1), (1, 1))
@@ -80,7 +85,9 @@ def depthwise_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
         stride: between outputs.
 
     Returns:
-        `[b, ceil(h / stride), ceil(w / stride), c]`.
+        `[b, ceil(h / stride), ceil(w / stride), c]`, of the type of x.
+
+    Source: Howard et al., MobileNets, 2017, section 3.1.
     """
     by_taps = functools.partial(_convolve_taps, stride=stride)
     by_xla = functools.partial(_convolve_xla, stride=stride)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harmonic_jax.pretrained import WeightsError, read_state_dict, write_state_dict
+from harmonic_jax.pretrained import WeightsError, pytorch_file, read_state_dict, write_state_dict
 
 STATE = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -275,3 +275,26 @@ def test_other_archives_are_refused(torch: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(10**6))
     assert "claims more bytes than it has" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [
+        (5, (2,), (1,)),
+        (0, (2, 2), (5, 1)),
+        (-1, (1,), (1,)),
+        (3, (2,), (-1,)),
+        (0, (-1,), (1,)),
+        (6, (1,), (1,)),
+        (2**70, (1,), (1,)),
+    ],
+)
+def test_a_tensor_lies_within_its_numbers(
+    offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> None:
+    """Another one would show memory that is not the file's."""
+    storage = pytorch_file._Storage(np.dtype("f4"), "0", 6)
+    tensor = pytorch_file._Tensor(storage, offset, shape, strides)
+    data = np.arange(6, dtype="f4").view(np.uint8)
+    with pytest.raises(pytorch_file.PyTorchFileError, match="claims more numbers than there are"):
+        pytorch_file._array(tensor, data, "<")
