@@ -38,7 +38,7 @@ def config() -> Config:
             augment=AugmentConfig(photometric=True, expand=2.0, crop=True, flip=0.5),
         ),
         model=RetinaNetConfig(
-            backbone=EfficientNetLiteConfig(norm="frozen", weights="imagenet"),
+            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2, weights="imagenet"),
             channels=96,
             head_convs=2,
             head_norm="group",

@@ -100,8 +100,9 @@ def convolve(
     """Convolution of `[b, h, w, i]` with a square kernel, symmetric padding.
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
-    the time, forward and backward. For outputs of up to eight cells, the top of a pyramid, it
-    takes 5 to 15 times that of gathering patches and multiplying them. The kernel's gradient on
+    the time, forward and backward, and a product of more than two axes is transposed first. For
+    outputs of up to eight cells, the top of a pyramid, it takes 5 to 15 times that of gathering
+    patches and multiplying them. The kernel's gradient on
     large maps is a product of patches too, on CPU: forward-mode differentiation is not defined
     there.
 
@@ -117,7 +118,9 @@ def convolve(
     if padding is None:
         padding = dilation * (size - 1) // 2
     if size == 1 and padding == 0 and groups == 1:
-        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+        cells = x[:, ::stride, ::stride]
+        out = cells.reshape(-1, cells.shape[-1]) @ kernel[0, 0]
+        return out.reshape(*cells.shape[:3], -1)
     steps = [
         np.arange(0, length + 2 * padding - dilation * (size - 1), stride) - padding
         for length in x.shape[1:3]

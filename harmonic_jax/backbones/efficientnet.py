@@ -82,6 +82,20 @@ def _scaled(channels: int, variant: int) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
+@jax.custom_jvp
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6); its derivative at 0 and 6 is 0, as PyTorch's, and needs no x."""
+    return jnp.clip(x, 0, 6)
+
+
+@relu6.defjvp
+def _relu6_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    y = relu6(primals[0])
+    return y, jnp.where((y > 0) & (y < 6), tangents[0], 0)
+
+
 class Block(nnx.Module):
     """An inverted residual (Sandler et al. 2018): 1x1 that expands, depthwise, 1x1 that projects.
 
@@ -124,8 +138,8 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         inner = x
         if self.expand is not None and self.expand_norm is not None:
-            inner = jax.nn.relu6(self.expand_norm(self.expand(x)))
-        inner = jax.nn.relu6(self.depthwise_norm(self.depthwise(inner)))
+            inner = relu6(self.expand_norm(self.expand(x)))
+        inner = relu6(self.depthwise_norm(self.depthwise(inner)))
         out = self.project_norm(self.project(inner))
         return x + out if self.is_residual else out
 
@@ -178,7 +192,7 @@ class EfficientNetLite(nnx.Module):
         x = normalize_images(images, image_size, mean=MEAN, std=STD).astype(self.dtype)
         padding = [same_padding(length, 3, 2) for length in images.shape[1:3]]
         x = self.stem(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-        x = jax.nn.relu6(self.stem_norm(x))
+        x = relu6(self.stem_norm(x))
         features = []
         for number, block in enumerate(self.blocks):
             x = block(x)

@@ -1,0 +1,44 @@
+"""PASCAL VOC 2007, trained on `train` and measured on `val`: rates and weights, before any test.
+
+The folder of the photos is given as the environment variable VOC2007. The rate is chosen for the
+baseline alone; then `loss.cls_weight` of every loss by the same rule, the best AP of one seed.
+"""
+
+import os
+
+from benchmarks.ablation_grid import Grid
+from benchmarks.ablation_recipe import BASELINE, hardet
+
+SMALL = (
+    *("--data.root", os.environ.get("VOC2007", "voc2007")),
+    *("--data.short-sides", "192", "--data.max-side", "256"),
+    *("--train.batch-size", "16", "--train.eval-batch-size", "32", "--train.eval-every", "0"),
+    *("--optim.ema-decay", "0.99", "--optim.warmup-steps", "100"),
+)
+
+
+def grid() -> Grid:
+    def weighted(weight: str) -> tuple[str, ...]:
+        return ("--loss.cls-weight", weight)
+
+    return Grid(
+        title="PASCAL VOC 2007 val: rates of the baseline, weights of the classes",
+        cases={"retinanet-lite0-val": ("configs/retinanet_lite0_voc.py", *SMALL)},
+        arms={
+            "baseline": BASELINE,
+            "hardet": hardet(),
+            "hardet-cls3": (*hardet(), *weighted("3")),
+            "baseline-cls2": (*BASELINE, *weighted("2")),
+            "baseline-rate2e-3": (*BASELINE, "--optim.learning-rate", "0.002"),
+            "hardet-stop-cls3": (*hardet(gradient="stop"), *weighted("3")),
+            "hardet-cls6": (*hardet(), *weighted("6")),
+            "baseline-rate5e-4": (*BASELINE, "--optim.learning-rate", "0.0005"),
+            "baseline-cls0.5": (*BASELINE, *weighted("0.5")),
+        },
+        baseline="baseline",
+        seeds=(0,),
+        common=(
+            *("--data.train-split", "train", "--data.eval-split", "val"),
+            *("--train.steps", "625", "--optim.learning-rate", "0.001"),
+        ),
+    )
