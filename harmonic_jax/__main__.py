@@ -16,12 +16,12 @@ usage: harmonic-jax COMMAND ..
 commands:
   train CONFIG                                 a detector, and its report; alone: the configs
   eval RUN                                     the numbers of a run, or of results files
-  predict IMAGES.. --run RUN                   boxes drawn on pictures, and as COCO results
+  predict IMAGES.. [--run RUN]                 boxes drawn on pictures, and as COCO results
   compare A B                                  two runs or results files, number by number
   check-data SPEC                              what is in a data set, and what is wrong with it
   import-weights FILE --to MODEL --out RUN     a run from a state dict of torchvision's
-  export-weights RUN --out FILE.safetensors    and back
-  export RUN --to stablehlo --out DIR          a program or weights that run without this package
+  export-weights RUN --out FILE.safetensors    and back; --out DIR --card: for the Hub
+  export RUN --to stablehlo --out DIR          a program that runs without this package
   compile CONFIG --topology v5e:16x16          what a train step needs on a TPU slice
 
 options:

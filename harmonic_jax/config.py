@@ -166,9 +166,9 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     init: str | None = None
-    """A run, trained or imported, whose best variables this run starts from: its folder, or a file
-    that `export --to safetensors` or `export-weights` wrote of it. RUN/checkpoints stands for the
-    newest checkpoint instead; hf:OWNER/NAME and torchvision:NAME are published detectors."""
+    """A run, trained or imported, whose best variables this run starts from: its folder, or what
+    `export-weights` wrote of it. RUN/checkpoints stands for the newest checkpoint instead;
+    retinanet_lite0_voc, hf:OWNER/NAME and torchvision:NAME are published detectors."""
     run_dir: str | None = None
     """Where checkpoints, logs and reports go; a run found there is continued."""
 

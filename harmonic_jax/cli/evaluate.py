@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from harmonic_jax.cli.command import INPUT_FAILURES, command, print_and_save, run_as_process
 from harmonic_jax.cli.consistency import (
@@ -61,7 +61,7 @@ class RunOptions:
 
     last: bool = False
     """The newest checkpoint instead of the best."""
-    root: str | None = None
+    root: Annotated[str | None, arg(aliases=("--data.root",))] = None
     """Where the data lies now, if it has moved."""
     format: Literal["tfds", "coco", "voc"] | None = None
     """Of other data."""
@@ -97,8 +97,8 @@ class Options:
     """Evaluate a run, or a COCO results file of any detector."""
 
     run: Positional[Path | None] = None
-    """The folder of a run, runs/NAME, or a file of one; hf:OWNER/NAME and torchvision:NAME are
-    published detectors."""
+    """The folder of a run, runs/NAME, or a file of one; retinanet_lite0_voc, hf:OWNER/NAME and
+    torchvision:NAME are published detectors."""
     of_run: Annotated[RunOptions, FLAT] = RunOptions()
     of_files: Annotated[FileOptions, FLAT] = FileOptions()
     json: Path | None = None

@@ -1,4 +1,4 @@
-"""`harmonic-jax export RUN --to onnx|stablehlo|safetensors --out DIR`."""
+"""`harmonic-jax export RUN --to onnx|stablehlo --out DIR`, and `export-weights RUN --out PLACE`."""
 
 import contextlib
 import dataclasses
@@ -25,17 +25,18 @@ from harmonic_jax.export import (
     write_weights,
 )
 from harmonic_jax.export.model_card import model_card
-from harmonic_jax.files import write_bytes, write_text
+from harmonic_jax.files import read_lines, write_bytes, write_text
+from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import detector_layout, write_state_dict
-from harmonic_jax.pretrained.convert import export_state
+from harmonic_jax.pretrained.convert import StoredAs, as_dtype, export_state
 from harmonic_jax.pretrained.files import check_target, read_tensors
+from harmonic_jax.pretrained.hub import WEIGHTS_FILE
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.run_folder import RunFolder
-from harmonic_jax.training.saved_run import SavedRun, header_of, open_detector
+from harmonic_jax.training.saved_run import SavedRun, header_of, open_detector, without_places
 from harmonic_jax.training.sharding import data_mesh, replicated
 
 _NAMES = {
-    "safetensors": ("detector.safetensors", "README.md"),
     "onnx": ("detector.onnx",),
     "stablehlo": ("detector.jax", "detector.json"),
 }
@@ -46,10 +47,9 @@ class Options:
     """Write a trained detector for other programs (docs/export.md)."""
 
     run: Positional[Path]
-    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
-    to: Literal["onnx", "stablehlo", "safetensors"]
-    """A program for any ONNX runtime, a program that JAX alone runs, or the weights with a model
-    card."""
+    """A run's folder or file; or retinanet_lite0_voc, hf:OWNER/NAME, torchvision:NAME."""
+    to: Literal["onnx", "stablehlo"]
+    """A program for any ONNX runtime, or one that JAX alone runs."""
     out: Path
     """The folder to write to."""
     last: bool = False
@@ -67,12 +67,20 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsOptions:
-    """Write a run's weights with torchvision's names and layouts."""
+    """Write a run's weights: a file for torchvision, or a folder for the Hugging Face Hub."""
 
     run: Positional[Path]
-    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
+    """A run's folder or file; or retinanet_lite0_voc, hf:OWNER/NAME, torchvision:NAME."""
     out: Path
-    """The .safetensors file to write."""
+    """The .safetensors file to write, in torchvision's layout; with --card, the folder."""
+    card: bool = False
+    """Write a folder to publish: model.safetensors, with names of our own, and a model card."""
+    dtype: StoredAs = "float32"
+    """In which float32 numbers are stored; they are read as float32."""
+    license: str | None = None
+    """Of the weights, as the Hub calls it (apache-2.0, cc-by-4.0, other); goes with --card."""
+    notes: Path | None = None
+    """A file in Markdown whose text ends the card; goes with --card."""
     last: bool = False
     """The newest checkpoint instead of the best."""
 
@@ -96,13 +104,35 @@ def main(options: Options) -> int:
 @command(WeightsOptions, "export-weights")
 def main_weights(options: WeightsOptions) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
+    if options.card:
+        return _publish(options)
+    if options.license or options.notes:
+        raise UsageError("--license and --notes go with --card")
     check_target(options.out)
     run = open_detector(options.run, sharding=replicated(data_mesh()), last=options.last)
-    state_dict = torchvision_state_dict(run, options.run)
+    state_dict = as_dtype(torchvision_state_dict(run, options.run), options.dtype)
     write_state_dict(options.out, state_dict, metadata=header_of(run))
     console, name = Terminal(), repr(str(options.out))
     console.print(f"written: {options.out}, {len(state_dict)} tensors")
     console.print(f"read it with: model.load_state_dict(safetensors.torch.load_file({name}))")
+    return 0
+
+
+def _publish(options: WeightsOptions) -> int:
+    """Writes a folder that can be uploaded as it is; returns the exit status."""
+    weights, card = _free_targets(options.out, (WEIGHTS_FILE, "README.md"))
+    notes = "" if options.notes is None else "\n".join(read_lines(options.notes))
+    opened = open_detector(options.run, sharding=replicated(data_mesh()), last=options.last)
+    run, rows = without_places(opened), RunFolder(options.run).read_log()
+    found = [row for row in rows if row["kind"] == "eval" and row["step"] == run.step]
+    table, name = format_table(found[-1]) if found else "", options.out.resolve().name
+    text = model_card(run, name=name, table=table, license=options.license, notes=notes)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _beside(card, text):
+        number = write_weights(run, weights, dtype=options.dtype)
+    size = f"{number} arrays, {weights.stat().st_size / 1e6:.1f} MB"
+    use = f"use it: harmonic_jax.load({str(options.out)!r})"
+    Terminal().print(f"written: {weights}, {size}\nwritten: {card}\n{use}")
     return 0
 
 
@@ -120,14 +150,6 @@ def _free_targets(folder: Path, names: Sequence[str]) -> list[Path]:
 def _write(options: Options, run: SavedRun, targets: Sequence[Path]) -> list[str]:
     """Writes the files, all or none; returns what is said of them."""
     path = targets[0]
-    if options.to == "safetensors":
-        rows = RunFolder(options.run).read_log()
-        evaluated = [row for row in rows if row["kind"] == "eval" and row["step"] == run.step]
-        metrics = evaluated[-1] if evaluated else {}
-        options.out.mkdir(parents=True, exist_ok=True)
-        with _beside(targets[1], model_card(run, name=path.name, metrics=metrics)):
-            number = write_weights(run, path)
-        return [f"{number} arrays", f"use it: harmonic_jax.load({str(path)!r})"]
     function = _function(options, run)
     inputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in function.inputs.items()}
     about = {"class_names": run.class_names, "step": run.step, "inputs": inputs}

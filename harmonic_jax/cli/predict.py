@@ -1,4 +1,4 @@
-"""`harmonic-jax predict IMAGES.. --run RUN`."""
+"""`harmonic-jax predict IMAGES.. [--run RUN]`."""
 
 import dataclasses
 from pathlib import Path
@@ -14,6 +14,7 @@ from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video, listed
 from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFolder
 from harmonic_jax.inference.predictions import Predictor, Summary
+from harmonic_jax.pretrained.hub import DEFAULT_DETECTOR
 from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.watchdog import StopSignal
@@ -78,8 +79,8 @@ class Options:
 
     inputs: Positional[tuple[str, ...]]
     """Files, folders, globs ('photos/**/*.jpg')."""
-    run: Path
-    """The folder of a run, or a file of one; or hf:OWNER/NAME, torchvision:NAME."""
+    run: Path = Path(DEFAULT_DETECTOR)
+    """A run's folder or file; or retinanet_lite0_voc, hf:OWNER/NAME, torchvision:NAME."""
     last: bool = False
     """The newest checkpoint instead of the best."""
     out: Path = Path("predictions")

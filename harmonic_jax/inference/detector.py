@@ -41,8 +41,8 @@ def load(
         for box, score, name in zip(found.boxes, found.scores, found.names): ...
 
     Args:
-      run: the folder of the run, or a .safetensors file that `export` or `export-weights` wrote
-        of one.
+      run: the folder of the run, what `export-weights` wrote of one, or a name:
+        `retinanet_lite0_voc` comes with this package, `hf:OWNER/NAME` is on the Hub.
       last: the newest checkpoint instead of the best one.
       nms: another suppression than the run's: class, agnostic, soft_linear, soft_gaussian, matrix
         or weighted.

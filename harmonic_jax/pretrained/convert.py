@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from harmonic_jax.pretrained.torchvision import backbone_layout, detector_layout
 # A counter of PyTorch's batch norms that nothing reads.
 COUNTER = ".num_batches_tracked"
 _SHOWN = 3  # in an error message, of each kind of fault
+StoredAs = Literal["float32", "float16"]
 _HALVES = (np.dtype("float16"), np.dtype("bfloat16"))
 
 
@@ -135,7 +136,7 @@ def fit_state(
         wanted.append(name)
         if name not in todays:
             return variable
-        array, shape = _widened(todays[name]), transform.torch_shape(old.shape)
+        array, shape = widened(todays[name]), transform.torch_shape(old.shape)
         if array.shape != shape or array.dtype != old.dtype:
             there, here = f"{array.dtype}{list(array.shape)}", f"{old.dtype}{list(shape)}"
             fault = f"is {there}, the model needs {here}"
@@ -204,7 +205,7 @@ def export_state(
             if (
                 original is not None
                 and original.shape == theirs.shape
-                and _same_bits(transform.to_ours(_widened(original)), array)
+                and _same_bits(transform.to_ours(widened(original)), array)
             ):
                 theirs = original
             state_dict[name] = theirs
@@ -250,9 +251,26 @@ def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[
     return todays
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
+def widened(array: np.ndarray) -> np.ndarray:
     """float16 and bfloat16 as float32, which has all their numbers; others as they are."""
     return array.astype(np.float32) if array.dtype in _HALVES else array
+
+
+def as_dtype(arrays: Mapping[str, np.ndarray], dtype: StoredAs) -> dict[str, np.ndarray]:
+    """Arrays to store: those of float32 in a dtype, others as they are.
+
+    Raises:
+        WeightsError: a number is beyond what float16 can say; the message names the array.
+    """
+    stored = {}
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            stored[name] = array.astype(dtype) if array.dtype == np.float32 else array
+        if fault_of(stored[name]) and not fault_of(array):
+            raise WeightsError(
+                f"{name} holds {np.abs(array).max():g}, beyond float16; leave --dtype float16 away"
+            )
+    return stored
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

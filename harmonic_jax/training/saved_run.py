@@ -8,6 +8,7 @@ torchvision's (`pretrained.write_state_dict` with `header_of`).
 
 import dataclasses
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +21,9 @@ from jax.sharding import Sharding
 from harmonic_jax.config import Config, ConfigError
 from harmonic_jax.files import write_bytes
 from harmonic_jax.json_file import parse_json
-from harmonic_jax.pretrained import WeightsError, load_detector
-from harmonic_jax.pretrained.convert import fault_of
+from harmonic_jax.pretrained import WeightsError, hub, load_detector
+from harmonic_jax.pretrained.convert import StoredAs, as_dtype, fault_of, widened
 from harmonic_jax.pretrained.files import kind_of, read_metadata, read_tensors
-from harmonic_jax.pretrained.hub import HUB, TORCHVISION, hub_file, torchvision_file
 from harmonic_jax.pretrained.models import DETECTORS
 from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
@@ -67,10 +67,11 @@ class _About(msgspec.Struct):
 
 
 def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> SavedRun:
-    """Opens a run, the file that `export` or `export-weights` wrote of one, or what is published.
+    """Opens a run, what `export-weights` wrote of one, or what is published.
 
     Args:
-      path: the folder, the file, or a name: `hf:OWNER/NAME` of the Hugging Face Hub, or
+      path: the folder, the file, or a name: of a detector that comes with this package (a file or
+        folder of that name is meant first), `hf:OWNER/NAME` of the Hugging Face Hub, or
         `torchvision:NAME` (see `harmonic_jax.pretrained.hub`).
       sharding: where the arrays go.
       last: of a folder the newest checkpoint instead of the best.
@@ -81,12 +82,16 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
       WeightsError: the file holds no detector, or a number is NaN or inf.
     """
     name = str(path)
-    if name.startswith(TORCHVISION):
-        run = _read_torchvision(name.removeprefix(TORCHVISION), sharding)
-    elif name.startswith(HUB):
-        run = read_weights(hub_file(name.removeprefix(HUB)), sharding=sharding)
+    if name.startswith(hub.TORCHVISION):
+        run = _read_torchvision(name.removeprefix(hub.TORCHVISION), sharding)
+    elif name.startswith(hub.HUB):
+        run = read_weights(hub.hub_file(name.removeprefix(hub.HUB)), sharding=sharding)
+    elif shipped := hub.shipped_file(path):
+        run = read_weights(shipped, sharding=sharding)
     elif path.is_file() or path.suffix in _SUFFIXES:
         run = read_weights(path, sharding=sharding)
+    elif (path / hub.WEIGHTS_FILE).is_file():
+        run = read_weights(path / hub.WEIGHTS_FILE, sharding=sharding)
     else:
         run = read_run(RunFolder(path), sharding=sharding, last=last)
     for name, leaf in arrays.named_leaves(run.variables).items():
@@ -109,7 +114,9 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
       CheckpointError: it holds no undamaged checkpoint.
     """
     if not run_on_primary(folder.config.exists):
-        raise ConfigError(f"{folder.path} holds no run: there is no {folder.config}")
+        shipped = ", ".join(hub.shipped_names()) or "none, with this install"
+        hint = "" if folder.path.exists() else f"; detectors that come with harmonic_jax: {shipped}"
+        raise ConfigError(f"{folder.path} holds no run: there is no {folder.config}{hint}")
     store = CheckpointStore(folder.checkpoints if last else folder.best)
     try:
         metadata = run_on_primary(store.read_metadata)
@@ -144,12 +151,27 @@ def header_of(run: SavedRun) -> dict[str, str]:
     return {_ABOUT: json.dumps(about)}
 
 
-def write_weights(run: SavedRun, path: Path) -> int:
+def without_places(run: SavedRun) -> SavedRun:
+    """A run to hand on: of the paths of this machine, its config keeps the last names."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shorten(part) for key, part in value.items()}
+        is_path = isinstance(value, str) and os.path.isabs(value)
+        return os.path.basename(value) if is_path else value
+
+    config = config_from_json(shorten(config_to_json(run.config)))
+    metadata = {key: value for key, value in run.metadata.items() if key != "config"}
+    return dataclasses.replace(run, config=config, metadata=metadata)
+
+
+def write_weights(run: SavedRun, path: Path, *, dtype: StoredAs = "float32") -> int:
     """Writes the variables as they are, under names such as `params/backbone/stem/conv/kernel`.
 
     Args:
       run: a run, opened.
       path: the .safetensors file to write.
+      dtype: in which float32 arrays are stored; they are read as float32.
 
     Returns:
       The number of arrays.
@@ -158,6 +180,7 @@ def write_weights(run: SavedRun, path: Path) -> int:
 
     leaves = arrays.named_leaves(run.variables)
     content = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
+    content = as_dtype(content, dtype)
     write_bytes(path, safetensors.numpy.save(content, {"format": FORMAT} | header_of(run)))
     return len(content)
 
@@ -201,7 +224,7 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
 
 def _read_torchvision(name: str, sharding: Sharding) -> SavedRun:
     """One of torchvision's published detectors, with the classes of COCO."""
-    path, foreign = torchvision_file(name), DETECTORS[name]
+    path, foreign = hub.torchvision_file(name), DETECTORS[name]
     config = Config(name, foreign.data, foreign.model)
     detector = build_detector(config, len(foreign.class_names))
     wanted = abstract_variables(detector, sharding=sharding)
@@ -213,7 +236,7 @@ def _read_torchvision(name: str, sharding: Sharding) -> SavedRun:
 
 
 def _read_variables(path: Path, wanted: Variables, sharding: Sharding) -> Variables:
-    stored = read_tensors(path)
+    stored = {name: widened(array) for name, array in read_tensors(path).items()}
     leaves = arrays.named_leaves(wanted)
     difference = arrays.first_difference(arrays.describe(stored), arrays.describe(leaves))
     if difference is not None:

@@ -62,7 +62,7 @@ def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that a wheel of this checkout was installed to."""
+    """A folder that a wheel of this checkout was installed to, with a detector in it."""
     pytest.importorskip("setuptools", minversion="77", reason="setuptools builds the wheel")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
@@ -70,6 +70,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
+    published = source / "harmonic_jax" / "published" / "stand_in"
+    published.mkdir(parents=True)
+    for name in ("model.safetensors", "README.md"):
+        (published / name).write_text("stand-in")
     build = ["wheel", "--no-build-isolation", "--wheel-dir", folder, source]
     install = ["install", "--find-links", folder, "--no-index", "--target", folder / "site"]
     for words in (build, [*install, "harmonic-jax"]):

@@ -9,6 +9,8 @@ import pytest
 
 import harmonic_jax.__main__
 from harmonic_jax.cli import train
+from harmonic_jax.metrics.coco import format_table
+from harmonic_jax.pretrained import hub
 from tests.cli.conftest import ROOT, SMALL, Command
 
 
@@ -63,6 +65,24 @@ def test_evaluation_and_prediction(run: Path, metrics, coco_folder: Path, tmp_pa
     shown = capsys.readouterr().out
     assert f"written to {tmp_path}/out: detections.json, images.json, 6 in pictures/" in shown
     assert json.loads((tmp_path / "out" / "detections.json").read_text())
+
+
+def test_the_numbers_of_a_card_come_again(
+    run: Path, metrics, coco_folder: Path, tmp_path, monkeypatch, capsys
+) -> None:
+    """By one command: the card's table is what it prints, of a detector that is named."""
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path)
+    main = harmonic_jax.__main__.main
+    assert main(["export-weights", str(run), "--out", str(tmp_path / "mine"), "--card"]) == 0
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    capsys.readouterr()
+    assert main(["eval", "mine", "--json", "m.json", "--data.root", str(coco_folder)]) == 0
+    assert json.loads(Path("m.json").read_text()) == pytest.approx(metrics, abs=1e-9)
+    table = format_table(metrics)
+    assert table in capsys.readouterr().out
+    assert table in (tmp_path / "mine" / "README.md").read_text()
+    assert list(Path().glob("eval_*/metrics.json"))  # beside nothing but what is being done
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from tests.inference.tiny_run import run_config, write_run
 
 COMMANDS = {
     "eval": "eval {run}",
-    "export": "export {run} --to safetensors --out {out}",
+    "export": "export {run} --to onnx --out {out}",
     "export-weights": "export-weights {run} --out {out}.safetensors",
+    "card": "export-weights {run} --out {out} --card",
     "predict": "predict {picture} --run {run} --out {out}",
 }
 

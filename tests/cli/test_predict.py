@@ -71,7 +71,7 @@ class Predict:
 
     def __call__(self, *args: object, out: Path | None = None) -> int:
         self.out = out or self.out
-        words = ("predict", *args, "--run", "RUN", "--out", self.out)
+        words = ("predict", *args, "--out", self.out)
         try:
             return harmonic_jax.__main__.main([str(word) for word in words])
         finally:
@@ -92,6 +92,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Predict:
     run = Predict(tmp_path / "out", capfd)
 
     def load(path: Path, **options: object) -> OneBox:
+        assert path == Path("retinanet_lite0_voc")  # which --run is by default
         run.detectors.append(OneBox(**options))
         return run.detectors[-1]
 

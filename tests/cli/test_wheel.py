@@ -1,6 +1,7 @@
 """What `pip install harmonic_jax-*.whl` gives: the command from any folder, and pure modules."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,16 @@ def test_the_wheel_holds_the_configs_and_no_tests(installed: Path) -> None:
     }  # fmt: skip
     assert (installed / "harmonic_jax" / "py.typed").exists()
     assert (installed / "harmonic_jax" / "data" / "scenes" / "LICENSE-fashion-mnist").exists()
+
+
+def test_the_wheel_holds_published_detectors(installed: Path, command: Command) -> None:
+    folder = installed / "harmonic_jax" / "published" / "stand_in"
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "README.md"}
+    done = command("export-weights", "stand_in", "--out", "x", "--card")
+    assert done.returncode == 1
+    assert f"weights file {folder}/model.safetensors is a text" in done.stderr
+    done = command("export-weights", "nothing", "--out", "x", "--card")
+    assert re.search("come with harmonic_jax: .*stand_in", done.stderr)
 
 
 def test_the_command_lists_the_configs(installed: Path, command: Command) -> None:

@@ -14,14 +14,18 @@ import pytest
 import safetensors.numpy
 
 import harmonic_jax
-from harmonic_jax.config import EfficientNetLiteConfig, ResNetConfig, VGGConfig
+from harmonic_jax.__main__ import main
+from harmonic_jax.config import ConfigError, EfficientNetLiteConfig, ResNetConfig, VGGConfig
 from harmonic_jax.pretrained import WeightsError, detector_layout, hub
 from harmonic_jax.pretrained.convert import export_state
 from harmonic_jax.pretrained.models import TorchvisionDetector
 from harmonic_jax.training import saved_run
+from harmonic_jax.training.initialise import open_origin
 from harmonic_jax.training.saved_run import SavedRun, open_detector, write_weights
 from harmonic_jax.training.sharding import data_mesh, replicated
 from harmonic_jax.training.state import build_detector
+from tests.data.fake_source import noise
+from tests.inference.tiny_run import run_config, write_run
 from tests.training.tiny import random_variables, tiny_config
 
 CONTENT = bytes(range(256)) * 2000
@@ -217,6 +221,71 @@ def test_a_detector_of_the_hub_is_a_file_with_another_name(
     jax.tree.map(np.testing.assert_array_equal, opened.variables, variables)
     with pytest.raises(WeightsError, match="cannot be had from the Hugging Face Hub"):
         harmonic_jax.load("hf:me/other")
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A package with one detector, called socks; the working directory is another folder."""
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "published")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    publish(write_run(tmp_path / "run", run_config()), tmp_path / "published" / "socks")
+    return tmp_path / "published" / "socks"
+
+
+def publish(run: Path, out: Path) -> None:
+    words = ["export-weights", run, "--out", out, "--card", "--dtype", "float16"]
+    assert main([str(word) for word in words]) == 0
+
+
+def test_what_is_published_is_opened_from_the_hub(huggingface: Server, tmp_path: Path) -> None:
+    """A folder as `--card` writes it, uploaded as it is."""
+    publish(write_run(tmp_path / "run", run_config()), tmp_path / "socks")
+    for path in (tmp_path / "socks").iterdir():
+        huggingface.files[f"/me/socks/resolve/main/{path.name}"] = path.read_bytes()
+    image = noise(60, 80)
+    found, expected = (harmonic_jax.load(run)(image) for run in ("hf:me/socks", tmp_path / "socks"))
+    assert found.names == expected.names
+    card = pytest.importorskip("huggingface_hub").ModelCard.load(tmp_path / "socks" / "README.md")
+    about = (card.data.library_name, card.data.pipeline_tag, card.data.license, card.data.datasets)
+    assert about == ("harmonic_jax", "object-detection", "unknown", ["fashion_scenes"])
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
+def test_a_detector_that_comes_with_the_package(shipped: Path, tmp_path: Path) -> None:
+    """Its name does, wherever a run does; a folder or a file of that name is meant first."""
+    assert hub.is_published("socks")
+    assert harmonic_jax.load("socks").step == 4
+    sharding = replicated(data_mesh(jax.devices()[:1]))
+    started, known = open_origin(Path("socks"), sharding), open_origin(shipped, sharding)
+    jax.tree.map(np.testing.assert_array_equal, started.variables, known.variables)
+    assert main(["export-weights", "socks", "--out", "again", "--card"]) == 0
+    assert harmonic_jax.load("again").step == 4
+    Path("socks").mkdir()
+    assert not hub.is_published("socks")
+    with pytest.raises(ConfigError, match=r"socks holds no run: there is no socks/config.json$"):
+        harmonic_jax.load("socks")
+
+
+@pytest.mark.parametrize("name", ["sock", "socks/", "../published/socks", "published/socks"])
+def test_other_names_are_paths(shipped: Path, name: str) -> None:
+    assert not hub.is_published(name)
+
+
+def test_names_that_nobody_ships(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    with pytest.raises(ConfigError, match=r"detectors that come with harmonic_jax: socks$"):
+        harmonic_jax.load("gloves")
+    Path("photo.jpg").write_bytes(b"")
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "nothing")
+    for words in ("eval gloves", "export gloves --to onnx --out x", "predict photo.jpg"):
+        assert main(words.split()) == 1
+        error = capsys.readouterr().err
+        name = "retinanet_lite0_voc" if words.startswith("predict") else "gloves"
+        assert error.startswith(f"error: {name} holds no run: ")
+        assert error.endswith("detectors that come with harmonic_jax: none, with this install\n")
+        assert error.count("\n") == 1
 
 
 def test_a_detector_of_torchvision(torchvision: Server, monkeypatch: pytest.MonkeyPatch) -> None:
