@@ -114,8 +114,12 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
       CheckpointError: it holds no undamaged checkpoint.
     """
     if not run_on_primary(folder.config.exists):
-        shipped = ", ".join(hub.shipped_names()) or "none, with this install"
-        hint = "" if folder.path.exists() else f"; detectors that come with harmonic_jax: {shipped}"
+        shipped = ", ".join(hub.shipped_names()) or "none"
+        hint = (
+            ""
+            if folder.path.exists()
+            else f"; trained detectors in this install of harmonic_jax: {shipped}"
+        )
         raise ConfigError(f"{folder.path} holds no run: there is no {folder.config}{hint}")
     store = CheckpointStore(folder.checkpoints if last else folder.best)
     try:

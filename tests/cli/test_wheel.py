@@ -40,7 +40,7 @@ def test_the_wheel_holds_published_detectors(installed: Path, command: Command) 
     assert done.returncode == 1
     assert f"weights file {folder}/model.safetensors is a text" in done.stderr
     done = command("export-weights", "nothing", "--out", "x", "--card")
-    assert re.search("come with harmonic_jax: .*stand_in", done.stderr)
+    assert re.search("in this install of harmonic_jax: .*stand_in", done.stderr)
 
 
 def test_the_command_lists_the_configs(installed: Path, command: Command) -> None:

@@ -275,7 +275,7 @@ def test_other_names_are_paths(shipped: Path, name: str) -> None:
 def test_names_that_nobody_ships(
     shipped: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
-    with pytest.raises(ConfigError, match=r"detectors that come with harmonic_jax: socks$"):
+    with pytest.raises(ConfigError, match=r"in this install of harmonic_jax: socks$"):
         harmonic_jax.load("gloves")
     Path("photo.jpg").write_bytes(b"")
     monkeypatch.setattr(hub, "SHIPPED", tmp_path / "nothing")
@@ -284,7 +284,7 @@ def test_names_that_nobody_ships(
         error = capsys.readouterr().err
         name = "retinanet_lite0_voc" if words.startswith("predict") else "gloves"
         assert error.startswith(f"error: {name} holds no run: ")
-        assert error.endswith("detectors that come with harmonic_jax: none, with this install\n")
+        assert error.endswith("trained detectors in this install of harmonic_jax: none\n")
         assert error.count("\n") == 1
 
 
