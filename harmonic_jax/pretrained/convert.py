@@ -267,9 +267,8 @@ def as_dtype(arrays: Mapping[str, np.ndarray], dtype: StoredAs) -> dict[str, np.
         with np.errstate(over="ignore"):
             stored[name] = array.astype(dtype) if array.dtype == np.float32 else array
         if fault_of(stored[name]) and not fault_of(array):
-            raise WeightsError(
-                f"{name} holds {np.abs(array).max():g}, beyond float16; leave --dtype float16 away"
-            )
+            largest = f"{np.abs(array).max():g}"
+            raise WeightsError(f"{name} holds {largest}, beyond float16; write it as float32")
     return stored
 
 

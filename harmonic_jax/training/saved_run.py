@@ -114,13 +114,11 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
       CheckpointError: it holds no undamaged checkpoint.
     """
     if not run_on_primary(folder.config.exists):
-        shipped = ", ".join(hub.shipped_names()) or "none"
-        hint = (
-            ""
-            if folder.path.exists()
-            else f"; trained detectors in this install of harmonic_jax: {shipped}"
-        )
-        raise ConfigError(f"{folder.path} holds no run: there is no {folder.config}{hint}")
+        reason = f"there is no {folder.config}"
+        if not folder.path.exists():
+            shipped = ", ".join(hub.shipped_names()) or "none"
+            reason += f"; trained detectors in this install of harmonic_jax: {shipped}"
+        raise ConfigError(f"{folder.path} holds no run: {reason}")
     store = CheckpointStore(folder.checkpoints if last else folder.best)
     try:
         metadata = run_on_primary(store.read_metadata)

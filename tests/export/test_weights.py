@@ -184,7 +184,7 @@ def test_what_float16_cannot_say(run: SavedRun, tmp_path: Path, capsys) -> None:
     assert export(path, "--out", out, "--card", "--dtype", "float16") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: params/")
-    assert "holds 70000, beyond float16; leave --dtype float16 away\n" in error
+    assert "holds 70000, beyond float16; write it as float32\n" in error
     assert not list(out.iterdir())
     half = tmp_path / "half.safetensors"
     assert export(path, "--out", half, "--dtype", "float16") == 1
