@@ -134,6 +134,11 @@ def _suppress(
     scores = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
     boxes = jnp.where(valid[:, None], boxes, 0.0)
     num_valid = jnp.sum(valid, dtype=jnp.int32)
+    if threshold >= 1.0:  # no IoU is above it: the best, and nothing to compare
+        _, best = jax.lax.top_k(scores, min(max_outputs, scores.shape[0]))
+        indices = jnp.zeros(max_outputs, jnp.int32).at[: len(best)].set(best)
+        is_kept = jnp.arange(max_outputs, dtype=jnp.int32) < num_valid
+        return Kept(jnp.where(is_kept, indices, 0), is_kept)
 
     def settle_tile(state: _Progress) -> _Progress:
         index, remaining = _take_best(state.remaining, scores)

@@ -136,11 +136,17 @@ def test_equals_torchvision_alone_and_by_classes(name):
     np.testing.assert_array_equal(scores[kept], scores[by_class])
 
 
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
 @pytest.mark.parametrize(("n", "max_outputs"), [(1, 1), (3, 9), (129, 2), (300, 150)])
-def test_any_size(n, max_outputs):
+def test_any_size(n, max_outputs, threshold):
     boxes, scores, labels = clustered_scene(np.random.default_rng(n), n, 2, cluster=2)
-    kept = indices(run(boxes, scores, labels, iou_threshold=0.5, max_outputs=max_outputs))
-    np.testing.assert_array_equal(kept, greedy(boxes, scores, labels, 0.5)[:max_outputs])
+    scores = np.round(scores * 8) / 8  # ties
+    valid = np.arange(n) % 5 < 4
+    kept = indices(
+        run(boxes, scores, labels, iou_threshold=threshold, max_outputs=max_outputs, valid=valid)
+    )
+    expected = np.flatnonzero(valid)[greedy(boxes[valid], scores[valid], labels[valid], threshold)]
+    np.testing.assert_array_equal(kept, expected[:max_outputs])
 
 
 def test_padding_and_nan_change_nothing():
