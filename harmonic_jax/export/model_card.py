@@ -81,8 +81,7 @@ def _training(config: Config, step: int) -> str:
     if weights == IMAGENET:
         weights = f"ImageNet's, of {imagenet_name(config.model.backbone)}"
     changed = differences(Config(config.name), config)
-    lines = [f"{name} = {new!r}" for name, (_, new) in changed.items() if new is not None]
-    settings = "\n".join(lines)
+    settings = "\n".join(f"{k} = {v!r}" for k, (_, v) in changed.items() if v is not None)
     return f"""* Backbone's weights at the start: {weights}.
 * Losses: {"HarDet" if config.loss.hardet else "the baseline's"}.
 * Optimizer: {optim.optimizer}, learning rate {optim.learning_rate:g}, {optim.schedule} schedule.
