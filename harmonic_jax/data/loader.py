@@ -27,6 +27,8 @@ from harmonic_jax.structures import Batch
 PIPELINE_VERSION = 1
 # Fields that change how a batch is made, but not what is in it.
 _IMMATERIAL = {"format", "name", "root", "train_split", "eval_split", "num_threads"}
+# Augmentations that PIPELINE_VERSION 1 came without: no part of it where they are off.
+_NEW_CHANGES = {"mosaic", "large_scale_jitter", "copy_paste", "mixup", "erase"}
 _BATCHES_AHEAD = 2
 
 
@@ -159,6 +161,8 @@ def order_fingerprint(
     the place of the data are no part of it: they do not change the global batches.
     """
     settings = dataclasses.asdict(config)
+    off = {name for name in _NEW_CHANGES if not getattr(config.augment, name)}
+    settings["augment"] = {n: v for n, v in settings["augment"].items() if n not in off}
     facts = {
         "pipeline": PIPELINE_VERSION,
         "source": source.fingerprint(),
@@ -180,6 +184,7 @@ def _iterate(
 ) -> BatchIterator:
     import grain  # half a second to import: not for those who only read records
 
+    partners = plan.images if isinstance(plan, TrainPlan) else None
     pool = ThreadPoolExecutor(config.num_threads, thread_name_prefix="grain-samples")
 
     def load_batch(step: int) -> tuple[Batch, list[DataReport]]:
@@ -192,8 +197,9 @@ def _iterate(
             rng = None if seed is None else np.random.default_rng((seed, step, row))
             try:
                 return load_sample(
-                    source, index, config, batch, row - rows.start, short_side=short_side, rng=rng
-                )
+                    source, index, config, batch, row - rows.start,
+                    short_side=short_side, rng=rng, partners=partners,
+                )  # fmt: skip
             except Exception as error:
                 name = source.records[index].file_name
                 raise LoaderError(f"{name}: {type(error).__name__}: {error}") from error

@@ -91,6 +91,11 @@ class TrainPlan:
         self._batch_order = functools.lru_cache(maxsize=2)(self._draw_batch_order)
         self._permutation = functools.lru_cache(maxsize=8)(self._draw_permutation)
 
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The records that are trained on, int64 [num_images]."""
+        return np.concatenate(self._members)
+
     def __getitem__(self, step: int) -> StepPlan:
         if step < 0:
             raise IndexError(f"step is {step}; it must be >= 0")

@@ -1,12 +1,14 @@
 """One row of a batch: read, decode, augment, resize; a bad one becomes a padding image."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from harmonic_jax.data.augment import Augmented, augment
+from harmonic_jax.data.augment import Sample, augment
 from harmonic_jax.data.decode import NOTES, ImageError, decode_image
-from harmonic_jax.data.records import DataError, DetectionSource, Record
+from harmonic_jax.data.mix import Mixer
+from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Finding, Reason
 from harmonic_jax.data.resize import fill_around, network_size, resize_image
 from harmonic_jax.data.settings import DataConfig
@@ -14,6 +16,10 @@ from harmonic_jax.masks import RleTable
 from harmonic_jax.structures import Batch, GroundTruth, ObjectMasks
 
 PADDING_IMAGE = "padding image in its place: not trained on, nothing detected"
+LOST = {
+    "cropped_away": "not in the crop, this time",
+    "pasted_over": "hidden by pasted objects, this time",
+}
 
 
 def empty_batch(
@@ -88,6 +94,7 @@ def load_sample(
     *,
     short_side: int,
     rng: np.random.Generator | None,
+    partners: np.ndarray | None = None,
 ) -> DataReport:
     """Loads records[index] into a row of a batch.
 
@@ -99,43 +106,51 @@ def load_sample(
       row: of the batch.
       short_side: the size to resize to.
       rng: for the augmentations; None: none of them (evaluation).
+      partners: int [m], the records that may be mixed into the image; None: only its own.
 
     Returns:
       What was remarkable; the reason where the image is unusable and the row left blank.
     """
-    report = DataReport()
+    report, truth = DataReport(), batch.ground_truth
+    lost: Counter[str] = Counter()
     batch.record_index[row] = index
-    image = None if index < 0 else _decode(source, index, config, report)
-    if image is None:
+    masks = truth.masks is not None
+    sample = None if index < 0 else _read(source, index, config, report, masks=masks)
+    if sample is None:
         write_image(batch, row, None, config, short_side=short_side)
         return report
 
-    record = source.records[index]
-    rows = np.flatnonzero(record.is_trainable(config))
-    boxes = record.boxes[rows]
-    changed = Augmented(image, boxes, np.arange(len(boxes)), boxes, ())
     if rng is not None:
-        changed = augment(image, boxes, rng, config)
-    _count_lost(report, "cropped_away", record, len(rows) - len(changed.kept))
-    rows = rows[changed.kept]
-    largest = largest_boxes(changed.boxes, config.max_objects)
-    if rng is not None:  # an evaluation counts all of them
-        _count_lost(report, Reason.TOO_MANY_OBJECTS, record, len(rows) - len(largest))
 
-    write_image(batch, row, changed.image, config, short_side=short_side)
-    rows, scale_xyxy = rows[largest], batch.scale[row][[1, 0, 1, 0]]
-    truth, number = batch.ground_truth, len(largest)
-    truth.boxes[row, :number] = changed.boxes[largest] * scale_xyxy
-    truth.labels[row, :number] = record.labels[rows]
+        def read_partner() -> Sample | None:
+            partner = index if partners is None else int(rng.choice(partners))
+            return _read(source, partner, config, report, masks=masks, is_partner=True)
+
+        (height, width), bucket = sample.image.shape[:2], batch.images.shape[1:3]
+        size = network_size(height, width, config, bucket=bucket, short_side=short_side)
+        sample = Mixer(np.array(size), config, rng, lost).mix(sample, read_partner)
+        number, sample = len(sample.boxes), augment(sample, rng, config)
+        lost["cropped_away"] += number - len(sample.boxes)
+    largest = largest_boxes(sample.boxes, config.max_objects)
+    if rng is not None:  # an evaluation counts all of them
+        lost[Reason.TOO_MANY_OBJECTS] = len(sample.boxes) - len(largest)
+    name = source.records[index].file_name
+    for rule, number in lost.items():
+        if number:
+            example = f"{name}: {number} objects"
+            report.add(rule, [example], count=number, outcome=LOST.get(rule, ""))
+
+    write_image(batch, row, sample.image, config, short_side=short_side)
+    sample, number = sample.take(largest), len(largest)
+    scale_xyxy = batch.scale[row][[1, 0, 1, 0]]
+    truth.boxes[row, :number] = sample.boxes * scale_xyxy
+    truth.labels[row, :number] = sample.labels
     truth.valid[row, :number] = True
-    if truth.masks is not None:
-        if record.masks is None:
-            raise DataError("data.masks is True, but the source was opened without masks")
-        grids = mask_grids(record.masks.take(rows), record.boxes[rows], size=config.mask_size)
-        truth.masks.values[row, :number] = np.flip(
-            grids, tuple(1 + axis for axis in changed.flipped_axes)
-        )
-        truth.masks.frames[row, :number] = changed.frames[largest] * scale_xyxy
+    if sample.masks is not None:
+        grids = mask_grids(sample.masks, sample.cuts, size=config.mask_size)
+        axes = tuple(1 + axis for axis in sample.flipped_axes)
+        truth.masks.values[row, :number] = np.flip(grids, axes)
+        truth.masks.frames[row, :number] = sample.frames * scale_xyxy
     return report
 
 
@@ -169,8 +184,8 @@ def mask_grids(masks: RleTable, boxes: np.ndarray, *, size: int) -> np.ndarray:
     cells of any size and place, so no mask is ever drawn.
 
     Args:
-      masks: n masks of one image.
-      boxes: float [n, 4], xyxy in pixels of that image, inside of it, of positive size.
+      masks: n masks.
+      boxes: float [n, 4], xyxy in pixels of each one's image, inside of it, of positive size.
       size: cells along a side.
 
     Returns:
@@ -211,10 +226,17 @@ def _coverage(runs: np.ndarray, height: int, box: list[float], size: int) -> np.
     return np.clip(np.rint(coverage), 0, 255).astype(np.uint8)
 
 
-def _decode(
-    source: DetectionSource, index: int, config: DataConfig, report: DataReport
-) -> np.ndarray | None:
-    """Pixels of records[index]; None where there are none, with the reason in the report."""
+def _read(
+    source: DetectionSource,
+    index: int,
+    config: DataConfig,
+    report: DataReport,
+    *,
+    masks: bool,
+    is_partner: bool = False,
+) -> Sample | None:
+    """Pixels and objects of records[index]; None where there are no pixels, with the reason in the
+    report. A partner that is unreadable blanks no row and has a rule of its own."""
     record = source.records[index]
     try:
         decoded = decode_image(
@@ -225,14 +247,17 @@ def _decode(
     except (ImageError, OSError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         rule = getattr(error, "reason", "missing_image" if is_missing else "unreadable_image")
-        report.add(rule, [f"{record.file_name}: {error}"], outcome=PADDING_IMAGE)
+        outcome = PADDING_IMAGE
+        if is_partner:
+            rule, outcome = "unreadable_partner", "its part of a mixed image left out"
+        report.add(rule, [f"{record.file_name}: {error}"], outcome=outcome)
         return None
     for note in decoded.notes:
         report.add(note, [record.file_name], outcome=NOTES[note])
-    return decoded.image
-
-
-def _count_lost(report: DataReport, rule: Reason | str, record: Record, number: int) -> None:
-    if number:
-        example = f"{record.file_name}: {number} objects"
-        report.add(rule, [example], count=number, outcome="not in the crop, this time")
+    rows = np.flatnonzero(record.is_trainable(config))
+    boxes, table = record.boxes[rows], None
+    if masks:
+        if record.masks is None:
+            raise DataError("data.masks is True, but the source was opened without masks")
+        table = record.masks.take(rows)
+    return Sample(decoded.image, boxes, record.labels[rows], boxes, table, boxes)

@@ -9,8 +9,19 @@ from harmonic_jax.checks import check_fields, require
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes to training images, applied in this order."""
+    """Random changes to training images, applied in this order. Partner images are drawn from
+    those that are trained on; a new image has the size at which its first one reaches the network.
+    """
 
+    mosaic: Annotated[float, "[0, 1]"] = 0.0
+    """Probability of four images in one, their corners at a random point (YOLOv4: 1)."""
+    large_scale_jitter: Annotated[tuple[float, float] | None, "[0.05, 4]"] = None
+    """Least and largest factor by which an image, or a mosaic, is scaled, then cut or padded
+    (Ghiasi et al. 2021: 0.1 2.0)."""
+    copy_paste: Annotated[float, "[0, 1]"] = 0.0
+    """Probability of objects of another image over this one, through their masks (data.masks)."""
+    mixup: Annotated[float, "[0, 1]"] = 0.0
+    """Probability of a blend with another image, about half and half, with the objects of both."""
     photometric: bool = False
     """Brightness, contrast, saturation, hue and channel order, as SSD does."""
     expand: Annotated[float, "[1, 8]"] = 1.0
@@ -22,8 +33,18 @@ class AugmentConfig:
     vertical_flip: Annotated[float, "[0, 1]"] = 0.0
     """Probability of a vertical flip, for images without an up (microscopes, satellites)."""
 
+    erase: Annotated[float, "[0, 1]"] = 0.0
+    """Probability of a random rectangle of noise (Zhong et al. 2020: 0.5); boxes stay."""
+
     def __post_init__(self) -> None:
         check_fields(self, "augment")
+        factors = self.large_scale_jitter
+        require(
+            factors is None or factors[0] <= factors[1],
+            "augment.large_scale_jitter",
+            factors,
+            "(least, largest) with least <= largest",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +93,12 @@ class DataConfig:
             "data.root",
             self.root,
             f"the folder of the {self.format} data set (--data.root DIR)",
+        )
+        require(
+            self.masks or not self.augment.copy_paste,
+            "data.augment.copy_paste",
+            self.augment.copy_paste,
+            "0 unless data.masks is True: objects are pasted through their masks",
         )
         sides = self.short_sides
         require(len(sides) > 0, "data.short_sides", sides, "one or more sizes in pixels")

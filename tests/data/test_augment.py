@@ -9,8 +9,10 @@ import pytest
 from harmonic_jax.config import AugmentConfig, DataConfig
 from harmonic_jax.data import augment as augmentation
 from harmonic_jax.data.augment import (
+    Sample,
     adjust_hsv,
     augment,
+    erase,
     expand,
     flip,
     photometric_distort,
@@ -32,6 +34,11 @@ def bounds(image: np.ndarray, number: int) -> np.ndarray:
     """The box around all pixels of a drawn box, found by looking at every pixel."""
     ys, xs = np.nonzero((image[..., 0] == 10 * number) & (image[..., 1] == 0))
     return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+def as_sample(image: np.ndarray, boxes: np.ndarray) -> Sample:
+    """With the rows of the boxes as labels."""
+    return Sample(image, boxes, np.arange(len(boxes)), boxes, None, boxes)
 
 
 # Apart from each other, so that each stays visible.
@@ -136,7 +143,7 @@ def test_crop_reaches_the_drawn_overlap(option: int, image: np.ndarray) -> None:
 
 def test_tiny_images_survive_everything_and_stay_as_they_are() -> None:
     rng = np.random.default_rng(0)
-    changes = AugmentConfig(photometric=True, expand=4.0, crop=True, vertical_flip=0.5)
+    changes = AugmentConfig(photometric=True, expand=4.0, crop=True, vertical_flip=0.5, erase=0.5)
     config = DataConfig(augment=changes)
     for size, number in ((1, 1), 1), ((1, 40), 1), ((3, 2), 1), ((30, 20), 0):
         image = np.full((*size, 3), 99, np.uint8)
@@ -144,7 +151,7 @@ def test_tiny_images_survive_everything_and_stay_as_they_are() -> None:
         image.setflags(write=False)
         box.setflags(write=False)
         for _ in range(30):
-            changed, boxes, kept, *_ = augment(image, box, rng, config)
+            changed, boxes, kept, *_ = augment(as_sample(image, box), rng, config)
             assert min(changed.shape) >= 1
             assert len(boxes) == len(kept) <= number
             assert (boxes[:, :2] < boxes[:, 2:]).all()
@@ -243,16 +250,41 @@ def test_photometric_draws_from_the_whole_range() -> None:
 def test_augment_follows_the_config(image: np.ndarray) -> None:
     def run(**options: object):
         config = DataConfig(augment=AugmentConfig(**{"flip": 0.0, **options}))
-        return augment(image, BOXES, np.random.default_rng(1), config)
+        return augment(as_sample(image, BOXES), np.random.default_rng(1), config)
 
-    same, boxes, kept, frames, flipped_axes = run()
+    same, boxes, kept, frames, _, cuts, flipped_axes = run()
     assert same is image
     assert flipped_axes == ()
     np.testing.assert_array_equal(boxes, BOXES)
     np.testing.assert_array_equal(frames, BOXES)
+    np.testing.assert_array_equal(cuts, BOXES)
     np.testing.assert_array_equal(kept, [0, 1, 2])
     np.testing.assert_array_equal(run(flip=1.0).image, image[:, ::-1])
     np.testing.assert_array_equal(run(vertical_flip=1.0).image, image[::-1])
     both = run(flip=1.0, vertical_flip=1.0)
     np.testing.assert_array_equal(both.image, image[::-1, ::-1])
     assert both.flipped_axes == (1, 0)
+
+
+def test_erasing_fills_a_rectangle_with_noise(image: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    blank, areas, aspects = np.full((60, 80, 3), 7, np.uint8), [], []
+    for _ in range(300):
+        ys, xs = np.nonzero((erase(blank, rng) != 7).any(axis=-1))
+        high, wide = np.ptp(ys) + 1, np.ptp(xs) + 1
+        assert len(ys) > 0.98 * high * wide  # noise is rarely 7 three times
+        areas.append(high * wide / 4800)
+        aspects.append(high / wide)
+    assert (blank == 7).all()
+    assert 0.017 < min(areas) < 0.05 < 0.35 < max(areas) < 0.42
+    assert 0.25 < min(aspects) < 0.6 < 2 < max(aspects) < 3.8
+    same, changed = (
+        augment(
+            as_sample(image, BOXES),
+            np.random.default_rng(1),
+            DataConfig(augment=AugmentConfig(flip=0.0, erase=probability)),
+        )
+        for probability in (0.0, 1.0)
+    )
+    assert (same.image != changed.image).any()
+    np.testing.assert_array_equal(same.boxes, changed.boxes)

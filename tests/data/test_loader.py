@@ -1,5 +1,6 @@
 """Batches: the same whatever the threads, processes and interruptions; bad images counted."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -344,5 +345,17 @@ def test_fingerprint_follows_what_matters() -> None:
         "max_pixels": 10**6, "use_difficult": False, "keep_empty": True, "resize": "warp",
         "augment": AugmentConfig(), "seed": 1, "batch_size": 8, "source": mixed_source(8, 4),
     }  # fmt: skip
+    # What came later is no part of it while it is off: such runs go on, with the same batches.
+    assert base == "471f4e267843355184c7625493b4e6fc60ef5b03117063f9fccaae62e8fa46b4"
+    assert sum(float(b.ground_truth.boxes.sum()) for b in train(num_steps=9)) == pytest.approx(
+        3240.97, abs=0.01
+    )
     others = [fingerprint(**{name: value}) for name, value in changes.items()]
+    for name, value in (
+        ("mosaic", 0.5),
+        ("large_scale_jitter", (1.0, 2.0)),
+        ("mixup", 1.0),
+        ("erase", 0.1),
+    ):
+        others.append(fingerprint(augment=dataclasses.replace(SSD, **{name: value})))
     assert len({base, *others}) == len(others) + 1
