@@ -203,7 +203,9 @@ def test_unknown_masks_are_never_pasted_and_count_as_boxes_below() -> None:
     numbers = set()
     for seed in range(20):
         mixer = Mixer(np.array((192, 256)), config, np.random.default_rng(seed), Counter())
-        np.testing.assert_array_equal(mixer.mix(below, lambda: unknown(above)).image, below.image)
+        same = mixer.mix(below, lambda: unknown(above))
+        np.testing.assert_array_equal(same.image, below.image)
+        assert same.labels.tolist() == [0, 1, 2]
         sample = mixer.mix(unknown(below), lambda: above)
         assert sample.masks is not None
         old = sample.labels < 3
