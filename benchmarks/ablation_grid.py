@@ -40,6 +40,7 @@ class Grid:
       seeds: of every case and arm.
       common: options of all runs.
       only: arm -> cases it is run on, where that is not all.
+      num_seeds: arm or case -> how many of the seeds it has, where that is not all.
     """
 
     title: str
@@ -50,23 +51,28 @@ class Grid:
     common: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     only: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    num_seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for arm in (self.baseline, *self.references):
             if arm not in self.arms:
                 raise GridError(f"cannot compare with {arm!r}; the arms are {list(self.arms)}")
-        for arm, cases in self.only.items():
-            unknown = [name for name in (arm,) if name not in self.arms]
-            unknown += [name for name in cases if name not in self.cases]
-            if unknown:
-                raise GridError(f"only names {unknown}, which the grid does not have")
+        for field, names in (
+            ("only", {*self.only, *itertools.chain(*self.only.values())}),
+            ("num_seeds", {*self.num_seeds}),
+        ):
+            if unknown := sorted(names - {*self.arms, *self.cases}):
+                raise GridError(f"{field} names {unknown}, which the grid does not have")
 
     def runs(self) -> list[Run]:
         """Seed by seed, so that a grid that is stopped early has some of everything."""
         return [
             Run(case, arm, seed, (*self.cases[case], *self.common, *self.arms[arm]))
-            for seed, case, arm in itertools.product(self.seeds, self.cases, self.arms)
+            for (place, seed), case, arm in itertools.product(
+                enumerate(self.seeds), self.cases, self.arms
+            )
             if case in self.only.get(arm, (case,))
+            and all(place < self.num_seeds.get(name, len(self.seeds)) for name in (case, arm))
         ]
 
 

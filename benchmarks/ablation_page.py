@@ -23,12 +23,19 @@ PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "results"
 RESULTS = ROOT / "benchmarks" / "results"
 GRIDS = {
-    "rates": "scenes", "components": "scenes", "gradients": "scenes", "photos": "photos",
-    "rivals": "scenes", "constants": "scenes",
+    "voc": "voc", "voc_tuning": "voc_tuning", "starts": "starts", "photos": "photos",
+    "rates": "scenes", "components": "scenes", "gradients": "scenes", "rivals": "scenes",
+    "constants": "scenes",
 }  # fmt: skip
 DETECTORS = {
     "retinanet": "RetinaNet", "ssd": "SSD", "refinedet": "RefineDet", "faster-rcnn": "Faster R-CNN",
 }  # fmt: skip
+DATA = {
+    "voc": "On PASCAL VOC 2007",
+    "scenes": "On occluded scenes",
+    "bccd": "On photos of blood cells",
+}
+WITHOUT_FIGURES = ("rates", "voc_tuning")
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 OTHERS = {"factor_gradients": turned_table, "loss_cost": cost_table}
 NOTHING = "*Not run yet.*"
@@ -66,7 +73,7 @@ def make(name: str, rows: Mapping[str, Sequence[Row]]) -> str:
     """One made part: `verdict`, the table of another script, or those of a grid, by its name."""
     if name == "verdict":
         return " ".join(
-            verdict(rows[GRIDS[grid]], load_named(grid)) for grid in ("components", "photos")
+            verdict(rows[GRIDS[grid]], load_named(grid)) for grid in ("voc", "components", "photos")
         ).strip()
     if name in OTHERS:
         return OTHERS[name](rows[name]) or NOTHING
@@ -105,8 +112,7 @@ def verdict(rows: Sequence[Row], grid: Grid) -> str:
         1: "HarDet gained AP on",
     }
     text = "; ".join(f"{parts[sign]} {', '.join(names)}" for sign, names in said.items() if names)
-    data = {"scenes": "On occluded scenes", "bccd": "On photos of blood cells"}
-    return f"{data[next(iter(gains)).rsplit('-', 1)[1]]} {text}."
+    return f"{DATA[next(iter(gains)).rsplit('-', 1)[1]]} {text}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +136,7 @@ def draw(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
 def figures_of(rows: Mapping[str, Sequence[Row]], name: str) -> list[Figure]:
     """The figures of a grid for which there are results."""
     found, grid = of_grid(rows, name), load_named(name)
-    if not found or name == "rates":
+    if not found or name in WITHOUT_FIGURES:
         return []
     words = f"{grid.title}: differences to {grid.baseline} with 95 % intervals"
     figures = [Figure(f"{name}.png", words, partial(draw_gains, found, grid))]

@@ -8,7 +8,7 @@ A line is one run:
   revision, config        of the code, and of the run: what must not be mixed
   device, seconds         what it ran on, and how long training took (null: in several parts)
   curve                   {"step", "loss", "grad_norm", ..: [..]} of the training log
-  metrics                 {metric: number or null}, see `metrics.consistency`
+  metrics                 {metric: number or null}, see `metrics.consistency`; of VOC also its own
   resamples               {metric: [..]} of METRICS: of the images as they are, then of resamples
                           of the images, the same ones in every run
   density                 detections by IoU and score, see `ablation_measure.density`
@@ -48,6 +48,11 @@ METRICS: dict[str, Shown] = {
     "high_score_low_iou": Shown("IoU < .5 among scores >= .5", 3, False),
     "nms_mean_loss": Shown("IoU lost in NMS", 4, False),
 }
+VOC_METRICS: dict[str, Shown] = {
+    "VOC07_mAP": Shown("VOC AP, 11 points", 3, True),
+    "VOC_mAP": Shown("VOC AP, area", 3, True),
+}
+"""Shown without intervals, where a run has them."""
 
 
 @dataclasses.dataclass(frozen=True)

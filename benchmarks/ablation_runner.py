@@ -24,7 +24,7 @@ from rich.progress import (
 
 from benchmarks.ablation_grid import Grid, GridError, Run
 from benchmarks.ablation_measure import measure, training_curve
-from benchmarks.ablation_results import Row, read_results
+from benchmarks.ablation_results import VOC_METRICS, Row, read_results
 from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.training.config_json import config_to_json
 from harmonic_jax.training.run_folder import RunFolder
@@ -195,7 +195,10 @@ class _Worker:
         status, text = self._call(command, f"{run.name}.eval", cores, None)
         if status:
             raise GridError(f"{run.name} cannot be evaluated: {text[-300:]}")
-        return row | {"status": "done"} | measure(report)
+        measured = measure(report)
+        last = RunFolder(folder).read_log()[-1]  # of the evaluation that ends every training
+        measured["metrics"] |= {name: last[name] for name in VOC_METRICS if name in last}
+        return row | {"status": "done"} | measured
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / f"{name}.log"

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.ablation_grid import Grid
-from benchmarks.ablation_results import METRICS, Difference, Row, paired_difference, runs_of
+from benchmarks.ablation_results import (
+    METRICS,
+    VOC_METRICS,
+    Difference,
+    Row,
+    paired_difference,
+    runs_of,
+)
 
 
 def tables(rows: Sequence[Row], grid: Grid) -> str:
@@ -27,12 +34,15 @@ def tables(rows: Sequence[Row], grid: Grid) -> str:
 
 def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
     """Mean and standard deviation over seeds; runs that diverged are listed, not averaged."""
-    lines = [_heads("arm", "runs", *(shown.title for shown in METRICS.values()))]
+    of_case = [row for row in rows if row["case"] == case]
+    has_voc = any("VOC07_mAP" in row.get("metrics", {}) for row in of_case)
+    metrics = METRICS | VOC_METRICS if has_voc else METRICS
+    lines = [_heads("arm", "runs", *(shown.title for shown in metrics.values()))]
     for arm in grid.arms:
         runs, lost = runs_of(rows, case, arm), runs_of(rows, case, arm, status="diverged")
         number = f"{len(runs)}" + (f", {len(lost)} diverged" if lost else "")
         if runs or lost:
-            lines.append(_line(arm, number, *(_mean(runs, metric) for metric in METRICS)))
+            lines.append(_line(arm, number, *(_mean(runs, metric) for metric in metrics)))
     return "\n".join(lines)
 
 
@@ -104,7 +114,7 @@ def format_gain(gain: Difference | None, metric: str) -> str:
 
 
 def _mean(runs: Mapping[int, Row], metric: str) -> str:
-    digits = METRICS[metric].digits
+    digits = (METRICS | VOC_METRICS)[metric].digits
     values = [run["metrics"].get(metric) for run in runs.values()]
     known = [value for value in values if value is not None]
     if not known:

@@ -18,7 +18,7 @@ DATA = (
 def grid() -> Grid:
     return Grid(
         title="Photos of blood cells, from three starts",
-        cases={"retinanet-lite0-bccd": ("configs/retinanet_lite0_voc.py", *DATA)},
+        cases={"retinanet-bccd": ("configs/retinanet_lite0_voc.py", *DATA)},
         arms={
             "random": (
                 *("--model.backbone.weights", "None", "--model.backbone.norm", "batch"),

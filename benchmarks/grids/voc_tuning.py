@@ -1,20 +1,11 @@
 """PASCAL VOC 2007, trained on `train` and measured on `val`: rates and weights, before any test.
 
-The folder of the photos is given as the environment variable VOC2007. The rate is chosen for the
+The rate is chosen for the
 baseline alone; then `loss.cls_weight` of every loss by the same rule, the best AP of one seed.
 """
 
-import os
-
 from benchmarks.ablation_grid import Grid
-from benchmarks.ablation_recipe import BASELINE, hardet
-
-SMALL = (
-    *("--data.root", os.environ.get("VOC2007", "voc2007")),
-    *("--data.short-sides", "192", "--data.max-side", "256"),
-    *("--train.batch-size", "16", "--train.eval-batch-size", "32", "--train.eval-every", "0"),
-    *("--optim.ema-decay", "0.99", "--optim.warmup-steps", "100"),
-)
+from benchmarks.ablation_recipe import BASELINE, VOC, hardet
 
 
 def grid() -> Grid:
@@ -23,7 +14,7 @@ def grid() -> Grid:
 
     return Grid(
         title="PASCAL VOC 2007 val: rates of the baseline, weights of the classes",
-        cases={"retinanet-lite0-val": ("configs/retinanet_lite0_voc.py", *SMALL)},
+        cases={"retinanet-val": ("configs/retinanet_lite0_voc.py", *VOC)},
         arms={
             "baseline": BASELINE,
             "hardet": hardet(),

@@ -71,6 +71,10 @@ def test_runs_of_a_grid() -> None:
     assert config_of(runs[3])["train"]["seed"] == 1
     with pytest.raises(GridError, match="cannot compare with 'plain'"):
         dataclasses.replace(GRID, baseline="plain")
+    once = dataclasses.replace(GRID, num_seeds={"hardet": 1}).runs()
+    assert [run.name for run in once] == [run.name for run in runs[:3]]
+    with pytest.raises(GridError, match=r"num_seeds names \['plain'\]"):
+        dataclasses.replace(GRID, num_seeds={"plain": 1})
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
