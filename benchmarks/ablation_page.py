@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
 from benchmarks.ablation_grid import Grid, load_grid
 from benchmarks.ablation_results import Row, paired_difference, read_results, runs_of
-from benchmarks.ablation_tables import cost_table, tables, turned_table
+from benchmarks.ablation_tables import branch_table, cost_table, tables, turned_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -37,7 +37,11 @@ DATA = {
 }
 WITHOUT_FIGURES = ("rates", "voc_tuning")
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-OTHERS = {"factor_gradients": turned_table, "loss_cost": cost_table}
+OTHERS = {
+    "branch_gradients": branch_table,
+    "factor_gradients": turned_table,
+    "loss_cost": cost_table,
+}
 NOTHING = "*Not run yet.*"
 START = 300  # steps whose gradients are shown
 

@@ -95,6 +95,17 @@ def turned_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def branch_table(rows: Sequence[Row]) -> str:
+    """What `branch_gradients` found: norms of the gradient at the shared maps, by branch."""
+    if not rows:
+        return ""
+    lines = [_heads("trained", "loss", "cls branch", "box branch", "box branch's share")]
+    for row in rows:
+        norms = (f"{row[name]:.1e}" for name in ("cls", "box"))
+        lines.append(_line(row["run"], row["loss"], *norms, f"{100 * row['share']:.0f} %"))
+    return "\n".join(lines)
+
+
 def format_gain(gain: Difference | None, metric: str) -> str:
     """A difference as a cell of a table.
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.ablation_tables import branch_table
 from harmonic_jax.cli.command import use_both_cores
 from harmonic_jax.data.loader import train_batches
 from harmonic_jax.data.sources import open_source
@@ -33,7 +34,7 @@ HARDET = LossConfig()
 LOSSES = {
     "baseline": LossConfig(hardet=False),
     "baseline, GIoU": LossConfig(hardet=False, box_loss="giou"),
-    "factors alone": dataclasses.replace(HARDET, alpha=0.0),
+    "HarDet without its IoU loss": dataclasses.replace(HARDET, alpha=0.0),
     "HarDet, through": HARDET,
     "HarDet, stop": dataclasses.replace(HARDET, factor_gradient="stop"),
     "HarDet, cls_weight 3": dataclasses.replace(HARDET, cls_weight=3.0),
@@ -81,9 +82,6 @@ def main() -> None:
     args = parser.parse_args()
     use_both_cores()
     mesh = data_mesh()
-    print(
-        "| run | step | loss | cls branch | box branch | box branch's share |\n|---|" + "---|" * 5
-    )
     for path in args.runs:
         run = open_detector(path, sharding=replicated(mesh), last=True)
         data = run.config.data
@@ -100,9 +98,7 @@ def main() -> None:
             by_cls, by_box = found.mean(0)
             row = {"run": path.name, "step": run.step, "loss": name}
             row |= {"cls": float(by_cls), "box": float(by_box), "share": float(share)}
-            print(
-                f"| {path.name} | {run.step} | {name} | {by_cls:.4f} | {by_box:.4f} | {share:.3f} |"
-            )
+            print(branch_table([row]).splitlines()[-1], flush=True)
             if args.json is not None:
                 with args.json.open("a") as file:
                     file.write(json.dumps(row) + "\n")
