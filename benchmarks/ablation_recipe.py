@@ -28,7 +28,7 @@ VOC = (
     *("--data.root", os.environ.get("VOC2007", "voc2007")),
     *("--data.short-sides", "192", "--data.max-side", "256"),
     *("--train.batch-size", "16", "--train.eval-batch-size", "32", "--train.eval-every", "0"),
-    *("--optim.ema-decay", "0.99", "--optim.warmup-steps", "100", "--loss.cls-weight", "1"),
+    *("--optim.ema-decay", "0.99", "--optim.warmup-steps", "100"),
 )
 
 BASELINE = ("--loss.no-hardet",)

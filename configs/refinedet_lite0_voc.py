@@ -19,10 +19,6 @@ def config() -> Config:
         data=VOC_320,
         model=RefineDetConfig(
             backbone=LITE0,
-            l2_scales=(
-                3.0,
-                4.0,
-            ),  # the published 10 and 8 are for 512 channels, here are 40 and 112
             extra_channels=256,
             norm="batch",
             channels=96,

@@ -22,7 +22,6 @@ def config() -> Config:
             extra_layers=("3x3/2", "3x3/2"),
             extra_channels=128,
             norm="batch",
-            l2_scale=6.0,  # the published 20 is for 512 channels, here are 40
             default_boxes=DefaultBoxConfig(
                 sizes=(24.0, 48.0, 96.0, 150.0, 205.0, 260.0),
                 max_ratios=(2, 3, 3, 2, 2),

@@ -39,7 +39,7 @@ ALLOWED = {
         "detectors", "config", "files", "file_kinds", "json_file",
     },
     "data": {
-        "numpy", "cv2", "PIL", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
+        "numpy", "cv2", "PIL", "yaml", "simplejpeg", "tensorflow_datasets", "grain", "array_record",
         "masks", "coco_format", "checks", "structures", "files", "file_kinds", "json_file",
         "terminal",
     },

@@ -29,7 +29,7 @@ class Options:
     """Read a data set as training would, decode every image, and report."""
 
     spec: Positional[str]
-    """coco:DIR, voc:DIR or tfds:NAME; append :SPLIT for one split only."""
+    """coco:DIR, voc:DIR, yolo:DIR or tfds:NAME; append :SPLIT for one split only."""
     root: str | None = None
     """TFDS data directory of a tfds: data set."""
     max_objects: int = DataConfig().max_objects
@@ -103,7 +103,9 @@ def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Che
     size = (record.height, record.width)
     try:
         data = source.image_bytes(index)
-        decoded = decode_image(data, max_pixels=config.max_pixels, annotated_size=size)
+        decoded = decode_image(
+            data, max_pixels=config.max_pixels, annotated_size=size, upright=source.upright
+        )
     except ImageError as error:
         outcome = f"image refused: {REFUSALS[error.reason]}"
         return None, [(error.reason, f"{record.file_name}: {error}", outcome)]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
 from harmonic_jax.config import Config, DataConfig
-from harmonic_jax.data.decode import ImageError, decode_image
+from harmonic_jax.data.decode import ImageError, decode_image, decode_record
 from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
@@ -135,7 +135,11 @@ def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:
     place = {record.image_id: i for i, record in enumerate(source.records)}
     sizes = {record.image_id: (record.height, record.width) for record in source.records}
     names = {record.image_id: record.file_name for record in source.records}
-    return _images(lambda key: source.image_bytes(place[key]), names, sizes, max_pixels)
+
+    def decode(key: int) -> np.ndarray:
+        return decode_record(source, place[key], max_pixels=max_pixels).image
+
+    return _images(decode, names, sizes)
 
 
 def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
@@ -162,20 +166,23 @@ def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
         raise DataError(
             f"--images {folder} holds none of the images that {file.name} names (as {example})"
         )
-    max_pixels = DataConfig().max_pixels
-    return _images(lambda key: read_image_file(paths[key]), names, sizes, max_pixels)
+    most = DataConfig().max_pixels
+
+    def decode(key: int) -> np.ndarray:
+        data = read_image_file(paths[key])
+        return decode_image(data, max_pixels=most, annotated_size=sizes.get(key)).image
+
+    return _images(decode, names, sizes)
 
 
 def _images(
-    read: Callable[[int], bytes],
+    decode: Callable[[int], np.ndarray],
     names: dict[int, str],
     sizes: dict[int, tuple[int, int]],
-    max_pixels: int,
 ) -> Images:
     def pixels(key: int) -> np.ndarray | None:
         try:
-            data = read(key)
-            return decode_image(data, max_pixels=max_pixels, annotated_size=sizes.get(key)).image
+            return decode(key)
         except (KeyError, OSError, ImageError):
             return None
 

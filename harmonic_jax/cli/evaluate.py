@@ -63,7 +63,7 @@ class RunOptions:
     """The newest checkpoint instead of the best."""
     root: Annotated[str | None, arg(aliases=("--data.root",))] = None
     """Where the data lies now, if it has moved."""
-    format: Literal["tfds", "coco", "voc"] | None = None
+    format: Literal["tfds", "coco", "voc", "yolo"] | None = None
     """Of other data."""
     name: str | None = None
     """The TFDS name of other data."""

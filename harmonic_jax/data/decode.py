@@ -12,8 +12,11 @@ import simplejpeg
 from PIL import Image
 
 from harmonic_jax.data.image_file import REFUSALS, ImageError, open_image, refusal
+from harmonic_jax.data.records import DetectionSource
 
-__all__ = ["NOTES", "REFUSALS", "SUFFIXES", "DecodedImage", "ImageError", "decode_image"]
+__all__ = [
+    "NOTES", "REFUSALS", "SUFFIXES", "DecodedImage", "ImageError", "decode_image", "decode_record",
+]  # fmt: skip
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif",
@@ -72,7 +75,7 @@ def decode_image(
       annotated_size: (height, width) according to the annotation; an image of another size is
         refused, because its boxes cannot be trusted. None: any size.
       upright: turn the image as its orientation says in any case, as viewers do: for photos without
-        annotations.
+        annotations, and for annotations of the turned image.
 
     Returns:
       The pixels, and notes for the report.
@@ -93,7 +96,8 @@ def decode_image(
         raise ImageError(
             "too_large", f"{height} x {width} pixels are more than max_pixels = {max_pixels}"
         )
-    rotate = upright or _must_rotate((height, width), annotated_size, orientation)
+    rotate = upright or annotated_size not in (None, (height, width))
+    _check_size((height, width), annotated_size, swapped=rotate and orientation >= 5)
     with opened as header:
         notes = _notes(header)
         if header.format == "JPEG" and header.mode in ("L", "RGB"):
@@ -109,19 +113,28 @@ def decode_image(
     return DecodedImage(np.ascontiguousarray(image), tuple(notes))
 
 
-def _must_rotate(
-    stored: tuple[int, int], annotated: tuple[int, int] | None, orientation: int
-) -> bool:
-    """Whether the annotation counts rotated pixels; refuses a size that fits neither way."""
-    if annotated is None or annotated == stored:
-        return False
-    if annotated == stored[::-1] and orientation >= 5:
-        return True
-    raise ImageError(
-        "size_mismatch",
-        f"the file has {stored[0]} x {stored[1]} pixels, its annotation says "
-        f"{annotated[0]} x {annotated[1]}",
+def decode_record(source: DetectionSource, index: int, *, max_pixels: int) -> DecodedImage:
+    """The image of records[index], by `decode_image`; an OSError says why it cannot be read."""
+    record = source.records[index]
+    return decode_image(
+        source.image_bytes(index),
+        max_pixels=max_pixels,
+        annotated_size=(record.height, record.width),
+        upright=source.upright,
     )
+
+
+def _check_size(
+    stored: tuple[int, int], annotated: tuple[int, int] | None, *, swapped: bool
+) -> None:
+    """Refuses an annotated size that is not the stored one, its sides swapped or not."""
+    if annotated not in (None, stored[::-1] if swapped else stored):
+        assert annotated is not None
+        raise ImageError(
+            "size_mismatch",
+            f"the file has {stored[0]} x {stored[1]} pixels, its annotation says "
+            f"{annotated[0]} x {annotated[1]}",
+        )
 
 
 def _notes(header: Image.Image) -> list[str]:

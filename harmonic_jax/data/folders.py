@@ -60,6 +60,7 @@ def folder_source(
     category_ids: tuple[int, ...],
     report: DataReport,
     one_based: bool = False,
+    upright: bool = False,
 ) -> FolderSource:
     """The source of what the files of a folder state; the rules about boxes are applied here.
 
@@ -70,11 +71,12 @@ def folder_source(
       class_names, category_ids: of the labels 0..k-1.
       report: has the counts of what was dropped, and receives those of the rules.
       one_based: as for `apply_rules`.
+      upright: as in `DetectionSource`.
     """
     raw = annotations_of(images, objects, masks=config.masks)
     records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
     paths = tuple(str(image.place) for image in images)
-    return FolderSource(name, class_names, category_ids, records, report, paths)
+    return FolderSource(name, class_names, category_ids, records, report, paths, upright=upright)
 
 
 def annotations_of(
@@ -114,6 +116,14 @@ def folder_name(folder: Path) -> str:
     return os.path.basename(os.path.abspath(folder))
 
 
+def read_list(path: Path) -> list[str]:
+    """The lines of a list that say something; names on a disk need not be text."""
+    try:
+        return [line for line in read_lines(path, errors="surrogateescape") if line.strip()]
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
 def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str, ...]:
     """The names in a file, one a line; empty lines and outer spaces are no part of them.
 
@@ -138,22 +148,23 @@ def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str,
     return tuple(names)
 
 
-def header_size(image: bytes | Path) -> tuple[int, int] | None:
+def header_size(image: bytes | Path, *, upright: bool = False) -> tuple[int, int] | None:
     """Height and width as the file stores them, read from its header; None where it has none.
 
-    Pixels are not decoded, and an orientation (EXIF's, or TIFF's tag) is not applied.
+    Pixels are not decoded. An orientation (EXIF's, or TIFF's tag) is applied if `upright` only.
     """
     try:
         if isinstance(image, bytes):
-            header, _ = open_image(image)
+            header, orientation = open_image(image)
         else:
             try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
-                header, _ = open_image(read_image_file(image, start=2**16))
+                header, orientation = open_image(read_image_file(image, start=2**16))
             except ImageError:
-                header, _ = open_image(read_image_file(image))
+                header, orientation = open_image(read_image_file(image))
     except (ImageError, OSError):
         return None
-    return header.size[1], header.size[0]
+    width, height = header.size
+    return (width, height) if upright and orientation >= 5 else (height, width)
 
 
 def size_from_file(path: Path, told: str, report: DataReport) -> tuple[int, int] | None:

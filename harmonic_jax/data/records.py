@@ -151,6 +151,7 @@ class DetectionSource:
       category_ids: the data set's own id of each class, for results in COCO format; else 1..k.
       records: one an image, after the rules.
       report: what the rules of docs/data.md did to the annotations.
+      upright: boxes count pixels of the images as viewers turn them, by EXIF's orientation.
     """
 
     name: str
@@ -158,6 +159,7 @@ class DetectionSource:
     category_ids: tuple[int, ...]
     records: RecordTable
     report: DataReport
+    upright: bool = dataclasses.field(default=False, kw_only=True)
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of records[index]; raises OSError where it cannot be read."""

@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     DUPLICATE_IMAGE = "duplicate_image", "image dropped, the first one is kept"
     NEGATIVE_IMAGE = "negative_image", "left out: the list's flag is -1"
     MISSING_ANNOTATION = "missing_annotation", "image dropped"
+    NO_LABEL_FILE = "no_label_file", "kept, as an image without objects"
     UNREADABLE_ANNOTATION = "unreadable_annotation", "image dropped"
     SIZE_FROM_FILE = "size_from_file", "kept, with the size in the image's header"
     UNKNOWN_IMAGE = "unknown_image", "object dropped"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.data.augment import Sample, augment
-from harmonic_jax.data.decode import NOTES, ImageError, decode_image
+from harmonic_jax.data.decode import NOTES, ImageError, decode_record
 from harmonic_jax.data.mix import Mixer
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Finding, Reason
@@ -239,11 +239,7 @@ def _read(
     report. A partner that is unreadable blanks no row and has a rule of its own."""
     record = source.records[index]
     try:
-        decoded = decode_image(
-            source.image_bytes(index),
-            max_pixels=config.max_pixels,
-            annotated_size=(record.height, record.width),
-        )
+        decoded = decode_record(source, index, max_pixels=config.max_pixels)
     except (ImageError, OSError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         rule = getattr(error, "reason", "missing_image" if is_missing else "unreadable_image")

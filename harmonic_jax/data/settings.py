@@ -51,12 +51,14 @@ class AugmentConfig:
 class DataConfig:
     """Where images and boxes come from, and the shapes in which they reach the network."""
 
-    format: Literal["tfds", "coco", "voc"] = "tfds"
-    """`tfds`: a TFDS name; `coco`: a folder in COCO JSON layout; `voc`: one in VOC XML layout."""
+    format: Literal["tfds", "coco", "voc", "yolo"] = "tfds"
+    """`tfds`: a TFDS name; `coco`: a folder in COCO JSON layout; `voc`: one in VOC XML layout;
+    `yolo`: one with data.yaml and text labels."""
     name: str = "fashion_scenes"
     """TFDS name: `fashion_scenes`, `coco/2017`, `voc/2007`, `voc/2007+2012`; unused for folders."""
     root: str | None = None
-    """The folder of the data; with `tfds`, the TFDS data directory (None: its default)."""
+    """The folder of the data, of `yolo` also data.yaml itself; with `tfds`, the TFDS data directory
+    (None: its default)."""
     train_split: str = "train"
     eval_split: str = "validation"
     short_sides: Annotated[tuple[int, ...], "[32, 4096]"] = (800,)

@@ -8,6 +8,7 @@ from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.tfds import read_tfds, tfds_splits
 from harmonic_jax.data.voc import read_voc, voc_splits
+from harmonic_jax.data.yolo import read_yolo, yolo_splits
 
 
 def open_source(config: DataConfig, split: str) -> DetectionSource:
@@ -44,6 +45,8 @@ def read_source(config: DataConfig, split: str) -> DetectionSource:
                     "(data.format=coco) and the TFDS name fashion_scenes have them"
                 )
             return read_voc(_folder(config), split, config)
+        case "yolo":
+            return read_yolo(_folder(config), split, config)
         case "tfds":
             return read_tfds(config, split)
 
@@ -55,6 +58,8 @@ def list_splits(config: DataConfig) -> tuple[str, ...]:
             return coco_splits(_folder(config))
         case "voc":
             return voc_splits(_folder(config))
+        case "yolo":
+            return yolo_splits(_folder(config))
         case "tfds":
             return tfds_splits(config)
 
@@ -63,7 +68,7 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
     """Reads `FORMAT:WHERE[:SPLIT]`, as check-data takes it.
 
     Args:
-      spec: `coco:DIR`, `voc:DIR` or `tfds:NAME`, with `:SPLIT` for a single split.
+      spec: `coco:DIR`, `voc:DIR`, `yolo:DIR` or `tfds:NAME`, with `:SPLIT` for a single split.
 
     Returns:
       A configuration of that data, and the split, or None for all.
@@ -87,15 +92,16 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
     match form if where else None:
         case "tfds":
             return DataConfig(format="tfds", name=where), split or None
-        case "coco":
-            return DataConfig(format="coco", root=where), split or None
-        case "voc":
-            return DataConfig(format="voc", root=where), split or None
-    raise DataError(f"{spec!r} must be coco:DIR, voc:DIR or tfds:NAME, and may end in :SPLIT")
+        case "coco" | "voc" | "yolo" as known:
+            return DataConfig(format=known, root=where), split or None
+    raise DataError(
+        f"{spec!r} must be coco:DIR, voc:DIR, yolo:DIR or tfds:NAME, and may end in :SPLIT"
+    )
 
 
 def _folder(config: DataConfig) -> Path:
     folder = Path(os.path.expanduser(str(config.root)))  # Path's own raises where there is no home
-    if not folder.is_dir():
-        raise DataError(f"data.root is {config.root!r}; it must be an existing folder")
+    if not folder.is_dir() and not (config.format == "yolo" and folder.is_file()):
+        or_file = " or YAML file" if config.format == "yolo" else ""
+        raise DataError(f"data.root is {config.root!r}; it must be an existing folder{or_file}")
     return folder

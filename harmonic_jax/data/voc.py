@@ -13,13 +13,13 @@ from harmonic_jax.data.folders import (
     folder_name,
     folder_source,
     read_class_names,
+    read_list,
     size_from_file,
 )
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.data.voc_annotation import AnnotationError, VocAnnotation, read_annotation
-from harmonic_jax.files import read_lines
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -60,7 +60,7 @@ def voc_splits(root: Path) -> tuple[str, ...]:
     for name, (prefix, path) in lists.items():
         words = name.removeprefix(prefix).split("_")
         is_longer = any(prefix + "_".join(words[n:]) in lists for n in range(1, len(words)))
-        if not is_longer or not _flags(_lines(path)):
+        if not is_longer or not _flags(read_list(path)):
             names.append(name)
     if not names:
         raise DataError(f"no split found under data.root={root}: ImageSets/Main holds no .txt file")
@@ -196,7 +196,7 @@ def _read_list(path: Path, images: NamedFiles) -> Iterator[_Line]:
     lists of one class, where every line ends in a flag of -1, 0 or 1, the name is what comes before
     it; unless a line as a whole names an image: then no line has a flag.
     """
-    named = _lines(path)
+    named = read_list(path)
     found = [images.find(name) for name in named]
     flags = _flags(named)
     if flags and not any(found):
@@ -205,14 +205,6 @@ def _read_list(path: Path, images: NamedFiles) -> Iterator[_Line]:
     else:
         for name, files in zip(named, found, strict=True):
             yield _Line(name, files, False)
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a list that say something; names on a disk need not be text."""
-    try:
-        return [line for line in read_lines(path, errors="surrogateescape") if line.strip()]
-    except ValueError as error:
-        raise DataError(str(error)) from error
 
 
 def _flags(named: Iterable[str]) -> list[tuple[str, str]]:
@@ -236,7 +228,8 @@ def _images(
             report.add(Reason.NEGATIVE_IMAGE, [line.name])
             continue
         if len(line.files) != 1:
-            report.add(Reason.MISSING_IMAGE, _missing(year.images, line), count=1)
+            why = map(year.images.problem, [line.name], [line.files])
+            report.add(Reason.MISSING_IMAGE, why, count=1)
             continue
         (file,) = line.files
         path = year.images.folder / file
@@ -247,15 +240,6 @@ def _images(
             if size:
                 yield ImageEntry(position, file, size, path), annotation
         seen.add(path)
-
-
-def _missing(images: NamedFiles, line: _Line) -> Iterator[str]:
-    """Why a line gives no image; looked for only where it is shown."""
-    if line.files:
-        meant = ", ".join(map(repr, line.files[:3]))
-        yield f"{line.name}: may mean {len(line.files)} files of {images.folder}: {meant}"
-    else:
-        yield images.absence(line.name)
 
 
 def _annotation(year: _Year, file: str, report: DataReport) -> VocAnnotation | None:

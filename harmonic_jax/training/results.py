@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from harmonic_jax.config import DataConfig
-from harmonic_jax.data.decode import ImageError, decode_image
+from harmonic_jax.data.decode import ImageError, decode_record
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.metrics.coco import format_table
@@ -71,11 +71,7 @@ def prediction_grid(
     for index in np.unique(np.linspace(0, len(source.records) - 1, count).astype(int)):
         record = source.records[index]
         try:
-            image = decode_image(
-                source.image_bytes(int(index)),
-                max_pixels=max_pixels,
-                annotated_size=(record.height, record.width),
-            ).image
+            image = decode_record(source, int(index), max_pixels=max_pixels).image
         except (ImageError, OSError):
             continue
         images.append(image)

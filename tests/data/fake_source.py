@@ -60,6 +60,7 @@ class FakeSource:
     class_names: tuple[str, ...] = ("a", "b", "c")
     category_ids: tuple[int, ...] = (1, 2, 3)
     report: DataReport = dataclasses.field(default_factory=DataReport)
+    upright: bool = False
 
     def image_bytes(self, index: int) -> bytes:
         data = self.files[index]

@@ -140,7 +140,7 @@ def test_images_that_are_there_twice_are_named(tmp_path: Path, capsys: Capture) 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["pets:x"], "must be coco:DIR, voc:DIR or tfds:NAME"),
+        (["pets:x"], "must be coco:DIR, voc:DIR, yolo:DIR or tfds:NAME"),
         (["voc:~nobody-of-this-name/data"], "data.root is '~nobody-of-this-name/data'"),
         (["tfds:fashion_scenes", "--max-objects", "0"], "data.max_objects is 0"),
     ],

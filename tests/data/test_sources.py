@@ -38,7 +38,7 @@ def test_a_slice_keeps_its_colons(split: str | None) -> None:
 
 @pytest.mark.parametrize("spec", ["", "voc", "voc:", "voc::train", "pets:there", "bccd"])
 def test_a_bad_spec_says_what_is_legal(spec: str) -> None:
-    with pytest.raises(DataError, match="must be coco:DIR, voc:DIR or tfds:NAME"):
+    with pytest.raises(DataError, match="must be coco:DIR, voc:DIR, yolo:DIR or tfds:NAME"):
         parse_spec(spec)
 
 

@@ -1,0 +1,262 @@
+"""Folders with YOLO's text labels: data.yaml, images/**/NAME.jpg and labels/**/NAME.txt."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from harmonic_jax.coco_format.values import FieldError, class_name, read_field
+from harmonic_jax.data.decode import SUFFIXES
+from harmonic_jax.data.file_names import NamedFiles, list_files, suffix_of
+from harmonic_jax.data.folders import (
+    FolderSource,
+    ImageEntry,
+    ObjectEntry,
+    folder_name,
+    folder_source,
+    header_size,
+    read_class_names,
+    read_list,
+)
+from harmonic_jax.data.records import DataError
+from harmonic_jax.data.report import DataReport, Reason
+from harmonic_jax.data.settings import DataConfig
+from harmonic_jax.files import read_lines
+
+_SPLITS = ("train", "val", "valid", "validation", "test")
+_Rows = list[tuple[str, list[str]]]  # of a label file: where each one is, and its columns
+
+
+class _DataFile(NamedTuple):
+    """What a data.yaml states.
+
+    Attributes:
+      path: the file itself.
+      base: the folder that its paths start from.
+      names: the class names by class id, ids rising.
+      splits: of each split, the folders and lists of images as they are written.
+      has_keypoints: whether rows go on behind the box.
+    """
+
+    path: Path
+    base: Path
+    names: dict[int, str]
+    splits: dict[str, list[str]]
+    has_keypoints: bool = False
+
+
+def yolo_splits(root: Path) -> tuple[str, ...]:
+    """The splits that a data.yaml names.
+
+    Raises:
+      DataError: it is absent, cannot be used, or names none.
+    """
+    return tuple(_read_data_file(root).splits)
+
+
+def read_yolo(root: Path, split: str, config: DataConfig) -> FolderSource:
+    """Reads one split.
+
+    Args:
+      root: the folder with `data.yaml`, or that file; without one, the folder with `classes.txt`.
+      split: a key of data.yaml, `train`, `val`, `test`.
+      config: of more than `max_objects` in an image, the surplus is counted; `masks` says whether
+        to read polygons as masks too.
+
+    Returns:
+      The source. Boxes are fractions of the image as a viewer shows it, EXIF's orientation applied.
+      Classes are those of data.yaml in the order of their ids, which are the category ids. An
+      image's id is its position in the split.
+
+    Raises:
+      DataError: if data.yaml, the split or its folders are absent or cannot be used.
+      OSError: if one of them may not be read.
+    """
+    file, report = _read_data_file(root), DataReport()
+    if split not in file.splits:
+        raise DataError(f"no split {split!r} in {file.path}: {', '.join(file.splits)}")
+    found = list(_images(_image_paths(file, split, report), file, report))
+    return folder_source(
+        f"yolo:{folder_name(file.path.parent)}:{split}",
+        [image for image, _ in found],
+        list(_objects(found, file, report)),
+        config,
+        class_names=tuple(file.names.values()),
+        category_ids=tuple(file.names),
+        report=report,
+        upright=True,
+    )
+
+
+# data.yaml
+
+
+def _read_data_file(root: Path) -> _DataFile:
+    path = root if root.is_file() else _find_data_file(root)
+    if path.name == "classes.txt":
+        names = dict(enumerate(read_class_names(path)))
+        return _DataFile(path, root, names, {"train": ["images" * (root / "images").is_dir()]})
+    content = _read_yaml(path)
+    try:
+        names = read_field(content, "names", _names)
+        splits = {name: read_field(content, name, _places) for name in _SPLITS if content.get(name)}
+    except FieldError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not splits:
+        raise DataError(f"no split found in {path}: it has none of {', '.join(_SPLITS)}")
+    base = path.parent / str(content.get("path") or "")
+    base = base if base.is_dir() else path.parent
+    return _DataFile(path, base, names, splits, "kpt_shape" in content)
+
+
+def _find_data_file(root: Path) -> Path:
+    files = list_files(root, depth=0)
+    found = [file for file in files if suffix_of(file) in (".yaml", ".yml")]
+    found = [file for file in found if file in ("data.yaml", "data.yml")] or found
+    found = found or [file for file in files if file == "classes.txt"]
+    if len(found) != 1:
+        has = ", ".join(map(repr, found)) or "neither that nor classes.txt"
+        raise DataError(f"data.root={root} must be a folder with one data.yaml; it has {has}")
+    return root / found[0]
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load("\n".join(read_lines(path)))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        told = getattr(error, "problem", None) or " ".join(str(error).split())
+        where = f", line {mark.line + 1}" if mark else ""
+        raise DataError(f"{path}{where} cannot be read as YAML: {told}") from error
+
+
+def _places(value: Any) -> list[str] | None:
+    """a folder of images, a .txt file of their paths, or a list of these"""
+    places = value if isinstance(value, list) else [value]
+    is_text = all(isinstance(place, str) for place in places)
+    return [place.replace("\\", "/") for place in places] if is_text else None
+
+
+def _names(value: Any) -> dict[int, str] | None:
+    """a list of class names or a map from class ids to them, none twice (yes and no in quotes)"""
+    items = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(items, dict) or not all(re.fullmatch("[0-9]{1,9}", str(k)) for k in items):
+        return None
+    found = {int(key): class_name(_as_text(name)) for key, name in items.items()}
+    names = {key: found[key] or "" for key in sorted(found)}
+    return names if names and len(set(names.values()) - {""}) == len(items) else None
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) in (int, float) else value
+
+
+# Images
+
+
+def _image_paths(file: _DataFile, split: str, report: DataReport) -> Iterator[Path]:
+    for place in file.splits[split]:
+        # Roboflow's files say ../train/images of a folder that lies beside them.
+        tried = [file.base / place, file.base / place.removeprefix("../")]
+        path = next(filter(os.path.exists, tried), tried[0])
+        if path.is_dir():
+            yield from (path / name for name in list_files(path) if suffix_of(name) in SUFFIXES)
+        elif path.is_file() and suffix_of(path.name) == ".txt":
+            yield from _listed_paths(path, file.base, report)
+        else:
+            told = f"{split} is {place!r}, but {path} is neither a folder nor a .txt file"
+            raise DataError(f"{file.path}: {told}")
+
+
+def _listed_paths(path: Path, base: Path, report: DataReport) -> Iterator[Path]:
+    """Those of a list: from its own folder or the base, absolute, or found as in VOC's lists."""
+    files = NamedFiles(base, SUFFIXES)
+    for line in read_list(path):
+        near = [folder / line.strip() for folder in (path.parent, base)]
+        found = list(filter(os.path.isfile, near))[:1] or [base / f for f in files.find(line)]
+        if len(found) == 1:
+            yield found[0]
+        else:
+            report.add(Reason.MISSING_IMAGE, map(files.problem, [line], [found]), count=1)
+
+
+def _images(
+    paths: Iterable[Path], file: _DataFile, report: DataReport
+) -> Iterator[tuple[ImageEntry, _Rows]]:
+    """The usable images, and the rows of their label files."""
+    seen: set[Path] = set()
+    for position, path in enumerate(paths):
+        name = os.path.relpath(path, file.base)
+        if path in seen:
+            report.add(Reason.DUPLICATE_IMAGE, [f"{name} again"])
+        elif (size := header_size(path, upright=True)) is None:
+            report.add(Reason.UNREADABLE_HEADER, [name])
+        elif (rows := _read_rows(_label_file(path), file.base, report)) is not None:
+            yield ImageEntry(position, name, size, path), rows
+        seen.add(path)
+
+
+# Labels
+
+
+def _label_file(image: Path) -> Path:
+    """In labels/ in place of the last images/ of the path; else beside the image, if it is there"""
+    head, images, tail = str(image).rpartition("/images/")
+    mapped, beside = Path(f"{head}/labels/{tail}").with_suffix(".txt"), image.with_suffix(".txt")
+    return mapped if images and (mapped.is_file() or not beside.is_file()) else beside
+
+
+def _read_rows(path: Path, base: Path, report: DataReport) -> _Rows | None:
+    """The rows of a label file; none where there is no file, None where it cannot be read."""
+    name = os.path.relpath(path, base)
+    if not path.is_file():
+        report.add(Reason.NO_LABEL_FILE, [name])
+        return []
+    try:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        report.add(Reason.UNREADABLE_ANNOTATION, [f"{name}: {error}"])
+        return None
+    columns = ((f"{name}, line {number}", line.split()) for number, line in enumerate(lines, 1))
+    return [(where, row) for where, row in columns if row]
+
+
+def _objects(
+    found: Sequence[tuple[ImageEntry, _Rows]], file: _DataFile, report: DataReport
+) -> Iterator[ObjectEntry]:
+    labels: dict[float, int] = {key: label for label, key in enumerate(file.names)}
+    for place, (image, rows) in enumerate(found):
+        for where, row in rows:
+            try:
+                key, corners, polygon = _parse(row[:5] if file.has_keypoints else row, image.size)
+            except ValueError as error:
+                report.add(Reason.MALFORMED_OBJECT, [f"{where}: {error}"])
+                continue
+            if key in labels:
+                yield ObjectEntry(place, corners, labels[key], segmentation=polygon)
+            else:
+                told = f"{where}: class {row[0]} is not in {file.path.name}"
+                report.add(Reason.UNKNOWN_CLASS, [told])
+
+
+def _parse(
+    row: Sequence[str], size: tuple[int, int]
+) -> tuple[float, Sequence[float], list[list[float]] | None]:
+    """Class id, corners and polygon of a row, in pixels; a ValueError says why it has none.
+
+    >>> _parse("2 0.5 0.5 0.25 0.5".split(), (80, 40))
+    (2.0, [15.0, 20.0, 25.0, 60.0], None)
+    """
+    key, *numbers = map(float, row)
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise ValueError(f"it has {len(row)} columns; a box has 5, a polygon 7, 9, 11, ..")
+    points = np.array(numbers).reshape(-1, 2) * size[::-1]
+    if len(numbers) > 4:
+        corners = np.concatenate([points.min(axis=0), points.max(axis=0)])
+        return key, corners.tolist(), [points.ravel().tolist()]
+    centre, half = points[0], points[1] / 2
+    return key, np.concatenate([centre - half, centre + half]).tolist(), None
