@@ -114,7 +114,7 @@ def _fits(value: Any, hint: Any, interval: str | None) -> bool:
         return is_number and not isinstance(value, bool) and _Interval(interval).holds(value)
     if hint is str:
         return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and _can_name_a_file(value)
-    return isinstance(value, hint)
+    return isinstance(value, origin or hint)
 
 
 def legal_values(hint: Any, interval: str | None) -> str:

@@ -44,7 +44,9 @@ ALLOWED = {
         "terminal",
     },
     "masks": {"numpy", "pycocotools"},
-    "metrics": {"numpy", "pycocotools", "masks", "coco_format", "json_file", "files", "terminal"},
+    "metrics": {
+        "numpy", "pycocotools", "masks", "coco_format", "checks", "json_file", "files", "terminal",
+    },
     "training": ANY,
     # Reads what the train step compiles to; training itself knows nothing of pods' figures.
     "pods": {"jax", "msgspec", "training", "structures", "config"},

@@ -73,6 +73,15 @@ def test_the_recipe_with_negatives_sees_only_what_counts() -> None:
     assert not np.any(spoilt[1][labels < 0])
 
 
+def test_the_settings_of_cocos_metrics_name_the_numbers() -> None:
+    page: dict = {}
+    code = python_blocks("docs/metrics.md")[1]
+    exec(code, page)
+    assert ", ".join(page["metrics"]) == code.rpartition("# ")[2].strip()
+    assert page["metrics"]["AP_tiny"] > 0.99
+    assert page["metrics"]["AP_rest"] == -1  # the dog is left out
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

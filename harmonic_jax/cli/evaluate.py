@@ -35,6 +35,7 @@ from harmonic_jax.metrics.files import (
     load_raw,
     with_masks,
 )
+from harmonic_jax.metrics.params import COCO_PARAMS, CocoParams
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.pretrained.hub import is_published
 from harmonic_jax.terminal import Terminal
@@ -101,6 +102,7 @@ class Options:
     torchvision:NAME are published detectors."""
     of_run: Annotated[RunOptions, FLAT] = RunOptions()
     of_files: Annotated[FileOptions, FLAT] = FileOptions()
+    coco: Annotated[CocoParams, FLAT] = COCO_PARAMS
     json: Path | None = None
     """File to write the numbers to."""
     report: Path | None = None
@@ -161,9 +163,9 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
         hint = "; --iou-type bbox evaluates the boxes alone" if paths.iou_type is None else ""
         raise ConfigError(f"{error}{hint}") from error
     _check_outputs(options)
-    metrics = {} if paths.iou_type == "segm" else coco_metrics(truth, found)
+    metrics = {} if paths.iou_type == "segm" else coco_metrics(truth, found, params=options.coco)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
-        metrics |= _metrics_of_masks(file, truth, found, console, must=paths.iou_type == "segm")
+        metrics |= _metrics_of_masks(options, console, file, truth, found)
     print_and_save(console, format_table(metrics), metrics, options.json)
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
@@ -173,14 +175,14 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
 
 
 def _metrics_of_masks(
+    options: Options,
+    console: Terminal,
     file: CocoFile,
     truth: GroundTruthTable,
     found: DetectionTable,
-    console: Terminal,
-    *,
-    must: bool,
 ) -> dict[str, float]:
     """The numbers of masks; none, and why, where the annotations are not all masks."""
+    must = options.of_files.iou_type == "segm"
     try:
         drawn = with_masks(truth, file)
     except MaskError as error:
@@ -190,7 +192,7 @@ def _metrics_of_masks(
         return {}
     if must and drawn.masks is None:
         raise ConfigError(f"{file.name}: no annotation has a segmentation")
-    return {} if drawn.masks is None else mask_metrics(drawn, found)
+    return {} if drawn.masks is None else mask_metrics(drawn, found, options.coco)
 
 
 def _evaluate_run(options: Options, console: Terminal) -> int:
@@ -209,7 +211,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     name = f"eval_{data_slug(source.name, config.data, split)}_step{run.step}"
     place = options.run if options.run.is_dir() else options.run.parent
     place = Path() if is_published(options.run) else place
-    folder = chosen.out or place / f"{name}{inference.suffix}"
+    folder = chosen.out or place / f"{name}{inference.suffix}{_params_suffix(options.coco)}"
     run_on_primary(lambda: _check_outputs(options, folder))
     console.print(f"step {run.step} of {options.run} on {source.name}")
     if source.report.findings:  # what is dropped is not in the numbers
@@ -221,7 +223,8 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     )
     predict_step = MatchedPredictions(step, labels)
     with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():
-        evaluation = evaluate(predict_step, run.variables, source, config, mesh, watchdog=watchdog)
+        what = (predict_step, run.variables, source, config, mesh)
+        evaluation = evaluate(*what, watchdog=watchdog, params=options.coco)
         if is_primary():
             metrics = evaluation.metrics
             print_and_save(console, format_table(metrics), metrics, options.json)
@@ -260,6 +263,13 @@ def data_slug(name: str, data: DataConfig, split: str) -> str:
     return f"{re.sub(r'[^a-zA-Z0-9.+-]+', '_', name)[:80]}_{digest[:6]}"
 
 
+def _params_suffix(params: CocoParams) -> str:
+    """Names a folder after other settings than COCO's; empty for those."""
+    facts = [sorted(map(str, v)) if isinstance(v, frozenset) else v for v in vars(params).values()]
+    digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+    return "" if params == COCO_PARAMS else f"_params_{digest[:6]}"
+
+
 def _check_outputs(options: Options, folder: Path | None = None) -> None:
     """Tries what the options name to be written, before the evaluation.
 
@@ -283,6 +293,8 @@ def _write_agreement(
 ) -> None:
     """Writes how scores and boxes agree to the folder of --report, and prints the overall part."""
     assert options.report is not None
+    raw = None if raw is None else options.coco.select(truth, raw)[1]
+    truth, found = options.coco.select(truth, found)
     report, files = write_consistency(
         options.report, truth, found, raw, resamples=options.resamples, **about
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.report import consistency_report
+from harmonic_jax.metrics.params import CocoParams
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.metrics.voc import voc_metrics
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CocoParams",
     "DetectionTable",
     "GroundTruthTable",
     "coco_metrics",

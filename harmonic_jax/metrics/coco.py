@@ -4,29 +4,35 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; the 
 defined by the behaviour of pycocotools.cocoeval.
 """
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
 from harmonic_jax.metrics.matching import (
-    AREA_RANGES,
     IOU_THRESHOLDS,
-    MAX_DETECTIONS,
+    MOST_BITS,
     IouType,
     Matching,
     find_overlaps,
     match_detections,
 )
+from harmonic_jax.metrics.params import COCO_PARAMS, CocoParams
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-DETECTION_LIMITS = (1, 10, 100)
 _AT_ONCE = 20_000  # weights of detections: curves that are computed together
 AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
 
 def coco_metrics(
-    ground_truth: GroundTruthTable, detections: DetectionTable, *, iou_type: IouType = "bbox"
+    ground_truth: GroundTruthTable,
+    detections: DetectionTable,
+    *,
+    iou_type: IouType = "bbox",
+    params: CocoParams = COCO_PARAMS,
 ) -> dict[str, float]:
-    """Average precision and recall as COCO defines them.
+    """Average precision and recall as COCO defines them, with its settings or others.
 
     AP is the mean, over classes and the IoU thresholds .5, .55, .., .95, of precision interpolated
     at the recalls 0, .01, .., 1. AR is the mean over the same of the highest recall.
@@ -36,15 +42,18 @@ def coco_metrics(
       detections: Of these images and classes. The best 100 of each image and class count.
       iou_type: What overlaps: "bbox", the boxes, or "segm", the masks. An object is small, medium
         or large by its annotated area either way, a detection by that of its box or its mask.
+      params: Thresholds, area ranges, limits on detections, and subsets of classes and images.
 
     Returns:
       AP, AP50, AP75, AP_small, AP_medium, AP_large; AR_1, AR_10, AR_100 (detections of each image
       and class), AR_small, AR_medium, AR_large; then AP/NAME and AP50/NAME of each class. In
-      [0, 1], or -1 where there is no object to find, as in pycocotools.
+      [0, 1], or -1 where there is no object to find, as in pycocotools. The names follow `params`:
+      AP50 is there where .5 is among the thresholds, AR_300 where 300 is among the limits.
 
     Raises:
       ValueError: A detection of an image or a class that the ground truth does not have; "segm"
         without masks, or with one that is not of its image's size.
+      ConfigError: A class or an image of `params` is not in the ground truth.
 
     Example:
       >>> truth = GroundTruthTable(
@@ -56,33 +65,36 @@ def coco_metrics(
       >>> [round(metrics[name], 3) for name in ("AP/cat", "AP50", "AP_large")]
       [0.7, 1.0, -1.0]
     """
-    precision, recall = recall_precision_curves(coco_matching(ground_truth, detections, iou_type))
-    metrics = {
-        "AP": _mean(precision[:, :, :, 0]),
-        "AP50": _mean(precision[0, :, :, 0]),
-        "AP75": _mean(precision[AT_75, :, :, 0]),
-    }
-    sizes = list(enumerate(AREA_RANGES))[1:]
+    truth, found = params.select(ground_truth, detections)
+    matchings = coco_matchings(truth, found, iou_type, params)
+    curves = [recall_precision_curves(part, params.max_detections) for part in matchings]
+    precision, recall = map(np.concatenate, zip(*curves, strict=True))
+    at = {f"AP{100 * t:.0f}": i for i, t in enumerate(params.iou_thresholds) if t in (0.5, 0.75)}
+    sizes = list(enumerate(params.ranges))[1:]
+    metrics = {"AP": _mean(precision[:, :, :, 0])}
+    metrics |= {key: _mean(precision[row, :, :, 0]) for key, row in at.items()}
     metrics |= {f"AP_{size}": _mean(precision[:, :, :, a]) for a, size in sizes}
-    for m, limit in enumerate(DETECTION_LIMITS):
+    for m, limit in enumerate(params.max_detections):
         metrics[f"AR_{limit}"] = _mean(recall[:, :, 0, m])
     metrics |= {f"AR_{size}": _mean(recall[:, :, a, -1]) for a, size in sizes}
-    for k, name in enumerate(ground_truth.class_names):
-        metrics[f"AP/{name}"] = _mean(precision[:, :, k, 0])
-        metrics[f"AP50/{name}"] = _mean(precision[0, :, k, 0])
+    for k, name in enumerate(truth.class_names):
+        if params.classes is None or name in params.classes:
+            metrics[f"AP/{name}"] = _mean(precision[:, :, k, 0])
+            if "AP50" in at:
+                metrics[f"AP50/{name}"] = _mean(precision[at["AP50"], :, k, 0])
     return metrics
 
 
-def coco_matching(
-    truth: GroundTruthTable, found: DetectionTable, iou_type: IouType = "bbox"
-) -> Matching:
-    """Matches at COCO's thresholds, looking at no pairs but those that can match."""
-    least = float(IOU_THRESHOLDS[0])
-    return match_detections(
-        find_overlaps(
-            truth, found, own_class=True, limit=MAX_DETECTIONS, least=least, iou_type=iou_type
-        )
-    )
+def coco_matchings(
+    truth: GroundTruthTable, found: DetectionTable, iou_type: IouType, params: CocoParams
+) -> list[Matching]:
+    """Matches at a few thresholds each, looking at no pairs but those that can match."""
+    thresholds = np.minimum(params.iou_thresholds, 1 - 1e-10)  # as pycocotools has it
+    limit, least, areas = params.max_detections[-1], float(thresholds[0]), params.ranges.values()
+    pairs = find_overlaps(truth, found, own_class=True, limit=limit, least=least, iou_type=iou_type)
+    step = MOST_BITS // len(areas)
+    parts = [thresholds[start : start + step] for start in range(0, len(thresholds), step)]
+    return [match_detections(pairs, part, areas) for part in parts]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -90,12 +102,15 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(defined)) if defined.size else -1.0
 
 
-def recall_precision_curves(matching: Matching) -> tuple[np.ndarray, np.ndarray]:
+def recall_precision_curves(
+    matching: Matching, limits: Sequence[int] = COCO_PARAMS.max_detections
+) -> tuple[np.ndarray, np.ndarray]:
     """Precision [thresholds, recalls, k, areas] and recall [thresholds, k, areas, limits]."""
     overlaps, truth, found = matching.overlaps, matching.overlaps.truth, matching.overlaps.found
-    areas, thresholds, num_classes = len(AREA_RANGES), len(IOU_THRESHOLDS), len(truth.class_names)
+    areas, thresholds = matching.is_counted.shape[1], matching.num_thresholds
+    num_classes = len(truth.class_names)
     precision = np.full((thresholds, len(RECALLS), num_classes, areas), -1.0)
-    recall = np.full((thresholds, num_classes, areas, len(DETECTION_LIMITS)), -1.0)
+    recall = np.full((thresholds, num_classes, areas, len(limits)), -1.0)
     bounds = np.searchsorted(found.labels[overlaps.order], np.arange(num_classes + 1))
     for k in range(num_classes):
         rows = overlaps.order[bounds[k] : bounds[k + 1]]
@@ -103,7 +118,7 @@ def recall_precision_curves(matching: Matching) -> tuple[np.ndarray, np.ndarray]
         once = np.ones((1, len(rows)), np.int64)
         for a in np.flatnonzero(objects).tolist():
             hits, matched, is_true = hits_of(matching, rows, a)
-            for m, limit in enumerate(DETECTION_LIMITS):
+            for m, limit in enumerate(limits):
                 reached = is_true[overlaps.rank[rows[hits]] < limit].sum(axis=0)
                 recall[:, k, a, m] = reached / objects[a]
             is_sized = matching.is_sized[rows, a]
@@ -191,9 +206,11 @@ def needed_positives(objects: np.ndarray) -> np.ndarray:
     return np.maximum(guess, 1)
 
 
-def mask_metrics(ground_truth: GroundTruthTable, detections: DetectionTable) -> dict[str, float]:
+def mask_metrics(
+    ground_truth: GroundTruthTable, detections: DetectionTable, params: CocoParams = COCO_PARAMS
+) -> dict[str, float]:
     """`coco_metrics` of the masks, to stand beside those of the boxes: mask_AP, mask_AP50, .."""
-    metrics = coco_metrics(ground_truth, detections, iou_type="segm")
+    metrics = coco_metrics(ground_truth, detections, iou_type="segm", params=params)
     return {_MASK + name: value for name, value in metrics.items()}
 
 
@@ -201,7 +218,7 @@ _MASK = "mask_"
 
 
 def format_table(metrics: dict[str, float]) -> str:
-    """The 12 numbers and each class's AP as text; a dash where there is no object to find.
+    """The numbers of all classes, and each class's AP, as text; a dash where nothing is to find.
 
     Args:
       metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present,
@@ -221,24 +238,24 @@ def _format_one(metrics: dict[str, float]) -> str:
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
     width = column_width(classes, heading="class") + 2
     lines = []
-    for kind, heads, keys in (
-        ("AP", ("all", "IoU .50", "IoU .75"), ("AP", "AP50", "AP75")),
-        ("AR", ("best 1", "best 10", "best 100"), ("AR_1", "AR_10", "AR_100")),
-    ):
-        sizes = ("small", "medium", "large")
-        cells = [metrics[key] for key in (*keys, *(f"{kind}_{size}" for size in sizes))]
-        lines.append(" " * width + "".join(f"{head:>9}" for head in (*heads, *sizes)))
-        lines.append(f"{kind:{width}}" + "".join(map(_cell, cells)))
+    for kind, of_number in (("AP", "IoU ."), ("AR", "best ")):
+        row = {k: v for k, v in metrics.items() if re.fullmatch(rf"{kind}(\d*|_[^/]+)", k)}
+        names = [key[2:].removeprefix("_") or "all" for key in row]
+        heads = [of_number + name if name.isdecimal() else name for name in names]
+        wide = max([9, *(len(head) + 1 for head in heads)])
+        lines.append(" " * width + "".join(f"{head:>{wide}}" for head in heads))
+        lines.append(f"{kind:{width}}" + "".join(_cell(value, wide) for value in row.values()))
     if "VOC_mAP" in metrics:
         area, points = (_cell(metrics[key]).strip() for key in ("VOC_mAP", "VOC07_mAP"))
         lines.append(f"VOC mAP at IoU .50: {area} (area), {points} (2007, 11 points)")
-    lines += ["", f"{'class':{width}}{'AP':>9}{'AP50':>9}"]
+    kinds = [kind for kind in ("AP", "AP50") if kind in metrics]
+    lines += ["", f"{'class':{width}}" + "".join(f"{kind:>9}" for kind in kinds)]
     lines += [
-        padded(name, width) + _cell(metrics[f"AP/{name}"]) + _cell(metrics[f"AP50/{name}"])
+        padded(name, width) + "".join(_cell(metrics[f"{kind}/{name}"]) for kind in kinds)
         for name in classes
     ]
     return "\n".join(lines)
 
 
-def _cell(value: float) -> str:
-    return f"{'-':>9}" if value < 0 else f"{value:9.3f}"
+def _cell(value: float, width: int = 9) -> str:
+    return f"{'-':>{width}}" if value < 0 else f"{value:{width}.3f}"

@@ -15,7 +15,7 @@ Source: pycocotools.cocoeval, whose behaviour defines COCO's evaluation.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ AREA_RANGES = {
     "large": (96.0**2, 1e5**2),
 }
 MAX_DETECTIONS = 100  # of an image and class
+MOST_BITS = 62  # of a matching
 _PAIRS_AT_ONCE = 4_000_000
 
 
@@ -60,8 +61,8 @@ class Overlaps:
       image: int64 [d], the image of every detection.
       object_image: int64 [g], the image of every object.
       rank: int64 [d], 0 for the detection of the highest score of its image and class.
-      order: int64 [m], the best 100 detections of each image and class: by class, then by
-        falling score, then by image id, then by row.
+      max_detections: how many of each image and class are matched, the best ones.
+      order: int64 [m], those: by class, then by falling score, then by image id, then by row.
     """
 
     truth: GroundTruthTable
@@ -74,6 +75,7 @@ class Overlaps:
     image: np.ndarray
     object_image: np.ndarray
     rank: np.ndarray
+    max_detections: int
     order: np.ndarray
 
     @functools.cached_property
@@ -94,7 +96,7 @@ class Positives:
     Attributes:
       object, iou: int64 and float64 [d], the object a true positive takes, -1 for all others; 0.
       is_true, is_false: bool [d]. What is neither is left out: on an ignored object, of another
-        range, or beyond the best 100 of image and class.
+        range, or beyond the best `max_detections` of image and class.
       is_counted: bool [g], the objects to find.
     """
 
@@ -107,7 +109,7 @@ class Positives:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matching:
-    """What each detection takes, at T thresholds in each of COCO's area ranges.
+    """What each detection takes, at T thresholds in each of A area ranges.
 
     Attributes:
       overlaps: what was matched.
@@ -139,12 +141,13 @@ class Matching:
         detection, obj, iou = (column[here] for column in self.taken[:3])
         objects, ious = np.full(len(self.matched), -1, np.int64), np.zeros(len(self.matched))
         objects[detection], ious[detection] = obj, iou
+        is_best = self.overlaps.rank < self.overlaps.max_detections
         is_free = (self.matched >> bit & 1) == 0
         return Positives(
             object=objects,
             iou=ious,
             is_true=objects >= 0,
-            is_false=is_free & self.is_sized[:, area] & (self.overlaps.rank < MAX_DETECTIONS),
+            is_false=is_free & self.is_sized[:, area] & is_best,
             is_counted=self.is_counted[:, area],
         )
 
@@ -164,8 +167,9 @@ def find_overlaps(
       truth: the annotated images.
       found: of these images and classes.
       own_class: only with objects of its class.
-      limit: only the best detections of each image and class, so many.
-      least: the smallest IoU of a pair; 0: any that share area. Of masks at least .5.
+      limit: only the best detections of each image and class, so many; None: all, of which the
+        best 100 are matched.
+      least: the smallest IoU of a pair; 0: any that share area.
       iou_type: of boxes or of masks.
 
     Raises:
@@ -180,6 +184,7 @@ def find_overlaps(
     group = image * num_classes + found.labels
     rank = np.empty(len(group), np.int64)
     rank[by_group] = rank_in_runs(group[by_group])
+    most = limit or MAX_DETECTIONS
     rows = np.arange(len(rank)) if limit is None else np.flatnonzero(rank < limit)
     if own_class:
         pairs = _pairs(rows, group, object_image * num_classes + truth.labels)
@@ -187,7 +192,7 @@ def find_overlaps(
         pairs = _pairs(rows, image, object_image)
     if iou_type == "segm":
         masks = known_masks(found, "detection"), known_masks(truth, "ground truth")
-        detection, obj, iou = _mask_overlaps(pairs, group, *masks, truth.is_crowd)
+        detection, obj, iou = _mask_overlaps(pairs, group, *masks, truth.is_crowd, least)
     else:
         detection, obj, iou = _box_overlaps(pairs, truth, found, least=least)
     return Overlaps(
@@ -201,40 +206,45 @@ def find_overlaps(
         image=image,
         object_image=object_image,
         rank=rank,
-        order=by_class[rank[by_class] < MAX_DETECTIONS],
+        max_detections=most,
+        order=by_class[rank[by_class] < most],
     )
 
 
 def match_detections(
-    overlaps: Overlaps, thresholds: Sequence[float] | np.ndarray = IOU_THRESHOLDS
+    overlaps: Overlaps,
+    thresholds: Sequence[float] | np.ndarray = IOU_THRESHOLDS,
+    areas: Iterable[tuple[float, float]] = AREA_RANGES.values(),
 ) -> Matching:
-    """Matches the best 100 detections of each image and class, by their boxes or their masks.
+    """Matches the best detections of each image and class, by their boxes or their masks.
 
     Args:
       overlaps: of two tables.
-      thresholds: the least IoUs, rising, at most 15; at 0 any shared area will do. An ignored
-        object (crowd, difficult, of another area range) needs at least .5 whatever the threshold.
+      thresholds: the least IoUs, rising; at 0 any shared area will do, but an ignored object
+        (crowd, difficult, of another area range) then needs at least .5.
+      areas: the area ranges; with the thresholds at most `MOST_BITS` combinations.
     """
     truth, found = overlaps.truth, overlaps.found
-    is_counted = _in_ranges(truth.area) & ~overlaps.is_ignored_object[:, None]
+    ranges = np.array(list(areas))
+    is_counted = _in_ranges(truth.area, ranges) & ~overlaps.is_ignored_object[:, None]
     area = (
         known_masks(found, "detection").areas()
         if overlaps.iou_type == "segm"
         else box_sizes(found).prod(axis=1)
     )
     use = overlaps.same_class & (overlaps.iou >= thresholds[0])
-    use &= overlaps.rank[overlaps.detection] < MAX_DETECTIONS
+    use &= overlaps.rank[overlaps.detection] < overlaps.max_detections
     row, obj, iou = overlaps.detection[use], overlaps.object[use], overlaps.iou[use]
     group = overlaps.image * len(truth.class_names) + found.labels
 
     # Each detection asks for the objects that count, then for the ignored ones.
-    order = np.lexsort((-obj, -iou, group[row] * MAX_DETECTIONS + overlaps.rank[row]))
+    order = np.lexsort((-obj, -iou, group[row] * overlaps.max_detections + overlaps.rank[row]))
     row, obj, iou = row[order], obj[order], iou[order]
-    first_bits = 1 << np.arange(len(AREA_RANGES)) * len(thresholds)
+    first_bits = 1 << np.arange(len(ranges)) * len(thresholds)
     reached = (1 << np.searchsorted(thresholds, iou, side="right")) - 1
     reached = reached * first_bits.sum()
     counted = is_counted @ (first_bits * ((1 << len(thresholds)) - 1))
-    is_near = iou >= LEAST_OF_IGNORED
+    is_near = iou >= (0 if thresholds[0] else LEAST_OF_IGNORED)
     offer = np.concatenate([reached & counted[obj], np.where(is_near, reached & ~counted[obj], 0)])
     order = np.argsort(np.tile(np.arange(len(row)) - rank_in_runs(row), 2), kind="stable")
     order = order[offer[order] != 0]
@@ -258,7 +268,7 @@ def match_detections(
         num_thresholds=len(thresholds),
         matched=matched,
         ignored=ignored,
-        is_sized=_in_ranges(area),
+        is_sized=_in_ranges(area, ranges),
         is_counted=is_counted,
         taken=(row[chosen], obj[chosen], iou[chosen], takes[chosen]),
     )
@@ -353,8 +363,9 @@ def _mask_overlaps(
     found: RleTable,
     truth: RleTable,
     is_crowd: np.ndarray,
+    least: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs whose masks have an IoU of at least .5: detection, object, IoU.
+    """The pairs whose masks share area, with an IoU of at least `least`: detection, object, IoU.
 
     Areas and tight boxes bound the IoU from above; the pixels are compared only where the bound
     leaves it open, and one call of pycocotools serves all pairs of an image and class.
@@ -374,7 +385,7 @@ def _mask_overlaps(
     sides = np.minimum(box[:, 2:], truth_box[:, 2:]) - np.maximum(box[:, :2], truth_box[:, :2])
     inter = np.minimum(np.minimum(area, truth_area), sides.clip(0).prod(axis=1))
     union = np.where(is_crowd[obj], area, area + truth_area - inter)
-    can = (inter > 0) & (inter >= IOU_THRESHOLDS[0] * union)
+    can = (inter > 0) & (inter >= least * (1 - 1e-9) * union)  # the product is rounded
     row, obj = row[can], obj[can]
     by_group = np.argsort(group[row], kind="stable")
     row, obj = row[by_group], obj[by_group]
@@ -387,11 +398,11 @@ def _mask_overlaps(
         crowd = is_crowd[objects].astype(np.uint8).tolist()
         table = pycocotools.mask.iou([found[i] for i in rows], [truth[i] for i in objects], crowd)
         iou[here] = table[r, g]
-    near = iou >= IOU_THRESHOLDS[0]
+    near = (iou > 0) & (iou >= least)
     return row[near], obj[near], iou[near]
 
 
-def _in_ranges(area: np.ndarray) -> np.ndarray:
-    """Which of COCO's area ranges an area lies in, bool [n, 4]; both ends belong to a range."""
-    low, high = np.array(list(AREA_RANGES.values())).T
+def _in_ranges(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """Which of the ranges [a, 2] an area lies in, bool [n, a]; both ends belong to a range."""
+    low, high = ranges.T
     return (area[:, None] >= low) & (area[:, None] <= high)

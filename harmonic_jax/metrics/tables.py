@@ -6,7 +6,7 @@ or COCO files. Boxes are float64 xyxy in pixels of the original image, with x2 =
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 _OF_OBJECTS = ("boxes", "labels", "is_crowd", "is_difficult", "area")
 _OF_DETECTIONS = ("image_id", "boxes", "scores", "labels", "sizes")
 _LARGEST = 1e100  # the product of two is far from infinite
+_Table = TypeVar("_Table", "GroundTruthTable", "DetectionTable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,12 +99,13 @@ class GroundTruthTable:
     ) -> "GroundTruthTable":
         """Joins the objects of data records, one record an image, in their order.
 
-        A record has `image_id`, `original_id` (None, or the data set's own), `masks` or None, and
-        the columns `boxes`, `labels`, `is_crowd`, `is_difficult` and `area`.
+        A record has `image_id`, `original_id` (None, or the data set's own), `height` and `width`,
+        `masks` or None, and the columns `boxes`, `labels`, `is_crowd`, `is_difficult` and `area`.
         """
         records = tuple(records)
         counts = [len(record.labels) for record in records]
         image_ids = np.array([record.image_id for record in records], np.int64)
+        sizes = np.array([(record.height, record.width) for record in records], np.int32)
         return cls(
             image_ids=image_ids,
             image_id=np.repeat(image_ids, counts),
@@ -111,6 +113,7 @@ class GroundTruthTable:
             class_names=tuple(class_names),
             category_ids=tuple(category_ids),
             masks=_join_masks([record.masks for record in records]),
+            image_sizes=sizes.reshape(-1, 2),
             original_ids={r.image_id: r.original_id for r in records if r.original_id is not None},
         )
 
@@ -189,6 +192,13 @@ def concatenate_detections(tables: Sequence[DetectionTable]) -> DetectionTable:
         **{name: _join(tables, name) for name in _OF_DETECTIONS},
         masks=_join_masks([table.masks for table in tables]),
     )
+
+
+def take_rows(table: _Table, rows: np.ndarray) -> _Table:
+    """The same table with some of its rows, by their places or as bool [rows]."""
+    columns = {n: getattr(table, n)[rows] for n in (*_COLUMNS, "sizes") if hasattr(table, n)}
+    masks = None if table.masks is None else table.masks.take(rows)
+    return dataclasses.replace(table, **columns, masks=masks)
 
 
 def box_sizes(table: GroundTruthTable | DetectionTable) -> np.ndarray:

@@ -19,7 +19,13 @@ from harmonic_jax.data.sample import num_blank
 from harmonic_jax.detectors.parts.selection import non_finite_images
 from harmonic_jax.masks import RleTable, join_tables, paste_masks
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
+from harmonic_jax.metrics.params import COCO_PARAMS, CocoParams
+from harmonic_jax.metrics.tables import (
+    DetectionTable,
+    GroundTruthTable,
+    concatenate_detections,
+    take_rows,
+)
 from harmonic_jax.metrics.voc import voc_metrics
 from harmonic_jax.pretrained import WeightsError
 from harmonic_jax.structures import Batch, Detections
@@ -123,6 +129,7 @@ def evaluate(
     *,
     track: Tracker | None = None,
     watchdog: Watchdog | None = None,
+    params: CocoParams = COCO_PARAMS,
 ) -> Evaluation:
     """Runs the detector over every image of a source and scores the detections.
 
@@ -130,13 +137,16 @@ def evaluate(
     cannot be decoded count as missed; so do those of one for which the network says NaN or
     infinity, which the report names. Where the detector finds masks and the source has them, the
     metrics hold those of masks too, as mask_AP and so on; objects whose mask is unknown are
-    ignored in them.
+    ignored in them. The images and classes of `params` are those of VOC's metrics too.
 
-    Args: those of `detect_all`.
+    Args: those of `detect_all`, and of `coco_metrics` `params`.
 
     Raises:
+      ConfigError: a class or an image of `params` is not in the data.
       WeightsError: it finds nothing at all, and the network says NaN or infinity for an image.
     """
+    truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
+    params.select(truth, concatenate_detections([]))  # refuses what is not there
     loaded = DataReport()
     batches = detect_all(
         predict_step, variables, source, config, mesh,
@@ -156,18 +166,18 @@ def evaluate(
         records.append(np.repeat(index, valid.sum(axis=1)))
     # Batches group images by shape; results are written in the data set's own order.
     order = np.argsort(np.concatenate(records), kind="stable")
-    detections = _take(concatenate_detections(tables), order)
+    detections = take_rows(concatenate_detections(tables), order)
     _report_non_finite(loaded, sorted(non_finite), len(detections.scores), source)
-    truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
-    metrics = coco_metrics(truth, detections)
+    metrics = coco_metrics(truth, detections, params=params)
     if truth.masks is not None and detections.masks is not None:
         is_unknown = truth.masks.areas() == 0
         known = dataclasses.replace(truth, is_difficult=truth.is_difficult | is_unknown)
-        metrics |= mask_metrics(known, detections)
+        metrics |= mask_metrics(known, detections, params=params)
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
         # At IoU 0.5: as defined since 2010, and with 2007's eleven points.
-        metrics["VOC_mAP"] = voc_metrics(truth, detections, method="area")["mAP"]
-        metrics["VOC07_mAP"] = voc_metrics(truth, detections, method="11point")["mAP"]
+        chosen = params.select(truth, detections)
+        metrics["VOC_mAP"] = voc_metrics(*chosen, method="area")["mAP"]
+        metrics["VOC07_mAP"] = voc_metrics(*chosen, method="11point")["mAP"]
     return Evaluation(metrics, truth, detections, loaded)
 
 
@@ -208,12 +218,6 @@ def _paste(
         size = (record.height, record.width)
         pasted.append(paste_masks(grids[image][rows], boxes[image][rows], *size))
     return join_tables(pasted)
-
-
-def _take(table: DetectionTable, rows: np.ndarray) -> DetectionTable:
-    columns = ("image_id", "boxes", "scores", "labels", "sizes")
-    masks = None if table.masks is None else table.masks.take(rows)
-    return DetectionTable(**{name: getattr(table, name)[rows] for name in columns}, masks=masks)
 
 
 # A detector's classes and a data set's, matched by name.

@@ -86,6 +86,8 @@ def test_from_records() -> None:
             area=np.full(count, 3, np.float32),
             masks=None,
             original_id=None,
+            height=30,
+            width=40 + image_id,
         )
 
     table = GroundTruthTable.from_records(
@@ -93,6 +95,7 @@ def test_from_records() -> None:
     )
     assert table.image_ids.tolist() == [9, 4, 2]
     assert table.image_id.tolist() == [9, 9, 2]
+    assert table.image_sizes.tolist() == [[30, 49], [30, 44], [30, 42]]
     assert table.boxes[2].tolist() == [0, 1, 2, 3]
     assert table.is_difficult.all()
     assert table.class_names == ("cat", "dog")

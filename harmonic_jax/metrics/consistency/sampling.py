@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.metrics.coco import AT_75, coco_matching
+from harmonic_jax.metrics.coco import AT_75, coco_matchings
 from harmonic_jax.metrics.consistency.measures import (
     D_ECE_BINS,
     LAECE_BINS,
@@ -34,6 +34,7 @@ from harmonic_jax.metrics.consistency.study import (
     ranked_by_iou,
 )
 from harmonic_jax.metrics.matching import AREA_RANGES, Positives
+from harmonic_jax.metrics.params import COCO_PARAMS
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -184,7 +185,7 @@ def _average_precisions(case: Study, weights: np.ndarray) -> Found:
     if case.raw_overlaps is not None:
         tables["AP_best_raw"] = best_of_each_object(case.raw_overlaps)
     for name, table in tables.items():
-        matched[name] = coco_matching(case.truth, table)
+        (matched[name],) = coco_matchings(case.truth, table, "bbox", COCO_PARAMS)
     for area in range(len(AREA_RANGES)):
         objects = objects_of_classes(case, case.matching.is_counted[:, area], weights)
         at_thresholds = {
