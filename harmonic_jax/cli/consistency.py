@@ -119,7 +119,7 @@ def write_consistency(
     files = [folder / name for name in names]
     write_text(files[0], json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_text(files[1], printable(format_report(report)) + "\n")
-    save_coco_annotations(files[2], dataclasses.replace(case.truth, masks=None))
+    save_coco_annotations(files[2], dataclasses.replace(truth, masks=None), images.names)
     plain = dataclasses.replace(case.found, masks=None)
     save_coco_results(files[3], plain, truth.category_ids, truth.original_ids)
     raw_file = folder / "raw_boxes.npz"

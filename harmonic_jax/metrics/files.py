@@ -219,13 +219,15 @@ def save_coco_results(
     write_text(path, json.dumps(entries))
 
 
-def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> None:
+def save_coco_annotations(
+    path: str | Path, ground_truth: GroundTruthTable, file_names: Mapping[int, str] | None = None
+) -> None:
     """Writes the table as a COCO annotation file; annotation ids count from 1.
 
     Difficult objects carry `"difficult": 1`, which `load_coco_annotations` reads and pycocotools
-    does not. Image entries hold ids, and sizes where they are known.
+    does not. Image entries hold ids, and sizes and file names (by the table's ids) where known.
     """
-    table = ground_truth
+    table, named = ground_truth, file_names or {}
     annotations = _entries(table, table.category_ids, table.original_ids)
     for row, annotation in enumerate(annotations):
         annotation |= {
@@ -240,10 +242,12 @@ def save_coco_annotations(path: str | Path, ground_truth: GroundTruthTable) -> N
     images = [
         {"id": table.original_ids.get(image, image)}
         | ({"height": int(height), "width": int(width)} if height and width else {})
+        | ({"file_name": named[image]} if image in named else {})
         for image, (height, width) in sizes.items()
     ]
     names = zip(table.category_ids, table.class_names, strict=True)
     content = {
+        "info": {},  # without it some versions of pycocotools cannot load results
         "images": images,
         "categories": [{"id": int(category), "name": name} for category, name in names],
         "annotations": annotations,

@@ -1,0 +1,138 @@
+"""`eval` with other thresholds, ranges, limits and subsets; annotations that others can read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import harmonic_jax.__main__
+from harmonic_jax.cli import consistency, evaluate
+from harmonic_jax.metrics import (
+    CocoParams,
+    coco_metrics,
+    load_coco_annotations,
+    load_coco_results,
+    save_coco_annotations,
+    save_coco_results,
+)
+from tests.cli.coco import write_coco
+from tests.inference.tiny_run import run_config, write_run
+from tests.metrics.consistency import brute
+
+SETTINGS = "--iou-thresholds .3 .5 --area-ranges tiny 0 900 rest 900 1e10 --max-detections 1 200"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Annotations with sizes and file names, results, and boxes before NMS."""
+    truth, found = brute.detector_case(0)
+    names = {image: f"{image}.jpg" for image in truth.image_ids.tolist()}
+    save_coco_annotations(tmp_path / "plain.json", truth, names)
+    content = json.loads((tmp_path / "plain.json").read_text())
+    content["images"] = [image | {"height": 480, "width": 640} for image in content["images"]]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    save_coco_results(tmp_path / "p.json", found, truth.category_ids)
+    _, raw = brute.detector_case(0, detections=25)
+    save_coco_results(tmp_path / "raw.json", raw, truth.category_ids)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page has tests of its own."""
+    monkeypatch.setattr(consistency, "write_page", lambda *args, **options: [])
+
+
+def evaluated(files: Path, *more: object) -> int:
+    words = ("--predictions", files / "p.json", "--annotations", files / "a.json", *more)
+    return evaluate.main([str(word) for word in words])
+
+
+def test_settings_of_the_command_are_those_of_the_metrics(files: Path, capsys) -> None:
+    """The report is of the same images and classes."""
+    truth = load_coco_annotations(files / "a.json")
+    found = load_coco_results(files / "p.json", truth)
+    name, ids = truth.class_names[0], truth.image_ids[:5].tolist()
+    params = CocoParams(
+        iou_thresholds=(0.3, 0.5),
+        area_ranges=(("tiny", 0, 900), ("rest", 900, 1e10)),
+        max_detections=(1, 200),
+        classes=frozenset({name}),
+        image_ids=frozenset(ids),
+    )
+    words = [*SETTINGS.split(), "--classes", name, "--image-ids", *ids]
+    report = ("--report", files / "report", "--resamples", 0, "--raw-predictions")
+    words += ["--json", files / "numbers.json", *report, files / "raw.json"]
+    assert evaluated(files, *words) == 0
+    numbers = json.loads((files / "numbers.json").read_text())
+    assert numbers == coco_metrics(truth, found, params=params)
+    assert numbers["AP"] > numbers["AP50"] > 0
+    assert "best 200" in capsys.readouterr().out
+    written = json.loads((files / "report" / "annotations.json").read_text())
+    assert [image["id"] for image in written["images"]] == ids
+    assert {entry["category_id"] for entry in written["annotations"]} == {truth.category_ids[0]}
+
+
+def test_other_evaluators_read_what_the_report_writes(files: Path) -> None:
+    """And `compare` reads reports of before, which had no more than ids."""
+    coco = pytest.importorskip("pycocotools.coco")
+    assert evaluated(files, "--report", files / "new", "--resamples", 0) == 0
+    path = files / "new" / "annotations.json"
+    content = json.loads(path.read_text())
+    assert all(
+        image == {"id": image["id"], "height": 480, "width": 640, "file_name": f"{image['id']}.jpg"}
+        for image in content["images"]
+    )
+    loaded = coco.COCO(str(path)).loadRes(str(files / "new" / "detections.json"))
+    assert len(loaded.anns) == len(json.loads((files / "p.json").read_text()))
+
+    (files / "old").mkdir()
+    del content["info"]
+    content["images"] = [{"id": image["id"]} for image in content["images"]]
+    (files / "old" / "annotations.json").write_text(json.dumps(content))
+    (files / "new" / "detections.json").rename(files / "old" / "detections.json")
+    assert evaluated(files, "--report", files / "new", "--resamples", 0) == 0
+    words = ["compare", files / "old", files / "new", "--resamples", 10]
+    assert harmonic_jax.__main__.main([str(word) for word in words]) == 0
+
+
+def test_of_a_run(tmp_path: Path, capsys, monkeypatch) -> None:
+    """With a folder of its own; what the data do not have is refused before the evaluation."""
+    run = write_run(tmp_path / "run", run_config())
+    root = write_coco(tmp_path / "data", "valid")
+    words = [str(run), "--format", "coco", "--root", str(root), "--split", "valid"]
+    assert evaluate.main([*words, "--report", str(tmp_path / "report"), "--resamples", "0"]) == 0
+    images = json.loads((tmp_path / "report" / "annotations.json").read_text())["images"]
+    assert images[1] == {"id": 1, "height": 40, "width": 60, "file_name": "1.png"}
+    assert evaluate.main([*words, "--max-detections", "7", "--classes", "b", "a"]) == 0
+    assert evaluate.main([*words, "--classes", "a", "b", "--max-detections", "7"]) == 0
+    folders = sorted(path for path in run.iterdir() if path.name.startswith("eval_"))
+    assert [path.name.count("_params_") for path in folders] == [0, 1]
+    plain, other = (json.loads((path / "metrics.json").read_text()) for path in folders)
+    assert "AR_100" in plain
+    assert "AP/c" in plain
+    assert "AR_7" in other
+    assert "AP/c" not in other
+    capsys.readouterr()
+    monkeypatch.setattr("harmonic_jax.training.evaluation.detect_all", lambda: pytest.fail("ran"))
+    assert evaluate.main([*words, "--classes", "dog"]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: params.classes is ['dog']; it must be some of ['a', 'b', 'c']\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--iou-thresholds .9 .5", "params.iou_thresholds is (0.9, 0.5); it must be rising"),
+        ("--iou-thresholds 1.5", "params.iou_thresholds is (1.5,); it must be"),
+        ("--max-detections 0", "params.max_detections is (0,); it must be"),
+        ("--area-ranges tiny 9 1", "params.area_ranges is (('tiny', 9.0, 1.0),); it must be"),
+        ("--area-ranges tiny 9", "--area-ranges"),
+    ],
+)
+def test_bad_values_are_told_in_a_line(words: str, told: str, capsys) -> None:
+    assert evaluate.main(["RUN", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert told in error
+    assert error.count("\n") == 1
