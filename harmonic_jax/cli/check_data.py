@@ -34,6 +34,8 @@ class Options:
     """TFDS data directory of a tfds: data set."""
     max_objects: int = DataConfig().max_objects
     """As data.max_objects."""
+    eval_share: float | None = None
+    """As data.eval_share, of a folder with one split, or with no lists."""
     masks: bool = False
     """Read instance masks too."""
     decode: bool = True
@@ -44,8 +46,8 @@ class Options:
 def main(options: Options) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
     config, split = parse_spec(options.spec)
-    root, objects = options.root or config.root, options.max_objects
-    config = dataclasses.replace(config, root=root, max_objects=objects, masks=options.masks)
+    same = {name: getattr(options, name) for name in ("max_objects", "eval_share", "masks")}
+    config = dataclasses.replace(config, root=options.root or config.root, **same)
     splits = [split] if split else list_splits(config)
     if not splits:
         raise DataError(f"{options.spec}: no split found")

@@ -1,6 +1,7 @@
 """The consistency report of `eval`: boxes before NMS, pictures, and the files that are written."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -135,11 +136,8 @@ def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:
     place = {record.image_id: i for i, record in enumerate(source.records)}
     sizes = {record.image_id: (record.height, record.width) for record in source.records}
     names = {record.image_id: record.file_name for record in source.records}
-
-    def decode(key: int) -> np.ndarray:
-        return decode_record(source, place[key], max_pixels=max_pixels).image
-
-    return _images(decode, names, sizes)
+    decode = functools.partial(decode_record, source, max_pixels=max_pixels)
+    return _images(lambda key: decode(place[key]).image, names, sizes)
 
 
 def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
@@ -166,13 +164,12 @@ def images_of_folder(file: CocoFile, folder: Path | None) -> Images:
         raise DataError(
             f"--images {folder} holds none of the images that {file.name} names (as {example})"
         )
-    most = DataConfig().max_pixels
+    decode = functools.partial(decode_image, max_pixels=DataConfig().max_pixels)
 
-    def decode(key: int) -> np.ndarray:
-        data = read_image_file(paths[key])
-        return decode_image(data, max_pixels=most, annotated_size=sizes.get(key)).image
+    def pixels(key: int) -> np.ndarray:
+        return decode(read_image_file(paths[key]), annotated_size=sizes.get(key)).image
 
-    return _images(decode, names, sizes)
+    return _images(pixels, names, sizes)
 
 
 def _images(

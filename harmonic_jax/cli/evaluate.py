@@ -314,6 +314,7 @@ def _with_options(config: Config, options: RunOptions) -> Config:
         format=options.format or config.data.format,
         name=options.name or config.data.name,
         root=options.root or config.data.root,
+        eval_share=None if options.format or options.name else config.data.eval_share,
     )
     if options.name is not None and data.format != "tfds":
         raise ConfigError(

@@ -20,7 +20,9 @@ from harmonic_jax.data.folders import (
     ObjectEntry,
     folder_name,
     folder_source,
+    in_words,
     size_from_file,
+    whole_split,
 )
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport, Reason
@@ -62,11 +64,12 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
     Raises:
       DataError: if the annotation file is absent or is not a COCO detection file.
     """
-    path = _annotation_files(root).get(split)
+    whole = whole_split(tuple(_annotation_files(root)), split, config)
+    path = _annotation_files(root).get(whole)
     if path is None:
-        expected, legal = root / "annotations" / f"instances_{split}.json", coco_splits(root)
+        expected, legal = root / "annotations" / f"instances_{whole}.json", coco_splits(root)
         raise DataError(
-            f"{expected} does not exist; splits under data.root={root}: {', '.join(legal)}"
+            f"{expected} does not exist; splits under data.root={root}: {in_words(legal)}"
         )
     try:
         file = read_coco_file(path, segmentations=config.masks)
@@ -76,10 +79,11 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
     if file.same_names:
         report.add(Reason.SAME_CLASS_NAME, file.same_names)
     _count_repeated_ids(file, report)
-    images = _images(file, root, split, report)
+    images = _images(file, root, whole, report)
     usable = [image for image in images.values() if image]
     return folder_source(
-        f"coco:{folder_name(root)}:{split}",
+        f"coco:{folder_name(root)}",
+        split,
         usable,
         list(_objects(file, images, report)),
         config,

@@ -124,12 +124,9 @@ def decode_record(source: DetectionSource, index: int, *, max_pixels: int) -> De
     )
 
 
-def _check_size(
-    stored: tuple[int, int], annotated: tuple[int, int] | None, *, swapped: bool
-) -> None:
+def _check_size(stored: tuple[int, int], annotated: tuple[int, int] | None, swapped: bool) -> None:
     """Refuses an annotated size that is not the stored one, its sides swapped or not."""
-    if annotated not in (None, stored[::-1] if swapped else stored):
-        assert annotated is not None
+    if annotated and annotated != (stored[::-1] if swapped else stored):
         raise ImageError(
             "size_mismatch",
             f"the file has {stored[0]} x {stored[1]} pixels, its annotation says "

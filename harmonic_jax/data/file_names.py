@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from harmonic_jax.json_file import shown
 
@@ -137,12 +136,11 @@ class NamedFiles:
         """Of a name that means no file: where it was looked for, and what is near. Slow."""
         return f"{name_in_words(name)}: not in {self.folder}{nearby(self._everything, name)}"
 
-    def problem(self, name: str, found: Sequence[Any]) -> str:
-        """Why a name does not give one file, `found` having none or several."""
-        if not found:
-            return self.absence(name)
+    def problem(self, name: str, found: Sequence[object]) -> Iterator[str]:
+        """Why a name gives no single file, but `found`; looked for only where it is shown."""
         meant = ", ".join(repr(str(file)) for file in found[:3])
-        return f"{name}: may mean {len(found)} files of {self.folder}: {meant}"
+        several = f"{name}: may mean {len(found)} files of {self.folder}: {meant}"
+        yield several if found else self.absence(name)
 
     def _paths(self, name: str) -> Iterator[str]:
         """What a name may be called within the folder, the likeliest first."""

@@ -2,20 +2,25 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from harmonic_jax.coco_format.values import Id, as_int64, clean_name
+from harmonic_jax.data.file_names import without_folders, without_suffix
 from harmonic_jax.data.image_file import ImageError, open_image, read_image_file
 from harmonic_jax.data.records import Annotations, DataError, DetectionSource
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.rules import apply_rules
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.files import read_lines
+
+SPLITS = ("train", "val", "valid", "validation", "test")  # where one is known by its name
 
 
 class ImageEntry(NamedTuple):
@@ -51,7 +56,8 @@ class FolderSource(DetectionSource):
 
 
 def folder_source(
-    name: str,
+    data_set: str,
+    split: str,
     images: Sequence[ImageEntry],
     objects: Sequence[ObjectEntry],
     config: DataConfig,
@@ -65,7 +71,8 @@ def folder_source(
     """The source of what the files of a folder state; the rules about boxes are applied here.
 
     Args:
-      name: FORMAT:DATA_SET:SPLIT.
+      data_set: FORMAT:DATA_SET.
+      split: of `images` those that are not in it by `config.eval_share` are left out.
       images, objects: those that are not dropped already.
       config: as for `apply_rules`; says whether masks are wanted.
       class_names, category_ids: of the labels 0..k-1.
@@ -73,10 +80,43 @@ def folder_source(
       one_based: as for `apply_rules`.
       upright: as in `DetectionSource`.
     """
+    if config.eval_share is not None:
+        chosen = [i for i, image in enumerate(images) if _is_in_split(image, split, config)]
+        places = {old: new for new, old in enumerate(chosen)}
+        images = [images[i] for i in chosen]
+        objects = [o._replace(image=places[o.image]) for o in objects if o.image in places]
     raw = annotations_of(images, objects, masks=config.masks)
     records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
     paths = tuple(str(image.place) for image in images)
+    name = f"{data_set}:{split}"
     return FolderSource(name, class_names, category_ids, records, report, paths, upright=upright)
+
+
+def in_words(splits: Collection[str]) -> str:
+    """For messages: the splits there are, and what divides a single one."""
+    return ", ".join(splits) + "; --data.eval-share 0.2 divides it" * (len(splits) == 1)
+
+
+def whole_split(splits: Sequence[str], split: str, config: DataConfig) -> str:
+    """What to read for a split: the only one there is, where `config.eval_share` divides it; a
+    DataError if there are several, or the name is that of neither part."""
+    if config.eval_share is None:
+        return split
+    parts = (config.train_split, config.eval_split)
+    if len(splits) != 1 or split not in parts:
+        raise DataError(
+            f"data.eval_share={config.eval_share} makes {' and '.join(parts)} of a folder with one "
+            f"split; asked for is {split}, and data.root={config.root} has {', '.join(splits)}"
+        )
+    return splits[0]
+
+
+def _is_in_split(image: ImageEntry, split: str, config: DataConfig) -> bool:
+    """By 64 bits of the BLAKE2b hash of the file's name, without folders and suffix, in NFC."""
+    name = without_suffix(without_folders(image.file_name.replace("\\", "/")))
+    text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
+    place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
+    return (place < (config.eval_share or 0)) == (split == config.eval_split)
 
 
 def annotations_of(
@@ -163,8 +203,7 @@ def header_size(image: bytes | Path, *, upright: bool = False) -> tuple[int, int
                 header, orientation = open_image(read_image_file(image))
     except (ImageError, OSError):
         return None
-    width, height = header.size
-    return (width, height) if upright and orientation >= 5 else (height, width)
+    return header.size if upright and orientation >= 5 else header.size[::-1]
 
 
 def size_from_file(path: Path, told: str, report: DataReport) -> tuple[int, int] | None:

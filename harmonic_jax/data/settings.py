@@ -61,6 +61,9 @@ class DataConfig:
     (None: its default)."""
     train_split: str = "train"
     eval_split: str = "validation"
+    eval_share: Annotated[float | None, "(0, 1)"] = None
+    """Share of a folder's only split, or of images without lists, that becomes `eval_split`, the
+    rest `train_split`; by a hash of the file's name, so that one added later moves no other."""
     short_sides: Annotated[tuple[int, ...], "[32, 4096]"] = (800,)
     """Training images are resized so that the short side is one of these; evaluation: the last."""
     max_side: Annotated[int, "[32, 16384]"] = 1333
@@ -95,6 +98,12 @@ class DataConfig:
             "data.root",
             self.root,
             f"the folder of the {self.format} data set (--data.root DIR)",
+        )
+        require(
+            not self.eval_share or (self.format != "tfds" and self.train_split != self.eval_split),
+            "data.eval_share",
+            self.eval_share,
+            "None with tfds, which has slices (train[:80%]), and where both splits have one name",
         )
         require(
             self.masks or not self.augment.copy_paste,

@@ -53,6 +53,8 @@ def read_source(config: DataConfig, split: str) -> DetectionSource:
 
 def list_splits(config: DataConfig) -> tuple[str, ...]:
     """The names of all splits of a data set."""
+    if config.eval_share is not None:
+        return config.train_split, config.eval_split
     match config.format:
         case "coco":
             return coco_splits(_folder(config))
@@ -94,14 +96,11 @@ def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
             return DataConfig(format="tfds", name=where), split or None
         case "coco" | "voc" | "yolo" as known:
             return DataConfig(format=known, root=where), split or None
-    raise DataError(
-        f"{spec!r} must be coco:DIR, voc:DIR, yolo:DIR or tfds:NAME, and may end in :SPLIT"
-    )
+    raise DataError(f"{spec!r} must be coco:DIR, voc:DIR, yolo:DIR or tfds:NAME, maybe with :SPLIT")
 
 
 def _folder(config: DataConfig) -> Path:
     folder = Path(os.path.expanduser(str(config.root)))  # Path's own raises where there is no home
     if not folder.is_dir() and not (config.format == "yolo" and folder.is_file()):
-        or_file = " or YAML file" if config.format == "yolo" else ""
-        raise DataError(f"data.root is {config.root!r}; it must be an existing folder{or_file}")
+        raise DataError(f"data.root is {config.root!r}; it must be an existing folder")
     return folder

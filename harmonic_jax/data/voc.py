@@ -7,14 +7,17 @@ from typing import NamedTuple
 from harmonic_jax.data.decode import SUFFIXES
 from harmonic_jax.data.file_names import NamedFiles, list_files, without_folders, without_suffix
 from harmonic_jax.data.folders import (
+    SPLITS,
     FolderSource,
     ImageEntry,
     ObjectEntry,
     folder_name,
     folder_source,
+    in_words,
     read_class_names,
     read_list,
     size_from_file,
+    whole_split,
 )
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport, Reason
@@ -38,7 +41,7 @@ class _Year(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line of a list."""
+    """A line of a list, or a file of a folder without one."""
 
     name: str
     files: tuple[str, ...]  # that it may mean
@@ -46,7 +49,8 @@ class _Line(NamedTuple):
 
 
 def voc_splits(root: Path) -> tuple[str, ...]:
-    """The splits a folder defines; of a VOCdevkit as YEAR_SPLIT.
+    """The splits a folder defines; of a VOCdevkit as YEAR_SPLIT; without lists, the folders train,
+    valid, .. that hold annotations.
 
     The lists of one class (`cat_train.txt` beside `train.txt`, with a column of flags) are no
     splits, though `read_voc` reads them.
@@ -55,15 +59,24 @@ def voc_splits(root: Path) -> tuple[str, ...]:
       DataError: there is none.
       OSError: a folder may not be read.
     """
+    names = _split_names(root)
+    if names == ("",):
+        raise DataError(
+            f"no split found under data.root={root}: it has no ImageSets/Main/SPLIT.txt, no folder "
+            "VOC20xx with one, and no folder train or val with annotations; --data.eval-share 0.2 "
+            "splits images and annotations (.xml) that lie anywhere in it"
+        )
+    return names
+
+
+def _split_names(root: Path) -> tuple[str, ...]:
     lists = _all_lists(root)
     names = []
     for name, (prefix, path) in lists.items():
         words = name.removeprefix(prefix).split("_")
         is_longer = any(prefix + "_".join(words[n:]) in lists for n in range(1, len(words)))
-        if not is_longer or not _flags(read_list(path)):
+        if not is_longer or not path or not _flags(read_list(path)):
             names.append(name)
-    if not names:
-        raise DataError(f"no split found under data.root={root}: ImageSets/Main holds no .txt file")
     return tuple(names)
 
 
@@ -86,13 +99,14 @@ def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
       OSError: if one of them may not be read.
     """
     report = DataReport()
-    lists = _find_lists(root, split)
+    lists = _find_lists(root, whole_split(_split_names(root), split, config))
     years = {prefix: _read_year(folder) for prefix, folder in _year_folders(root).items()}
     class_names = _class_names(root, years.values())
     listed = ((years[p], line) for p, path in lists for line in _read_list(path, years[p].images))
     found = list(_images(listed, report))
     return folder_source(
-        f"voc:{folder_name(root)}:{split}",
+        f"voc:{folder_name(root)}",
+        split,
         [image for image, _ in found],
         list(_objects(found, class_names, report)),
         config,
@@ -107,25 +121,24 @@ def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
 
 
 def _year_folders(root: Path) -> dict[str, Path]:
-    """The VOC folders by split prefix: {"": root}, or {"2007_": root/VOC2007, ..}."""
-    if (root / "ImageSets" / "Main").is_dir():
+    """The VOC folders by split prefix: {"": root}, or {"2007_": root/VOC2007, ..}.
+
+    Without lists, {"train": root/train, ..} where annotations are in such folders, or {"": root}.
+    """
+    if _list_files(root):
         return {"": root}
-    found = sorted(path.parents[1] for path in root.glob("VOC*/ImageSets/Main") if path.is_dir())
-    if found:
-        return {path.name.removeprefix("VOC") + "_": path for path in found}
-    raise DataError(
-        f"data.root={root} has no ImageSets/Main (SPLIT.txt, the names of JPEGImages/NAME.jpg and "
-        "Annotations/NAME.xml), and no VOC20xx folder with one"
-    )
+    years = [path for path in sorted(root.glob("VOC*")) if _list_files(path)]
+    if years:
+        return {path.name.removeprefix("VOC") + "_": path for path in years}
+    plain = {name: root / name for name in SPLITS if NamedFiles(root / name, (".xml",)).files}
+    return plain or {"": root}
 
 
 def _read_year(folder: Path) -> _Year:
     """The files of a folder, and every annotation in it, whichever split its image is in."""
-    for name in ("Annotations", "JPEGImages"):
-        if not (folder / name).is_dir():
-            raise DataError(f"{folder} has no folder {name}")
-    xml = NamedFiles(folder / "Annotations", (".xml",))
-    images = NamedFiles(folder / "JPEGImages", SUFFIXES)
+    places = [folder / name for name in ("Annotations", "JPEGImages")]
+    place, image_place = (place if place.is_dir() else folder for place in places)
+    xml, images = NamedFiles(place, (".xml",)), NamedFiles(image_place, SUFFIXES)
     if not xml.files:
         raise DataError(f"{xml.folder} holds no .xml files")
     annotations: dict[str, VocAnnotation | str] = {}
@@ -166,36 +179,43 @@ def _class_names(root: Path, years: Iterable[_Year]) -> tuple[str, ...]:
 # Lists
 
 
-def _all_lists(root: Path) -> dict[str, tuple[str, Path]]:
-    """The prefix of the year and the file of each list, by PREFIX + NAME."""
-    lists = {}
+def _all_lists(root: Path) -> dict[str, tuple[str, Path | None]]:
+    """The prefix of the year and the file of each list, by PREFIX + NAME; None: all images."""
+    lists: dict[str, tuple[str, Path | None]] = {}
     for prefix, folder in _year_folders(root).items():
-        main = folder / "ImageSets" / "Main"
-        for file in list_files(main, depth=0):
-            if file.lower().endswith(".txt"):
-                lists[prefix + Path(file).stem] = (prefix, main / file)
+        files: Sequence[Path | None] = _list_files(folder) or [None]
+        for path in files:
+            lists[prefix + (path.stem if path else "")] = (prefix, path)
     return dict(sorted(lists.items()))
 
 
-def _find_lists(root: Path, split: str) -> list[tuple[str, Path]]:
+def _list_files(folder: Path) -> Sequence[Path]:
+    main = folder / "ImageSets" / "Main"
+    return [main / file for file in list_files(main, depth=0) if file.lower().endswith(".txt")]
+
+
+def _find_lists(root: Path, split: str) -> list[tuple[str, Path | None]]:
     """The lists that a split joins."""
     lists = _all_lists(root)
     # A list's own name may have a + or spaces in it.
     parts = [split] if split in lists else [part.strip() for part in split.split("+")]
     for part in parts:
         if part not in lists:
-            legal = ", ".join(voc_splits(root))
+            legal = in_words(voc_splits(root))
             raise DataError(f"no split {part!r} under data.root={root}: {legal}")
     return [lists[part] for part in parts]
 
 
-def _read_list(path: Path, images: NamedFiles) -> Iterator[_Line]:
-    """The lines of a list.
+def _read_list(path: Path | None, images: NamedFiles) -> Iterator[_Line]:
+    """The lines of a list; all images where there is none.
 
     A line is a name; it may be quoted, have a suffix, and be a path on another machine. In the
     lists of one class, where every line ends in a flag of -1, 0 or 1, the name is what comes before
     it; unless a line as a whole names an image: then no line has a flag.
     """
+    if path is None:
+        yield from (_Line(file, (file,), False) for file in images.files)
+        return
     named = read_list(path)
     found = [images.find(name) for name in named]
     flags = _flags(named)
@@ -228,8 +248,7 @@ def _images(
             report.add(Reason.NEGATIVE_IMAGE, [line.name])
             continue
         if len(line.files) != 1:
-            why = map(year.images.problem, [line.name], [line.files])
-            report.add(Reason.MISSING_IMAGE, why, count=1)
+            report.add(Reason.MISSING_IMAGE, year.images.problem(line.name, line.files), count=1)
             continue
         (file,) = line.files
         path = year.images.folder / file

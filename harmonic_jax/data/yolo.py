@@ -13,48 +13,38 @@ from harmonic_jax.coco_format.values import FieldError, class_name, read_field
 from harmonic_jax.data.decode import SUFFIXES
 from harmonic_jax.data.file_names import NamedFiles, list_files, suffix_of
 from harmonic_jax.data.folders import (
+    SPLITS,
     FolderSource,
     ImageEntry,
     ObjectEntry,
     folder_name,
     folder_source,
     header_size,
+    in_words,
     read_class_names,
     read_list,
+    whole_split,
 )
 from harmonic_jax.data.records import DataError
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.files import read_lines
 
-_SPLITS = ("train", "val", "valid", "validation", "test")
 _Rows = list[tuple[str, list[str]]]  # of a label file: where each one is, and its columns
 
 
 class _DataFile(NamedTuple):
-    """What a data.yaml states.
-
-    Attributes:
-      path: the file itself.
-      base: the folder that its paths start from.
-      names: the class names by class id, ids rising.
-      splits: of each split, the folders and lists of images as they are written.
-      has_keypoints: whether rows go on behind the box.
-    """
+    """What a data.yaml states."""
 
     path: Path
-    base: Path
-    names: dict[int, str]
-    splits: dict[str, list[str]]
-    has_keypoints: bool = False
+    base: Path  # that paths start from
+    names: dict[int, str]  # by class id, ids rising
+    splits: dict[str, list[str]]  # their folders and lists of images, as written
+    has_keypoints: bool = False  # behind the box of each row
 
 
 def yolo_splits(root: Path) -> tuple[str, ...]:
-    """The splits that a data.yaml names.
-
-    Raises:
-      DataError: it is absent, cannot be used, or names none.
-    """
+    """The splits that data.yaml names; a DataError says why there is none."""
     return tuple(_read_data_file(root).splits)
 
 
@@ -64,8 +54,7 @@ def read_yolo(root: Path, split: str, config: DataConfig) -> FolderSource:
     Args:
       root: the folder with `data.yaml`, or that file; without one, the folder with `classes.txt`.
       split: a key of data.yaml, `train`, `val`, `test`.
-      config: of more than `max_objects` in an image, the surplus is counted; `masks` says whether
-        to read polygons as masks too.
+      config: as for `read_coco`; masks are polygons.
 
     Returns:
       The source. Boxes are fractions of the image as a viewer shows it, EXIF's orientation applied.
@@ -74,14 +63,15 @@ def read_yolo(root: Path, split: str, config: DataConfig) -> FolderSource:
 
     Raises:
       DataError: if data.yaml, the split or its folders are absent or cannot be used.
-      OSError: if one of them may not be read.
     """
     file, report = _read_data_file(root), DataReport()
-    if split not in file.splits:
-        raise DataError(f"no split {split!r} in {file.path}: {', '.join(file.splits)}")
-    found = list(_images(_image_paths(file, split, report), file, report))
+    whole = whole_split(tuple(file.splits), split, config)
+    if whole not in file.splits:
+        raise DataError(f"no split {split!r} in {file.path}: {in_words(file.splits)}")
+    found = list(_images(_image_paths(file, whole, report), file, report))
     return folder_source(
-        f"yolo:{folder_name(file.path.parent)}:{split}",
+        f"yolo:{folder_name(file.path.parent)}",
+        split,
         [image for image, _ in found],
         list(_objects(found, file, report)),
         config,
@@ -96,20 +86,19 @@ def read_yolo(root: Path, split: str, config: DataConfig) -> FolderSource:
 
 
 def _read_data_file(root: Path) -> _DataFile:
-    path = root if root.is_file() else _find_data_file(root)
+    path = (root if root.is_file() else _find_data_file(root)).absolute()
+    base = path.parent
     if path.name == "classes.txt":
         names = dict(enumerate(read_class_names(path)))
-        return _DataFile(path, root, names, {"train": ["images" * (root / "images").is_dir()]})
+        return _DataFile(path, base, names, {"train": ["images" * (base / "images").is_dir()]})
     content = _read_yaml(path)
     try:
         names = read_field(content, "names", _names)
-        splits = {name: read_field(content, name, _places) for name in _SPLITS if content.get(name)}
+        splits = {name: read_field(content, name, _places) for name in SPLITS if content.get(name)}
     except FieldError as error:
         raise DataError(f"{path}: {error}") from error
-    if not splits:
-        raise DataError(f"no split found in {path}: it has none of {', '.join(_SPLITS)}")
-    base = path.parent / str(content.get("path") or "")
-    base = base if base.is_dir() else path.parent
+    stated = base / str(content.get("path") or "")
+    base = stated if stated.is_dir() else base
     return _DataFile(path, base, names, splits, "kpt_shape" in content)
 
 
@@ -146,13 +135,9 @@ def _names(value: Any) -> dict[int, str] | None:
     items = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(items, dict) or not all(re.fullmatch("[0-9]{1,9}", str(k)) for k in items):
         return None
-    found = {int(key): class_name(_as_text(name)) for key, name in items.items()}
-    names = {key: found[key] or "" for key in sorted(found)}
+    texts = {int(k): str(v) if type(v) in (int, float) else v for k, v in items.items()}
+    names = {key: class_name(texts[key]) or "" for key in sorted(texts)}
     return names if names and len(set(names.values()) - {""}) == len(items) else None
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if type(value) in (int, float) else value
 
 
 # Images
@@ -168,8 +153,7 @@ def _image_paths(file: _DataFile, split: str, report: DataReport) -> Iterator[Pa
         elif path.is_file() and suffix_of(path.name) == ".txt":
             yield from _listed_paths(path, file.base, report)
         else:
-            told = f"{split} is {place!r}, but {path} is neither a folder nor a .txt file"
-            raise DataError(f"{file.path}: {told}")
+            raise DataError(f"{file.path}: {split} is {place!r}; {path} is no folder and no .txt")
 
 
 def _listed_paths(path: Path, base: Path, report: DataReport) -> Iterator[Path]:
@@ -181,7 +165,7 @@ def _listed_paths(path: Path, base: Path, report: DataReport) -> Iterator[Path]:
         if len(found) == 1:
             yield found[0]
         else:
-            report.add(Reason.MISSING_IMAGE, map(files.problem, [line], [found]), count=1)
+            report.add(Reason.MISSING_IMAGE, files.problem(line, found), count=1)
 
 
 def _images(
@@ -195,7 +179,7 @@ def _images(
             report.add(Reason.DUPLICATE_IMAGE, [f"{name} again"])
         elif (size := header_size(path, upright=True)) is None:
             report.add(Reason.UNREADABLE_HEADER, [name])
-        elif (rows := _read_rows(_label_file(path), file.base, report)) is not None:
+        elif (rows := _read_rows(path, file.base, report)) is not None:
             yield ImageEntry(position, name, size, path), rows
         seen.add(path)
 
@@ -203,15 +187,13 @@ def _images(
 # Labels
 
 
-def _label_file(image: Path) -> Path:
-    """In labels/ in place of the last images/ of the path; else beside the image, if it is there"""
+def _read_rows(image: Path, base: Path, report: DataReport) -> _Rows | None:
+    """The rows of an image's label file: in labels/ in place of the last images/ of its path, else
+    beside the image. None where it cannot be read; no file is one without rows."""
     head, images, tail = str(image).rpartition("/images/")
-    mapped, beside = Path(f"{head}/labels/{tail}").with_suffix(".txt"), image.with_suffix(".txt")
-    return mapped if images and (mapped.is_file() or not beside.is_file()) else beside
-
-
-def _read_rows(path: Path, base: Path, report: DataReport) -> _Rows | None:
-    """The rows of a label file; none where there is no file, None where it cannot be read."""
+    beside = image.with_suffix(".txt")
+    mapped = Path(f"{head}/labels/{tail}").with_suffix(".txt") if images else beside
+    path = mapped if mapped.is_file() or not beside.is_file() else beside
     name = os.path.relpath(path, base)
     if not path.is_file():
         report.add(Reason.NO_LABEL_FILE, [name])
@@ -239,24 +221,17 @@ def _objects(
             if key in labels:
                 yield ObjectEntry(place, corners, labels[key], segmentation=polygon)
             else:
-                told = f"{where}: class {row[0]} is not in {file.path.name}"
-                report.add(Reason.UNKNOWN_CLASS, [told])
+                report.add(Reason.UNKNOWN_CLASS, [f"{where}: class {row[0]} has no name"])
 
 
 def _parse(
     row: Sequence[str], size: tuple[int, int]
 ) -> tuple[float, Sequence[float], list[list[float]] | None]:
-    """Class id, corners and polygon of a row, in pixels; a ValueError says why it has none.
-
-    >>> _parse("2 0.5 0.5 0.25 0.5".split(), (80, 40))
-    (2.0, [15.0, 20.0, 25.0, 60.0], None)
-    """
+    """Class id, corners and polygon of a row, in pixels; a ValueError says why it has none."""
     key, *numbers = map(float, row)
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise ValueError(f"it has {len(row)} columns; a box has 5, a polygon 7, 9, 11, ..")
     points = np.array(numbers).reshape(-1, 2) * size[::-1]
-    if len(numbers) > 4:
-        corners = np.concatenate([points.min(axis=0), points.max(axis=0)])
-        return key, corners.tolist(), [points.ravel().tolist()]
-    centre, half = points[0], points[1] / 2
-    return key, np.concatenate([centre - half, centre + half]).tolist(), None
+    if len(numbers) == 4:
+        return key, (points[0] + points[1] * [[-0.5], [0.5]]).ravel().tolist(), None
+    return key, [*points.min(axis=0), *points.max(axis=0)], [points.ravel().tolist()]

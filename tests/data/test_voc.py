@@ -106,7 +106,7 @@ def test_a_devkit_joins_years(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "../Main/train", "..", "", "/etc/passwd"])
 def test_an_absent_split_names_those_there_are(tmp_path: Path, split: str) -> None:
     write(tmp_path, {"a": SIZE + thing()})
-    with pytest.raises(DataError, match=r"split.*: train$"):
+    with pytest.raises(DataError, match=r"split.*: train; --data\.eval-share 0\.2 divides it$"):
         read(tmp_path, split)
 
 
@@ -123,8 +123,14 @@ def test_a_folder_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     refused("no object with a name in any annotation")
     path.write_text("<annotation>")
     refused("no object .*; a file no element found")
+
+
+def test_with_lists_too_folders_may_have_other_names(tmp_path: Path) -> None:
+    write(tmp_path, {"a": SIZE + thing()})
     (tmp_path / "JPEGImages").rename(tmp_path / "images")
-    refused("no folder JPEGImages$")
+    assert read(tmp_path).records.file_names == ("images/a.jpg",)
+    (tmp_path / "Annotations").rename(tmp_path / "xmls")
+    assert len(read(tmp_path).records[0].boxes) == 1
 
 
 def test_an_annotation_may_keep_its_image_s_suffix(tmp_path: Path) -> None:

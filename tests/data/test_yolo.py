@@ -88,9 +88,9 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
     source = read(tmp_path)
     assert len(source.records[0].boxes) == 1
     assert source.report.examples(Reason.UNKNOWN_CLASS) == (
-        "labels/a.txt, line 3: class 2 is not in data.yaml",
-        "labels/a.txt, line 4: class -1 is not in data.yaml",
-        "labels/a.txt, line 5: class 0.5 is not in data.yaml",
+        "labels/a.txt, line 3: class 2 has no name",
+        "labels/a.txt, line 4: class -1 has no name",
+        "labels/a.txt, line 5: class 0.5 has no name",
     )
     assert source.report.examples(Reason.MALFORMED_OBJECT) == (
         "labels/a.txt, line 6: could not convert string to float: 'cat'",
@@ -150,12 +150,12 @@ def test_bad_names_are_refused(names: str, tmp_path: Path) -> None:
         ("train: !!python/name:os.system\n", "line 1 cannot be read as YAML: could not determine"),
         ("train: 2024-99-99\n", "cannot be read as YAML: month must be in"),
         ("", "data.yaml: None must be an object with names"),
-        (NAMES, "no split found in .*: it has none of train, val"),
+        (NAMES, r"no split 'train' in .*data\.yaml: $"),
         (NAMES + "train: 3", "train is 3; it must be a folder of images, a .txt file of"),
         (NAMES + "train: [a, 3]", r"train is \['a', 3\]; it must be"),
-        (NAMES + "train: absent", "train is 'absent', but .*absent is neither a folder nor a .txt"),
-        (NAMES + "train: data.yaml", "but .*data.yaml is neither a folder nor a .txt file"),
-        (NAMES + "val: .", r"no split 'train' in .*data\.yaml: val$"),
+        (NAMES + "train: absent", "train is 'absent'; .*absent is no folder and no .txt"),
+        (NAMES + "train: data.yaml", "train is 'data.yaml'; .*data.yaml is no folder and no"),
+        (NAMES + "val: .", r"data\.yaml: val; --data\.eval-share 0\.2 divides it$"),
     ],
 )  # fmt: skip
 def test_a_data_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -260,6 +260,16 @@ def test_without_a_data_file_classes_stand_in_a_text(tmp_path: Path) -> None:
     assert source.records[0].labels.tolist() == [1]
 
 
+def test_the_folder_one_is_in_has_labels_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"a": BOX})
+    monkeypatch.chdir(tmp_path)
+    source = read(Path("."))
+    assert source.name == f"yolo:{tmp_path.name}:train"
+    assert [len(record.boxes) for record in source.records] == [1]
+
+
 def test_check_data_and_the_file_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, {"a": BOX}, yaml="train: images\nval: images\n")
     assert main(["check-data", f"yolo:{tmp_path}:val"]) == 0
@@ -267,5 +277,5 @@ def test_check_data_and_the_file_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"== yolo:{tmp_path.name}:val\n1 images, 1 objects" in out
     config = DataConfig(format="yolo", root=str(tmp_path / "data.yaml"))
     assert len(open_source(config, "train").records) == 1
-    with pytest.raises(DataError, match="it must be an existing folder or YAML file"):
+    with pytest.raises(DataError, match="it must be an existing folder"):
         open_source(DataConfig(format="yolo", root="no/such"), "train")
