@@ -54,7 +54,7 @@ def hardet(
 def rival(name: str) -> tuple[str, ...]:
     """The options of one of RIVALS: what it has otherwise than the baseline."""
     options, plain = [*BASELINE], LossConfig()
-    for field in ("cls_loss", "box_loss", "box_weight", "correlation"):
+    for field in ("cls_loss", "focal_gamma", "box_loss", "box_weight", "correlation"):
         value = getattr(RIVALS[name], field)
         if value != getattr(plain, field):
             options += [f"--loss.{field.replace('_', '-')}", str(value)]

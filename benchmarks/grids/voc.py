@@ -17,6 +17,9 @@ def grid() -> Grid:
         "harmonic+iou": hardet(gamma=0.0, margin=1.0),
         "giou": rival("giou"),
         "gfl": rival("gfl"),
+        "ia_bce": rival("ia_bce"),
+        "mal": rival("mal"),
+        "position": rival("position"),
     }
     weighted = {
         "hardet-stop": hardet(gradient="stop"),

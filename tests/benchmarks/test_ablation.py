@@ -11,6 +11,7 @@ import pytest
 from benchmarks.ablation_figures import draw_density, draw_gains, draw_starts
 from benchmarks.ablation_grid import Grid, GridError, load_grid
 from benchmarks.ablation_measure import CURVE, density, resampled_metrics, training_curve
+from benchmarks.ablation_recipe import rival
 from benchmarks.ablation_results import (
     METRICS,
     paired_difference,
@@ -19,6 +20,7 @@ from benchmarks.ablation_results import (
 )
 from benchmarks.ablation_runner import check_same, config_of
 from benchmarks.ablation_tables import tables
+from harmonic_jax.config import RIVALS
 from harmonic_jax.metrics.consistency.sampling import OVERALL, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from tests.metrics.synthetic import detector_output
@@ -54,6 +56,14 @@ def test_one_seed_has_no_table_of_differences() -> None:
     assert "minus baseline" in tables(
         [row(arm, seed, 0.3) for arm in arms for seed in (0, 1)], GRID
     )
+
+
+def test_the_options_of_a_rival_make_its_losses() -> None:
+    for name, loss in RIVALS.items():
+        grid = dataclasses.replace(GRID, arms={"baseline": rival(name)}, seeds=(0,))
+        assert config_of(grid.runs()[0])["loss"] == dataclasses.asdict(loss) | {
+            "type": "LossConfig"
+        }, name
 
 
 def test_runs_of_a_grid() -> None:

@@ -68,8 +68,8 @@ def with_integers(function: Callable[..., Any], *integers: np.ndarray, at: int =
 
 
 def _pairs(f: Callable[..., float]) -> Callable[..., np.ndarray]:
-    def of_all(*arrays: np.ndarray) -> np.ndarray:
-        return np.array([f(*row) for row in zip(*arrays, strict=True)])
+    def of_all(*arrays: np.ndarray, **options: Any) -> np.ndarray:
+        return np.array([f(*row, **options) for row in zip(*arrays, strict=True)])
 
     return of_all
 
@@ -117,6 +117,15 @@ def _hardet_from_ce(*arrays: Any, **options: Any) -> Any:
 def _ciou_held(floats: list[np.ndarray]) -> Callable[..., np.ndarray]:
     weights = _pairs(reference.ciou_weight)(*floats)
     return lambda *boxes: _pairs(reference.ciou_loss)(*boxes, weights)
+
+
+def _target_held(floats: list[np.ndarray], **options: Any) -> Callable[..., np.ndarray]:
+    return lambda x, u: reference.ia_bce(x, LABELS, u, fixed=floats[0], **options)
+
+
+def _with_default(f: Callable, **default: Any) -> Callable:
+    """A function whose option has no default, with this one."""
+    return lambda *arrays, **options: f(*arrays, **default | options)
 
 
 _PARTS = ["cls_loss", "smooth_l1", "prob", "iou", "entropy"]
@@ -178,6 +187,20 @@ _PLAIN = {
     },
     "ciou_loss": Case(
         losses.ciou_loss, PAIRS, _pairs(reference.ciou_loss), moves=(0, 1), held=_ciou_held
+    ),
+    "inner_iou_loss": Case(
+        _with_default(rivals.inner_iou_loss, ratio=0.7),
+        PAIRS,
+        _with_default(_pairs(reference.inner_iou_loss), ratio=0.7),
+        ({"ratio": 1.4}, {"ratio": 1.0}),
+        moves=(0, 1),
+    ),
+    "nwd_loss": Case(
+        _with_default(rivals.nwd_loss, constant=12.8),
+        PAIRS,
+        _with_default(_pairs(reference.nwd_loss), constant=12.8),
+        ({"constant": 40.0},),
+        moves=(0, 1),
     ),
     "iou_balanced_cls_loss": Case(
         rivals.iou_balanced_cls_loss,
@@ -244,6 +267,25 @@ WITH_INTEGERS = {
         [LOGITS, IOU],
         _on_labels(reference.varifocal),
         ({"alpha": 0.5, "gamma": 1.5},),
+    ),
+    "ia_bce_loss": Case(
+        with_integers(rivals.ia_bce_loss, LABELS),
+        [LOGITS, IOU],
+        _on_labels(reference.ia_bce),
+        ({"alpha": 0.6, "gamma": 1.5},),
+        held=_target_held,
+    ),
+    "matchability_aware_loss": Case(
+        with_integers(rivals.matchability_aware_loss, LABELS),
+        [LOGITS, IOU],
+        _on_labels(reference.matchability_aware),
+        ({"gamma": 0.5},),
+    ),
+    "position_supervised_loss": Case(
+        with_integers(rivals.position_supervised_loss, LABELS),
+        [LOGITS, IOU],
+        _on_labels(reference.position_supervised),
+        ({"gamma": 1.5},),
     ),
     "task_alignment": Case(
         functools.partial(with_integers(rivals.task_alignment, OBJECTS, at=2), num_objects=8),

@@ -165,6 +165,51 @@ def varifocal(logits, labels, quality, alpha=0.75, gamma=2.0):
     return elementwise(logits, labels, f)
 
 
+def ia_bce(logits, labels, quality, alpha=0.25, gamma=2.0, fixed=None):
+    """`fixed`: logits that the target, a constant, is computed from instead."""
+    fixed = logits if fixed is None else fixed
+
+    def f(p, is_label, i):
+        if not is_label:
+            return p**gamma * bce(p, 0.0)
+        score = sigmoid(fixed[i][labels[i]])
+        return bce(p, score**alpha * quality[i] ** (1 - alpha))
+
+    return elementwise(logits, labels, f)
+
+
+def matchability_aware(logits, labels, quality, gamma=1.5):
+    def f(p, is_label, i):
+        return bce(p, quality[i] ** gamma) if is_label else -(p**gamma) * math.log(1 - p)
+
+    return elementwise(logits, labels, f)
+
+
+def position_supervised(logits, labels, target, gamma=2.0):
+    def f(p, is_label, i):
+        t = target[i] if is_label else 0.0
+        return abs(t - p) ** gamma * bce(p, t)
+
+    return elementwise(logits, labels, f)
+
+
+def inner_iou_loss(a, b, ratio):
+    def inner(box):
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        w, h = ratio * (box[2] - box[0]), ratio * (box[3] - box[1])
+        return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+
+    return 1 - iou(inner(a), inner(b))
+
+
+def nwd_loss(a, b, constant):
+    def gaussian(box):
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        return x, y, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
+
+    return 1 - math.exp(-math.dist(gaussian(a), gaussian(b)) / constant)
+
+
 def task_alignment(prob, iou, objects, alpha=1.0, beta=6.0):
     t = [p**alpha * u**beta for p, u in zip(prob, iou, strict=True)]
     out = []

@@ -243,6 +243,11 @@ ENDS = {
     "smooth_l1_loss": [{"beta": 0.0}, {"beta": 1e-38}, {"beta": 1e9}],
     "quality_focal_loss": [{"beta": 0.0}, {"beta": 0.5}, {"beta": 9.0}],
     "varifocal_loss": [{"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.0}],
+    "ia_bce_loss": [{"alpha": 0.0, "gamma": 0.0}, {"alpha": 1.0, "gamma": 0.5}],
+    "matchability_aware_loss": [{"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 9.0}],
+    "position_supervised_loss": [{"gamma": 0.0}, {"gamma": 0.5}],
+    "inner_iou_loss": [{"ratio": 0.1}, {"ratio": 10.0}],
+    "nwd_loss": [{"constant": 1e-3}, {"constant": 1e6}],
     "task_alignment": [{"alpha": 0.0, "beta": 0.0}, {"alpha": 0.5}],
     "iou_balanced_cls_loss": [{"exponent": 0.0}, {"exponent": 0.5}],
     "iou_balanced_loc_loss": [{"exponent": 0.0}, {"exponent": 0.5}],
@@ -273,12 +278,18 @@ EXTREMES = {
     "iou_balanced_loc_loss": [LOSSES, UNIT],
     "isr_loss": [LOSSES, UNIT],
     "carl_loss": [UNIT, LOSSES],
+    "ia_bce_loss": [LOGITS, UNIT],
+    "matchability_aware_loss": [LOGITS, UNIT],
+    "position_supervised_loss": [LOGITS, UNIT],
     "task_alignment": [UNIT, UNIT],
     "correlation_loss": [UNIT, UNIT],
 }
 
 
-HIGHEST = {"aligned_iou": 1, "iou_loss": 1, "ciou_loss": 3, "eiou_loss": 4}  # 2 of the others
+HIGHEST = {  # 2 of the others
+    "aligned_iou": 1, "iou_loss": 1, "ciou_loss": 3, "eiou_loss": 4,
+    "inner_iou_loss": 1, "nwd_loss": 1,
+}  # fmt: skip
 
 
 def extremes(name):

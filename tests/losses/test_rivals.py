@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harmonic_jax import losses
 from harmonic_jax.losses import rivals
-from tests.losses.every import CASES, IOU, LABELS, LOGITS, LOSS, OBJECTS, N
+from tests.losses.every import CASES, IOU, LABELS, LOGITS, LOSS, OBJECTS, PAIRS, N
 
 
 def test_a_positive_without_overlap_is_a_negative_to_varifocal():
@@ -14,6 +15,42 @@ def test_a_positive_without_overlap_is_a_negative_to_varifocal():
         jnp.asarray(LOGITS), np.full(len(LABELS), -1), jnp.ones(len(LABELS))
     )
     np.testing.assert_array_equal(zero, background)
+
+
+def test_a_positive_without_overlap_is_none_of_the_negatives_to_the_matchability_aware_loss():
+    logits, labels = jnp.asarray(LOGITS), np.zeros(N, int)
+    loss = rivals.matchability_aware_loss(logits, labels, jnp.zeros(N))[:, 0]
+    np.testing.assert_allclose(loss, -np.log(1 - 1 / (1 + np.exp(-LOGITS[:, 0]))), rtol=1e-5)
+
+
+def test_position_supervision_of_the_best_box_asks_for_its_iou():
+    t = jnp.asarray(IOU**2 / IOU.max())
+    assert np.isclose(t.max(), IOU.max())
+    logit = jnp.log(t / (1 - t))[:, None]
+    at_target = rivals.position_supervised_loss(logit, np.zeros(N, int), t)
+    np.testing.assert_allclose(at_target, 0.0, atol=1e-6)
+
+
+def test_inner_boxes_of_ratio_one_are_the_boxes_and_larger_ones_reach_further():
+    pred, target = jnp.array([[0.0, 0.0, 4.0, 4.0]]), jnp.array([[5.0, 0.0, 9.0, 4.0]])
+    for pair in ((pred, target), tuple(jnp.asarray(boxes, jnp.float32) for boxes in PAIRS)):
+        inner = rivals.inner_iou_loss(*pair, ratio=1.0)
+        np.testing.assert_array_equal(inner, losses.iou_loss(*pair))
+    slope = jax.grad(lambda boxes, ratio: rivals.inner_iou_loss(boxes, target, ratio=ratio).sum())
+    assert not np.any(slope(pred, 1.2))
+    assert np.any(slope(pred, 1.4))
+
+
+def test_gaussians_attract_each_other_at_any_shift_and_of_any_size_alike():
+    shift = jnp.array([[3.0, 4.0, 3.0, 4.0]])
+    small, large = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 500.0, 200.0]])
+    for box in (small, large, large[:, ::-1]):  # the last one is inverted
+        loss, slope = jax.value_and_grad(
+            lambda boxes, box=box: rivals.nwd_loss(boxes, box, constant=5.0).sum()
+        )(box + shift)
+        np.testing.assert_allclose(loss, 1 - np.exp(-1), rtol=1e-5)
+        np.testing.assert_allclose(slope, np.exp(-1) / 5 * np.array([[3, 4, 3, 4]]) / 10, rtol=1e-5)
+    assert not np.any(jax.grad(lambda b: rivals.nwd_loss(b, small, constant=5.0).sum())(small))
 
 
 def test_correlations_at_their_ends():

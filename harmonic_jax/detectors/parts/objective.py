@@ -15,13 +15,16 @@ from jaxtyping import Array, Bool, Float
 from harmonic_jax import losses
 from harmonic_jax.checks import check_fields, require
 
-ClsLoss = Literal["focal", "quality_focal", "varifocal", "task_aligned", "iou_balanced", "isr"]
+ClsLoss = Literal[
+    "focal", "quality_focal", "varifocal", "ia_bce", "mal", "position",
+    "task_aligned", "iou_balanced", "isr",
+]  # fmt: skip
 BoxLoss = Literal[
     "smooth_l1", "giou", "diou", "ciou", "eiou", "task_aligned", "iou_balanced", "carl"
 ]
 
 # These weigh a sample by what the others of its batch or object do.
-_WEIGHTED = ("task_aligned", "iou_balanced", "isr", "carl")
+_WEIGHTED = ("position", "task_aligned", "iou_balanced", "isr", "carl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class LossConfig:
     focal_alpha: Annotated[float, "[0, 1]"] = 0.25
     """Weight of the true class; 1 - focal_alpha is that of the others, and of varifocal's."""
     focal_gamma: Annotated[float, "[0, 100]"] = 2.0
-    """Focusing exponent, also of the quality focal, varifocal and task-aligned losses."""
+    """Focusing exponent, also of the losses in the focal loss's place; 1.5 in `mal`'s source."""
     box_loss: BoxLoss = "smooth_l1"
     """RetinaNet's localization loss; torchvision's v2 has `giou`, its first version SmoothL1 with
     beta 0, which is L1. `iou_balanced` and `carl` weigh SmoothL1, `task_aligned` GIoU."""

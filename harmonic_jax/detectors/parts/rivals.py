@@ -25,6 +25,11 @@ RIVALS: dict[str, LossConfig] = {
     "focal": LossConfig(hardet=False),
     "gfl": LossConfig(hardet=False, cls_loss="quality_focal", box_loss="giou", box_weight=2.0),
     "vfl": LossConfig(hardet=False, cls_loss="varifocal", box_loss="giou", box_weight=1.5),
+    "ia_bce": LossConfig(hardet=False, cls_loss="ia_bce", box_loss="giou", box_weight=2.0),
+    "mal": LossConfig(
+        hardet=False, cls_loss="mal", focal_gamma=1.5, box_loss="giou", box_weight=2.0
+    ),
+    "position": LossConfig(hardet=False, cls_loss="position", box_loss="giou", box_weight=2.0),
     "tood": LossConfig(
         hardet=False, cls_loss="task_aligned", box_loss="task_aligned", box_weight=2.0
     ),
@@ -59,20 +64,21 @@ def cls_losses(
       where: positives and negatives.
       loss: names the loss; for those that weigh it, the loss that is weighed.
     """
+    soft = (cls_logits, labels, target)
+    focal: dict[str, Any] = {"gamma": loss.focal_gamma, "where": where}
     match loss.cls_loss:
         case "quality_focal" | "task_aligned":
-            return rivals.quality_focal_loss(
-                cls_logits, labels, target, beta=loss.focal_gamma, where=where
-            )
+            return rivals.quality_focal_loss(*soft, beta=loss.focal_gamma, where=where)
+        case "position":
+            return rivals.position_supervised_loss(*soft, **focal)
         case "varifocal":
-            alpha, gamma = 1 - loss.focal_alpha, loss.focal_gamma
-            return rivals.varifocal_loss(
-                cls_logits, labels, target, alpha=alpha, gamma=gamma, where=where
-            )
+            return rivals.varifocal_loss(*soft, alpha=1 - loss.focal_alpha, **focal)
+        case "ia_bce":
+            return rivals.ia_bce_loss(*soft, **focal)
+        case "mal":
+            return rivals.matchability_aware_loss(*soft, **focal)
         case _:
-            return losses.sigmoid_focal_loss(
-                cls_logits, labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma, where=where
-            )
+            return losses.sigmoid_focal_loss(cls_logits, labels, alpha=loss.focal_alpha, **focal)
 
 
 def box_losses(
@@ -178,6 +184,8 @@ def rival_sums(
         return cls_losses(logits, labels, target, where=where, loss=loss).sum(-1)
 
     target = alignment if loss.cls_loss == "task_aligned" else iou
+    if loss.cls_loss == "position":
+        target = iou**2 / jnp.maximum(iou.max(axis=1, keepdims=True), 1e-12)
     cls_loss = of_levels(cls_sums, labels, target, counted & is_real)
     weigh: dict[str, Any] = {"where": positive, "axis_name": batch_axis}
     match loss.cls_loss:

@@ -14,7 +14,11 @@ from harmonic_jax.losses.rivals.batch_weights import (
     iou_balanced_loc_loss,
     isr_loss,
 )
+from harmonic_jax.losses.rivals.localization import inner_iou_loss, nwd_loss
 from harmonic_jax.losses.rivals.soft_targets import (
+    ia_bce_loss,
+    matchability_aware_loss,
+    position_supervised_loss,
     quality_focal_loss,
     task_alignment,
     varifocal_loss,
@@ -24,9 +28,14 @@ __all__ = [
     "Correlation",
     "carl_loss",
     "correlation_loss",
+    "ia_bce_loss",
+    "inner_iou_loss",
     "iou_balanced_cls_loss",
     "iou_balanced_loc_loss",
     "isr_loss",
+    "matchability_aware_loss",
+    "nwd_loss",
+    "position_supervised_loss",
     "quality_focal_loss",
     "task_alignment",
     "varifocal_loss",

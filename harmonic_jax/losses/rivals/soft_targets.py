@@ -1,4 +1,4 @@
-"""Classification towards a quality instead of 1: quality focal, varifocal, task alignment."""
+"""Classification towards a quality instead of 1, as the IoU of the box or the score with it."""
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +163,111 @@ def varifocal_loss(
     # p**gamma = exp(gamma log p): exact for small p, and its slope has p**gamma as a factor.
     negative = alpha * jnp.exp(-gamma * jax.nn.softplus(-x)) * jax.nn.softplus(x)
     return keep(mask, jnp.where(q > 0, q * _cross_entropy(x, q), negative))
+
+
+def ia_bce_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    quality: ArrayLike,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """IoU-aware cross entropy: a positive's target is a mean of its score and its quality.
+
+    `BCE(p, t)`, `t = p**alpha * quality**(1 - alpha)`, for the class of the label, else
+    `p**gamma * BCE(p, 0)`, `p = sigmoid(logits)`. Of these t alone is a constant for the gradient.
+    The released code raises t to 0.01 at least and weighs an object's samples by rank.
+
+    Args:
+      logits, labels, quality, where: as in `quality_focal_loss`.
+      alpha: share of the score in the target, in [0, 1].
+      gamma: focusing exponent of the negatives, >= 0.
+
+    Returns, Raises: as `quality_focal_loss`.
+
+    Example:
+      >>> loss = ia_bce_loss(jnp.zeros((1, 2)), jnp.array([0]), jnp.array([0.5]))
+      >>> [round(float(value), 4) for value in loss[0]]  # log 2 and 0.5**2 log 2
+      [0.6931, 0.1733]
+
+    Source: Cai et al., "Align-DETR", 2023, arXiv:2304.07527.
+    """
+    alpha, gamma = as_number("alpha", alpha, 0.0, 1.0), as_number("gamma", gamma, 0.0)
+    (x, u), is_label, mask = as_classes(where, logits, labels, quality=quality)
+    t = jax.nn.sigmoid(lax.stop_gradient(x)) ** alpha * _target(u, is_label) ** (1 - alpha)
+    return keep(mask, _soft_or_negative(x, t, is_label, gamma))
+
+
+def matchability_aware_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    quality: ArrayLike,
+    *,
+    gamma: float = 1.5,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Cross entropy of positives with a power of their quality; focal weights for negatives.
+
+    `BCE(p, quality**gamma)` for the class of the label, else `p**gamma * BCE(p, 0)`,
+    `p = sigmoid(logits)`: unlike in `varifocal_loss` every positive has weight 1. The gradient
+    flows to the logits only; the released code holds the negatives' p**gamma.
+
+    Args:
+      logits, labels, quality, where: as in `quality_focal_loss`.
+      gamma: exponent of the quality and of the negatives' score, >= 0.
+
+    Returns, Raises: as `quality_focal_loss`.
+
+    Example:
+      >>> loss = matchability_aware_loss(jnp.array([[0.0, 2.0]]), jnp.array([1]), jnp.array([0.25]))
+      >>> [round(float(value), 4) for value in loss[0]]  # 0.5**1.5 log 2 and BCE(0.8808, 0.125)
+      [0.2451, 1.8769]
+
+    Source: Huang et al., "DEIM", CVPR 2025, arXiv:2412.04234.
+    """
+    gamma = as_number("gamma", gamma, 0.0)
+    (x, q), is_label, mask = as_classes(where, logits, labels, quality=quality)
+    return keep(mask, _soft_or_negative(x, _target(q, is_label) ** gamma, is_label, gamma))
+
+
+def position_supervised_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    quality: ArrayLike,
+    *,
+    gamma: float = 2.0,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """`quality_focal_loss` of another quality: the squared IoU u, rescaled within the image.
+
+    `|t - p|**gamma * BCE(p, t)` for the class of the label, else `p**gamma * BCE(p, 0)`, where
+    `t = u**2 / max(u)` of the image is for the caller to compute. The released code has
+    `(u / max(u))**2` instead, and weighs positives by 0.25, negatives by 0.75.
+
+    Args:
+      logits, labels, quality, where: as in `quality_focal_loss`; quality is t.
+      gamma: focusing exponent, >= 0.
+
+    Returns, Raises: as `quality_focal_loss`.
+
+    Example:
+      >>> iou = jnp.array([0.8, 0.4])  # t = 0.8 and 0.2, both 0.3 from p
+      >>> loss = position_supervised_loss(jnp.zeros((2, 1)), jnp.array([0, 0]), iou**2 / iou.max())
+      >>> [round(float(value), 4) for value in loss[:, 0]]  # 0.3**2 log 2
+      [0.0624, 0.0624]
+
+    Source: Liu et al., "Stable-DINO", ICCV 2023, arXiv:2304.04742.
+    """
+    gamma = as_number("gamma", gamma, 0.0)
+    return quality_focal_loss(logits, labels, quality, beta=gamma, where=where)
+
+
+def _soft_or_negative(x: jax.Array, y: jax.Array, is_label: jax.Array, gamma: float) -> jax.Array:
+    """BCE(p, y) for the class of the label, p**gamma BCE(p, 0) for all others."""
+    negative = jnp.exp(-gamma * jax.nn.softplus(-x)) * jax.nn.softplus(x)
+    return jnp.where(is_label, _cross_entropy(x, y), negative)
 
 
 def _target(quality: jax.Array, is_label: jax.Array) -> jax.Array:

@@ -172,6 +172,15 @@ def expected(loss: c.LossConfig) -> float:
             cls = plain.quality_focal(logits, labels, quality).sum(-1)
         case "varifocal":
             cls = plain.varifocal(logits, labels, quality).sum(-1)
+        case "ia_bce":
+            cls = plain.ia_bce(logits, labels, quality).sum(-1)
+        case "mal":
+            cls = plain.matchability_aware(logits, labels, quality).sum(-1)
+        case "position":
+            image = own["place"][:, 0]
+            largest = np.array([max(iou[image == i]) for i in image])
+            quality[positive] = iou**2 / largest
+            cls = plain.position_supervised(logits, labels, quality).sum(-1)
         case "task_aligned":
             quality[positive] = alignment
             cls = plain.quality_focal(logits, labels, quality).sum(-1)
