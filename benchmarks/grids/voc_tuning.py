@@ -1,11 +1,11 @@
 """PASCAL VOC 2007, trained on `train` and measured on `val`: rates and weights, before any test.
 
-The rate is chosen for the
-baseline alone; then `loss.cls_weight` of every loss by the same rule, the best AP of one seed.
+The rate is chosen for the baseline alone; then `loss.cls_weight` of every loss by the same rule,
+the best AP of one seed.
 """
 
 from benchmarks.ablation_grid import Grid
-from benchmarks.ablation_recipe import BASELINE, VOC, hardet
+from benchmarks.ablation_recipe import BASELINE, VOC, hardet, rival
 
 
 def grid() -> Grid:
@@ -19,11 +19,12 @@ def grid() -> Grid:
             "baseline": BASELINE,
             "hardet": hardet(),
             "hardet-cls3": (*hardet(), *weighted("3")),
-            "baseline-cls2": (*BASELINE, *weighted("2")),
+            "gfl": rival("gfl"),
             "baseline-rate2e-3": (*BASELINE, "--optim.learning-rate", "0.002"),
+            "baseline-rate5e-4": (*BASELINE, "--optim.learning-rate", "0.0005"),
+            "baseline-cls2": (*BASELINE, *weighted("2")),
             "hardet-stop-cls3": (*hardet(gradient="stop"), *weighted("3")),
             "hardet-cls6": (*hardet(), *weighted("6")),
-            "baseline-rate5e-4": (*BASELINE, "--optim.learning-rate", "0.0005"),
             "baseline-cls0.5": (*BASELINE, *weighted("0.5")),
         },
         baseline="baseline",
