@@ -116,7 +116,7 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
     if not run_on_primary(folder.config.exists):
         reason = f"there is no {folder.config}"
         if not folder.path.exists():
-            shipped = ", ".join(hub.shipped_names()) or "none"
+            shipped = ", ".join(hub.shipped_names()) or "none, so name the folder of a run"
             reason += f"; trained detectors in this install of harmonic_jax: {shipped}"
         raise ConfigError(f"{folder.path} holds no run: {reason}")
     store = CheckpointStore(folder.checkpoints if last else folder.best)

@@ -14,6 +14,7 @@ from harmonic_jax.backbones import (
     VGGConfig,
     build_backbone,
 )
+from harmonic_jax.backbones.efficientnet import relu6
 from harmonic_jax.backbones.layers import normalize_images
 from harmonic_jax.pretrained.convert import fit_state
 from harmonic_jax.pretrained.layout import Layout
@@ -85,6 +86,15 @@ def test_published_numbers_of_parameters(depth, cardinality, expected) -> None:
 def test_published_numbers_of_parameters_of_efficientnet_lite(variant, expected) -> None:
     params, _ = abstract(EfficientNetLiteConfig(variant=variant), nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+def test_relu6_has_no_slope_at_its_ends_in_both_modes() -> None:
+    x, ones = jnp.array([-1.0, 0.0, 1e-3, 5.999, 6.0, 7.0]), jnp.ones(6)
+    slope = [0, 0, 1, 1, 0, 0]
+    values, forward = jax.jvp(relu6, (x,), (ones,))
+    np.testing.assert_array_equal(values, np.clip(x, 0, 6))
+    np.testing.assert_array_equal(forward, slope)
+    np.testing.assert_array_equal(jax.grad(lambda x: relu6(x).sum())(x), slope)
 
 
 @pytest.mark.parametrize(("stages", "first"), [(0, None), (1, 1), (3, 5), (5, 16)])

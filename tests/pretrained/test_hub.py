@@ -284,7 +284,9 @@ def test_names_that_nobody_ships(
         error = capsys.readouterr().err
         name = "retinanet_lite0_voc" if words.startswith("predict") else "gloves"
         assert error.startswith(f"error: {name} holds no run: ")
-        assert error.endswith("trained detectors in this install of harmonic_jax: none\n")
+        assert error.endswith(
+            "trained detectors in this install of harmonic_jax: none, so name the folder of a run\n"
+        )
         assert error.count("\n") == 1
 
 
