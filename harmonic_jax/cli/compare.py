@@ -16,8 +16,10 @@ from harmonic_jax.metrics.consistency.compare import compare_samples, format_com
 from harmonic_jax.metrics.consistency.sampling import RESAMPLES, Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
+from harmonic_jax.metrics.matching import IouType
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal
+from harmonic_jax.training.evaluation import without_unknown_masks
 from harmonic_jax.training.run_folder import RunFolder
 
 
@@ -38,6 +40,8 @@ class Options:
     """Several others."""
     annotations: Path | None = None
     """Of the images, in COCO format."""
+    iou_type: IouType = "bbox"
+    """Overlaps of boxes, or with segm those of masks."""
     root: str | None = None
     """Where the data of the runs lies now, if it has moved."""
     json: Path | None = None
@@ -64,15 +68,15 @@ def main(options: Options) -> int:
         check_writable(options.json)
     a, b = ([_side(path) for path in paths] for paths in _paths(options))
     truth = _truth([*a, *b], options)
-    has_raw = all(side.raw is not None for side in [*a, *b])
-    samples = [
-        [_sample(side, truth, options.resamples, raw=has_raw) for side in part] for part in (a, b)
-    ]
+    is_of_boxes = options.iou_type == "bbox"
+    has_raw = is_of_boxes and all(side.raw is not None for side in [*a, *b])
+    samples = [[_sample(side, truth, options, raw=has_raw) for side in part] for part in (a, b)]
     result = compare_samples(*samples)
     names = [", ".join(str(side.path) for side in part) for part in (a, b)]
     text = format_comparison(result, names=(names[0], names[1]))
     if not has_raw:
-        text += "\n\nWhat NMS loses is not compared: not both sides have boxes before NMS."
+        reason = "not both sides have boxes before NMS" if is_of_boxes else "it is lost in boxes"
+        text += f"\n\nWhat NMS loses is not compared: {reason}."
     print_and_save(Terminal(), text, result, options.json)
     return 0
 
@@ -111,14 +115,15 @@ def _side(path: Path) -> _Side:
 
 def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
     """The one ground truth of all sides; refuses different ones."""
+    masks = options.iou_type == "segm"
     if options.annotations is not None:
-        return load_coco_annotations(options.annotations)
+        return load_coco_annotations(options.annotations, masks=masks)
     known = {}
     for side in sides:
         if side.annotations is not None:
-            known[side.path] = load_coco_annotations(side.annotations)
+            known[side.path] = load_coco_annotations(side.annotations, masks=masks)
         elif side.run is not None:
-            known[side.path] = _of_run(side.run, options.root)
+            known[side.path] = _of_run(side.run, options.root, masks=masks)
     if not known:
         raise ConfigError("two results files need --annotations FILE, of the images they are of")
     (first, truth), *others = known.items()
@@ -128,11 +133,13 @@ def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
     return truth
 
 
-def _of_run(run: RunFolder, root: str | None) -> GroundTruthTable:
+def _of_run(run: RunFolder, root: str | None, *, masks: bool) -> GroundTruthTable:
     data = run.read_config().data
     data = dataclasses.replace(data, root=root or data.root)
     source = open_source(data, data.eval_split)
-    return GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
+    names, ids = source.class_names, source.category_ids
+    truth = GroundTruthTable.from_records(source.records, names, ids)
+    return without_unknown_masks(truth) if masks else truth
 
 
 def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
@@ -149,7 +156,8 @@ def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
     return of_a.shape == of_b.shape and bool(np.allclose(of_a, of_b, atol=0.01))
 
 
-def _sample(side: _Side, truth: GroundTruthTable, resamples: int, *, raw: bool) -> Samples:
-    found = load_coco_results(side.detections, truth, masks=False)
+def _sample(side: _Side, truth: GroundTruthTable, options: Options, *, raw: bool) -> Samples:
+    found = load_coco_results(side.detections, truth, masks=options.iou_type == "segm")
     boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
-    return sample_metrics(Study(truth, found, boxes), resamples=resamples, seed=0)
+    case = Study(truth, found, boxes, options.iou_type)
+    return sample_metrics(case, resamples=options.resamples, seed=0)

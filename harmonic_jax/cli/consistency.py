@@ -25,6 +25,7 @@ from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results, save_raw
+from harmonic_jax.metrics.matching import IouType
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concatenate_detections
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections
@@ -91,12 +92,14 @@ def write_consistency(
     raw: DetectionTable | None,
     *,
     num_full: int = 0,
+    iou_type: IouType = "bbox",
     resamples: int,
     images: Images,
     title: str,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Computes the report and writes it, as files and as a page; and what `compare` reads without
-    the data set: annotations and detections in COCO format (boxes only), and boxes before NMS.
+    the data set: annotations and detections in COCO format (boxes; masks with "segm"), and boxes
+    before NMS.
 
     The folder is made if absent, and files of an earlier report in it are replaced. Of `num_full`
     images not all boxes before NMS are there, perhaps.
@@ -105,14 +108,19 @@ def write_consistency(
       The report and the files written.
     """
     notes: tuple[str, ...] = ()
-    if raw is None:
+    if iou_type == "segm":
+        notes = ("every IoU is of masks; boxes before NMS have none: what NMS loses is not known",)
+    elif raw is None:
         notes = ("boxes before NMS were not given: what NMS loses is not known",)
     elif num_full:
         notes = (
             f"of {num_full} images only the best {MOST_RAW_BOXES} boxes before NMS were kept: "
             "what NMS loses there may be more",
         )
-    case = Study(truth, found, raw)
+    if iou_type == "bbox":
+        truth = dataclasses.replace(truth, masks=None)
+        found = dataclasses.replace(found, masks=None)
+    case = Study(truth, found, raw, iou_type)
     samples = sample_metrics(case, resamples=resamples, seed=0)
     report = report_of(case, samples, notes=notes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +128,8 @@ def write_consistency(
     files = [folder / name for name in names]
     write_text(files[0], json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_text(files[1], printable(format_report(report)) + "\n")
-    save_coco_annotations(files[2], dataclasses.replace(truth, masks=None), images.names)
-    plain = dataclasses.replace(case.found, masks=None)
-    save_coco_results(files[3], plain, truth.category_ids, truth.original_ids)
+    save_coco_annotations(files[2], truth, images.names)
+    save_coco_results(files[3], found, truth.category_ids, truth.original_ids)
     raw_file = folder / "raw_boxes.npz"
     raw_file.unlink(missing_ok=True)
     if case.raw is not None:

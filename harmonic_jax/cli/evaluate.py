@@ -45,6 +45,7 @@ from harmonic_jax.training.evaluation import (
     classes_found,
     evaluate,
     match_classes,
+    without_unknown_masks,
 )
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.results import write_results
@@ -85,8 +86,6 @@ class FileOptions:
     """Detections in COCO results format."""
     annotations: Path | None = None
     """Annotations in COCO format."""
-    iou_type: Literal["bbox", "segm"] | None = None
-    """Boxes or masks alone; None: boxes, and masks where every entry of both files has one."""
     raw_predictions: Path | None = None
     """Boxes before NMS that belong to --predictions, for --report."""
     images: Path | None = None
@@ -102,6 +101,9 @@ class Options:
     torchvision:NAME are published detectors."""
     of_run: Annotated[RunOptions, FLAT] = RunOptions()
     of_files: Annotated[FileOptions, FLAT] = FileOptions()
+    iou_type: Literal["bbox", "segm"] | None = None
+    """Of files boxes or masks alone; None: boxes, and masks where every entry of both has one. Of
+    --report the overlaps of boxes, or with segm those of masks."""
     coco: Annotated[CocoParams, FLAT] = COCO_PARAMS
     json: Path | None = None
     """File to write the numbers to."""
@@ -143,6 +145,10 @@ def _check(options: Options) -> None:
     else:
         for option in given_options(files):
             raise UsageError(f"{option} goes with --predictions and --annotations, not with a run")
+        if options.iou_type is not None and options.report is None:
+            raise UsageError("--iou-type goes with --predictions, or with --report DIR of a run")
+    if options.iou_type == "segm" and files.raw_predictions:
+        raise UsageError("--raw-predictions are boxes: they go with --iou-type bbox")
     if options.report is None and (files.raw_predictions or files.images):
         option = "--raw-predictions" if files.raw_predictions else "--images"
         raise UsageError(f"{option} goes with --report DIR")
@@ -154,18 +160,19 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     paths = options.of_files
     assert paths.predictions is not None
     assert paths.annotations is not None
-    file = read_coco_file(paths.annotations, segmentations=paths.iou_type != "bbox")
+    file = read_coco_file(paths.annotations, segmentations=options.iou_type != "bbox")
     truth = ground_truth_from_coco(file)
     images = images_of_folder(file, paths.images) if options.report is not None else None
     try:
-        found = load_coco_results(paths.predictions, truth, masks=_MASKS[paths.iou_type])
+        found = load_coco_results(paths.predictions, truth, masks=_MASKS[options.iou_type])
     except MaskError as error:
-        hint = "; --iou-type bbox evaluates the boxes alone" if paths.iou_type is None else ""
+        hint = "; --iou-type bbox evaluates the boxes alone" if options.iou_type is None else ""
         raise ConfigError(f"{error}{hint}") from error
     _check_outputs(options)
-    metrics = {} if paths.iou_type == "segm" else coco_metrics(truth, found, params=options.coco)
+    metrics = {} if options.iou_type == "segm" else coco_metrics(truth, found, params=options.coco)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
-        metrics |= _metrics_of_masks(options, console, file, truth, found)
+        truth = _drawn(options, console, file, truth)
+        metrics |= {} if truth.masks is None else mask_metrics(truth, found, options.coco)
     print_and_save(console, format_table(metrics), metrics, options.json)
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
@@ -174,25 +181,21 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     return 0
 
 
-def _metrics_of_masks(
-    options: Options,
-    console: Terminal,
-    file: CocoFile,
-    truth: GroundTruthTable,
-    found: DetectionTable,
-) -> dict[str, float]:
-    """The numbers of masks; none, and why, where the annotations are not all masks."""
-    must = options.of_files.iou_type == "segm"
+def _drawn(
+    options: Options, console: Terminal, file: CocoFile, truth: GroundTruthTable
+) -> GroundTruthTable:
+    """The table with its masks; without, and why, where the annotations are not all masks."""
+    must = options.iou_type == "segm"
     try:
         drawn = with_masks(truth, file)
     except MaskError as error:
         if must:
             raise
         console.print(f"masks are left out: {error}\n")
-        return {}
+        return truth
     if must and drawn.masks is None:
         raise ConfigError(f"{file.name}: no annotation has a segmentation")
-    return {} if drawn.masks is None else mask_metrics(drawn, found, options.coco)
+    return drawn
 
 
 def _evaluate_run(options: Options, console: Terminal) -> int:
@@ -241,12 +244,14 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
         if options.report is None:
             return 0
         raw, num_full = None, 0
-        if tta is None:
+        if tta is None and options.iou_type != "segm":
             raw, num_full = detect_raw(run, labels, source, config, mesh, watchdog=watchdog)
     if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"
-        tables = (evaluation.ground_truth, evaluation.detections, raw)
+        truth = evaluation.ground_truth
+        truth = without_unknown_masks(truth) if options.iou_type == "segm" else truth
+        tables = (truth, evaluation.detections, raw)
         _write_agreement(options, console, *tables, num_full=num_full, images=images, title=title)
     return 0
 
@@ -296,8 +301,9 @@ def _write_agreement(
     raw = None if raw is None else options.coco.select(truth, raw)[1]
     truth, found = options.coco.select(truth, found)
     report, files = write_consistency(
-        options.report, truth, found, raw, resamples=options.resamples, **about
-    )
+        options.report, truth, found, raw,
+        iou_type=options.iou_type or "bbox", resamples=options.resamples, **about,
+    )  # fmt: skip
     console.print(f"\n{format_overall(report)}")
     _print_files(console, files)
 

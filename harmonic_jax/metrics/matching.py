@@ -84,6 +84,13 @@ class Overlaps:
         return self.truth.is_crowd | self.truth.is_difficult
 
     @functools.cached_property
+    def area(self) -> np.ndarray:
+        """Of every detection its box's or its mask's, [d], square pixels."""
+        if self.iou_type == "segm":
+            return known_masks(self.found, "detection").areas()
+        return box_sizes(self.found).prod(axis=1)
+
+    @functools.cached_property
     def of_own_class(self) -> np.ndarray:
         """The pairs of a detection with an object of its class that counts, bool [p]."""
         return self.same_class & ~self.is_ignored_object[self.object]
@@ -227,11 +234,6 @@ def match_detections(
     truth, found = overlaps.truth, overlaps.found
     ranges = np.array(list(areas))
     is_counted = _in_ranges(truth.area, ranges) & ~overlaps.is_ignored_object[:, None]
-    area = (
-        known_masks(found, "detection").areas()
-        if overlaps.iou_type == "segm"
-        else box_sizes(found).prod(axis=1)
-    )
     use = overlaps.same_class & (overlaps.iou >= thresholds[0])
     use &= overlaps.rank[overlaps.detection] < overlaps.max_detections
     row, obj, iou = overlaps.detection[use], overlaps.object[use], overlaps.iou[use]
@@ -268,7 +270,7 @@ def match_detections(
         num_thresholds=len(thresholds),
         matched=matched,
         ignored=ignored,
-        is_sized=_in_ranges(area, ranges),
+        is_sized=_in_ranges(overlaps.area, ranges),
         is_counted=is_counted,
         taken=(row[chosen], obj[chosen], iou[chosen], takes[chosen]),
     )

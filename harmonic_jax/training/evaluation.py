@@ -170,15 +170,20 @@ def evaluate(
     _report_non_finite(loaded, sorted(non_finite), len(detections.scores), source)
     metrics = coco_metrics(truth, detections, params=params)
     if truth.masks is not None and detections.masks is not None:
-        is_unknown = truth.masks.areas() == 0
-        known = dataclasses.replace(truth, is_difficult=truth.is_difficult | is_unknown)
-        metrics |= mask_metrics(known, detections, params=params)
+        metrics |= mask_metrics(without_unknown_masks(truth), detections, params=params)
     if config.data.format == "voc" or config.data.name.startswith("voc/"):
         # At IoU 0.5: as defined since 2010, and with 2007's eleven points.
         chosen = params.select(truth, detections)
         metrics["VOC_mAP"] = voc_metrics(*chosen, method="area")["mAP"]
         metrics["VOC07_mAP"] = voc_metrics(*chosen, method="11point")["mAP"]
     return Evaluation(metrics, truth, detections, loaded)
+
+
+def without_unknown_masks(truth: GroundTruthTable) -> GroundTruthTable:
+    """The same, with objects ignored whose mask is empty, as it is of one that is not known."""
+    if truth.masks is None:
+        return truth
+    return dataclasses.replace(truth, is_difficult=truth.is_difficult | (truth.masks.areas() == 0))
 
 
 def report_of_all(report: DataReport) -> DataReport:

@@ -162,7 +162,7 @@ def test_iou_type_names_what_it_lacks(cases: Path, capsys, tmp_path) -> None:
     line, _ = evaluated(alone, plain, capsys, tmp_path, *more)
     assert f"{plain}: no annotation has a segmentation" in line
     assert evaluate.main(["runs/none", "--iou-type", "bbox"]) == 2
-    assert "--iou-type goes with --predictions" in capsys.readouterr().err
+    assert "--iou-type goes with --predictions, or with --report" in capsys.readouterr().err
 
 
 def test_image_ids_that_are_hashes(cases: Path, capsys, tmp_path) -> None:

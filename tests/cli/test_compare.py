@@ -12,9 +12,11 @@ import pytest
 import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
 from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw
+from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results, save_raw
 from harmonic_jax.ops import Suppression, suppress
 from tests.metrics.consistency import brute
+from tests.metrics.synthetic import awkward_masks
 
 WRITTEN = ("consistency.json", "consistency.txt", "annotations.json", "detections.json")
 
@@ -133,6 +135,32 @@ def test_compare_reads_runs_as_they_lie_on_the_disk(
     assert "6 images" in capsys.readouterr().out
     assert compare(tmp_path / "a", files / "good.json", "--resamples", 5) == 1
     assert "not in the ground truth" in capsys.readouterr().err
+
+
+def test_report_and_comparison_by_masks(tmp_path, capsys) -> None:
+    truth, found = awkward_masks(1)
+    files = tmp_path / "files"
+    files.mkdir()
+    save_coco_annotations(files / "annotations.json", truth)
+    save_coco_results(files / "found.json", found, truth.category_ids)
+    out = tmp_path / "report"
+    assert report_on(files, "found", out, "--iou-type", "segm") == 0
+    assert "note: every IoU is of masks" in capsys.readouterr().out
+    report = json.loads((out / "consistency.json").read_text())
+    expected = mask_metrics(truth, found)
+    assert report["overall"]["AP"]["value"] == pytest.approx(expected["mask_AP"])
+    assert expected["mask_AP"] != pytest.approx(coco_metrics(truth, found)["AP"])
+    assert compare(out, out, "--iou-type", "segm", "--resamples", 5) == 0
+    shown = capsys.readouterr().out
+    assert f"{expected['mask_AP']:.3f}" in shown
+    assert "What NMS loses is not compared: it is lost in boxes" in shown
+    raw = ("--iou-type", "segm", "--raw-predictions", files / "found.json")
+    assert report_on(files, "found", out, *raw) == 2
+    assert "they go with --iou-type bbox" in capsys.readouterr().err
+    plain = dataclasses.replace(found, masks=None)
+    save_coco_results(files / "found.json", plain, truth.category_ids)
+    assert compare(out, files / "found.json", "--iou-type", "segm", "--resamples", 5) == 1
+    assert "segmentation is None" in capsys.readouterr().err
 
 
 def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None:

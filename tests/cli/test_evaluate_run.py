@@ -79,6 +79,14 @@ def test_what_cannot_be_written_is_found_before_the_evaluation(
     )  # fmt: skip
 
 
+def test_a_report_by_masks_needs_masks(evaluation, tmp_path) -> None:
+    root, out = write_coco(tmp_path / "data", "valid"), tmp_path / "out"
+    status, shown = evaluation(root, "--out", out, "--report", out, "--iou-type", "segm")
+    assert status == 1
+    assert "error: the detection table has no masks; 'segm' metrics need them" in shown
+    assert {path.name for path in out.iterdir()} == WRITTEN  # the numbers of boxes are there
+
+
 def test_numbers_are_saved_before_pictures(evaluation, tmp_path, monkeypatch) -> None:
     root = write_coco(tmp_path / "data", "valid")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harmonic_jax.metrics.coco import hits_of, precision_curves
-from harmonic_jax.metrics.consistency.study import Study
+from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges
 from harmonic_jax.metrics.matching import Matching, Positives, best_objects
 
 HIGH = 0.5
@@ -264,7 +264,7 @@ def average_precisions(
     return result
 
 
-def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sorts false positives at IoU .5 by the first rule that holds:
 
         location    IoU in [.1, .5] with an object of its class
@@ -280,7 +280,9 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
       The kind of every detection, int64 [d] into `KINDS`; -1: a true positive, or left out. The
       object that a "class" or "location" error would find if it were mended, int64 [d]: the best
       such detection of an object not found otherwise has it, others -1. The objects that no
-      detection takes, and that mending none would find, bool [g].
+      detection takes, and that mending none would find, bool [g]. The area range of every
+      detection, int64 [d] into `AREA_NAMES`: of a "class" or "location" error its object's, of all
+      others that of the detection's own area.
 
     Source: Bolya et al., TIDE, ECCV 2020, in the order of the authors' code.
     """
@@ -300,6 +302,7 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     wished = np.where(kind == KINDS.index("location"), own_object, -1)
     wished = np.where(kind == KINDS.index("class"), other_object, wished)
+    area = np.where(wished >= 0, np.append(case.truth.area, 0.0)[wished], overlaps.area)
     is_missed = positives.is_counted & ~case.is_found
     wished = np.where((wished >= 0) & np.append(is_missed, False)[wished], wished, -1)
     rows = np.flatnonzero(wished >= 0)
@@ -308,11 +311,12 @@ def find_errors(case: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     claims = np.full(len(kind), -1, np.int64)
     claims[best] = wished[best]
     is_missed[claims[best]] = False
-    return kind, claims, is_missed
+    return kind, claims, is_missed, area_ranges(area)
 
 
-def error_costs(case: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AP50 gained in each class if one kind of error were mended.
+def error_costs(case: Study, weights: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """AP50 gained in each class if one kind of error were mended: errors of all sizes, then those
+    of each area range alone. AP50 stays that of objects of all sizes.
 
     "class" and "location" errors: the best detection of each object not found otherwise becomes a
     true positive, with its score, of the object's class; the others vanish. "both", "duplicate",
@@ -321,28 +325,31 @@ def error_costs(case: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
 
     Each [b, k] in fractions of 1; NaN for a class without objects (tidecv: AP 0 if it is detected).
 
-    Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, 2020.
+    Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, 2020; by
+    area as the qualifiers of the authors' code.
     """
     truth, positives = case.truth, case.positives
-    kind, claims, is_missed = find_errors(case)
+    kind, claims, is_missed, area = find_errors(case)
     is_true, is_false, labels = positives.is_true, positives.is_false, case.found.labels
     objects = objects_of_classes(case, positives.is_counted, weights)
     base = _ap50(case, is_true, is_false, labels, objects, weights)
-    fixed = {}
-    for i, name in enumerate(KINDS):
-        of_kind = kind == i
-        mended = of_kind & (claims >= 0)
-        label = labels.copy()
-        label[mended] = truth.labels[claims[mended]]
-        still_false = is_false & ~of_kind
-        fixed[name] = _ap50(case, is_true | mended, still_false, label, objects, weights)
-    asked_for = objects_of_classes(case, positives.is_counted & ~is_missed, weights)
-    fixed["missed"] = _ap50(case, is_true, is_false, labels, asked_for, weights)
-    # A class whose objects are all missed has no AP once they are not asked for: it gains nothing.
-    return {
-        f"dAP_{name}": np.where(objects > 0, np.maximum(np.nan_to_num(value) - base, 0.0), np.nan)
-        for name, value in fixed.items()
-    }
+    for ranges in (range(len(AREA_NAMES)), *([a] for a in range(len(AREA_NAMES)))):
+        fixed = {}
+        for i, name in enumerate(KINDS):
+            of_kind = (kind == i) & np.isin(area, ranges)
+            mended = of_kind & (claims >= 0)
+            label = labels.copy()
+            label[mended] = truth.labels[claims[mended]]
+            still_false = is_false & ~of_kind
+            fixed[name] = _ap50(case, is_true | mended, still_false, label, objects, weights)
+        is_asked_for = positives.is_counted & ~(
+            is_missed & np.isin(area_ranges(truth.area), ranges)
+        )
+        asked_for = objects_of_classes(case, is_asked_for, weights)
+        fixed["missed"] = _ap50(case, is_true, is_false, labels, asked_for, weights)
+        # A class whose objects are all missed has no AP once they are not asked for: it gains 0.
+        gains = {name: np.maximum(np.nan_to_num(ap) - base, 0.0) for name, ap in fixed.items()}
+        yield {f"dAP_{name}": np.where(objects > 0, gain, np.nan) for name, gain in gains.items()}
 
 
 def objects_of_classes(case: Study, is_counted: np.ndarray, weights: np.ndarray) -> np.ndarray:

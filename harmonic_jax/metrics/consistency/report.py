@@ -3,9 +3,10 @@
 The dict is JSON-able; its keys:
 
   version          1
-  settings         what was evaluated and how: num_images, num_objects (to find), num_detections,
-                   num_ignored, num_over_limit, num_raw (None without raw boxes), resamples, seed,
-                   confidence, notes (sentences for the reader, such as what was cut off)
+  settings         what was evaluated and how: iou_type ("bbox" or "segm"), num_images,
+                   num_objects (to find), num_detections, num_ignored, num_over_limit, num_raw
+                   (None without raw boxes), resamples, seed, confidence, notes (sentences for the
+                   reader, such as what was cut off)
   overall          {metric: entry}
   areas            {"small" | "medium" | "large": {metric: entry}}
   classes          {class name: {metric: entry}}
@@ -20,7 +21,7 @@ The dict is JSON-able; its keys:
                    "reason": text, only where the value is None}
 
 The metrics and how they are shown: `METRICS` of the package, in the order of the page. Metrics of
-boxes before NMS are there only where such boxes were given, TIDE's errors not by area.
+boxes before NMS are there only where such boxes were given.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,7 @@ from harmonic_jax.metrics.consistency.sampling import (
     sample_metrics,
 )
 from harmonic_jax.metrics.consistency.study import AREA_NAMES, Study, area_ranges
+from harmonic_jax.metrics.matching import IouType
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 VERSION = 1
@@ -64,6 +66,7 @@ def consistency_report(
     found: DetectionTable,
     raw: DetectionTable | None = None,
     *,
+    iou_type: IouType = "bbox",
     resamples: int = RESAMPLES,
     seed: int = 0,
     notes: Iterable[str] = (),
@@ -74,6 +77,7 @@ def consistency_report(
       truth: the annotated images.
       found: detections, after NMS.
       raw: the same detector's boxes before NMS, where they are at hand.
+      iou_type: every IoU is of boxes ("bbox"), or of masks ("segm"), which all tables then need.
       resamples: of the images, for the intervals; 0: no intervals.
       seed: of the resamples.
       notes: sentences for the reader.
@@ -82,7 +86,8 @@ def consistency_report(
       A dict that JSON can hold; the module's docstring has its keys.
 
     Raises:
-      ValueError: a detection of an image or a class that the ground truth does not have.
+      ValueError: a detection of an image or a class that the ground truth does not have; "segm"
+        without masks.
 
     Example:
       >>> truth = GroundTruthTable(
@@ -94,7 +99,7 @@ def consistency_report(
       >>> round(report["overall"]["mean_gap"]["value"], 3)
       0.25
     """
-    case = Study(truth, found, raw)
+    case = Study(truth, found, raw, iou_type)
     return report_of(case, sample_metrics(case, resamples=resamples, seed=seed), notes=notes)
 
 
@@ -111,6 +116,7 @@ def report_of(case: Study, samples: Samples, *, notes: Iterable[str] = ()) -> Re
     return {
         "version": VERSION,
         "settings": {
+            "iou_type": case.iou_type,
             "num_images": samples.num_images,
             "num_objects": int(case.positives.is_counted.sum()),
             "num_detections": len(case.found.labels),

@@ -135,7 +135,7 @@ def sample_metrics(case: Study, *, resamples: int, seed: int) -> Samples:
         _average_precisions(case, costly),
         _agreements(case, weights, costly),
         _calibrations_and_lrp(case, weights, costly),
-        _of_classes(case, 0, error_costs(case, costly)),
+        _errors(case, costly),
         _nms(case, weights),
     )
     for part in parts:
@@ -185,7 +185,7 @@ def _average_precisions(case: Study, weights: np.ndarray) -> Found:
     if case.raw_overlaps is not None:
         tables["AP_best_raw"] = best_of_each_object(case.raw_overlaps)
     for name, table in tables.items():
-        (matched[name],) = coco_matchings(case.truth, table, "bbox", COCO_PARAMS)
+        (matched[name],) = coco_matchings(case.truth, table, case.iou_type, COCO_PARAMS)
     for area in range(len(AREA_RANGES)):
         objects = objects_of_classes(case, case.matching.is_counted[:, area], weights)
         at_thresholds = {
@@ -224,6 +224,11 @@ def _calibrations_and_lrp(case: Study, weights: np.ndarray, costly: np.ndarray) 
             d_ece = calibration_error(rows, weights, num_bins=D_ECE_BINS)
             yield from _spread("classes", names, {"D_ECE": d_ece})
         yield from _of_classes(case, area, lrp_errors(case, half, objects[: len(costly)], costly))
+
+
+def _errors(case: Study, weights: np.ndarray) -> Found:
+    for area, values in enumerate(error_costs(case, weights)):
+        yield from _of_classes(case, area, values)
 
 
 def _counted_rows(

@@ -8,6 +8,7 @@ import numpy as np
 
 from harmonic_jax.metrics.matching import (
     MAX_DETECTIONS,
+    IouType,
     Matching,
     Overlaps,
     Positives,
@@ -15,7 +16,7 @@ from harmonic_jax.metrics.matching import (
     find_overlaps,
     match_detections,
 )
-from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
+from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, take_rows
 
 AREA_NAMES = ("small", "medium", "large")
 AREA_BORDERS = (32.0**2, 96.0**2)  # square pixels
@@ -76,25 +77,29 @@ class Study:
     Attributes:
       truth: the annotated images.
       found: the detections, after NMS, of these images and classes.
-      raw: the boxes before NMS, where they are at hand.
+      raw: the boxes before NMS, where they are at hand; with "segm" they need masks too.
+      iou_type: every IoU and the detections' areas are of boxes ("bbox") or of masks ("segm").
     """
 
     truth: GroundTruthTable
     found: DetectionTable
     raw: DetectionTable | None = None
+    iou_type: IouType = "bbox"
 
     @functools.cached_property
     def overlaps(self) -> Overlaps:
         """Of `found` with `truth`.
 
         Raises:
-          ValueError: a detection of an image or a class that the ground truth does not have.
+          ValueError: a detection of an image or a class that the ground truth does not have;
+            "segm" without masks, or with one that is not of its image's size.
         """
-        return find_overlaps(self.truth, self.found)
+        return find_overlaps(self.truth, self.found, iou_type=self.iou_type)
 
     @functools.cached_property
     def raw_overlaps(self) -> Overlaps | None:
-        return None if self.raw is None else find_overlaps(self.truth, self.raw)
+        raw = self.raw
+        return None if raw is None else find_overlaps(self.truth, raw, iou_type=self.iou_type)
 
     @functools.cached_property
     def pairs(self) -> Pairs:
@@ -170,8 +175,7 @@ def best_of_each_object(overlaps: Overlaps) -> DetectionTable:
 
 
 def _rescored(table: DetectionTable, rows: np.ndarray, scores: np.ndarray) -> DetectionTable:
-    columns = (table.boxes[rows], scores, table.labels[rows], box_sizes(table)[rows])
-    return DetectionTable(table.image_id[rows], *columns)
+    return dataclasses.replace(take_rows(table, rows), scores=scores)
 
 
 def _pairs(overlaps: Overlaps, *, limit: int | None) -> Pairs:
@@ -181,9 +185,8 @@ def _pairs(overlaps: Overlaps, *, limit: int | None) -> Pairs:
     is_ignored = (on_ignored >= IGNORED_FROM) & (best < IGNORED_FROM)
     is_over = np.zeros(len(best), bool) if limit is None else overlaps.rank >= limit
     rows = np.flatnonzero(~is_ignored & ~is_over)
-    own_area = box_sizes(found).prod(axis=1)
     # Row -1 of the longer array is a stand-in for detections without an object.
-    area = np.where(obj >= 0, np.append(truth.area, 0.0)[obj], own_area)[rows]
+    area = np.where(obj >= 0, np.append(truth.area, 0.0)[obj], overlaps.area)[rows]
     return Pairs(
         score=found.scores[rows],
         iou=best[rows],

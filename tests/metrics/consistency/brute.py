@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pycocotools.mask
 
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, box_sizes
 from tests.metrics.synthetic import awkward_tables, detector_output
@@ -18,7 +19,11 @@ def case(seed: int) -> tuple[GroundTruthTable, DetectionTable]:
 
 
 def overlap(truth: GroundTruthTable, found: DetectionTable, g: int, d: int) -> float:
-    """IoU of an object and a detection, or the share of the detection inside a crowd region."""
+    """IoU of an object and a detection, or the share of the detection inside a crowd region; of
+    masks where there are any."""
+    if truth.masks is not None and found.masks is not None:
+        crowd = [int(truth.is_crowd[g])]
+        return float(pycocotools.mask.iou([found.masks[d]], [truth.masks[g]], crowd)[0, 0])
     (x, y), (w, h) = found.boxes[d, :2], box_sizes(found)[d]
     (tx, ty), (tw, th) = truth.boxes[g, :2], box_sizes(truth)[g]
     width, height = min(x + w, tx + tw) - max(x, tx), min(y + h, ty + th) - max(y, ty)
@@ -26,6 +31,12 @@ def overlap(truth: GroundTruthTable, found: DetectionTable, g: int, d: int) -> f
         return 0.0
     union = w * h if truth.is_crowd[g] else w * h + tw * th - width * height
     return width * height / union
+
+
+def area_of(found: DetectionTable, d: int) -> float:
+    if found.masks is not None:
+        return float(pycocotools.mask.area(found.masks[d]))
+    return float(box_sizes(found)[d].prod())
 
 
 def ranked(found: DetectionTable, image_id: int, label: int) -> list[int]:
@@ -84,7 +95,7 @@ def greedy(
                 if (counts[g], iou) >= best:
                     choice, best = g, (counts[g], iou)
             if choice is None:
-                if low <= box_sizes(found)[d].prod() <= high:
+                if low <= area_of(found, d) <= high:
                     false.add(d)
                 continue
             if not truth.is_crowd[choice]:
@@ -123,6 +134,33 @@ def copies(
     rows, ids = rows_of(found)
     columns = ("boxes", "scores", "labels", "sizes")
     return new_truth, DetectionTable(ids, **{c: getattr(found, c)[rows] for c in columns})
+
+
+def errors(truth: GroundTruthTable, found: DetectionTable) -> dict[int, tuple[str, int]]:
+    """TIDE's kind of every false positive at IoU .5, and its area range: that of the object for
+    "class" and "location", else its own."""
+    true, false = greedy(truth, found, 0.5, "all")
+    taken = {g for g, _ in true.values()}
+    counts = ~truth.is_crowd & ~truth.is_difficult
+    result = {}
+    for d in false:
+        ious = {
+            g: overlap(truth, found, g, d)
+            for g in np.flatnonzero(counts & (truth.image_id == found.image_id[d])).tolist()
+        }
+        own = {g: iou for g, iou in ious.items() if truth.labels[g] == found.labels[d]}
+        other = {g: iou for g, iou in ious.items() if g not in own}
+        area = area_of(found, d)
+        if 0.1 <= max(own.values(), default=0) <= 0.5:
+            kind, area = "location", truth.area[max(own, key=lambda g: own[g])]
+        elif max(other.values(), default=0) >= 0.5:
+            kind, area = "class", truth.area[max(other, key=lambda g: other[g])]
+        elif any(iou >= 0.5 and g in taken for g, iou in own.items()):
+            kind = "duplicate"
+        else:
+            kind = "background" if max(ious.values(), default=0) <= 0.1 else "both"
+        result[d] = kind, int(area > 1024) + int(area > 9216)
+    return result
 
 
 def bin_gaps(score: np.ndarray, quality: np.ndarray, num_bins: int) -> float:
