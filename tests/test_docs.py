@@ -1,5 +1,6 @@
 """What the documentation shows runs: the README's code, and every docstring's example."""
 
+import dataclasses
 import doctest
 import importlib
 import pkgutil
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import harmonic_jax
+from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results
+from tests.metrics.consistency import brute
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +83,22 @@ def test_the_settings_of_cocos_metrics_name_the_numbers() -> None:
     assert ", ".join(page["metrics"]) == code.rpartition("# ")[2].strip()
     assert page["metrics"]["AP_tiny"] > 0.99
     assert page["metrics"]["AP_rest"] == -1  # the dog is left out
+
+
+def test_the_page_on_consistency_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks one after the other, on small files."""
+    truth, found = brute.detector_case(0)
+    monkeypatch.chdir(tmp_path)
+    save_coco_annotations("instances_val2017.json", truth)
+    save_coco_results("detections.json", found, truth.category_ids)
+    pictures = {i: np.zeros((640, 640, 3), np.uint8) for i in truth.image_ids.tolist()}
+    worse = dataclasses.replace(found, scores=found.scores[::-1])
+    page: dict = {"my_pixels": pictures, "other": worse}
+    for block in python_blocks("docs/consistency.md"):
+        exec(block.replace("resamples=1000", "resamples=5"), page)
+    assert {path.name for path in Path("out").glob("*.html")} == {
+        "comparison.html", "consistency.html",
+    }  # fmt: skip
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

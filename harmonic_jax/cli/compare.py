@@ -8,16 +8,20 @@ import numpy as np
 from tyro.conf import Positional
 
 from harmonic_jax.cli.command import command, print_and_save
+from harmonic_jax.cli.consistency import images_of_folder, images_of_source
 from harmonic_jax.cli.options import UsageError
-from harmonic_jax.config import ConfigError
+from harmonic_jax.coco_format.files import read_coco_file
+from harmonic_jax.config import ConfigError, DataConfig
+from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
-from harmonic_jax.files import check_writable
+from harmonic_jax.files import check_writable, make_folder
 from harmonic_jax.metrics.consistency.compare import compare_samples, format_comparison
 from harmonic_jax.metrics.consistency.sampling import RESAMPLES, Samples, sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.files import load_coco_annotations, load_coco_results, load_raw
 from harmonic_jax.metrics.matching import IouType
 from harmonic_jax.metrics.tables import GroundTruthTable
+from harmonic_jax.report import Images, write_comparison
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.evaluation import without_unknown_masks
 from harmonic_jax.training.run_folder import RunFolder
@@ -27,7 +31,8 @@ from harmonic_jax.training.run_folder import RunFolder
 class Options:
     """Compare two detectors on the same images.
 
-    A and B are each the folder of a run (its report's detections and its data set), a folder that
+    A and B are each the folder of a run (its report's detections, and its data set; boxes before
+    NMS too after `eval RUN --report RUN/report`), a folder that
     `eval --report DIR` wrote (its detections, boxes before NMS and annotations), or a COCO results
     file, with --annotations. Several runs a side, seeds of one training: --a RUN .. --b RUN ..
     """
@@ -46,6 +51,10 @@ class Options:
     """Where the data of the runs lies now, if it has moved."""
     json: Path | None = None
     """File to write all numbers to."""
+    report: Path | None = None
+    """Folder to write comparison.html to: differences, curves, and images where A and B differ."""
+    images: Path | None = None
+    """Folder with the images of the annotations, for --report, where there is no run."""
     resamples: Annotated[int, "[1, 100000]"] = RESAMPLES
     """Of the images, for the intervals."""
 
@@ -66,9 +75,14 @@ def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     if options.json is not None:
         check_writable(options.json)
+    if options.report is not None:
+        make_folder(options.report)
+    elif options.images is not None:
+        raise UsageError("--images goes with --report DIR")
     a, b = ([_side(path) for path in paths] for paths in _paths(options))
     truth = _truth([*a, *b], options)
     is_of_boxes = options.iou_type == "bbox"
+    images = _images([*a, *b], options) if options.report is not None else None
     has_raw = is_of_boxes and all(side.raw is not None for side in [*a, *b])
     samples = [[_sample(side, truth, options, raw=has_raw) for side in part] for part in (a, b)]
     result = compare_samples(*samples)
@@ -78,6 +92,11 @@ def main(options: Options) -> int:
         reason = "not both sides have boxes before NMS" if is_of_boxes else "it is lost in boxes"
         text += f"\n\nWhat NMS loses is not compared: {reason}."
     print_and_save(Terminal(), text, result, options.json)
+    if options.report is not None and images is not None:
+        cases = [[_study(side, truth, options) for side in part] for part in (a, b)]
+        title = f"A: {names[0]}; B: {names[1]}"
+        file = write_comparison(options.report, result, cases, images, title=title)
+        Terminal().print(f"written: {file}")
     return 0
 
 
@@ -106,11 +125,9 @@ def _side(path: Path) -> _Side:
             f"{path} {what}, nor a folder that `harmonic-jax eval RUN --report DIR` wrote, which "
             "may be compared in place of a run"
         )
-    if is_run:
-        return _Side(path, found, run=run)
-    files = (path / "raw_boxes.npz", path / "annotations.json")
+    files = (folder / "raw_boxes.npz", folder / "annotations.json")
     raw, annotations = (file if file.exists() else None for file in files)
-    return _Side(path, found, raw, annotations)
+    return _Side(path, found, raw, annotations, run if is_run else None)
 
 
 def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
@@ -120,10 +137,10 @@ def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
         return load_coco_annotations(options.annotations, masks=masks)
     known = {}
     for side in sides:
-        if side.annotations is not None:
+        if side.run is not None:
+            known[side.path] = _of_run(side.run, options)
+        elif side.annotations is not None:
             known[side.path] = load_coco_annotations(side.annotations, masks=masks)
-        elif side.run is not None:
-            known[side.path] = _of_run(side.run, options.root, masks=masks)
     if not known:
         raise ConfigError("two results files need --annotations FILE, of the images they are of")
     (first, truth), *others = known.items()
@@ -133,13 +150,26 @@ def _truth(sides: list[_Side], options: Options) -> GroundTruthTable:
     return truth
 
 
-def _of_run(run: RunFolder, root: str | None, *, masks: bool) -> GroundTruthTable:
+def _source(run: RunFolder, options: Options) -> tuple[DataConfig, DetectionSource]:
     data = run.read_config().data
-    data = dataclasses.replace(data, root=root or data.root)
-    source = open_source(data, data.eval_split)
+    data = dataclasses.replace(data, root=options.root or data.root)
+    return data, open_source(data, data.eval_split)
+
+
+def _of_run(run: RunFolder, options: Options) -> GroundTruthTable:
+    _, source = _source(run, options)
     names, ids = source.class_names, source.category_ids
     truth = GroundTruthTable.from_records(source.records, names, ids)
-    return without_unknown_masks(truth) if masks else truth
+    return without_unknown_masks(truth) if options.iou_type == "segm" else truth
+
+
+def _images(sides: list[_Side], options: Options) -> Images:
+    run = next((side.run for side in sides if side.run is not None), None)
+    if run is not None:
+        data, source = _source(run, options)
+        return images_of_source(source, max_pixels=data.max_pixels)
+    file = options.annotations or next(side.annotations for side in sides if side.annotations)
+    return images_of_folder(read_coco_file(file, segmentations=False), options.images)
 
 
 def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
@@ -157,7 +187,13 @@ def _same(a: GroundTruthTable, b: GroundTruthTable) -> bool:
 
 
 def _sample(side: _Side, truth: GroundTruthTable, options: Options, *, raw: bool) -> Samples:
-    found = load_coco_results(side.detections, truth, masks=options.iou_type == "segm")
-    boxes = load_raw(side.raw, truth) if raw and side.raw is not None else None
-    case = Study(truth, found, boxes, options.iou_type)
+    case = _study(side, truth, options, raw=side.raw if raw else None)
     return sample_metrics(case, resamples=options.resamples, seed=0)
+
+
+def _study(
+    side: _Side, truth: GroundTruthTable, options: Options, *, raw: Path | None = None
+) -> Study:
+    found = load_coco_results(side.detections, truth, masks=options.iou_type == "segm")
+    boxes = None if raw is None else load_raw(raw, truth)
+    return Study(truth, found, boxes, options.iou_type)

@@ -148,15 +148,16 @@ def headroom_chart(report: Mapping[str, Any]) -> Chart:
 
 def curves_chart(report: Mapping[str, Any]) -> Chart:
     """Precision at every recall, at IoU .50 and .75."""
-    recall, tables = np.array(report["curves"]["recall"]), report["curves"]["precision"]
-    names = [name for name in tables if name != "all" and _is_known(tables[name]["0.50"])]
+    recall, precision = np.array(report["curves"]["recall"]), report["curves"]["precision"]
+    tables = {name: {f"IoU {t[1:]}": c for t, c in of.items()} for name, of in precision.items()}
+    names = [name for name in tables if name != "all" and _is_known(tables[name]["IoU .50"])]
     names.sort(key=lambda name: value_of(report["classes"].get(name, {}), "AP"))
     more = [
-        _curves_panel(name, recall, tables[name], is_small=True)
+        curves_panel(name, recall, tables[name], is_small=True)
         for name in names[:MOST_SMALL_PANELS]
     ]
-    at_50 = tables["all"]["0.50"]
-    panel = _curves_panel("Mean over classes", recall, tables["all"])
+    at_50 = tables["all"]["IoU .50"]
+    panel = curves_panel("Mean over classes", recall, tables["all"])
     if panel.lines:
         add_legend(panel)
     middle = float(at_50[len(at_50) // 2]) if _is_known(at_50) else None
@@ -167,15 +168,15 @@ def _is_known(curve: Any) -> bool:
     return curve is not None and bool(np.isfinite(np.array(curve, float)).any())
 
 
-def _curves_panel(
-    title: str, recall: np.ndarray, table: Mapping[str, Any], *, is_small: bool = False
+def curves_panel(
+    title: str, recall: np.ndarray, curves: Mapping[str, Any], *, is_small: bool = False
 ) -> "Axes":
+    """A panel of two named curves of precision; what is not known is not drawn."""
     axes = new_axes(title, is_small=is_small)
     set_fractions(axes, x="recall", y="precision")
-    for series, key in (("a", "0.50"), ("b", "0.75")):
-        if _is_known(table.get(key)):
-            curve = np.array(table[key], float)
-            axes.plot(recall, curve, **LINES[series], label=f"IoU {key.removeprefix('0')}")
+    for series, (label, curve) in zip("ab", curves.items(), strict=True):
+        if _is_known(curve):
+            axes.plot(recall, np.array(curve, float), **LINES[series], label=label)
     return axes
 
 

@@ -85,11 +85,12 @@ def write_page(
     add_pictures(groups, images)
     with chart_style(names):
         charts = make_charts(study, report)
-        html = _render(
+        html = render(
+            "page.html",
             title=title,
             class_names=names,
-            charts={name: _drawn(name, chart) for name, chart in charts.items()},
-            **_cases(groups, images),
+            charts={name: drawn(name, chart) for name, chart in charts.items()},
+            **pictures_of(groups, images),
             **_numbers(report),
         )
         # Names may hold control characters, and what UTF-8 cannot say.
@@ -104,14 +105,14 @@ def write_page(
     return files
 
 
-def _render(**context: Any) -> str:
-    """`page.html`, filled in; it escapes every text."""
+def render(page: str, **context: Any) -> str:
+    """A template of this folder, filled in; it escapes every text."""
     colors = {"light": (LIGHT, RAMP), "dark": (DARK, DARK_RAMP)}
-    return _template().render(colors=colors, metrics=METRICS, **context)
+    return _template(page).render(colors=colors, metrics=METRICS, spoken=spoken, **context)
 
 
 @functools.cache
-def _template() -> Any:
+def _template(page: str) -> Any:
     import jinja2
 
     environment = jinja2.Environment(
@@ -127,10 +128,10 @@ def _template() -> Any:
         "number": number,
         "percent": lambda part, whole: f"{100 * part / whole:.0f} %" if whole else number(None),
     }
-    return environment.get_template("page.html")
+    return environment.get_template(page)
 
 
-def _drawn(name: str, chart: Chart) -> dict[str, Any]:
+def drawn(name: str, chart: Chart) -> dict[str, Any]:
     """What the page needs of a chart: its panels as SVG."""
     finding = f"{name}-finding"  # the id of the words that tell it
     panels = [svg_of(axes, finding, f"{name}-{i}-") for i, axes in enumerate(chart.panels)]
@@ -161,8 +162,8 @@ def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cases(groups: Sequence[CaseGroup], images: Images) -> dict[str, Any]:
-    """The worst cases as the page shows them, in pictures as long as the page stays small."""
+def pictures_of(groups: Sequence[CaseGroup], images: Images) -> dict[str, Any]:
+    """Cases as a page shows them, in pictures as long as the page stays small."""
     cases, left = [case for group in groups for case in group.cases], MOST_BYTES
     uris: dict[Case, str] = {}
     for case in cases:

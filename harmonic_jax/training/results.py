@@ -43,6 +43,7 @@ def write_results(
       The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "raw_boxes.npz").unlink(missing_ok=True)  # of detections that are replaced
     files = [
         folder / name for name in ("metrics.json", "metrics.txt", "detections.json", "images.txt")
     ]

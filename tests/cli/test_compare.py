@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
 from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
-from harmonic_jax.metrics.files import save_coco_annotations, save_coco_results, save_raw
+from harmonic_jax.metrics.files import (
+    load_coco_annotations,
+    save_coco_annotations,
+    save_coco_results,
+    save_raw,
+)
+from harmonic_jax.metrics.tables import DetectionTable
 from harmonic_jax.ops import Suppression, suppress
 from tests.metrics.consistency import brute
 from tests.metrics.synthetic import awkward_masks
@@ -131,8 +138,20 @@ def test_compare_reads_runs_as_they_lie_on_the_disk(
         run.report.mkdir()
         entry = {"image_id": 10, "category_id": 3, "bbox": [2, 2, 30, 30], "score": score}
         (run.report / "detections.json").write_text(json.dumps([entry]))
-    assert compare(tmp_path / "a", tmp_path / "b", "--resamples", 5) == 0
-    assert "6 images" in capsys.readouterr().out
+    assert compare(tmp_path / "a", tmp_path / "b", "--resamples", 5, "--report", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "6 images" in shown
+    assert "not both sides have boxes before NMS" in shown
+    page = (tmp_path / "comparison.html").read_text()
+    assert "There are none." in page  # one box at the same place
+    truth = load_coco_annotations(coco_folder / "annotations" / "instances_pictures.json")
+    (entry,) = truth.boxes[truth.image_id == 10]
+    raw = DetectionTable([10], [entry], [0.1], [0])
+    for name in "ab":  # what `eval RUN --report RUN/report` puts there
+        save_raw(tmp_path / name / "report" / "raw_boxes.npz", raw, truth.category_ids)
+    numbers = tmp_path / "numbers.json"
+    assert compare(tmp_path / "a", tmp_path / "b", "--resamples", 5, "--json", numbers) == 0
+    assert json.loads(numbers.read_text())["overall"]["nms_mean_loss"]["a"] > 0
     assert compare(tmp_path / "a", files / "good.json", "--resamples", 5) == 1
     assert "not in the ground truth" in capsys.readouterr().err
 
@@ -181,6 +200,31 @@ def test_mistakes_are_explained_in_a_line(files: Path, tmp_path, capsys) -> None
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert words in error
+
+
+def test_the_page_has_the_pictures_of_a_folder(files: Path, tmp_path, capsys) -> None:
+    truth, _ = brute.detector_case(0)
+    names = {i: f"{i}.png" for i in truth.image_ids.tolist()}
+    save_coco_annotations(tmp_path / "truth.json", truth, names)
+    for name in names.values():
+        cv2.imwrite(str(tmp_path / name), np.full((640, 640, 3), 90, np.uint8))
+    pair = (files / "bad.json", files / "good.json", "--annotations", tmp_path / "truth.json")
+    report = ("--resamples", 5, "--report", tmp_path / "new")
+    pages = []
+    for more in ((), ("--images", tmp_path)):
+        assert compare(*pair, *report, *more) == 0
+        shown = capsys.readouterr().out
+        assert f"written: {tmp_path / 'new' / 'comparison.html'}" in shown
+        assert "B is better in: AP (+0." in shown
+        pages.append((tmp_path / "new" / "comparison.html").read_text())
+    shots = [page.count('class="shot"') for page in pages]
+    assert shots[0] == shots[1] > 5
+    assert [page.count("data:image/jpeg") for page in pages] == [0, shots[0]]
+    assert f"A: {files / 'bad.json'}; B: {files / 'good.json'}" in pages[0]
+    assert compare(*pair, "--images", tmp_path) == 2
+    assert "--images goes with --report" in capsys.readouterr().err
+    assert compare(*pair, *report, "--images", files) == 1
+    assert "holds none of the images" in capsys.readouterr().err
 
 
 def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) -> None:

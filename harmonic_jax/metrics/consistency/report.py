@@ -131,7 +131,7 @@ def report_of(case: Study, samples: Samples, *, notes: Iterable[str] = ()) -> Re
         **by_section(entries),
         "counts": counts,
         "reliability": _reliability(case) if samples.scores_in_range else {},
-        "curves": {"recall": RECALLS.tolist(), "precision": _precisions(case)},
+        "curves": {"recall": RECALLS.tolist(), "precision": precision_tables(case)},
     }
 
 
@@ -196,7 +196,7 @@ def _reliability(case: Study) -> dict[str, Any]:
     return result
 
 
-def _precisions(case: Study) -> dict[str, Any]:
+def precision_tables(case: Study) -> dict[str, Any]:
     """Interpolated precision at the recalls 0, .01, .., 1 of all classes together and of each.
 
     "all" is the mean over the classes that have objects, and its mean is AP50 or AP75.
