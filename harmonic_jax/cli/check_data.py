@@ -6,22 +6,36 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, NamedTuple
 
+import cv2
 import numpy as np
+import tyro
 from tyro.conf import Positional
 
 from harmonic_jax.cli.command import FAILURES, command, complain
+from harmonic_jax.cli.configs import load_config
+from harmonic_jax.cli.doctor import class_findings, near_copies, network_findings
 from harmonic_jax.config import DataConfig
 from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
+from harmonic_jax.data.folders import shared_images
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
 from harmonic_jax.terminal import Terminal, column_width, padded, track
 
 _MOST_TWINS = 3
-# The digest of a decoded image's bytes, None where it is refused; and rule, example, outcome.
-_Checked = tuple[bytes | None, list[tuple[str, str, str]]]
+_LEAK = "AP there says little about new images; keep them in one split"
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+class _Image(NamedTuple):
+    name: str
+    digest: bytes  # of its pixels
+    gray: np.ndarray  # 8 x 9 levels
+
+
+_Checked = tuple[_Image | None, list[tuple[str, str, str]]]  # and rule, example, outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,43 +54,50 @@ class Options:
     """Read instance masks too."""
     decode: bool = True
     """Decode the images; annotations alone are faster."""
+    config_name: Annotated[str | None, tyro.conf.arg(name="config")] = None
+    """A config, whose anchors and image sizes the objects to train on are held against."""
 
 
 @command(Options, "check-data", failures=FAILURES)
 def main(options: Options) -> int:
     """Prints the report of each split; 1 where a split has nothing usable, or cannot be read."""
+    experiment = load_config(options.config_name) if options.config_name else None
     config, split = parse_spec(options.spec)
     same = {name: getattr(options, name) for name in ("max_objects", "eval_share", "masks")}
     config = dataclasses.replace(config, root=options.root or config.root, **same)
     splits = [split] if split else list_splits(config)
     if not splits:
         raise DataError(f"{options.spec}: no split found")
-    seen: dict[bytes, dict[str, list[str]]] = {}
-    unusable = [name for name in splits if not _check(config, name, seen, options.decode)]
-    for line in _same_images(seen):
-        Terminal().print(line)
+    sources: dict[str, DetectionSource] = {}
+    images: dict[str, list[_Image]] = {}
+    for name in splits:
+        sources[name] = read_source(config, name)
+        images[name] = _check(sources[name], config, options.decode)
+    unusable = [n for n in splits if not (images[n] if options.decode else sources[n].records)]
+    findings = [f"{s.name}: {doubt}" for s in sources.values() for doubt in s.report.doubts]
+    for one, other in itertools.combinations_with_replacement(splits, 2):
+        if one == other or not _is_nested(sources[one], sources[other]):
+            findings += class_findings(sources[one], sources[other])
+            findings += _copies(one, images[one], other, images[other])
+    if experiment:
+        trained = sources.get(experiment.data.train_split, sources[splits[0]])
+        findings += network_findings(trained, experiment)
+    looked = "box formats, class ids, classes of splits" + ", copies" * options.decode
+    looked += ", object sizes, anchors" * bool(experiment)
+    Terminal().print("\n".join(findings and ["findings:", *findings]) or f"no finding in {looked}")
     if unusable:
         complain(f"no usable image in {', '.join(map(repr, unusable))}")
     return 1 if unusable else 0
 
 
-def _check(
-    config: DataConfig, split: str, seen: dict[bytes, dict[str, list[str]]], decode: bool
-) -> bool:
-    """Prints the report of one split; whether it has a usable image.
-
-    `seen` takes those: of the digest of their bytes the names in each split.
-    """
-    source = read_source(config, split)
+def _check(source: DetectionSource, config: DataConfig, decode: bool) -> list[_Image]:
+    """Prints the report of one split; the images that were decoded."""
     report = DataReport()
     report.merge(source.report)
     checked = _decode_all(source, config) if decode else []
-    for record, (digest, findings) in zip(source.records, checked, strict=False):
-        for rule, example, outcome in findings:
+    for _, notes in checked:
+        for rule, example, outcome in notes:
             report.add(rule, [example], outcome=outcome)
-        if digest is not None:
-            seen.setdefault(digest, {}).setdefault(split, []).append(record.file_name)
-    refused = sum(digest is None for digest, _ in checked)
     console = Terminal()
     console.print(f"== {source.name}")
     console.print("\n".join(describe(source)))
@@ -85,7 +106,7 @@ def _check(
     console.print(f"\nrules (docs/data.md){'' if decode else ', images not decoded'}:")
     console.print(report.format())
     console.print(f"fingerprint {source.fingerprint()}\n")
-    return len(source.records) > refused
+    return [image for image, _ in checked if image is not None]
 
 
 def _decode_all(source: DetectionSource, config: DataConfig) -> list[_Checked]:
@@ -115,25 +136,38 @@ def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Che
         told = f"{record.file_name}: {error.strerror or error}"
         return None, [("unreadable_image", told, "image refused")]
     notes = [(note, record.file_name, NOTES[note]) for note in decoded.notes]
-    return hashlib.blake2b(data, digest_size=16).digest(), notes
+    digest = hashlib.blake2b(decoded.image, digest_size=16).digest()
+    gray = cv2.cvtColor(decoded.image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
+    return _Image(record.file_name, digest, small), notes
 
 
-def _same_images(seen: dict[bytes, dict[str, list[str]]]) -> Iterator[str]:
-    """A line for each two splits that share images, and for each that repeats some."""
-    same: dict[tuple[str, str], list[str]] = {}
-    for names in seen.values():
-        for split, (first, *others) in names.items():
-            same.setdefault((split, split), []).extend(f"{name} ({first})" for name in others)
-        for (other, theirs), (split, ours) in itertools.combinations(names.items(), 2):
-            for name in ours:
-                example = name if name == theirs[0] else f"{name} ({theirs[0]})"
-                same.setdefault((split, other), []).append(example)
-    for (split, other), examples in same.items():
-        what = "have a twin" if split == other else f"are also in {other}"
-        more = ", .." if len(examples) > _MOST_TWINS else ""
-        if examples:
-            shown = ", ".join(examples[:_MOST_TWINS])
-            yield f"{len(examples)} images of {split} {what}, byte for byte: {shown}{more}"
+def _is_nested(one: DetectionSource, other: DetectionSource) -> bool:
+    """Whether all files of one are the other's too, as those of train are trainval's."""
+    return 0 < len(shared_images(one, other)) == min(len(one.records), len(other.records))
+
+
+def _copies(one: str, ours: list[_Image], other: str, theirs: list[_Image]) -> Iterator[str]:
+    """Lines on the images of a split that are, or look like, images of another, or of itself."""
+    first = {image.digest: image for image in reversed(ours)}
+    same = [(image, first[image.digest]) for image in theirs if image.digest in first]
+    if one == other:
+        twins = [(image, twin) for image, twin in same if image is not twin]
+        yield from _told(twins, f"{other} have a twin, pixel for pixel, and count twice")
+        return
+    yield from _told(same, f"{other} are also in {one}, pixel for pixel: {_LEAK}")
+    rest = [image for image in theirs if image.digest not in first]
+    if ours and rest:
+        near = near_copies(*(np.stack([i.gray for i in images]) for images in (rest, ours)))
+        same = [(rest[a], ours[b]) for a, b in near.items()]
+        yield from _told(same, f"{other} are near copies of some of {one}: {_LEAK}")
+
+
+def _told(pairs: list[tuple[_Image, _Image]], what: str) -> Iterator[str]:
+    names = [a.name if a.name == b.name else f"{a.name} ({b.name})" for a, b in pairs]
+    if names:
+        more = ", .." if len(names) > _MOST_TWINS else ""
+        yield f"{len(names)} images of {what}: {', '.join(names[:_MOST_TWINS])}{more}"
 
 
 def describe(source: DetectionSource) -> Iterator[str]:

@@ -20,6 +20,7 @@ from harmonic_jax.cli.command import (
     run_command,
 )
 from harmonic_jax.cli.configs import format_configs
+from harmonic_jax.cli.doctor import network_findings
 from harmonic_jax.cli.options import FLAT, ConfigFields
 from harmonic_jax.config import Config
 from harmonic_jax.data.records import DetectionSource
@@ -93,6 +94,10 @@ def _train_and_report(
     for source in (train_source, eval_source):
         console.print(f"{source.name}: {len(source.records)} images")
         console.print(source.report.format())
+        for doubt in source.report.doubts:
+            console.print(f"{source.name}: {doubt}")
+    for line in network_findings(train_source, config):
+        console.print(line)
     result = train(config, run_folder, train_source, eval_source)
     if result.evaluation is None:
         return EXIT_STOPPED

@@ -12,7 +12,7 @@ from harmonic_jax.coco_format.files import (
     objects_of,
     read_coco_file,
 )
-from harmonic_jax.coco_format.values import Id, flag, identity, problem, side, text
+from harmonic_jax.coco_format.values import Id, class_id, flag, identity, problem, side, text
 from harmonic_jax.data.file_names import NamedFiles, is_hidden, list_files, name_in_words
 from harmonic_jax.data.folders import (
     FolderSource,
@@ -176,6 +176,8 @@ def _objects(
     def on_fault(fault: EntryFault) -> None:
         key = identity(fault.entry.get("image_id")) if isinstance(fault.entry, dict) else None
         image = None if key is None else images.get(key)
+        if fault.kind is FaultKind.UNKNOWN_CLASS:
+            report.unknown_ids.add(class_id(fault.entry.get("category_id")))
         if image is not None:
             report.add(Reason[fault.kind.name], [f"{name_in_words(image.file_name)}: {fault}"])
         elif key not in images:

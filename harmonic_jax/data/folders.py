@@ -87,6 +87,12 @@ def folder_source(
         objects = [o._replace(image=places[o.image]) for o in objects if o.image in places]
     raw = annotations_of(images, objects, masks=config.masks)
     records = apply_rules(raw, config, class_names=class_names, report=report, one_based=one_based)
+    for beyond, end in ((category_ids[-1] + 1, 0), (category_ids[0] - 1, len(class_names) - 1)):
+        if report.unknown_ids == {beyond} and end not in records.labels:
+            report.doubts.append(
+                f"class id {beyond} has no name, and {category_ids[end]} ({class_names[end]}) no "
+                "object: ids seem off by one, and every class is learned as another; shift them"
+            )
     paths = tuple(str(image.place) for image in images)
     name = f"{data_set}:{split}"
     return FolderSource(name, class_names, category_ids, records, report, paths, upright=upright)

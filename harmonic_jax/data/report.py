@@ -88,6 +88,10 @@ class DataReport:
     """
 
     findings: dict[str, Finding] = dataclasses.field(default_factory=dict)
+    unknown_ids: set[float | None] = dataclasses.field(default_factory=set)
+    """What `unknown_class` counts: the ids that no class has."""
+    doubts: list[str] = dataclasses.field(default_factory=list)
+    """What all objects together say against how they are read, and what to do about it."""
 
     def add(
         self,

@@ -4,7 +4,7 @@ A source reads its files into `Annotations`, dropping by itself what it cannot e
 (an unknown class, an absent image); `apply_rules` does the rest for all of them alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -52,6 +52,7 @@ def apply_rules(
             examples = (_describe(raw, row, class_names) for row in rows.tolist())
             report.add(reason, examples, count=len(rows))
 
+    report.doubts += _doubts(raw)
     boxes, kept = _check_boxes(raw, one_based, count)
     count(Reason.DUPLICATE_OBJECT, kept & _repeats(raw))
     count(Reason.CROWD, kept & raw.is_crowd)
@@ -109,6 +110,24 @@ def _check_boxes(
         kept = kept & ~found
     count(Reason.CLIPPED, kept & (np.abs(inside - boxes) > ROUNDING).any(axis=1))
     return inside, kept
+
+
+def _doubts(raw: Annotations) -> Iterator[str]:
+    """Whether the boxes of a split, all together, are corners or fractions of the image instead."""
+    is_finite = np.isfinite(raw.boxes).all(axis=1)
+    low, high = np.split(raw.boxes[is_finite], 2, axis=1)
+    limits = raw.sizes[raw.owners[is_finite]][:, ::-1] + 1.0
+    if len(low) < 20:
+        return
+    inside = ((low >= 0) & (high - low > low) & (high - low <= limits)).all(axis=1).mean()
+    outside, tiny = (high > limits).any(axis=1).mean(), (high <= 2).all(axis=1).mean()
+    if inside >= 0.95 and outside >= 0.2:
+        yield (
+            f"{outside:.0%} of the boxes leave their image as x y width height, {inside:.0%} are "
+            "inside as x1 y1 x2 y2: wrong boxes are learned; write x1, y1, x2 - x1, y2 - y1"
+        )
+    if tiny >= 0.99 and limits.min() > 20:
+        yield "the boxes are fractions of the image, not pixels: nothing is learned; write pixels"
 
 
 def _encode_masks(

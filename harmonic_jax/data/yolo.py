@@ -221,6 +221,7 @@ def _objects(
             if key in labels:
                 yield ObjectEntry(place, corners, labels[key], segmentation=polygon)
             else:
+                report.unknown_ids.add(key)
                 report.add(Reason.UNKNOWN_CLASS, [f"{where}: class {row[0]} has no name"])
 
 

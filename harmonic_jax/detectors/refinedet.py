@@ -5,11 +5,13 @@ and an object detection module (ODM) starts from those.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.lax import stop_gradient
 from jax.typing import DTypeLike
@@ -183,10 +185,10 @@ class RefineDet(nnx.Module):
         return RefineDetPredictions(arm=self.arm(levels), odm=self.odm(transferred))
 
 
-def _anchors(config: RefineDetConfig, batch: Batch) -> Float[Array, "n 4"]:
-    shape = batch.images.shape[1:3]
+def default_boxes(config: RefineDetConfig, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """As of SSD; of each level one size."""
     strides = [2.0**level for level in range(LEVELS[0], LEVELS[1] + 1)]
-    levels = make_default_boxes(
+    return make_default_boxes(
         shape,
         level_shapes(shape, LEVELS),
         sizes=[config.size_factor * stride for stride in strides],
@@ -194,7 +196,6 @@ def _anchors(config: RefineDetConfig, batch: Batch) -> Float[Array, "n 4"]:
         max_ratios=[config.max_ratio] * len(strides),
         steps=strides,
     )
-    return jnp.concatenate(levels)
 
 
 def refine_anchors(
@@ -234,7 +235,7 @@ def loss_sums(
     Source: Zhang et al., RefineDet, 2018, section 3.
     """
     config = model.config
-    anchors = _anchors(config, batch)
+    anchors = jnp.concatenate(default_boxes(config, batch.images.shape[1:3]))
     arm, odm = model(batch.images, batch.image_size)
     truth = batch.ground_truth
     one_class = dataclasses.replace(truth, labels=jnp.zeros_like(truth.labels))
@@ -262,7 +263,8 @@ def detect(model: RefineDet, batch: Batch) -> Detections:
     """SSD's, of the anchors that the ARM moved and calls objects. See `detectors.detect`."""
     config = model.config
     arm, odm = model(batch.images, batch.image_size)
-    refined, objectness = refine_anchors(arm, _anchors(config, batch))
+    anchors = jnp.concatenate(default_boxes(config, batch.images.shape[1:3]))
+    refined, objectness = refine_anchors(arm, anchors)
     found = jax.vmap(lambda *arrays: detect_in_image(*arrays, config=config.postprocess))(
         jnp.concatenate(odm.cls_logits, axis=1),
         decode_boxes(jnp.concatenate(odm.deltas, axis=1), refined, weights=BOX_WEIGHTS),

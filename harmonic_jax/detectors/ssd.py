@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -196,9 +197,10 @@ class SSD(nnx.Module):
         return self.head(levels)
 
 
-def _default_boxes(config: SSDConfig, batch: Batch) -> Float[Array, "n 4"]:
-    shape, boxes = batch.images.shape[1:3], config.default_boxes
-    levels = make_default_boxes(
+def default_boxes(config: SSDConfig, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Those of every level, for padded images of `shape` = (height, width)."""
+    boxes = config.default_boxes
+    return make_default_boxes(
         shape,
         config.level_shapes(shape),
         sizes=boxes.sizes[:-1],
@@ -207,7 +209,6 @@ def _default_boxes(config: SSDConfig, batch: Batch) -> Float[Array, "n 4"]:
         steps=boxes.steps,
         clip_sides=boxes.clip_sides,
     )
-    return jnp.concatenate(levels)
 
 
 # --- Targets and loss ----------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def loss_sums(
 
     Nothing is drawn at random. See `detectors.loss_sums`, and `multibox_sums`.
     """
-    anchors = _default_boxes(model.config, batch)
+    anchors = jnp.concatenate(default_boxes(model.config, batch.images.shape[1:3]))
     predictions = model(batch.images, batch.image_size)
     return multibox_sums(predictions, anchors, batch, loss, model.config.match)
 
@@ -323,7 +324,7 @@ def hardest(
 
 def detect(model: SSD, batch: Batch) -> Detections:
     """Of each class the `postprocess.topk` best boxes are suppressed. See `detectors.detect`."""
-    anchors = _default_boxes(model.config, batch)
+    anchors = jnp.concatenate(default_boxes(model.config, batch.images.shape[1:3]))
     predictions = model(batch.images, batch.image_size)
     cls_logits = jnp.concatenate(predictions.cls_logits, axis=1)
     deltas = jnp.concatenate(predictions.deltas, axis=1)

@@ -32,7 +32,7 @@ def write(
 ) -> Path:
     """A split `train` with images of 30 x 40 pixels; the path of its annotations."""
     path = root / "annotations" / "instances_train.json"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content))
     for name in files:
