@@ -101,6 +101,16 @@ def test_the_page_on_consistency_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
+def test_the_numbers_at_one_score(capsys: pytest.CaptureFixture[str]) -> None:
+    """The block continues the one before it."""
+    first, code = python_blocks("docs/metrics.md")[1:]
+    page: dict = {}
+    exec(first, page)
+    capsys.readouterr()
+    exec(code, page)
+    assert capsys.readouterr().out.splitlines() == re.findall(r"  # (.*)", code)
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

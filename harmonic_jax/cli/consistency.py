@@ -1,7 +1,9 @@
 """The consistency report of `eval`: boxes before NMS, pictures, and the files that are written."""
 
+import csv
 import dataclasses
 import functools
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.inference.detector import with_postprocess
 from harmonic_jax.json_file import shown
+from harmonic_jax.metrics.at_score import Rows, confusion_table
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
@@ -96,13 +99,15 @@ def write_consistency(
     resamples: int,
     images: Images,
     title: str,
+    at_score: Rows,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Computes the report and writes it, as files and as a page; and what `compare` reads without
     the data set: annotations and detections in COCO format (boxes; masks with "segm"), and boxes
     before NMS.
 
     The folder is made if absent, and files of an earlier report in it are replaced. Of `num_full`
-    images not all boxes before NMS are there, perhaps.
+    images not all boxes before NMS are there, perhaps. `at_score` is of `class_table`; with it
+    comes what is taken for what at that score and IoU.
 
     Returns:
       The report and the files written.
@@ -120,7 +125,9 @@ def write_consistency(
     if iou_type == "bbox":
         truth = dataclasses.replace(truth, masks=None)
         found = dataclasses.replace(found, masks=None)
-    case = Study(truth, found, raw, iou_type)
+    case, pooled = Study(truth, found, raw, iou_type), at_score[0]
+    confusion = confusion_table(case, score=pooled["score"], iou=pooled["iou"])
+    tables = {"at_score": at_score, "confusion": confusion}
     samples = sample_metrics(case, resamples=resamples, seed=0)
     report = report_of(case, samples, notes=notes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +142,17 @@ def write_consistency(
     if case.raw is not None:
         save_raw(raw_file, case.raw, truth.category_ids)
         files.append(raw_file)
-    return report, files + write_page(folder, case, report, images, title=title)
+    files += [write_rows(folder / f"{name}.csv", rows) for name, rows in tables.items()]
+    return report, files + write_page(folder, case, report | tables, images, title=title)
+
+
+def write_rows(path: Path, rows: Rows) -> Path:
+    """Writes a table as comma-separated values."""
+    text = io.StringIO()
+    lines = [rows[0], *(row.values() for row in rows)]
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(path, text.getvalue())
+    return path
 
 
 def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:

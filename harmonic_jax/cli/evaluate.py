@@ -15,6 +15,7 @@ from harmonic_jax.cli.consistency import (
     images_of_folder,
     images_of_source,
     write_consistency,
+    write_rows,
 )
 from harmonic_jax.cli.options import FLAT, UsageError, given_options
 from harmonic_jax.cli.predict import InferenceOptions
@@ -25,6 +26,7 @@ from harmonic_jax.data.sources import open_source
 from harmonic_jax.files import check_writable, make_folder
 from harmonic_jax.inference.augmentation import AugmentedPredict
 from harmonic_jax.inference.detector import with_nms
+from harmonic_jax.metrics.at_score import Rows, class_table
 from harmonic_jax.metrics.coco import coco_metrics, format_table, mask_metrics
 from harmonic_jax.metrics.consistency.report import format_overall
 from harmonic_jax.metrics.consistency.sampling import RESAMPLES
@@ -105,6 +107,10 @@ class Options:
     """Of files boxes or masks alone; None: boxes, and masks where every entry of both has one. Of
     --report the overlaps of boxes, or with segm those of masks."""
     coco: Annotated[CocoParams, FLAT] = COCO_PARAMS
+    score_threshold: float = 0.5
+    """Of precision, recall and F1, and of what is taken for what in --report."""
+    match_iou: Annotated[float, "(0, 1]"] = 0.5
+    """Of a true positive, in these."""
     json: Path | None = None
     """File to write the numbers to."""
     report: Path | None = None
@@ -169,16 +175,29 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
         hint = "; --iou-type bbox evaluates the boxes alone" if options.iou_type is None else ""
         raise ConfigError(f"{error}{hint}") from error
     _check_outputs(options)
-    metrics = {} if options.iou_type == "segm" else coco_metrics(truth, found, params=options.coco)
+    metrics: dict[str, Any] = {}
+    if options.iou_type != "segm":
+        metrics = coco_metrics(truth, found, params=options.coco)
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
         truth = _drawn(options, console, file, truth)
         metrics |= {} if truth.masks is None else mask_metrics(truth, found, options.coco)
+    at_score = metrics["at_score"] = _at_score(options, truth, found)
     print_and_save(console, format_table(metrics), metrics, options.json)
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
         title = f"{paths.predictions.name} on {paths.annotations.name}"
-        _write_agreement(options, console, truth, found, raw, images=images, title=title)
+        _write_agreement(options, console, at_score, truth, found, raw, images=images, title=title)
     return 0
+
+
+def _at_score(options: Options, truth: GroundTruthTable, found: DetectionTable) -> Rows:
+    """By masks where --iou-type asks for them, and all have them."""
+    truth, found = options.coco.select(truth, found)
+    is_masked = options.iou_type == "segm" and truth.masks and found.masks
+    return class_table(
+        truth, found, score=options.score_threshold, iou=options.match_iou,
+        iou_type="segm" if is_masked else "bbox",
+    )  # fmt: skip
 
 
 def _drawn(
@@ -229,7 +248,10 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
         what = (predict_step, run.variables, source, config, mesh)
         evaluation = evaluate(*what, watchdog=watchdog, params=options.coco)
         if is_primary():
-            metrics = evaluation.metrics
+            truth, metrics = evaluation.ground_truth, evaluation.metrics
+            truth = without_unknown_masks(truth) if options.iou_type == "segm" else truth
+            tables = (truth, evaluation.detections)
+            at_score = metrics["at_score"] = _at_score(options, *tables)
             print_and_save(console, format_table(metrics), metrics, options.json)
             console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
             if evaluation.warning:
@@ -240,7 +262,9 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
                     f"{predict_step.other_classes} classes that {source.name} does not have"
                 )
             with watchdog.paused():
-                _print_files(console, write_results(folder, evaluation, source, data=config.data))
+                files = [write_rows(folder / "at_score.csv", at_score)]
+                files += write_results(folder, evaluation, source, data=config.data)
+                _print_files(console, files)
         if options.report is None:
             return 0
         raw, num_full = None, 0
@@ -249,10 +273,8 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"
-        truth = evaluation.ground_truth
-        truth = without_unknown_masks(truth) if options.iou_type == "segm" else truth
-        tables = (truth, evaluation.detections, raw)
-        _write_agreement(options, console, *tables, num_full=num_full, images=images, title=title)
+        about: Any = {"num_full": num_full, "images": images, "title": title}
+        _write_agreement(options, console, at_score, *tables, raw, **about)
     return 0
 
 
@@ -291,6 +313,7 @@ def _check_outputs(options: Options, folder: Path | None = None) -> None:
 def _write_agreement(
     options: Options,
     console: Terminal,
+    at_score: Rows,
     truth: GroundTruthTable,
     found: DetectionTable,
     raw: DetectionTable | None,
@@ -300,10 +323,8 @@ def _write_agreement(
     assert options.report is not None
     raw = None if raw is None else options.coco.select(truth, raw)[1]
     truth, found = options.coco.select(truth, found)
-    report, files = write_consistency(
-        options.report, truth, found, raw,
-        iou_type=options.iou_type or "bbox", resamples=options.resamples, **about,
-    )  # fmt: skip
+    about |= {"resamples": options.resamples, "iou_type": options.iou_type or "bbox"}
+    report, files = write_consistency(options.report, truth, found, raw, at_score=at_score, **about)
     console.print(f"\n{format_overall(report)}")
     _print_files(console, files)
 

@@ -81,7 +81,7 @@ def _check_intervals(options: Any) -> None:
         if get_origin(hint) is not Annotated:
             continue
         interval = next((mark for mark in marks[1:] if isinstance(mark, str)), None)
-        if interval is not None and not isinstance(value, tuple | None):
+        if interval is not None and not isinstance(value, tuple | str | None):
             check = check_count if int in options_of(marks[0]) else check_number
             check(f"--{name}".replace("_", "-"), value, interval)
         elif FLAT in marks and not isinstance(value, Config):

@@ -1,20 +1,22 @@
 """`harmonic-jax predict IMAGES.. [--run RUN]`."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, command, complain
+from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, command, complain, quoted
 from harmonic_jax.cli.options import FLAT, UsageError, given_options
-from harmonic_jax.config import NmsName
+from harmonic_jax.config import ConfigError, NmsName
 from harmonic_jax.inference import TTA, load
 from harmonic_jax.inference.augmentation import settled
 from harmonic_jax.inference.inputs import find_inputs, is_video, listed
 from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFolder
 from harmonic_jax.inference.predictions import Predictor, Summary
-from harmonic_jax.pretrained.hub import DEFAULT_DETECTOR
+from harmonic_jax.json_file import read_json
+from harmonic_jax.pretrained.hub import DEFAULT_DETECTOR, is_published
 from harmonic_jax.terminal import Terminal, track
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.watchdog import StopSignal
@@ -85,8 +87,8 @@ class Options:
     """The newest checkpoint instead of the best."""
     out: Path = Path("predictions")
     """Folder to write to."""
-    score_threshold: Annotated[float, "[0, 1]"] = 0.3
-    """What scores less is left out, of the files too."""
+    score_threshold: Annotated[float | Literal["best"], "[0, 1]"] = 0.3
+    """What scores less is left out, of the files too; best: that of the best F1, by `eval RUN`."""
     batch_size: Annotated[int, "[1, 65536]"] = 4
     """Images at a time."""
     pictures: bool = True
@@ -117,6 +119,10 @@ def main(options: Options) -> int:
     )
     if tta is not None:
         tta = settled(tta, detector.config)
+    least = options.score_threshold
+    if least == "best":
+        least = _best_score(options.run, detector.step, options.inference.suffix)
+        console.print(f"score threshold: {least:.3f}")
     folder = OutputFolder(
         options.out,
         paths,
@@ -128,7 +134,7 @@ def main(options: Options) -> int:
         predictor = Predictor(
             detector,
             folder=folder,
-            score_threshold=options.score_threshold,
+            score_threshold=least,
             tta=tta,
             track=track,
             stops=lambda: stop.requested,
@@ -147,6 +153,17 @@ def main(options: Options) -> int:
         complain(f"stopped by {stopped_by}; what was found so far is written to {folder.path}")
         return EXIT_STOPPED
     return EXIT_FAILED if predictor.summary.unwritten or not predictor.summary.images else 0
+
+
+def _best_score(run: Path, step: int, suffix: str) -> float:
+    """Of the newest evaluation at a step of a run, with the suffix of the options of inference."""
+    folder = run if run.is_dir() else Path() if is_published(run) else run.parent
+    files = sorted(folder.glob(f"eval_*_step{step}{suffix}/metrics.json"), key=os.path.getmtime)
+    rows = read_json(files[-1]).get("at_score") if files else None
+    if not rows or rows[0]["best_score"] is None:
+        told = f"{folder} has no evaluation of step {step} with a best score"
+        raise ConfigError(f"{told}: run `harmonic-jax eval {quoted(run)}` first")
+    return float(rows[0]["best_score"])
 
 
 def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:

@@ -6,6 +6,7 @@ defined by the behaviour of pycocotools.cocoeval.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -217,13 +218,19 @@ def mask_metrics(
 _MASK = "mask_"
 
 
-def format_table(metrics: dict[str, float]) -> str:
+def format_table(metrics: dict[str, Any]) -> str:
     """The numbers of all classes, and each class's AP, as text; a dash where nothing is to find.
 
     Args:
       metrics: As `coco_metrics` returns them; `VOC_mAP` and `VOC07_mAP` are shown where present,
-        and those of masks, as `mask_metrics` names them, in a second table, or in the only one.
+        and those of masks, as `mask_metrics` names them, in a second table, or in the only one;
+        below them the first row of "at_score", a `class_table`, where that is there.
     """
+    if "at_score" in metrics:
+        rest = {key: value for key, value in metrics.items() if key != "at_score"}
+        pooled = ((k, "-" if v is None else v) for k, v in metrics["at_score"][0].items())
+        told = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in pooled)
+        return f"{format_table(rest)}\n\n{', '.join(told)}"
     of_masks = {k.removeprefix(_MASK): v for k, v in metrics.items() if k.startswith(_MASK)}
     if not of_masks:
         return _format_one(metrics)

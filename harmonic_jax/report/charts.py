@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harmonic_jax.metrics.at_score import largest_confusions
 from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.report.plots import (
@@ -14,6 +15,7 @@ from harmonic_jax.report.plots import (
     add_legend,
     new_axes,
     new_bars,
+    new_confusion,
     new_density,
     set_fractions,
     set_log,
@@ -56,6 +58,9 @@ def make_charts(study: Study, report: Mapping[str, Any]) -> dict[str, Chart]:
         "classes": classes_chart(report),
         "errors": errors_chart(report),
     }
+    if rows := report.get("confusion"):
+        told = {"words": largest_confusions(rows), "is_large": len(rows) > 12}
+        charts["confusion"] = Chart((new_confusion(rows),), told)
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 

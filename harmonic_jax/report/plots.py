@@ -43,6 +43,7 @@ LINES: dict[str, dict[str, Any]] = {
     "guide": {"color": LIGHT["muted"], "linestyle": ":"},
 }
 HATCHES = {"a": None, "b": "////"}
+MOST_CONFUSED = 80  # classes of a confusion table
 LONGEST_NAME = 20  # letters beside an axis
 MARGIN = 0.2  # between score and IoU
 _STYLE: Any = {
@@ -151,6 +152,31 @@ def new_bars(
         axes.bar_label(bars, fmt="{:.3f}", padding=4, fontsize=8)
     axes.set(xlabel=label, xlim=(0.0, max([1e-3, *values, *ends[:, 1]])))
     axes.locator_params(axis="x", nbins=4)
+    return axes
+
+
+def new_confusion(rows: Sequence[Mapping[str, Any]]) -> "Axes":
+    """A panel of a confusion table in per cent of each row, of at most `MOST_CONFUSED` classes."""
+    from matplotlib.patches import Rectangle
+
+    counts = np.array([[*row.values()][1:] for row in rows])
+    number = (counts.sum(axis=0) + counts.sum(axis=1))[:-1]
+    most = np.argsort(-number, kind="stable")[: min(np.count_nonzero(number), MOST_CONFUSED)]
+    shown = [*np.sort(most), len(number)]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    percent = np.rint(100 * shares[np.ix_(shown, shown)]).astype(int)
+    side = 1.2 + max(0.19 * len(shown), 2.8)
+    axes = new_axes("Detected as, in per cent of each row", height=side, width=side)
+    set_rows(axes, [rows[k]["(annotated)"] for k in shown])
+    labels = [drawable(text.get_text()) for text in axes.get_yticklabels()]
+    axes.set_xticks(range(len(shown)), labels=[*labels[:-1], "(missed)"], rotation=90)
+    axes.set(xlabel="detected", ylabel="annotated", xlim=(-0.5, len(shown) - 0.5))
+    axes.grid(visible=False)
+    for y, x in np.argwhere(percent).tolist():
+        step = min(percent[y, x] * len(RAMP) // 100, len(RAMP) - 1)
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=RAMP[step], linewidth=0))
+        text = axes.text(x, y, str(percent[y, x]), ha="center", va="center", fontsize=6.5)
+        text.set(color=LIGHT["paper" if step > 2 else "ink"], in_layout=False)
     return axes
 
 

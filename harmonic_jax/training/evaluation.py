@@ -43,7 +43,7 @@ Tracker = Callable[[Iterable[Batch], int, str], Iterator[Batch]]
 class Evaluation:
     """Numbers, and the tables they were computed from."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     ground_truth: GroundTruthTable
     detections: DetectionTable
     loaded: DataReport

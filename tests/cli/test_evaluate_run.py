@@ -14,7 +14,10 @@ from harmonic_jax.config import DataConfig
 from tests.cli.coco import write_coco
 from tests.inference.tiny_run import run_config, write_run
 
-WRITTEN = {"metrics.json", "metrics.txt", "detections.json", "images.txt", "detections.png"}
+WRITTEN = {
+    "metrics.json", "metrics.txt", "detections.json", "images.txt", "detections.png",
+    "at_score.csv",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,7 @@ def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path) -> None:
         ("--predictions p --annotations a --images x", "--images goes with --report DIR"),
         ("--predictions p --annotations a --last", "--last goes with a run"),
         ("--predictions p --annotations a --tta", "--tta goes with a run"),
+        ("RUN --match-iou 0", "--match-iou is 0.0; it must be a number in (0, 1]"),
         ("RUN --batch-size 0", "--batch-size is 0; it must be"),
         ("RUN --resamples -1", "--resamples is -1; it must be"),
         ("RUN --tta-iou 0.5", "--tta-iou goes with --tta"),

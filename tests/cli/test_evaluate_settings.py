@@ -15,6 +15,7 @@ from harmonic_jax.metrics import (
     save_coco_annotations,
     save_coco_results,
 )
+from harmonic_jax.metrics.at_score import class_table
 from tests.cli.coco import write_coco
 from tests.inference.tiny_run import run_config, write_run
 from tests.metrics.consistency import brute
@@ -65,6 +66,8 @@ def test_settings_of_the_command_are_those_of_the_metrics(files: Path, capsys) -
     words += ["--json", files / "numbers.json", *report, files / "raw.json"]
     assert evaluated(files, *words) == 0
     numbers = json.loads((files / "numbers.json").read_text())
+    chosen = params.select(truth, found)
+    assert numbers.pop("at_score") == class_table(*chosen, score=0.5, iou=0.5)
     assert numbers == coco_metrics(truth, found, params=params)
     assert numbers["AP"] > numbers["AP50"] > 0
     assert "best 200" in capsys.readouterr().out

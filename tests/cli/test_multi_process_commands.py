@@ -38,7 +38,9 @@ def test_two_processes_train_evaluate_and_refuse(coco_folder: Path, tmp_path: Pa
             assert [one.end() for one in started] == [0] * count, started[-1].err
             assert "written" in started[0].out
             assert count == 1 or assert_silent(started[1]) is None
-        assert json.loads(numbers.read_text()) == pytest.approx(expected, rel=0, abs=1e-12)
+        found = json.loads(numbers.read_text())
+        del found["at_score"]
+        assert found == pytest.approx(expected, rel=0, abs=1e-12)
 
     with processes.start(*training, "--train.seed", "5", count=2) as started:
         assert [one.end(seconds=60) for one in started] == [1, 1]

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -152,6 +153,32 @@ def test_pictures_results_and_a_video(predict: Predict, inputs: Path) -> None:
     assert predict(predict.out / "pictures") == 1
     assert "lies where pictures are written" in predict.error
     assert predict.detections == first
+
+
+def test_the_best_score_is_that_of_the_newest_evaluation(
+    predict: Predict, inputs: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Of the same step and options; the folder of a published detector is the one at hand."""
+    monkeypatch.setattr(OneBox, "step", 4, raising=False)
+    monkeypatch.chdir(tmp_path)
+    words = (inputs / "a.png", "--no-pictures", "--score-threshold")
+    assert predict(*words, "best") == 1
+    assert "run `harmonic-jax eval retinanet_lite0_voc` first" in predict.error
+    assert predict.error.count("\n") == 1
+    for time, (name, best) in enumerate(
+        {"x_step4": 0.7, "y_step4": 0.05, "z_step4_class": 0.9, "z_step5": 0.9}.items()
+    ):
+        file = tmp_path / f"eval_{name}" / "metrics.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps({"AP": 0.5, "at_score": [{"best_score": best}]}))
+        os.utime(file, (time, time))
+    assert predict(*words, "best") == 0
+    assert "score threshold: 0.050" in predict.shown
+    assert len(predict.detections) == 2
+    assert predict(*words, 0.5) == 0
+    assert len(predict.detections) == 1
+    assert predict(*words, 2) == 2
+    assert "--score-threshold is 2.0; it must be a number in [0, 1]" in predict.error
 
 
 def num_frames(path: Path) -> int:

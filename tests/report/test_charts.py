@@ -18,6 +18,7 @@ from harmonic_jax.report.plots import (
     chart_style,
     count_steps,
     new_bars,
+    new_confusion,
     new_density,
     plot_loss_curves,
     svg_of,
@@ -144,6 +145,23 @@ def test_texts_beside_bars_stay_in_the_picture() -> None:
     bars = re.findall(r'<path d="M ([\d.]+) [\d.]+\s+L ([\d.]+)[^>]*fill="var\(--a\)"', svg)
     assert len(bars) == 2
     assert float(bars[0][1]) - float(bars[0][0]) > 50  # there is room for them
+
+
+def test_confusions_are_shares_of_their_rows() -> None:
+    """Of many classes the largest; every cell of half a per cent and more has its number."""
+    names = [f"class {k}" for k in range(100)]
+    columns = ("(annotated)", *names, "(missed)")
+    counts = np.eye(101, dtype=int) * np.arange(101)[:, None]
+    counts[99, 3], counts[99, 100] = 100, 1
+    lines = zip([*names, "(background)"], counts.tolist(), strict=True)
+    with chart_style():
+        axes = new_confusion([dict(zip(columns, (a, *n), strict=True)) for a, n in lines])
+    shown = {(text.get_position(), text.get_text()) for text in axes.texts}
+    assert len(shown) == 82  # the diagonal of 80 and background; and what 99 is taken for
+    assert {((79, 79), "50"), ((0, 79), "50"), ((80, 80), "100")} <= shown
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert labels == ["class 3", *names[21:], "(missed)"]
+    assert len(axes.patches) == len(axes.texts)
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from harmonic_jax.metrics.at_score import class_table, confusion_table
 from harmonic_jax.metrics.consistency import METRICS
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.report.plots import DARK, LIGHT
@@ -74,6 +75,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for i in range(0, 1000, 10)
     }
     report = report | {"settings": report["settings"] | {"notes": ["<b onclick=alert(3)>"]}}
+    report["at_score"] = class_table(case.truth, case.found)
+    report["confusion"] = confusion_table(case)
     images = Images(gray_image, names)
     folder = tmp_path_factory.mktemp("page") / "new"
     return write_page(folder, case, report, images, title="</title><b>")
@@ -160,7 +163,7 @@ def test_numbers_and_boxes_stand_on_the_page(page: str) -> None:
 def test_files(files: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
     assert [file.name for file in files] == [
         "consistency.html", "score_iou.png", "reliability.png", "head_room.png",
-        "precision_recall.png", "classes.png", "errors.png", "worst_cases.png",
+        "precision_recall.png", "classes.png", "errors.png", "confusion.png", "worst_cases.png",
     ]  # fmt: skip
     for file in files[1:]:
         image = cv2.imread(str(file))
