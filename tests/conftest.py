@@ -56,6 +56,12 @@ def bccd() -> Path:
 
 
 @pytest.fixture(scope="session")
+def voc2007() -> Path:
+    """PASCAL VOC 2007 at up to 320 pixels."""
+    return _real_data("voc2007")
+
+
+@pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """80 + 80 COCO images in COCO's own layout."""
     return _real_data("coco_tiny")
