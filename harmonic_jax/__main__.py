@@ -19,6 +19,7 @@ commands:
   predict IMAGES.. [--run RUN]                 boxes drawn on pictures, and as COCO results
   compare A B                                  two runs or results files, number by number
   check-data SPEC                              what is in a data set, and what is wrong with it
+  convert SPEC --to coco|voc|yolo --out DIR    a data set in another format
   import-weights FILE --to MODEL --out RUN     a run from a state dict of torchvision's
   export-weights RUN --out FILE.safetensors    and back; --out DIR --card: for the Hub
   export RUN --to stablehlo --out DIR          a program that runs without this package
@@ -37,6 +38,7 @@ _COMMANDS = {
     "predict": ("predict", "main", "Options"),
     "compare": ("compare", "main", "Options"),
     "check-data": ("check_data", "main", "Options"),
+    "convert": ("convert", "main", "Options"),
     "import-weights": ("import_weights", "main", "Options"),
     "export-weights": ("export", "main_weights", "WeightsOptions"),
     "export": ("export", "main", "Options"),

@@ -95,6 +95,13 @@ def _read_data_file(root: Path) -> _DataFile:
     try:
         names = read_field(content, "names", _names)
         splits = {name: read_field(content, name, _places) for name in SPLITS if content.get(name)}
+        splits |= {
+            key: [place]
+            for key, place in content.items()
+            if isinstance(place, str)
+            and key not in (*SPLITS, "path")
+            and place.startswith("images/")
+        }
     except FieldError as error:
         raise DataError(f"{path}: {error}") from error
     stated = base / str(content.get("path") or "")
