@@ -6,16 +6,17 @@ import functools
 import io
 import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
 from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
-from harmonic_jax.config import Config, DataConfig
+from harmonic_jax.config import Config, ConfigError, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image, decode_record
 from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
@@ -23,7 +24,7 @@ from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.inference.detector import with_postprocess
 from harmonic_jax.json_file import shown
-from harmonic_jax.metrics.at_score import Rows, confusion_table
+from harmonic_jax.metrics.at_score import Rows, confusion_table, slice_table
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
 from harmonic_jax.metrics.consistency.study import Study
@@ -100,6 +101,7 @@ def write_consistency(
     images: Images,
     title: str,
     at_score: Rows,
+    slices: str | None,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Computes the report and writes it, as files and as a page; and what `compare` reads without
     the data set: annotations and detections in COCO format (boxes; masks with "segm"), and boxes
@@ -107,7 +109,7 @@ def write_consistency(
 
     The folder is made if absent, and files of an earlier report in it are replaced. Of `num_full`
     images not all boxes before NMS are there, perhaps. `at_score` is of `class_table`; with it
-    comes what is taken for what at that score and IoU.
+    come what is taken for what at that score and IoU, and the slices by the rule of `slices_of`.
 
     Returns:
       The report and the files written.
@@ -128,6 +130,10 @@ def write_consistency(
     case, pooled = Study(truth, found, raw, iou_type), at_score[0]
     confusion = confusion_table(case, score=pooled["score"], iou=pooled["iou"])
     tables = {"at_score": at_score, "confusion": confusion}
+    if slices is not None:
+        parts, told = slices_of(slices, images)
+        best, notes = pooled["best_score"] or 0.0, (*notes, *told)
+        tables["slices"] = slice_table(case, parts, score=best, resamples=resamples)
     samples = sample_metrics(case, resamples=resamples, seed=0)
     report = report_of(case, samples, notes=notes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +148,7 @@ def write_consistency(
     if case.raw is not None:
         save_raw(raw_file, case.raw, truth.category_ids)
         files.append(raw_file)
-    files += [write_rows(folder / f"{name}.csv", rows) for name, rows in tables.items()]
+    files += [write_rows(folder / f"{name}.csv", rows) for name, rows in tables.items() if rows]
     return report, files + write_page(folder, case, report | tables, images, title=title)
 
 
@@ -153,6 +159,34 @@ def write_rows(path: Path, rows: Rows) -> Path:
     csv.writer(text, lineterminator="\n").writerows(lines)
     write_text(path, text.getvalue())
     return path
+
+
+def slices_of(rule: str, images: Images) -> tuple[dict[str, list[int]], list[str]]:
+    """The ids of the images by "size" (of the longer side), by "folder", or by the tags of a JSON
+    file, {file name or id: [tag, ..]}; and, if so, a note that it names others.
+
+    Raises:
+      ConfigError, OSError: the file is something else, or cannot be read.
+    """
+    try:
+        content = b"{}" if rule in ("size", "folder") else Path(rule).read_bytes()
+        tags = msgspec.json.decode(content, type=dict[str, list[str]])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{rule}: {error}; it must be {{image: [tag, ..], ..}}") from None
+    slices: dict[str, list[int]] = {}
+    names = {key: images.names.get(key, "") for key in {**images.sizes, **images.names}}
+    for key, name in names.items():
+        given = [*tags.get(name, ()), *tags.get(str(key), ())] or ["untagged"]
+        if rule == "size":
+            side = max(images.sizes.get(key, (0,)))
+            given = [f"longer side up to {1 << (side - 1).bit_length()}" if side else "unknown"]
+        elif rule == "folder":
+            given = [str(PurePosixPath(name).parent)]
+        for tag in given:
+            slices.setdefault(tag, []).append(key)
+    others = sorted(tags.keys() - names.values() - set(map(str, names)))
+    told = [f"{len(others)} names in {rule} are of no image, as {others[0]!r}"] if others else []
+    return slices, told
 
 
 def images_of_source(source: DetectionSource, *, max_pixels: int) -> Images:

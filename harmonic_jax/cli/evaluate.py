@@ -14,6 +14,7 @@ from harmonic_jax.cli.consistency import (
     detect_raw,
     images_of_folder,
     images_of_source,
+    slices_of,
     write_consistency,
     write_rows,
 )
@@ -40,6 +41,7 @@ from harmonic_jax.metrics.files import (
 from harmonic_jax.metrics.params import COCO_PARAMS, CocoParams
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.pretrained.hub import is_published
+from harmonic_jax.report import Images
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.evaluation import (
@@ -111,6 +113,8 @@ class Options:
     """Of precision, recall and F1, and of what is taken for what in --report."""
     match_iou: Annotated[float, "(0, 1]"] = 0.5
     """Of a true positive, in these."""
+    slices: str | None = None
+    """For --report: size or folder of the images, or a JSON file, {file name or id: [tag, ..]}."""
     json: Path | None = None
     """File to write the numbers to."""
     report: Path | None = None
@@ -158,6 +162,10 @@ def _check(options: Options) -> None:
     if options.report is None and (files.raw_predictions or files.images):
         option = "--raw-predictions" if files.raw_predictions else "--images"
         raise UsageError(f"{option} goes with --report DIR")
+    if options.slices is not None:
+        if options.report is None:
+            raise UsageError("--slices goes with --report DIR")
+        slices_of(options.slices, Images())  # a wrong file is told before the evaluation
 
 
 def _evaluate_files(options: Options, console: Terminal) -> int:
@@ -323,8 +331,9 @@ def _write_agreement(
     assert options.report is not None
     raw = None if raw is None else options.coco.select(truth, raw)[1]
     truth, found = options.coco.select(truth, found)
-    about |= {"resamples": options.resamples, "iou_type": options.iou_type or "bbox"}
-    report, files = write_consistency(options.report, truth, found, raw, at_score=at_score, **about)
+    about |= {"resamples": options.resamples, "slices": options.slices, "at_score": at_score}
+    about["iou_type"] = options.iou_type or "bbox"
+    report, files = write_consistency(options.report, truth, found, raw, **about)
     console.print(f"\n{format_overall(report)}")
     _print_files(console, files)
 

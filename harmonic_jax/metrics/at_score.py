@@ -1,4 +1,4 @@
-"""The detections that reach a score: how many are right, and what is taken for what.
+"""The detections that reach a score: how many are right, what is taken for what, and by slice.
 
 Positives are COCO's (`match_detections`): in an image and class detections choose by
 falling score, each the free object of the largest IoU, an ignored one (crowd, difficult) only where
@@ -6,10 +6,13 @@ no other will do; what takes an ignored one, or is beyond the best 100, counts n
 depend on higher scores alone: a threshold changes none above it. None is a number without a value.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from harmonic_jax.metrics.coco import AT_75
+from harmonic_jax.metrics.consistency import measures, sampling
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.matching import (
     AREA_RANGES,
@@ -18,6 +21,7 @@ from harmonic_jax.metrics.matching import (
     find_overlaps,
     match_detections,
 )
+from harmonic_jax.metrics.params import CocoParams
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 
 Rows = list[dict[str, Any]]
@@ -94,3 +98,44 @@ def largest_confusions(rows: Rows) -> list[str]:
     pairs = [(n, b, *row.values()) for row in rows[:-1] for b, n in [*row.items()][1:-1] if n]
     pairs = sorted((p for p in pairs if p[1] != p[2]), key=lambda p: -p[0])[:10]
     return [f"{n} of {sum(counts)} {a} detected as {b}" for n, b, a, *counts in pairs]
+
+
+def slice_table(
+    case: Study, slices: Mapping[str, Collection[int]], *, score: float, resamples: int
+) -> Rows:
+    """The numbers of some of the images each, by their ids, lowest AP first.
+
+    Keys: slice, images, objects (to find); AP, AP50, AP75, pearson (of scores and IoUs), and recall
+    and F1 of all classes pooled at that score and IoU .5; KEY_low and KEY_high are the ends of a
+    95 % interval over images. Slices without an image of the study are left out.
+    """
+    overlaps, positives, kept = case.overlaps, case.positives, case.found.scores >= score
+    uses = [(overlaps.object_image, positives.is_counted)]
+    uses += [(overlaps.image, part & kept) for part in (positives.is_true, positives.is_false)]
+    ids, rows = case.truth.image_ids, []
+    counts = np.stack([np.bincount(image[use], minlength=len(ids)) for image, use in uses])
+    for name, members in slices.items():
+        inside = np.isin(ids, list(members))
+        if not inside.any():
+            continue
+        own_ids = frozenset(case.truth.original_ids.get(i, i) for i in ids[inside].tolist())
+        tables = CocoParams(image_ids=own_ids).select(case.truth, case.found)
+        part = Study(*tables, None, case.iou_type)
+        weights = sampling.bootstrap_weights(len(own_ids), resamples, seed=0)
+        costly = weights[: 1 + sampling.affordable_resamples(len(part.found.labels), resamples)]
+        objects = measures.objects_of_classes(part, part.positives.is_counted, costly)
+        ap = measures.average_precisions(part.matching, 0, objects, costly)
+        at = {"AP": ap.mean(axis=0), "AP50": ap[0], "AP75": ap[AT_75]}
+        numbers = {key: measures.mean_of_classes(values) for key, values in at.items()}
+        pairs, one = part.pairs, np.zeros(len(part.pairs), np.int64)
+        scored = measures.Rows(pairs.score, pairs.iou, pairs.image, one, 1)
+        numbers["pearson"] = measures.agreement(scored, weights)["pearson"][:, 0]
+        n, tp, fp = counts[:, inside] @ weights.T
+        numbers |= {"recall": measures.ratio(tp, n), "F1": measures.ratio(2 * tp, tp + fp + n)}
+        row = {"slice": name, "images": len(own_ids), "objects": int(n[0])}
+        for key, drawn in numbers.items():
+            low, high = sampling.percentile_interval(drawn[1:]) or (None, None)
+            value = float(drawn[0]) if np.isfinite(drawn[0]) else None
+            row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        rows.append(row)
+    return sorted(rows, key=lambda row: np.inf if row["AP"] is None else row["AP"])

@@ -1,5 +1,6 @@
 """`eval` with other thresholds, ranges, limits and subsets; annotations that others can read."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -74,6 +75,42 @@ def test_settings_of_the_command_are_those_of_the_metrics(files: Path, capsys) -
     written = json.loads((files / "report" / "annotations.json").read_text())
     assert [image["id"] for image in written["images"]] == ids
     assert {entry["category_id"] for entry in written["annotations"]} == {truth.category_ids[0]}
+
+
+@pytest.mark.parametrize("rule", ["size", "folder", "tags.json"])
+def test_slices(files: Path, rule: str, monkeypatch, capsys) -> None:
+    """The tables at one score are in CSV files; names that no image has are counted."""
+    monkeypatch.chdir(files)
+    content = json.loads((files / "a.json").read_text())
+    first, second, *_ = images = content["images"]
+    second |= {"width": 641, "file_name": "night/b.jpg"}
+    (files / "a.json").write_text(json.dumps(content))
+    tags = {"night/b.jpg": ["night", "rain"], str(first["id"]): ["rain"], "c": ["x"], "d": []}
+    (files / "tags.json").write_text(json.dumps(tags))
+    options = ("--report", "out", "--resamples", 0, "--score-threshold", 0.2, "--slices", rule)
+    assert evaluated(files, *options) == 0
+    tables = {
+        name: list(csv.DictReader((files / "out" / f"{name}.csv").open()))
+        for name in ("at_score", "confusion", "slices")
+    }
+    expected = {
+        "size": {"longer side up to 1024": len(images)},
+        "folder": {".": len(images) - 1, "night": 1},
+        "tags.json": {"untagged": len(images) - 2, "night": 1, "rain": 2},
+    }
+    assert {row["slice"]: int(row["images"]) for row in tables["slices"]} == expected[rule]
+    ap = [float(row["AP"]) for row in tables["slices"] if row["AP"]]
+    assert ap == sorted(ap)
+    assert tables["slices"][0]["AP_low"] == ""
+    told = "note: 2 names in tags.json are of no image, as 'c'"
+    assert (told in capsys.readouterr().out) == (rule == "tags.json")
+    pooled, background = tables["at_score"][0], tables["confusion"][-1]
+    assert (pooled["class"], pooled["score"]) == ("all", "0.2")
+    assert background["(annotated)"] == "(background)"
+
+    (files / "tags.json").write_text('{"b.jpg": "night"}')
+    assert evaluated(files, "--report", "out", "--slices", "tags.json") == 1
+    assert capsys.readouterr().err.startswith("error: tags.json: Expected `array`, got `str`")
 
 
 def test_other_evaluators_read_what_the_report_writes(files: Path) -> None:

@@ -1,4 +1,4 @@
-"""Classes at one score and confusions, against loops in float64 and pycocotools."""
+"""Classes at one score, confusions and slices, against loops in float64 and pycocotools."""
 
 import contextlib
 import dataclasses
@@ -7,13 +7,16 @@ import io
 import numpy as np
 import pytest
 
-from harmonic_jax.metrics import GroundTruthTable
+from harmonic_jax.metrics import GroundTruthTable, coco_metrics
 from harmonic_jax.metrics.at_score import (
     class_table,
     confusion_table,
     largest_confusions,
+    slice_table,
 )
+from harmonic_jax.metrics.consistency.sampling import bootstrap_weights
 from harmonic_jax.metrics.consistency.study import Study
+from harmonic_jax.metrics.params import CocoParams
 from tests.metrics.consistency import brute
 from tests.metrics.synthetic import coco_dicts, index_for_pycocotools
 from tests.metrics.test_coco import make_found, make_truth
@@ -123,3 +126,23 @@ def test_of_two_equal_boxes_the_surer_one_is_the_pair() -> None:
     rows = confusion_table(Study(truth, found))
     assert [[*row.values()][1:] for row in rows] == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert largest_confusions(rows) == ["1 of 1 dog detected as cat"]
+
+
+def test_slices_are_evaluations_of_some_images() -> None:
+    """With a resample, whose interval is one point: that of a data set with so many copies."""
+    truth, found = brute.detector_case(1)
+    slices = {"first": truth.image_ids[:9].tolist(), "rest": truth.image_ids[9:].tolist(), "": [-1]}
+    rows = slice_table(Study(truth, found), slices, score=0.4, resamples=1)
+    assert {row["slice"] for row in rows} == {"first", "rest"}
+    assert rows[0]["AP"] < rows[1]["AP"]
+    for row in rows:
+        ids = slices[row["slice"]]
+        part = CocoParams(image_ids=frozenset(ids)).select(truth, found)
+        drawn = brute.copies(*part, bootstrap_weights(len(ids), 1, seed=0)[1])
+        for end, tables in (("", part), ("_low", drawn), ("_high", drawn)):
+            pooled, numbers = class_table(*tables, score=0.4)[0], coco_metrics(*tables)
+            numbers |= {key: pooled[key] for key in ("recall", "F1")}
+            for key in ("AP", "AP50", "AP75", "recall", "F1"):
+                assert row[key + end] == pytest.approx(numbers[key], abs=1e-12), key
+        assert row["images"] == len(ids)
+        assert row["objects"] == int(brute.is_counted(part[0], "all").sum())

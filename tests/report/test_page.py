@@ -77,6 +77,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     report = report | {"settings": report["settings"] | {"notes": ["<b onclick=alert(3)>"]}}
     report["at_score"] = class_table(case.truth, case.found)
     report["confusion"] = confusion_table(case)
+    report["slices"] = [{"slice": NASTY, "images": 3, "AP": None, "AP_low": None}]
     images = Images(gray_image, names)
     folder = tmp_path_factory.mktemp("page") / "new"
     return write_page(folder, case, report, images, title="</title><b>")
