@@ -24,12 +24,14 @@ from harmonic_jax.detectors.mask_rcnn import MaskHeadConfig, MaskRCNNConfig
 from harmonic_jax.detectors.parts.anchors import AnchorConfig, DefaultBoxConfig
 from harmonic_jax.detectors.parts.matching import MatchConfig
 from harmonic_jax.detectors.parts.objective import LossConfig
+from harmonic_jax.detectors.parts.queries import DenoisingConfig
 from harmonic_jax.detectors.parts.rivals import RIVALS
 from harmonic_jax.detectors.parts.selection import NmsName, PostprocessConfig
 from harmonic_jax.detectors.refinedet import RefineDetConfig
 from harmonic_jax.detectors.retinanet import RetinaNetConfig
 from harmonic_jax.detectors.roi_head import BoxHeadConfig, RoIAlignConfig
 from harmonic_jax.detectors.rpn import RPNConfig
+from harmonic_jax.detectors.rtdetr import RTDETRConfig
 from harmonic_jax.detectors.ssd import MultiBoxMatchConfig, SSDConfig
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DefaultBoxConfig",
+    "DenoisingConfig",
     "EfficientNetLiteConfig",
     "FasterRCNNConfig",
     "LossConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "OptimConfig",
     "PostprocessConfig",
     "RPNConfig",
+    "RTDETRConfig",
     "RefineDetConfig",
     "ResNetConfig",
     "RetinaNetConfig",
@@ -192,6 +196,7 @@ class Config:
             self.model.backbone.weights,
             "None with init, which brings the backbone too",
         )
+        is_rtdetr = isinstance(self.model, RTDETRConfig)
         for field, usual in (
             ("cls_loss", "focal"),
             ("box_loss", "smooth_l1"),
@@ -199,10 +204,21 @@ class Config:
         ):
             value = getattr(self.loss, field)
             require(
-                value == usual or isinstance(self.model, RetinaNetConfig),
+                value == usual
+                or isinstance(self.model, RetinaNetConfig)
+                or (is_rtdetr and field == "cls_loss" and not self.loss.is_weighted),
                 f"loss.{field}",
                 value,
-                f"{usual} with any detector but RetinaNet",
+                f"{usual} with any detector but RetinaNet (and, of single samples, RT-DETR)"
+                if field == "cls_loss"
+                else f"{usual} with any detector but RetinaNet",
+            )
+        if isinstance(self.model, RTDETRConfig):
+            require(
+                self.data.max_objects <= self.model.num_queries,
+                "model.num_queries",
+                self.model.num_queries,
+                f"at least data.max_objects = {self.data.max_objects}: an object takes a query",
             )
         needed = self.model.stride
         require(

@@ -95,12 +95,26 @@ VOC_HOURS = TrainConfig(steps=4700, batch_size=16, eval_every=1500, checkpoint_e
 SCENES_MINUTES = TrainConfig(steps=2000, batch_size=16, eval_every=1000, checkpoint_every=250)
 BCCD_HOUR = TrainConfig(steps=2000, batch_size=8, eval_every=500, checkpoint_every=200)
 
+# RT-DETRv2's, for 16 images a step.
+DETR_ADAMW = OptimConfig(
+    optimizer="adamw",
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    schedule="constant",
+    warmup_steps=2000,
+    clip_norm=0.1,
+    ema_decay=0.9999,
+    rate_factors=(("backbone", 0.1),),
+)
+
 # --- Losses --------------------------------------------------------------------------------------
 
 # SmoothL1's beta of 1/9, in both stages, is torchvision's.
 TWO_STAGE_LOSS = LossConfig(smooth_l1_beta=1 / 9)
 # Factors as weights: with them SSD trained better than through them (docs/results.md).
 SSD_LOSS = LossConfig(smooth_l1_beta=1.0, factor_gradient="stop")
+# What RT-DETR was published with; `--loss.hardet` joins them.
+DETR_LOSS = LossConfig(hardet=False, cls_loss="varifocal")
 REFINEDET_LOSS = LossConfig(smooth_l1_beta=1.0)
 
 # --- Backbones, and the 1x recipes of COCO -------------------------------------------------------

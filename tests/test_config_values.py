@@ -129,7 +129,7 @@ WRONG = [
     (c.DataConfig, {"short_sides": (800,), "max_side": 700}, "data.max_side is 700"),
     (c.LossConfig, {"gamma": 1.2}, "loss.gamma is 1.2"),
     (c.LossConfig, {"smooth_l1_beta": 1e-50}, "loss.smooth_l1_beta is 1e-50"),
-    (c.LossConfig, {"cls_loss": "varifocal"}, "cls_loss is 'varifocal'; .* focal with hardet"),
+    (c.LossConfig, {"cls_loss": "isr"}, "cls_loss is 'isr'; .* single samples"),
     (c.LossConfig, {"box_loss": "carl"}, "box_loss is 'carl'; .* single samples"),
     (c.LossConfig, {"correlation": "pearson"}, "correlation is 'pearson'; .* none with"),
     (c.LossConfig, {"factor_gradient": "both"}, "through or stop or cls_only"),

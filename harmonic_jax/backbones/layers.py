@@ -97,6 +97,28 @@ def max_pool(
     return x
 
 
+def mean_pool(x: jax.Array, size: int) -> jax.Array:
+    """Mean over squares of `size` cells that touch; those at the border over the cells they have.
+
+    Args:
+        x: `[b, h, w, c]`.
+        size: side of a square, and the distance between them.
+
+    Returns:
+        `[b, ceil(h / size), ceil(w / size), c]`, PyTorch's `AvgPool2d(size, size, ceil_mode=True)`.
+
+    Example:
+        >>> mean_pool(jnp.arange(3.0).reshape(1, 1, 3, 1), 2).ravel().tolist()
+        [0.5, 2.0]
+    """
+    b, h, w, c = x.shape
+    shape = (-(-h // size), size, -(-w // size), size)
+    counts = np.bincount(np.arange(h) // size)[:, None] * np.bincount(np.arange(w) // size)
+    widths = ((0, 0), (0, shape[0] * size - h), (0, shape[2] * size - w), (0, 0))
+    cells = jnp.pad(x, widths).astype(jnp.float32).reshape(b, *shape, c)
+    return (cells.sum((2, 4)) / counts[None, :, :, None].astype(np.float32)).astype(x.dtype)
+
+
 class ConvReLU(nnx.Module):
     """Convolution, batch norm where the network has norms, and ReLU (unless left to the caller)."""
 

@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016, v1.5: the stride is on the 3x3 convolution) and ResNeXt (Xie 2017)."""
+"""ResNet (He et al. 2016, v1.5: the stride is on the 3x3 convolution; 2019: D), ResNeXt (2017)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from harmonic_jax.backbones.conv import Conv
-from harmonic_jax.backbones.layers import max_pool, normalize_images
+from harmonic_jax.backbones.layers import max_pool, mean_pool, normalize_images
 from harmonic_jax.backbones.norm import BatchNorm, FrozenBatchNorm, build_norm
 from harmonic_jax.checks import check_fields, require
 
@@ -39,6 +40,11 @@ class ResNetConfig:
     """Groups of the 3x3 convolutions: 32 in ResNeXt-101 32x4d (Xie et al. 2017)."""
     width_per_group: Annotated[int, "[1, 1024]"] = 64
     """Channels of a group in the first stage at width 64: 4 in ResNeXt-101 32x4d."""
+    variant: Literal["v1.5", "d"] = "v1.5"
+    """`d` (He et al. 2019, "Bag of Tricks"; RT-DETR's `vd`): a stem of three 3x3 convolutions, and
+    shortcuts that average where they stride."""
+    normalization: Literal["torchvision", "unit"] = "torchvision"
+    """Of the pixels: by ImageNet's mean and deviation, or only to 0..1 (RT-DETR's weights)."""
     norm: Literal["frozen", "batch"] = "frozen"
     """`frozen`: constant statistics and affine; `batch`: statistics of the global batch."""
     norm_eps: Annotated[float, "[0, 0.1]"] = 1e-5
@@ -84,6 +90,7 @@ class Block(nnx.Module):
         groups: of the bottleneck's 3x3 convolution; ResNeXt has many.
         has_bottleneck: which of the two.
         stride: of the first 3x3 convolution, and of the shortcut.
+        shortcut: what the input passes: nothing; a 1x1 convolution; one behind a mean over cells.
         conv_norm: makes a convolution and its norm.
     """
 
@@ -96,6 +103,7 @@ class Block(nnx.Module):
         groups: int,
         has_bottleneck: bool,
         stride: int,
+        shortcut: Literal["none", "conv", "mean"],
         conv_norm: Callable[..., tuple[Conv, Norm]],
     ) -> None:
         # (channels, kernel size, stride, groups) of each convolution
@@ -106,11 +114,12 @@ class Block(nnx.Module):
         pairs = [conv_norm(num, *layer) for num, layer in zip(inputs, layers, strict=True)]
         self.convs = nnx.List([conv for conv, _ in pairs])
         self.norms = nnx.List([norm for _, norm in pairs])
-        changes_shape = stride != 1 or num_in != num_out
-        self.shortcut = nnx.List(conv_norm(num_in, num_out, 1, stride) if changes_shape else ())
+        self.pooling = stride if shortcut == "mean" else 1
+        layer = () if shortcut == "none" else conv_norm(num_in, num_out, 1, stride // self.pooling)
+        self.shortcut = nnx.List(layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        shortcut = x
+        shortcut = x if self.pooling == 1 else mean_pool(x, self.pooling)
         for layer in self.shortcut:
             shortcut = layer(shortcut)
         last = len(self.convs) - 1
@@ -145,32 +154,45 @@ class ResNet(nnx.Module):
             return conv, build_norm(config.norm, num_out, trainable=trainable, eps=config.norm_eps)
 
         # Stage 1 is the stem, stages 2 to 5 give C2 to C5.
-        self.conv, self.norm = conv_norm(1, 3, config.width, 7, 2)
+        is_d, half = config.variant == "d", config.width // 2
+        deep = [conv_norm(1, 3, half, 3, 2), conv_norm(1, half, half, 3, 1)] if is_d else []
+        self.stem_convs = nnx.List([conv for conv, _ in deep])
+        self.stem_norms = nnx.List([norm for _, norm in deep])
+        last = (half, config.width, 3, 1) if is_d else (3, config.width, 7, 2)
+        self.conv, self.norm = conv_norm(1, *last)
         stages = []
         num_in = config.width
         for i, (num, num_out) in enumerate(zip(num_blocks, config.channels, strict=True)):
             blocks = []
             for j in range(num):
+                stride = 2 if i > 0 and j == 0 else 1
+                changes_shape = stride != 1 or num_in != num_out or (is_d and j == 0)
                 block = Block(
                     num_in,
                     num_out,
                     inner=config.width * 2**i * config.width_per_group // 64 * config.groups,
                     groups=config.groups,
                     has_bottleneck=has_bottleneck,
-                    stride=2 if i > 0 and j == 0 else 1,
+                    stride=stride,
+                    shortcut=("mean" if is_d else "conv") if changes_shape else "none",
                     conv_norm=partial(conv_norm, i + 2),
                 )
                 blocks.append(block)
                 num_in = num_out
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
+        self.normalization = config.normalization
         self.dtype = dtype
 
     def __call__(
         self, images: jax.Array, image_size: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
-        x = normalize_images(images, image_size).astype(self.dtype)
-        x = jax.nn.relu(self.norm(self.conv(x)))
+        pixels = {"mean": np.zeros(3, np.float32), "std": np.full(3, 255, np.float32)}
+        x = normalize_images(images, image_size, **pixels if self.normalization == "unit" else {})
+        x = x.astype(self.dtype)
+        convs, norms = (*self.stem_convs, self.conv), (*self.stem_norms, self.norm)
+        for conv, norm in zip(convs, norms, strict=True):
+            x = jax.nn.relu(norm(conv(x)))
         x = max_pool(x, size=3, stride=2, padding=1, ceil_mode=False)
         features = []
         for stage in self.stages:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonic_jax.config import AnchorConfig, Config, RefineDetConfig, SSDConfig
+from harmonic_jax.config import AnchorConfig, Config, RefineDetConfig, RTDETRConfig, SSDConfig
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.resize import network_size
 from harmonic_jax.detectors import refinedet, ssd
@@ -49,6 +49,8 @@ def near_copies(ours: np.ndarray, theirs: np.ndarray) -> dict[int, int]:
 def network_findings(source: DetectionSource, config: Config) -> Iterator[str]:
     """Objects that are too small for the detector, or that its anchors do not fit."""
     model: Any = config.model
+    if isinstance(model, RTDETRConfig):  # it has neither anchors nor a threshold
+        return
     part = getattr(model, "rpn", model)
     anchors: AnchorConfig | None = getattr(part, "anchors", None)
     # A region proposal network asks for .7, which the published anchors rarely reach.
@@ -110,6 +112,7 @@ def _best_iou(
             case RefineDetConfig() as model:
                 levels = refinedet.default_boxes(model, shape.tolist())
             case model:
+                assert not isinstance(model, RTDETRConfig)
                 levels = make_anchors(shape.tolist(), model.levels, anchors or AnchorConfig())
         for level in levels:
             x, y = (np.unique(c) for c in ((level[:, :2] + level[:, 2:]) / 2).round(2).T)

@@ -23,7 +23,7 @@ from harmonic_jax.pretrained import (
     write_state_dict,
 )
 from harmonic_jax.pretrained.convert import check_classifier, remainder
-from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, PLACEHOLDER, TorchvisionDetector
+from harmonic_jax.pretrained.models import CLASSIFIERS, DETECTORS, PLACEHOLDER, PublishedDetector
 from harmonic_jax.terminal import Terminal
 from harmonic_jax.training.checkpoint import CheckpointStore
 from harmonic_jax.training.config_json import config_to_json
@@ -99,7 +99,7 @@ def _becoming(folder: Path) -> Iterator[Path]:
 def import_run(
     state_dict: dict[str, np.ndarray],
     config: Config,
-    foreign: TorchvisionDetector,
+    foreign: PublishedDetector,
     run_dir: RunFolder,
 ) -> str:
     """Writes a run whose best checkpoint, of step 0, holds the weights of a state dict.
@@ -141,7 +141,7 @@ def import_run(
     )
 
 
-def _with_options(foreign: TorchvisionDetector, options: Options) -> TorchvisionDetector:
+def _with_options(foreign: PublishedDetector, options: Options) -> PublishedDetector:
     model, eps = foreign.model, options.norm_eps
     if eps is not None:
         if not isinstance(model.backbone, ResNetConfig):

@@ -101,8 +101,12 @@ class TrainPlan:
             raise IndexError(f"step is {step}; it must be >= 0")
         epoch = self.epoch(step)
         bucket, batch = self._batch_order(epoch)[step - self.first_step(epoch)]
-        short_side = self._rng(step, 0, _TAG_SHORT_SIDE).choice(self._config.short_sides)
-        return StepPlan(int(bucket), int(short_side), self._batch(int(bucket), int(batch)))
+        config = self._config
+        short_side = int(self._rng(step, 0, _TAG_SHORT_SIDE).choice(config.short_sides))
+        rows = self._batch(int(bucket), int(batch))
+        if config.resize == "warp":
+            bucket = config.buckets.index(config.square(short_side))
+        return StepPlan(int(bucket), short_side, rows)
 
     def epoch(self, step: int) -> int:
         """The epoch to which a step belongs, counted from 0."""
@@ -118,6 +122,8 @@ class TrainPlan:
 
     def buckets_used(self, num_steps: int) -> tuple[int, ...]:
         """The buckets of which a batch comes before the end of the epoch of the last step."""
+        if self._config.resize == "warp":
+            return tuple(range(len(self._config.buckets)))
         epochs = self.epoch(num_steps - 1) + 1
         return tuple(b for b in range(len(self._members)) if self._num_batches(b, epochs))
 

@@ -65,7 +65,8 @@ class DataConfig:
     """Share of a folder's only split, or of images without lists, that becomes `eval_split`, the
     rest `train_split`; by a hash of the file's name, so that one added later moves no other."""
     short_sides: Annotated[tuple[int, ...], "[32, 4096]"] = (800,)
-    """Training images are resized so that the short side is one of these; evaluation: the last."""
+    """Training images are resized so that the short side is one of these, the same for a whole
+    batch; evaluation: the last."""
     max_side: Annotated[int, "[32, 16384]"] = 1333
     """Upper bound of the long side after resizing."""
     resize: Literal["fit", "warp"] = "fit"
@@ -117,16 +118,22 @@ class DataConfig:
 
     @property
     def buckets(self) -> tuple[tuple[int, int], ...]:
-        """The padded (height, width) shapes: landscape and portrait, or one where they agree."""
-        short = _round_up(max(self.short_sides), self.stride)
+        """The padded (height, width) shapes: landscape and portrait, or one where they agree; of
+        stretched images one for each short side, evaluation's first."""
         if self.resize == "warp":
-            return ((short, short),)
+            return tuple(dict.fromkeys(map(self.square, reversed(self.short_sides))))
+        short = _round_up(max(self.short_sides), self.stride)
         long = _round_up(self.max_side, self.stride)
         return ((short, long), (long, short)) if long > short else ((short, short),)
 
     def bucket_of(self, height: int, width: int) -> tuple[int, int]:
         """The padded shape of an image: square ones go with the landscapes."""
-        return self.buckets[-1 if height > width else 0]
+        return self.buckets[-1 if height > width and self.resize == "fit" else 0]
+
+    def square(self, short_side: int) -> tuple[int, int]:
+        """The padded shape of images that are stretched to a side."""
+        side = _round_up(short_side, self.stride)
+        return side, side
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -10,18 +10,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from harmonic_jax.detectors import faster_rcnn, mask_rcnn, refinedet, retinanet, ssd
+from harmonic_jax.detectors import faster_rcnn, mask_rcnn, refinedet, retinanet, rtdetr, ssd
 from harmonic_jax.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from harmonic_jax.detectors.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums
 from harmonic_jax.detectors.refinedet import RefineDet, RefineDetConfig
 from harmonic_jax.detectors.retinanet import RetinaNet, RetinaNetConfig
+from harmonic_jax.detectors.rtdetr import RTDETR, RTDETRConfig
 from harmonic_jax.detectors.ssd import SSD, SSDConfig
 from harmonic_jax.structures import Batch, Detections
 
 __all__ = ["ModelConfig", "build_model", "detect", "loss_sums"]
 
-ModelConfig = RetinaNetConfig | SSDConfig | RefineDetConfig | FasterRCNNConfig | MaskRCNNConfig
+ModelConfig = (
+    RetinaNetConfig | SSDConfig | RefineDetConfig | FasterRCNNConfig | MaskRCNNConfig | RTDETRConfig
+)
 
 
 def build_model(
@@ -65,6 +68,8 @@ def build_model(
             return MaskRCNN(config, num_classes, dtype=dtype, rngs=rngs)
         case FasterRCNNConfig():
             return FasterRCNN(config, num_classes, dtype=dtype, rngs=rngs)
+        case RTDETRConfig():
+            return RTDETR(config, num_classes, dtype=dtype, rngs=rngs)
 
 
 def loss_sums(
@@ -102,6 +107,8 @@ def loss_sums(
             return mask_rcnn.loss_sums(model, batch, loss, key, batch_axis)
         case FasterRCNN():
             return faster_rcnn.loss_sums(model, batch, loss, key, batch_axis)
+        case RTDETR():
+            return rtdetr.loss_sums(model, batch, loss, key, batch_axis)
     raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")
 
 
@@ -129,4 +136,6 @@ def detect(model: nnx.Module, batch: Batch) -> Detections:
             return mask_rcnn.detect(model, batch)
         case FasterRCNN():
             return faster_rcnn.detect(model, batch)
+        case RTDETR():
+            return rtdetr.detect(model, batch)
     raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")

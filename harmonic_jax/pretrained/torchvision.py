@@ -16,6 +16,7 @@ from harmonic_jax.config import (
     ModelConfig,
     ResNetConfig,
     RetinaNetConfig,
+    RTDETRConfig,
     SSDConfig,
 )
 from harmonic_jax.pretrained.files import WeightsError
@@ -30,6 +31,7 @@ from harmonic_jax.pretrained.layout import (
     subsampled_linear_kernel,
     whole_map,
 )
+from harmonic_jax.pretrained.transformers import rtdetr_layout
 
 RESNET = (
     Rule("conv", "conv1"),
@@ -37,6 +39,14 @@ RESNET = (
     Rule("stages/{i}/{j}/convs/{k}", "layer{i+1}.{j}.conv{k+1}"),
     Rule("stages/{i}/{j}/norms/{k}", "layer{i+1}.{j}.bn{k+1}"),
     Rule("stages/{i}/{j}/shortcut/{k}", "layer{i+1}.{j}.downsample.{k}"),
+)
+# As timm writes it: of the three convolutions of the stem each has a norm and a ReLU behind it.
+RESNET_D = (
+    Rule("stem_convs/{i}", "conv1.{3i}"),
+    Rule("stem_norms/{i}", "conv1.{3i+1}"),
+    Rule("conv", "conv1.6"),
+    *RESNET[1:4],
+    Rule("stages/{i}/{j}/shortcut/{k}", "layer{i+1}.{j}.downsample.{k+1}"),
 )
 # A convolution and its ReLU are two layers, a pool one.
 _VGG_BELOW_CONV5 = (
@@ -173,6 +183,8 @@ def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
             return Layout(_ssd(num_classes))
         case FasterRCNNConfig():  # Mask R-CNN too
             return Layout(_two_stage(config, num_classes), renamed=todays_name)
+        case RTDETRConfig():
+            return rtdetr_layout(config)
     raise WeightsError(f"torchvision has no layout for the weights of {type(config).__name__}")
 
 
@@ -189,7 +201,8 @@ def backbone_layout(config: BackboneConfig, state_dict: Mapping[str, np.ndarray]
         state_dict: the file's.
     """
     if isinstance(config, ResNetConfig):
-        return Layout(prefixed(RESNET, "backbone/", ""), is_partial=True, ignored=("fc.",))
+        resnet = prefixed(RESNET_D if config.variant == "d" else RESNET, "backbone/", "")
+        return Layout(resnet, is_partial=True, ignored=("fc.",))
     if isinstance(config, EfficientNetLiteConfig):
         rules = prefixed(EFFICIENTNET, "backbone/", "")
         return Layout(rules, is_partial=True, ignored=("_conv_head.", "_bn1.", "_fc."))

@@ -18,13 +18,14 @@ import msgspec
 import numpy as np
 from jax.sharding import Sharding
 
-from harmonic_jax.config import Config, ConfigError
+from harmonic_jax.config import Config, ConfigError, LossConfig
 from harmonic_jax.files import write_bytes
-from harmonic_jax.json_file import parse_json
+from harmonic_jax.json_file import parse_json, read_json
 from harmonic_jax.pretrained import WeightsError, hub, load_detector
 from harmonic_jax.pretrained.convert import StoredAs, as_dtype, fault_of, widened
 from harmonic_jax.pretrained.files import kind_of, read_metadata, read_tensors
-from harmonic_jax.pretrained.models import DETECTORS
+from harmonic_jax.pretrained.models import DETECTORS, PublishedDetector
+from harmonic_jax.pretrained.transformers import detector_of
 from harmonic_jax.training import arrays
 from harmonic_jax.training.checkpoint import CheckpointError, CheckpointStore
 from harmonic_jax.training.config_json import config_from_json, config_to_json
@@ -85,7 +86,11 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
     if name.startswith(hub.TORCHVISION):
         run = _read_torchvision(name.removeprefix(hub.TORCHVISION), sharding)
     elif name.startswith(hub.HUB):
-        run = read_weights(hub.hub_file(name.removeprefix(hub.HUB)), sharding=sharding)
+        repository = name.removeprefix(hub.HUB)
+        weights = hub.hub_file(repository)
+        if _ABOUT not in read_metadata(weights):  # then a file beside it says what it is
+            hub.hub_file(repository, file=hub.CONFIG_FILE)
+        run = read_weights(weights, sharding=sharding)
     elif shipped := hub.shipped_file(path):
         run = read_weights(shipped, sharding=sharding)
     elif path.is_file() or path.suffix in _SUFFIXES:
@@ -188,7 +193,8 @@ def write_weights(run: SavedRun, path: Path, *, dtype: StoredAs = "float32") -> 
 
 
 def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
-    """Opens what `write_weights` wrote, or a file in torchvision's layout that says what it is.
+    """Opens what `write_weights` wrote, or a foreign file that says what it is: in its header, or,
+    of transformers, in the config.json beside it.
 
     Args:
       path: the .safetensors file.
@@ -201,6 +207,9 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
     """
     header = read_metadata(path) if kind_of(path) == "safetensors" else {}
     if _ABOUT not in header:
+        beside = path.with_name(hub.CONFIG_FILE)
+        if kind_of(path) == "safetensors" and beside.is_file():
+            return _read_transformers(path, beside, sharding)
         raise WeightsError(_advice(path))
     written_as = header.get("format")
     if written_as not in (FORMAT, _FOREIGN_FORMAT):
@@ -227,7 +236,24 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
 def _read_torchvision(name: str, sharding: Sharding) -> SavedRun:
     """One of torchvision's published detectors, with the classes of COCO."""
     path, foreign = hub.torchvision_file(name), DETECTORS[name]
-    config = Config(name, foreign.data, foreign.model)
+    return _read_foreign(path, Config(name, foreign.data, foreign.model), foreign, sharding)
+
+
+def _read_transformers(path: Path, about: Path, sharding: Sharding) -> SavedRun:
+    """A detector as transformers' `save_pretrained` writes it."""
+    try:
+        foreign = detector_of(read_json(about))
+    except WeightsError as error:
+        raise WeightsError(f"{about}: {error}") from error
+    loss = LossConfig(hardet=False, cls_loss="varifocal")
+    config = Config("rtdetr", foreign.data, foreign.model, loss)
+    return _read_foreign(path, config, foreign, sharding)
+
+
+def _read_foreign(
+    path: Path, config: Config, foreign: PublishedDetector, sharding: Sharding
+) -> SavedRun:
+    """Weights in another library's layout, as they were published."""
     detector = build_detector(config, len(foreign.class_names))
     wanted = abstract_variables(detector, sharding=sharding)
     loaded = load_detector(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harmonic_jax.backbones.layers import max_pool, normalize_images
+from harmonic_jax.backbones.layers import max_pool, mean_pool, normalize_images
 
 POOLS = {
     "resnet": {"size": 3, "stride": 2, "padding": 1, "ceil_mode": False},
@@ -42,6 +42,16 @@ def test_max_pool(name: str, num_values: int, shape: tuple[int, int]) -> None:
         assert y[b, i, j, c] == x[b, *best, c]
         gradient[b, *best, c] += weights[b, i, j, c]
     np.testing.assert_allclose(pullback(jnp.asarray(weights))[0], gradient, atol=1e-6)
+
+
+def test_mean_pool() -> None:
+    """Cells at the border are means of what there is."""
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
+    found = np.asarray(mean_pool(jnp.asarray(x), 2))
+    assert found.shape == (2, 3, 2, 3)
+    for row, column in np.ndindex(3, 2):
+        cells = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].astype(np.float64)
+        np.testing.assert_allclose(found[:, row, column], cells.mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_max_pool_passes_nan_on() -> None:

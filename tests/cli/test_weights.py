@@ -16,7 +16,7 @@ from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.cli.export import torchvision_state_dict
 from harmonic_jax.cli.import_weights import import_run
 from harmonic_jax.config import Config, DefaultBoxConfig, SSDConfig, VGGConfig
-from harmonic_jax.pretrained.models import DETECTORS, TorchvisionDetector
+from harmonic_jax.pretrained.models import DETECTORS, PublishedDetector
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import open_detector
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -59,7 +59,7 @@ def imported(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     state["head.classification_head.cls_logits.bias"] *= 0
     assert "head.regression_head.conv.2.weight" in state
     assert "backbone.fpn.inner_blocks.0.bias" in state
-    foreign = TorchvisionDetector(config.model, KNOWN, tuple(range(len(KNOWN))), config.data)
+    foreign = PublishedDetector(config.model, KNOWN, tuple(range(len(KNOWN))), config.data)
     line = import_run(state, config, foreign, RunFolder(run_dir))
     counters = sum(name.endswith("num_batches_tracked") for name in state)
     assert f"{len(state)} tensors" in line
@@ -147,7 +147,7 @@ def test_mistakes_are_explained_in_a_line(capsys, tmp_path, args, status: int, w
     assert not Path("x").exists()
 
 
-def random_detector(run_dir: Path) -> tuple[dict, Config, TorchvisionDetector]:
+def random_detector(run_dir: Path) -> tuple[dict, Config, PublishedDetector]:
     """A small SSD's state dict, and what import_run needs to know of it."""
     model = SSDConfig(
         backbone=VGGConfig(width=4, atrous=True),
@@ -156,7 +156,7 @@ def random_detector(run_dir: Path) -> tuple[dict, Config, TorchvisionDetector]:
             sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0)
         ),
     )
-    foreign = TorchvisionDetector(model, ("cat", "dog"), (1, 2), DETECTORS["ssd300_vgg16"].data)
+    foreign = PublishedDetector(model, ("cat", "dog"), (1, 2), DETECTORS["ssd300_vgg16"].data)
     config = Config(name="small", data=foreign.data, model=model, run_dir=str(run_dir))
     return random_state_dict(model, 2), config, foreign
 

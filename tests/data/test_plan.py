@@ -123,6 +123,22 @@ def test_warp_and_square_shapes_have_one_bucket() -> None:
     assert TrainPlan(square, CONFIG, batch_size=1, seed=0)[0].bucket == 0
 
 
+def test_stretched_images_have_a_bucket_for_each_side() -> None:
+    """Evaluation's first; a batch has one side; every image comes once an epoch all the same."""
+    config = DataConfig(resize="warp", short_sides=(64, 90, 128, 96), stride=32)
+    assert config.buckets == ((96, 96), (128, 128), (64, 64))
+    records = make_records(30, 20)
+    assert config.bucket_of(200, 100) == (96, 96)
+    plan = TrainPlan(records, config, batch_size=5, seed=0)
+    assert plan.buckets_used(1) == (0, 1, 2)
+    steps = [plan[step] for step in range(200)]
+    assert all(config.buckets[s.bucket] == config.square(s.short_side) for s in steps)
+    assert set(Counter(s.short_side for s in steps)) == {64, 90, 128, 96}
+    epoch = np.concatenate([s.indices for s in steps[:10]])
+    assert sorted(epoch.tolist()) == list(range(50))
+    assert {s.bucket for s in plan_evaluation(records, config, batch_size=5)} == {0}
+
+
 def test_images_without_trainable_objects_are_left_out() -> None:
     two = [[1, 1, 5, 5], [2, 2, 9, 9]]
     records = [

@@ -12,8 +12,12 @@ from harmonic_jax.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    DenoisingConfig,
+    LossConfig,
     MaskRCNNConfig,
     OptimConfig,
+    ResNetConfig,
+    RTDETRConfig,
     TrainConfig,
 )
 from harmonic_jax.data.sources import open_source
@@ -24,7 +28,17 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 NUM_IMAGES = 8
 SMALLEST = 0.12  # sides of an object, as parts of the image's: what 160 pixels can show
 
-NAMES = ("retinanet_r18", "ssd_vgg", "refinedet_vgg", "faster_rcnn_r18", "mask_rcnn_r18")
+NAMES = ("retinanet_r18", "ssd_vgg", "refinedet_vgg", "faster_rcnn_r18", "mask_rcnn_r18", "rtdetr")
+RTDETR = RTDETRConfig(
+    backbone=ResNetConfig(depth=18, width=32, variant="d", norm="batch"),
+    channels=64,
+    ffn=128,
+    decoder_channels=64,
+    decoder_ffn=128,
+    decoder_layers=2,
+    num_queries=50,
+    denoising=DenoisingConfig(num_objects=20),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +75,10 @@ def eight_photos(coco_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _config(name: str, folder: Path) -> Config:
-    base = load_config(CONFIGS / f"{name}_scenes.py")
+    if name == "rtdetr":
+        base = Config(name, model=RTDETR, loss=LossConfig(cls_loss="varifocal"))
+    else:
+        base = load_config(CONFIGS / f"{name}_scenes.py")
     return dataclasses.replace(
         base,
         data=DataConfig(

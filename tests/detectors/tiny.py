@@ -14,6 +14,7 @@ from harmonic_jax.config import (
     AnchorConfig,
     BoxHeadConfig,
     DefaultBoxConfig,
+    DenoisingConfig,
     FasterRCNNConfig,
     LossConfig,
     MaskHeadConfig,
@@ -25,6 +26,7 @@ from harmonic_jax.config import (
     RetinaNetConfig,
     RoIAlignConfig,
     RPNConfig,
+    RTDETRConfig,
     SSDConfig,
     VGGConfig,
 )
@@ -79,12 +81,26 @@ MASK_RCNN = MaskRCNNConfig(
 FASTER_RCNN = FasterRCNNConfig(
     **{field.name: getattr(MASK_RCNN, field.name) for field in dataclasses.fields(FasterRCNNConfig)}
 )
+RTDETR = RTDETRConfig(
+    backbone=RESNET,
+    channels=8,
+    ffn=16,
+    decoder_channels=16,
+    decoder_ffn=16,
+    decoder_layers=2,
+    num_heads=2,
+    num_points=2,
+    num_queries=16,
+    denoising=DenoisingConfig(num_objects=8),
+    postprocess=PostprocessConfig(score_threshold=0.0, nms_iou=1.0, topk=20, max_detections=10),
+)
 MODELS: dict[str, ModelConfig] = {
     "retinanet": RETINANET,
     "ssd": SSD,
     "refinedet": REFINEDET,
     "faster_rcnn": FASTER_RCNN,
     "mask_rcnn": MASK_RCNN,
+    "rtdetr": RTDETR,
 }
 
 

@@ -73,6 +73,20 @@ def vgg() -> StateDict:
     return random_state_dict(VGG, 2, layout) | last
 
 
+def test_resnet_d_has_timm_s_names() -> None:
+    """Of its resnet50d: the stem's convolutions, and shortcuts behind a pool."""
+    config = retinanet(depth=50, width=64, variant="d")
+    names = set(random_state_dict(config, 2, backbone_layout(config.backbone, {})))
+    stem = {name for name in names if name.startswith("conv1.") and "num_batches" not in name}
+    assert len(stem) == 3 + 2 * 4
+    assert names >= {
+        "conv1.0.weight", "conv1.1.running_var", "conv1.3.weight", "conv1.4.bias", "conv1.6.weight",
+        "bn1.running_mean", "layer1.0.downsample.1.weight", "layer2.0.downsample.2.weight",
+        "layer4.2.bn3.bias",
+    }  # fmt: skip
+    assert not any(name.startswith("layer1.1.downsample") for name in names)
+
+
 @pytest.mark.parametrize("changes", [{}, {"norm": "frozen"}, {"frozen_stages": 3}])
 def test_every_array_of_a_resnet_is_replaced(tmp_path: Path, changes: dict) -> None:
     """By those of these names; the classifier and the rest of the detector stay."""

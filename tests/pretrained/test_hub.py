@@ -18,7 +18,7 @@ from harmonic_jax.__main__ import main
 from harmonic_jax.config import ConfigError, EfficientNetLiteConfig, ResNetConfig, VGGConfig
 from harmonic_jax.pretrained import WeightsError, detector_layout, hub
 from harmonic_jax.pretrained.convert import export_state
-from harmonic_jax.pretrained.models import TorchvisionDetector
+from harmonic_jax.pretrained.models import PublishedDetector
 from harmonic_jax.training import saved_run
 from harmonic_jax.training.initialise import open_origin
 from harmonic_jax.training.saved_run import SavedRun, open_detector, write_weights
@@ -301,7 +301,7 @@ def test_a_detector_of_torchvision(torchvision: Server, monkeypatch: pytest.Monk
     file = f"{NAME}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     torchvision.files[f"/{file}"] = content
     monkeypatch.setitem(hub.DETECTOR_FILES, NAME, file)
-    small = TorchvisionDetector(config.model, ("sock", "hat"), (3, 5), config.data)
+    small = PublishedDetector(config.model, ("sock", "hat"), (3, 5), config.data)
     monkeypatch.setattr(saved_run, "DETECTORS", {NAME: small})
     sharding = replicated(data_mesh(jax.devices()[:1]))
     opened = open_detector(Path(f"torchvision:{NAME}"), sharding=sharding)

@@ -42,8 +42,8 @@ class LossConfig:
     factor_gradient: losses.FactorGradient = "through"
     factor_source: losses.FactorSource = "loss"
     cls_loss: ClsLoss = "focal"
-    """RetinaNet's classification loss; any but `focal` replaces HarDet (`hardet` off). `isr` and
-    `iou_balanced` weigh the focal loss of positives."""
+    """Of RetinaNet and RT-DETR. `isr` and `iou_balanced` weigh the focal loss of
+    positives; like `position` and `task_aligned` they need `hardet` off, and RetinaNet."""
     focal_alpha: Annotated[float, "[0, 1]"] = 0.25
     """Weight of the true class; 1 - focal_alpha is that of the others, and of varifocal's."""
     focal_gamma: Annotated[float, "[0, 100]"] = 2.0
@@ -67,13 +67,10 @@ class LossConfig:
         if not self.hardet:
             return
         instead = "with hardet (--loss.no-hardet to compare with it)"
-        require(self.cls_loss == "focal", "loss.cls_loss", self.cls_loss, f"focal {instead}")
-        require(
-            self.box_loss not in _WEIGHTED,
-            "loss.box_loss",
-            self.box_loss,
-            f"a loss of single samples, none of {', '.join(_WEIGHTED)}, {instead}",
-        )
+        for field in ("cls_loss", "box_loss"):
+            value = getattr(self, field)
+            legal = f"a loss of single samples, none of {', '.join(_WEIGHTED)}, {instead}"
+            require(value not in _WEIGHTED, f"loss.{field}", value, legal)
         require(self.correlation == "none", "loss.correlation", self.correlation, f"none {instead}")
 
     @property
