@@ -76,7 +76,8 @@ def eight_photos(coco_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _config(name: str, folder: Path) -> Config:
     if name == "rtdetr":
-        base = Config(name, model=RTDETR, loss=LossConfig(cls_loss="varifocal"))
+        few = DataConfig(max_objects=8)
+        base = Config(name, data=few, model=RTDETR, loss=LossConfig(cls_loss="varifocal"))
     else:
         base = load_config(CONFIGS / f"{name}_scenes.py")
     return dataclasses.replace(
