@@ -33,6 +33,18 @@ def test_the_wheel_holds_the_configs_and_no_tests(installed: Path) -> None:
     assert (installed / "harmonic_jax" / "data" / "scenes" / "LICENSE-fashion-mnist").exists()
 
 
+def test_the_wheel_holds_every_file_of_the_package(installed: Path) -> None:
+    """Pages, pictures and data too: what is missing there breaks a command of a user's alone."""
+    inside = ROOT / "harmonic_jax"
+    names = {
+        str(path.relative_to(inside))
+        for path in inside.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    missing = {name for name in names if not (installed / "harmonic_jax" / name).exists()}
+    assert not missing
+
+
 def test_the_wheel_holds_published_detectors(installed: Path, command: Command) -> None:
     folder = installed / "harmonic_jax" / "published" / "stand_in"
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "README.md"}
