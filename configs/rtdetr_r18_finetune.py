@@ -2,7 +2,7 @@
 
 Paper row: none (RT-DETR is of 2023).
 Expected: depends on the data; of COCO itself the weights have 48.1 AP (the RT-DETRv2 paper).
-Cost: 2,000 steps of 8 images at 640 x 640; on 2 CPU cores about ten seconds a step.
+Cost: 2,000 steps of 8 images at 640 x 640; not timed yet.
 
     python train.py configs/rtdetr_r18_finetune.py --data.root DIR     # train2017/, val2017/, ..
     python train.py configs/rtdetr_r18_finetune.py --data.root DIR --init FOLDER   # without network

@@ -67,12 +67,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsOptions:
-    """Write a run's weights: a file for torchvision, or a folder for the Hugging Face Hub."""
+    """Write a run's weights: a file for torchvision (of RT-DETR for transformers), or a folder for
+    the Hugging Face Hub."""
 
     run: Positional[Path]
     """A run's folder or file; or retinanet_lite0_voc, hf:OWNER/NAME, torchvision:NAME."""
     out: Path
-    """The .safetensors file to write, in torchvision's layout; with --card, the folder."""
+    """The .safetensors file to write, in their layout; with --card, the folder."""
     card: bool = False
     """Write a folder to publish: model.safetensors, with names of our own, and a model card."""
     dtype: StoredAs = "float32"

@@ -2,8 +2,8 @@
 
 A run is a folder, or one safetensors file that says what it is: its header holds the config, the
 class names and the step as JSON, so that the file alone is enough to detect with, or to start from;
-nothing in it is ever executed. There are two layouts of files: our own names (`write_weights`), and
-torchvision's (`pretrained.write_state_dict` with `header_of`).
+nothing in it is ever executed. There are two kinds of layout: our own names (`write_weights`), and
+torchvision's or transformers' (`pretrained.write_state_dict` with `header_of`).
 """
 
 import dataclasses
