@@ -136,7 +136,7 @@ def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Che
         told = f"{record.file_name}: {error.strerror or error}"
         return None, [("unreadable_image", told, "image refused")]
     notes = [(note, record.file_name, NOTES[note]) for note in decoded.notes]
-    digest = hashlib.blake2b(decoded.image, digest_size=16).digest()
+    digest = hashlib.blake2b(decoded.image.tobytes(), digest_size=16).digest()
     gray = cv2.cvtColor(decoded.image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
     return _Image(record.file_name, digest, small), notes

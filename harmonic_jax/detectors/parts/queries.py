@@ -63,7 +63,7 @@ def cell_boxes(sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray
         side = np.full(len(x), FIRST_SIDE * 2**level)
         boxes.append(np.stack((x / width, y / height, side, side), axis=-1))
     parts = np.concatenate(boxes)
-    is_inner = ((parts > 0.01) & (parts < 0.99)).all(axis=-1, keepdims=True)
+    is_inner = np.all((parts > 0.01) & (parts < 0.99), axis=-1, keepdims=True)
     safe = np.clip(parts, 1e-6, 1 - 1e-6)
     logits = np.where(is_inner, np.log(safe / (1 - safe)), _FAR)
     return logits.astype(np.float32), is_inner
