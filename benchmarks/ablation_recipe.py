@@ -31,7 +31,7 @@ VOC = (
     *("--optim.ema-decay", "0.99", "--optim.warmup-steps", "100"),
 )
 
-BASELINE = ("--loss.no-hardet",)
+BASELINE = ("--loss.no-hardet", "--loss.cls-weight", "1")
 
 
 def hardet(
@@ -41,11 +41,12 @@ def hardet(
     margin: float = 0.2,
     gradient: str = "through",
     source: str = "loss",
+    cls_weight: float = 1.0,
 ) -> tuple[str, ...]:
     """The options of HarDet; the defaults are the paper's constants and its printed formula."""
     values = {
         "alpha": alpha, "gamma": gamma, "margin": margin,
-        "factor-gradient": gradient, "factor-source": source,
+        "factor-gradient": gradient, "factor-source": source, "cls-weight": cls_weight,
     }  # fmt: skip
     pairs = ((f"--loss.{name}", str(value)) for name, value in values.items())
     return ("--loss.hardet", *(word for pair in pairs for word in pair))

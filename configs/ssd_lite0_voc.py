@@ -22,6 +22,7 @@ def config() -> Config:
             extra_layers=("3x3/2", "3x3/2"),
             extra_channels=128,
             norm="batch",
+            l2_scales=(6.0, 10.0, 18.0),  # each channel about 1: Lite0's maps are large
             default_boxes=DefaultBoxConfig(
                 sizes=(24.0, 48.0, 96.0, 150.0, 205.0, 260.0),
                 max_ratios=(2, 3, 3, 2, 2),

@@ -23,7 +23,7 @@ def config() -> Config:
             extra_layers=("3x3/2", "3x3/2"),
             extra_channels=64,
             norm="batch",
-            l2_scale=10.0,  # the published 20 is for four times as many channels
+            l2_scales=(10.0,),  # the published 20 is for four times as many channels
             default_boxes=DefaultBoxConfig(
                 sizes=(20.0, 40.0, 60.0, 90.0, 130.0),
                 max_ratios=(2, 2, 2, 2),

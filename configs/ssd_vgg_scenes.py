@@ -23,7 +23,7 @@ def config() -> Config:
             extra_layers=("3x3/2", "3x3"),
             extra_channels=64,
             norm="batch",
-            l2_scale=10.0,  # the published 20 is for four times as many channels
+            l2_scales=(10.0,),  # the published 20 is for four times as many channels
             default_boxes=DefaultBoxConfig(
                 sizes=(24.0, 36.0, 52.0, 70.0, 90.0),
                 max_ratios=(3, 3, 2, 2),

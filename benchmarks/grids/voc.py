@@ -23,7 +23,7 @@ def grid() -> Grid:
     }
     weighted = {
         "hardet-stop": hardet(gradient="stop"),
-        "hardet-balanced": (*hardet(), "--loss.cls-weight", "3"),
+        "hardet-balanced": hardet(cls_weight=3.0),
     }
     return Grid(
         title="PASCAL VOC 2007",

@@ -68,8 +68,9 @@ class SSDConfig:
     """Of the extra layers; the first has twice as many."""
     norm: Literal["none", "batch"] = "none"
     """Norm of the extra layers: `batch` to train from scratch."""
-    l2_scale: Annotated[float, "[0.001, 1000]"] = 20.0
-    """Length of the feature vectors of stride 8 at the start of training."""
+    l2_scales: Annotated[tuple[float, ...], "[0.001, 1000]"] = (20.0,)
+    """Length of the feature vectors of the backbone's maps at the start of training, from stride 8
+    on; maps without one are taken as they are."""
     default_boxes: DefaultBoxConfig = DefaultBoxConfig()
     match: MultiBoxMatchConfig = MultiBoxMatchConfig()
     postprocess: PostprocessConfig = PostprocessConfig(
@@ -85,6 +86,12 @@ class SSDConfig:
             self.extra_layers,
             f"{levels - from_backbone} layers: with the {from_backbone} maps of model.backbone "
             "from stride 8 on they are the levels of model.default_boxes",
+        )
+        require(
+            len(self.l2_scales) <= from_backbone,
+            "model.l2_scales",
+            self.l2_scales,
+            f"at most {from_backbone} numbers: so many maps of model.backbone are used",
         )
 
     @property
@@ -167,7 +174,8 @@ class SSD(nnx.Module):
         self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         self.num_unused = config.backbone.strides.index(8)  # maps finer than the first level
         channels = list(config.backbone.channels[self.num_unused :])
-        self.l2_norm = L2Norm(channels[0], scale=config.l2_scale)
+        pairs = zip(channels, config.l2_scales, strict=False)
+        self.l2_norms = nnx.List([L2Norm(num, scale=scale) for num, scale in pairs])
         extra = []
         for i, kind in enumerate(config.extra_layers):
             num_out = config.extra_channels * (2 if i == 0 else 1)
@@ -187,8 +195,9 @@ class SSD(nnx.Module):
         self.config = config
 
     def __call__(self, images: jax.Array, image_size: jax.Array | None = None) -> Predictions:
-        first, *levels = self.backbone(images, image_size)[self.num_unused :]
-        levels = [self.l2_norm(first), *levels]
+        levels = list(self.backbone(images, image_size)[self.num_unused :])
+        for i, norm in enumerate(self.l2_norms):
+            levels[i] = norm(levels[i])
         for pair in self.extra:
             x = levels[-1]
             for conv in pair:

@@ -177,7 +177,7 @@ class Rule:
 
     Attributes:
         ours: path of the module, in which `{i}` stands for a number. One that ends in the name of
-            an array (`l2_norm/scale`) stands for that array alone.
+            an array (`l2_norms/0/scale`) stands for that array alone.
         theirs: its name there, of the same numbers: `{i}`, `{i+1}`, `{2i}`, `{2i+5}`.
         kernel: layout of the kernel; None: by its rank.
         outputs: how our last axis is ordered there, of kernel and bias.

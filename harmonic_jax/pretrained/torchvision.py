@@ -99,7 +99,7 @@ def _ssd(num_classes: int) -> tuple[Rule, ...]:
         Rule("backbone/stages/4/{j}/conv", "backbone.extra.0.{2j+1}"),
         Rule("backbone/fc6/conv", "backbone.extra.0.7.1"),
         Rule("backbone/fc7/conv", "backbone.extra.0.7.3"),
-        Rule("l2_norm/scale", "backbone.scale_weight"),
+        Rule("l2_norms/0/scale", "backbone.scale_weight"),
         Rule("extra/{i}/{j}/conv", "backbone.extra.{i+1}.{2j}"),
         Rule("head/cls/{i}", "head.classification_head.module_list.{i}", outputs=classes),
         Rule("head/box/{i}", "head.regression_head.module_list.{i}"),
