@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="where runs and logs go")
     parser.add_argument("--results", type=Path, help="the lines (default: OUT/results.jsonl)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its own cores")
+    parser.add_argument("--runs", default="*", help="of these names alone: 'retinanet-*-seed0'")
     parser.add_argument("--table", action="store_true", help="print the tables of what is there")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the gains of what is there")
     args = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> int:
     try:
         grid = load_grid(args.grid)
         if not (args.table or args.plot):
-            run_grid(grid, args.out, results, jobs=args.jobs)
+            run_grid(grid, args.out, results, jobs=args.jobs, names=args.runs)
         rows = read_results(results)
         if args.plot:
             draw_gains(rows, grid, args.plot)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from harmonic_jax.cli.configs import call_in_file
@@ -64,9 +65,16 @@ class Grid:
             if unknown := sorted(names - {*self.arms, *self.cases}):
                 raise GridError(f"{field} names {unknown}, which the grid does not have")
 
-    def runs(self) -> list[Run]:
-        """Seed by seed, so that a grid that is stopped early has some of everything."""
-        return [
+    def runs(self, names: str = "*") -> list[Run]:
+        """Seed by seed, so that a grid that is stopped early has some of everything.
+
+        Args:
+          names: a pattern; runs with other names are left out.
+
+        Raises:
+          GridError: no run has such a name.
+        """
+        runs = [
             Run(case, arm, seed, (*self.cases[case], *self.common, *self.arms[arm]))
             for (place, seed), case, arm in itertools.product(
                 enumerate(self.seeds), self.cases, self.arms
@@ -74,6 +82,10 @@ class Grid:
             if case in self.only.get(arm, (case,))
             and all(place < self.num_seeds.get(name, len(self.seeds)) for name in (case, arm))
         ]
+        found = [run for run in runs if fnmatch(run.name, names)]
+        if not found:
+            raise GridError(f"no run is named {names!r}; the first is {runs[0].name}")
+        return found
 
 
 def load_grid(path: Path) -> Grid:

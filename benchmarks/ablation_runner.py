@@ -39,7 +39,7 @@ class Stopped(GridError):
     """A run that was ended because the grid was."""
 
 
-def run_grid(grid: Grid, out: Path, results: Path, *, jobs: int) -> None:
+def run_grid(grid: Grid, out: Path, results: Path, *, jobs: int, names: str = "*") -> None:
     """Runs what the results do not have yet, and adds a line for each run that ends.
 
     Args:
@@ -47,17 +47,18 @@ def run_grid(grid: Grid, out: Path, results: Path, *, jobs: int) -> None:
       out: the folder of runs and logs.
       results: the file of lines; other grids may have lines of their own in it.
       jobs: runs at a time; on a processor each has its own cores.
+      names: a pattern of the names of the runs that are wanted now.
 
     Raises:
-      GridError: the code has changes that are not committed, results are there of other code or
-        other configs, or a run failed for another reason than divergence.
+      GridError: no run has such a name, the code has changes that are not committed, results are
+        there of other code or other configs, or a run failed for another reason than divergence.
     """
     out.mkdir(parents=True, exist_ok=True)
     results.parent.mkdir(parents=True, exist_ok=True)
     revision, slots = code_revision(), core_slots(jobs)
     device = device_name(len(slots[0]))
     known = {row["name"]: row for row in read_results(results)}
-    runs = [(run, config_of(run)) for run in grid.runs()]
+    runs = [(run, config_of(run)) for run in grid.runs(names)]
     for run, config in runs:
         if run.name in known:
             check_same(known[run.name], config, revision, results)

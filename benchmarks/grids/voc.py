@@ -22,8 +22,8 @@ def grid() -> Grid:
         "position": rival("position"),
     }
     weighted = {
-        "hardet-stop": hardet(gradient="stop"),
         "hardet-balanced": hardet(cls_weight=3.0),
+        "hardet-stop": hardet(gradient="stop"),
     }
     return Grid(
         title="PASCAL VOC 2007",

@@ -79,6 +79,9 @@ def test_runs_of_a_grid() -> None:
     )  # fmt: skip
     assert not config_of(runs[0])["loss"]["hardet"]
     assert config_of(runs[3])["train"]["seed"] == 1
+    assert GRID.runs("*hardet-seed?") == [runs[1], runs[3]]
+    with pytest.raises(GridError, match="no run is named 'plain'; the first is scenes-baseline"):
+        GRID.runs("plain")
     with pytest.raises(GridError, match="cannot compare with 'plain'"):
         dataclasses.replace(GRID, baseline="plain")
     once = dataclasses.replace(GRID, num_seeds={"hardet": 1}).runs()
