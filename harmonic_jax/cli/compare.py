@@ -159,7 +159,7 @@ def _source(run: RunFolder, options: Options) -> tuple[DataConfig, DetectionSour
 def _of_run(run: RunFolder, options: Options) -> GroundTruthTable:
     _, source = _source(run, options)
     names, ids = source.class_names, source.category_ids
-    truth = GroundTruthTable.from_records(source.records, names, ids)
+    truth = GroundTruthTable.from_records(source.records, names, ids, source.federation)
     return without_unknown_masks(truth) if options.iou_type == "segm" else truth
 
 

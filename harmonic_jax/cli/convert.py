@@ -97,7 +97,8 @@ class _Writer:
     def _write_coco(self, split: str, source: DetectionSource) -> None:
         placed = list(self._placed(split, source))
         records = [record for record, _ in placed]
-        table = GroundTruthTable.from_records(records, source.class_names, source.category_ids)
+        names, ids = source.class_names, source.category_ids
+        table = GroundTruthTable.from_records(records, names, ids, source.federation)
         if table.masks is not None and not table.masks.areas().any():
             table = dataclasses.replace(table, masks=None)
         path = self._out / "annotations" / f"instances_{split}.json"

@@ -139,11 +139,7 @@ def main(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    """Refuses options that do not go together.
-
-    Raises:
-      UsageError: names them.
-    """
+    """Refuses options that do not go together, by a UsageError that names them."""
     files = options.of_files
     if options.run is None:
         if files.predictions is None or files.annotations is None:
@@ -189,8 +185,7 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     if found.masks is not None:  # drawing the annotated ones takes seconds: not without need
         truth = _drawn(options, console, file, truth)
         metrics |= {} if truth.masks is None else mask_metrics(truth, found, options.coco)
-    at_score = metrics["at_score"] = _at_score(options, truth, found)
-    print_and_save(console, format_table(metrics), metrics, options.json)
+    at_score = _tell(options, console, metrics, truth, found)
     if images is not None:
         raw = None if paths.raw_predictions is None else load_raw(paths.raw_predictions, truth)
         title = f"{paths.predictions.name} on {paths.annotations.name}"
@@ -198,14 +193,19 @@ def _evaluate_files(options: Options, console: Terminal) -> int:
     return 0
 
 
-def _at_score(options: Options, truth: GroundTruthTable, found: DetectionTable) -> Rows:
-    """By masks where --iou-type asks for them, and all have them."""
-    truth, found = options.coco.select(truth, found)
+def _tell(options: Options, console: Terminal, metrics: dict[str, Any], *tables: Any) -> Rows:
+    """Prints and saves the numbers. Those at a score are of masks if --iou-type says so and all
+    have one."""
+    truth, found = options.coco.select(*tables)
     is_masked = options.iou_type == "segm" and truth.masks and found.masks
-    return class_table(
+    at_score = metrics["at_score"] = class_table(
         truth, found, score=options.score_threshold, iou=options.match_iou,
         iou_type="segm" if is_masked else "bbox",
     )  # fmt: skip
+    if truth.federation:
+        console.print("federated annotations: the protocol is LVIS's (docs/metrics.md)\n")
+    print_and_save(console, format_table(metrics), metrics, options.json)
+    return at_score
 
 
 def _drawn(
@@ -259,8 +259,7 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
             truth, metrics = evaluation.ground_truth, evaluation.metrics
             truth = without_unknown_masks(truth) if options.iou_type == "segm" else truth
             tables = (truth, evaluation.detections)
-            at_score = metrics["at_score"] = _at_score(options, *tables)
-            print_and_save(console, format_table(metrics), metrics, options.json)
+            at_score = _tell(options, console, metrics, *tables)
             console.print(f"images as they were loaded:\n{evaluation.loaded.format()}")
             if evaluation.warning:
                 console.print(evaluation.warning)
@@ -306,11 +305,7 @@ def _params_suffix(params: CocoParams) -> str:
 
 
 def _check_outputs(options: Options, folder: Path | None = None) -> None:
-    """Tries what the options name to be written, before the evaluation.
-
-    Raises:
-      OSError: a file or folder cannot be.
-    """
+    """Tries what the options name to be written; an OSError names what cannot be."""
     if options.json is not None:
         check_writable(options.json)
     for place in (options.report, folder):

@@ -16,11 +16,13 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from harmonic_jax.coco_format.federated import LISTS, Federation
 from harmonic_jax.coco_format.values import (
     Box,
     FieldError,
     Id,
     area,
+    as_int64,
     box,
     class_id,
     class_name,
@@ -44,7 +46,7 @@ class CocoFile:
       category_ids: k ids, rising.
       class_names: k names, each once.
       same_names: of each name that several categories have, what they are called here.
-      images, annotations: the lists as they stand.
+      images, annotations, categories: the lists as they stand.
     """
 
     name: str
@@ -53,6 +55,13 @@ class CocoFile:
     same_names: tuple[str, ...]
     images: list[Any]
     annotations: list[Any]
+    categories: list[Any]
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether an image has one of LVIS's lists."""
+        known = set(LISTS.values())
+        return any(isinstance(entry, dict) and known & entry.keys() for entry in self.images)
 
 
 class FaultKind(enum.Enum):
@@ -93,7 +102,7 @@ class CocoObject(NamedTuple):
       image: the id of its image.
       label: 0..k-1.
       xywh: x, y, width, height, perhaps not finite.
-      is_crowd, is_difficult: the flags `iscrowd` and `difficult`.
+      is_crowd, is_difficult: the flags `iscrowd` and `difficult`, or LVIS's `ignore`.
       area: NaN where none is stated that can be used.
       entry: all of it.
     """
@@ -158,11 +167,15 @@ def coco_file(content: Any, *, name: str) -> CocoFile:
         f"{len(new)} categories are called {text!r}: here {', '.join(new)}"
         for text, new in same.items()
     )
-    return CocoFile(name, tuple(names), class_names, same_names, images, annotations)
+    lists = (images, annotations, categories)
+    return CocoFile(name, tuple(names), class_names, same_names, *lists)
 
 
 def images_of(file: CocoFile, on_fault: OnFault) -> dict[Id, dict[str, Any]]:
-    """The images with an id of their own, by it; of several with one id the first."""
+    """The images with an id of their own, by it; of several with one id the first.
+
+    Where `coco_url` alone names the file, as in LVIS, `file_name` is its folder and name.
+    """
     images: dict[Id, dict[str, Any]] = {}
     rows: dict[Id, int] = {}
     for row, entry in enumerate(file.images):
@@ -176,8 +189,39 @@ def images_of(file: CocoFile, on_fault: OnFault) -> dict[Id, dict[str, Any]]:
             message = f"id {shown(key)} is that of images[{rows[key]}] too"
             on_fault(EntryFault(FaultKind.DUPLICATE_IMAGE, where, message, entry))
         else:
+            url = entry.get("coco_url")
+            if "file_name" not in entry and isinstance(url, str):
+                entry = entry | {"file_name": "/".join(url.split("/")[-2:])}
             images[key], rows[key] = entry, row
     return images
+
+
+def federation_of(file: CocoFile, images: Mapping[Id, dict[str, Any]]) -> Federation | None:
+    """What images were searched for, where they have LVIS's lists; None for COCO's.
+
+    Raises:
+      JsonFileError: a list or a frequency is absent or wrong; no category need have a frequency.
+    """
+    if not file.is_federated:
+        return None
+    labels: dict[int | None, int] = {key: k for k, key in enumerate(file.category_ids)}
+    pairs: dict[str, list[tuple[int, int]]] = {key: [] for key in LISTS}
+    for image, entry in images.items():
+        for key, field in LISTS.items():
+            ids = entry.get(field)
+            for category in ids if isinstance(ids, list) else [ids]:
+                if (label := labels.get(class_id(category))) is None:
+                    told = f"{field} has {shown(category)}; it must be a list of ids of categories"
+                    raise JsonFileError(f"{file.name}: image {shown(image)}: {told}")
+                pairs[key].append((as_int64(image), label))
+    groups = {class_id(entry["id"]): entry.get("frequency") for entry in file.categories}
+    for category, group in groups.items():
+        if group not in ("r", "c", "f") and any(groups.values()):
+            told = f"frequency is {shown(group)}; it must be r, c or f"
+            raise JsonFileError(f"{file.name}: category {category}: {told}")
+    arrays = {key: np.array(rows, np.int64).reshape(-1, 2) for key, rows in pairs.items()}
+    known = [groups[key] for key in file.category_ids if groups[key]]
+    return Federation(**arrays, frequencies=tuple(known))
 
 
 def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> Iterator[CocoObject]:
@@ -186,6 +230,7 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
     An object whose area alone is wrong is given with an area of NaN, after its fault.
     """
     labels = {category: label for label, category in enumerate(file.category_ids)}
+    ignoring = ("difficult", "ignore") if file.is_federated else ("difficult",)
     for row, entry in enumerate(file.annotations):
         where = f"annotations[{row}]"
         try:
@@ -199,7 +244,7 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
                 raise FieldError("category_id", f"category_id {told}")
             xywh = read_field(entry, "bbox", box)
             is_crowd = read_field(entry, "iscrowd", flag)
-            is_difficult = read_field(entry, "difficult", flag)
+            is_difficult = any(read_field(entry, field, flag) for field in ignoring)
         except FieldError as error:
             kind = _KINDS.get(error.field, FaultKind.MALFORMED_OBJECT)
             on_fault(EntryFault(kind, where, str(error), entry))

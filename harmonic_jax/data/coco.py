@@ -1,4 +1,4 @@
-"""Folders in COCO's layout: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg."""
+"""Folders in COCO's layout: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg; LVIS's."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from harmonic_jax.coco_format.files import (
     CocoFile,
     EntryFault,
     FaultKind,
+    federation_of,
     images_of,
     objects_of,
     read_coco_file,
@@ -52,7 +53,8 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
 
     Args:
       root: the folder with `annotations/`.
-      split: SPLIT in the names above, or the folder of Roboflow's SPLIT/_annotations.coco.json.
+      split: SPLIT in the names above, the folder of Roboflow's SPLIT/_annotations.coco.json, or
+        LVIS's lvis_v1_val of annotations/lvis_v1_val.json.
         The images lie in one of ROOT/SPLIT, ROOT/images/SPLIT, ROOT/SPLIT/images, ROOT/images and
         ROOT, or sub-folders of it: that in which most of them are found.
       config: of more than `max_objects` in an image, the surplus is counted; `masks` says whether
@@ -71,11 +73,12 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
         raise DataError(
             f"{expected} does not exist; splits under data.root={root}: {in_words(legal)}"
         )
+    report = DataReport()
     try:
         file = read_coco_file(path, segmentations=config.masks)
+        federation = federation_of(file, images_of(file, lambda fault: None))
     except JsonFileError as error:
         raise DataError(str(error)) from error
-    report = DataReport()
     if file.same_names:
         report.add(Reason.SAME_CLASS_NAME, file.same_names)
     _count_repeated_ids(file, report)
@@ -90,16 +93,17 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
         class_names=file.class_names,
         category_ids=file.category_ids,
         report=report,
+        federation=federation,
     )
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:
-    """The annotation files by split: in COCO's layout, else in that of Roboflow's exports."""
+    """The annotation files by split: in COCO's or LVIS's layout, or of Roboflow's exports."""
     folder = root / "annotations"
     found = {
         name.removeprefix("instances_").removesuffix(".json"): folder / name
         for name in list_files(folder, depth=0)
-        if name.startswith("instances_") and name.endswith(".json")
+        if name.startswith(("instances_", "lvis_")) and name.endswith(".json")
     }
     for path in root.glob(f"*/{_ROBOFLOW}"):
         if path.is_file() and not is_hidden(path.parent.name):
@@ -191,7 +195,7 @@ def _objects(
         if image is None:
             report.add(Reason.DROPPED_WITH_IMAGE, [f"annotations[{found.row}]"])
             continue
-        if flag(found.entry.get("ignore")):
+        if flag(found.entry.get("ignore")) and not found.is_difficult:
             told = f"{name_in_words(image.file_name)}: annotations[{found.row}]"
             report.add(Reason.IGNORE_FLAG, [told])
         x, y, width, height = found.xywh

@@ -66,7 +66,7 @@ def folder_source(
     category_ids: tuple[int, ...],
     report: DataReport,
     one_based: bool = False,
-    upright: bool = False,
+    **about: Any,
 ) -> FolderSource:
     """The source of what the files of a folder state; the rules about boxes are applied here.
 
@@ -78,7 +78,7 @@ def folder_source(
       class_names, category_ids: of the labels 0..k-1.
       report: has the counts of what was dropped, and receives those of the rules.
       one_based: as for `apply_rules`.
-      upright: as in `DetectionSource`.
+      about: other fields of `DetectionSource`.
     """
     if config.eval_share is not None:
         chosen = [i for i, image in enumerate(images) if _is_in_split(image, split, config)]
@@ -95,7 +95,7 @@ def folder_source(
             )
     paths = tuple(str(image.place) for image in images)
     name = f"{data_set}:{split}"
-    return FolderSource(name, class_names, category_ids, records, report, paths, upright=upright)
+    return FolderSource(name, class_names, category_ids, records, report, paths, **about)
 
 
 def in_words(splits: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.coco_format.federated import Federation
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable
@@ -152,6 +153,7 @@ class DetectionSource:
       records: one an image, after the rules.
       report: what the rules of docs/data.md did to the annotations.
       upright: boxes count pixels of the images as viewers turn them, by EXIF's orientation.
+      federation: where images were searched for some classes alone (LVIS), for which.
     """
 
     name: str
@@ -160,6 +162,7 @@ class DetectionSource:
     records: RecordTable
     report: DataReport
     upright: bool = dataclasses.field(default=False, kw_only=True)
+    federation: Federation | None = dataclasses.field(default=None, kw_only=True)
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of records[index]; raises OSError where it cannot be read."""

@@ -16,7 +16,6 @@ from harmonic_jax.metrics.consistency import measures, sampling
 from harmonic_jax.metrics.consistency.study import Study
 from harmonic_jax.metrics.matching import (
     AREA_RANGES,
-    MAX_DETECTIONS,
     IouType,
     find_overlaps,
     match_detections,
@@ -42,7 +41,7 @@ def class_table(
     Keys: class; score and iou, what a true positive has at least; objects, TP, FP, FN, precision,
     recall, F1; best_score, the threshold of the highest F1 (of equal ones the highest); best_F1.
     """
-    options: Any = {"own_class": True, "limit": MAX_DETECTIONS, "least": iou}
+    options: Any = {"own_class": True, "limit": truth.max_detections, "least": iou}
     near = find_overlaps(truth, found, iou_type=iou_type, **options)
     positives = match_detections(near, (iou,), (AREA_RANGES["all"],)).positives()
     is_box, rows = positives.is_true | positives.is_false, []
@@ -73,7 +72,7 @@ def confusion_table(case: Study, *, score: float = 0.5, iou: float = 0.5) -> Row
     Keys: "(annotated)", the class, then what it is detected as: every class, and "(missed)".
     Detections and objects of any class are paired from the largest IoU down to `iou` (of equal ones
     the higher score first, then the earlier row), each once. Left out are ignored objects, and
-    detections without a pair that overlap one by `iou`.
+    detections without a pair that overlap one by `iou`, or are of a class that is not judged.
     """
     overlaps, scores, labels = case.overlaps, case.found.scores, case.truth.labels
     is_kept = (scores >= score) & (overlaps.rank < overlaps.max_detections)
@@ -85,6 +84,7 @@ def confusion_table(case: Study, *, score: float = 0.5, iou: float = 0.5) -> Row
         if takes[d] < 0 and is_free[g]:
             takes[d], is_free[g] = g, False
     is_kept[row[overlaps.is_ignored_object[obj]]] = False
+    is_kept &= ~overlaps.is_unjudged
     use, names = is_kept | (takes >= 0), case.truth.class_names
     counts = np.zeros((len(names) + 1, len(names) + 1), int)
     np.add.at(counts, (np.append(labels, len(names))[takes[use]], case.found.labels[use]), 1)

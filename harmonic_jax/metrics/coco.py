@@ -4,6 +4,7 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; the 
 defined by the behaviour of pycocotools.cocoeval.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,8 @@ def coco_metrics(
     Args:
       ground_truth: The annotated images; crowd regions and difficult objects are ignored.
       detections: Of these images and classes. The best 100 of each image and class count.
+        Of a federated ground truth, as LVIS's, the best 300 of each image; one of a class that its
+        image was not or not wholly searched for is no false positive.
       iou_type: What overlaps: "bbox", the boxes, or "segm", the masks. An object is small, medium
         or large by its annotated area either way, a detection by that of its box or its mask.
       params: Thresholds, area ranges, limits on detections, and subsets of classes and images.
@@ -49,7 +52,8 @@ def coco_metrics(
       AP, AP50, AP75, AP_small, AP_medium, AP_large; AR_1, AR_10, AR_100 (detections of each image
       and class), AR_small, AR_medium, AR_large; then AP/NAME and AP50/NAME of each class. In
       [0, 1], or -1 where there is no object to find, as in pycocotools. The names follow `params`:
-      AP50 is there where .5 is among the thresholds, AR_300 where 300 is among the limits.
+      AP50 is there where .5 is among the thresholds, AR_300 where 300 is among the limits. Of a
+      federated ground truth AP_r, AP_c and AP_f too: of rare, common and frequent classes.
 
     Raises:
       ValueError: A detection of an image or a class that the ground truth does not have; "segm"
@@ -67,6 +71,8 @@ def coco_metrics(
       [0.7, 1.0, -1.0]
     """
     truth, found = params.select(ground_truth, detections)
+    if truth.federation and params.max_detections == COCO_PARAMS.max_detections:
+        params = dataclasses.replace(params, max_detections=(truth.max_detections,))
     matchings = coco_matchings(truth, found, iou_type, params)
     curves = [recall_precision_curves(part, params.max_detections) for part in matchings]
     precision, recall = map(np.concatenate, zip(*curves, strict=True))
@@ -75,6 +81,9 @@ def coco_metrics(
     metrics = {"AP": _mean(precision[:, :, :, 0])}
     metrics |= {key: _mean(precision[row, :, :, 0]) for key, row in at.items()}
     metrics |= {f"AP_{size}": _mean(precision[:, :, :, a]) for a, size in sizes}
+    groups = np.array(truth.federation.frequencies if truth.federation else ())
+    for group in "rcf" if groups.size else "":
+        metrics[f"AP_{group}"] = _mean(precision[:, :, groups == group, 0])
     for m, limit in enumerate(params.max_detections):
         metrics[f"AR_{limit}"] = _mean(recall[:, :, 0, m])
     metrics |= {f"AR_{size}": _mean(recall[:, :, a, -1]) for a, size in sizes}

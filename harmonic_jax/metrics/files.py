@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from harmonic_jax.coco_format.federated import LISTS
 from harmonic_jax.coco_format.files import (
     CocoFile,
     EntryFault,
+    federation_of,
     images_of,
     objects_of,
     read_coco_file,
@@ -28,6 +30,7 @@ from harmonic_jax.json_file import JsonFileError, shown
 from harmonic_jax.masks import RleTable, encode_segmentations
 from harmonic_jax.metrics.coco import coco_metrics
 from harmonic_jax.metrics.matching import IouType
+from harmonic_jax.metrics.params import COCO_PARAMS, CocoParams
 from harmonic_jax.metrics.tables import (
     DetectionTable,
     GroundTruthTable,
@@ -46,22 +49,29 @@ class MaskError(JsonFileError):
 
 
 def coco_metrics_of_files(
-    annotations: str | Path, results: str | Path, *, iou_type: IouType = "bbox"
+    annotations: str | Path,
+    results: str | Path,
+    *,
+    iou_type: IouType = "bbox",
+    params: CocoParams = COCO_PARAMS,
 ) -> dict[str, float]:
-    """`coco_metrics` of a COCO annotation file and a COCO results file.
+    """`coco_metrics` of a COCO or LVIS annotation file and a COCO results file.
 
     Args:
       annotations: the file with "images", "categories" and "annotations".
       results: the list of detections.
       iou_type: "bbox", the boxes, or "segm", the masks.
+      params: as for `coco_metrics`.
 
     Raises:
       OSError: a file cannot be read.
       ValueError: it is not what it should be; the message names the entry and the value.
+      ConfigError: a class or an image of `params` is not in the annotations.
     """
     masks = iou_type == "segm"
     truth = load_coco_annotations(annotations, masks=masks)
-    return coco_metrics(truth, load_coco_results(results, truth, masks=masks), iou_type=iou_type)
+    found = load_coco_results(results, truth, masks=masks)
+    return coco_metrics(truth, found, iou_type=iou_type, params=params)
 
 
 def load_coco_annotations(path: str | Path, *, masks: bool = False) -> GroundTruthTable:
@@ -99,6 +109,7 @@ def ground_truth_from_coco(file: CocoFile, *, masks: bool = False) -> GroundTrut
                 f"{file.name}: annotations[{item.row}]: bbox is {shown(item.xywh)}; its width and "
                 "height must be >= 0"
             )
+    federation = federation_of(file, images)
     xywh = np.array([item.xywh for item in objects], np.float64).reshape(-1, 4)
     area = np.array([item.area for item in objects], np.float64)
     keys = {key: as_int64(key) for key in images}
@@ -119,6 +130,7 @@ def ground_truth_from_coco(file: CocoFile, *, masks: bool = False) -> GroundTrut
             sizes=xywh[:, 2:],
             image_sizes=np.array(sizes, np.int32).reshape(-1, 2),
             original_ids={value: key for key, value in keys.items() if key != value},
+            federation=federation,
         )
     except ValueError as error:
         raise JsonFileError(f"{file.name}: {error}") from None
@@ -239,17 +251,28 @@ def save_coco_annotations(
     sizes = dict(zip(table.image_ids.tolist(), _image_sizes(table, table.image_ids), strict=True))
     if table.masks is not None:
         sizes |= dict(zip(table.image_id.tolist(), table.masks.sizes, strict=True))
-    images = [
+    images: list[dict[str, Any]] = [
         {"id": table.original_ids.get(image, image)}
         | ({"height": int(height), "width": int(width)} if height and width else {})
         | ({"file_name": named[image]} if image in named else {})
         for image, (height, width) in sizes.items()
     ]
     names = zip(table.category_ids, table.class_names, strict=True)
+    categories = [{"id": int(category), "name": name} for category, name in names]
+    if federation := table.federation:
+        by_id = dict(zip(sizes, images, strict=True))
+        for key, field in LISTS.items():
+            for entry in images:
+                entry[field] = []
+            for image, label in getattr(federation, key).tolist():
+                if image in by_id:
+                    by_id[image][field].append(int(table.category_ids[label]))
+        for category, frequency in zip(categories, federation.frequencies, strict=False):
+            category["frequency"] = frequency
     content = {
         "info": {},  # without it some versions of pycocotools cannot load results
         "images": images,
-        "categories": [{"id": int(category), "name": name} for category, name in names],
+        "categories": categories,
         "annotations": annotations,
     }
     write_text(path, json.dumps(content))

@@ -40,7 +40,6 @@ AREA_RANGES = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e5**2),
 }
-MAX_DETECTIONS = 100  # of an image and class
 MOST_BITS = 62  # of a matching
 _PAIRS_AT_ONCE = 4_000_000
 
@@ -60,8 +59,8 @@ class Overlaps:
       same_class: bool [p].
       image: int64 [d], the image of every detection.
       object_image: int64 [g], the image of every object.
-      rank: int64 [d], 0 for the detection of the highest score of its image and class.
-      max_detections: how many of each image and class are matched, the best ones.
+      rank: int64 [d], 0 for the best detection of its image and class; federated: of its image.
+      max_detections: how many of each are matched, the best ones.
       order: int64 [m], those: by class, then by falling score, then by image id, then by row.
     """
 
@@ -89,6 +88,15 @@ class Overlaps:
         if self.iou_type == "segm":
             return known_masks(self.found, "detection").areas()
         return box_sizes(self.found).prod(axis=1)
+
+    @functools.cached_property
+    def is_unjudged(self) -> np.ndarray:
+        """Detections that are no false positives, whatever they overlap (LVIS), bool [d]."""
+        if self.truth.federation is None:
+            return np.zeros(len(self.image), bool)
+        tables = self.found, self.truth
+        found, objects = (np.column_stack([t.image_id, t.labels]) for t in tables)
+        return ~self.truth.federation.is_judged(found, objects) | (self.area <= 0)
 
     @functools.cached_property
     def of_own_class(self) -> np.ndarray:
@@ -123,7 +131,7 @@ class Matching:
       num_thresholds: T.
       matched: int64 [d], the bits at which a detection takes an object.
       ignored: int64 [d], those of `matched` at which that object is an ignored one.
-      is_sized: bool [d, areas], whether the detection's own area lies in the range.
+      is_sized: bool [d, areas], whether the detection's own area lies in the range; not unjudged.
       is_counted: bool [g, areas], the objects to find.
       taken: the choices of objects that count, detection, object, IoU and bits: [c] each.
     """
@@ -175,7 +183,7 @@ def find_overlaps(
       found: of these images and classes.
       own_class: only with objects of its class.
       limit: only the best detections of each image and class, so many; None: all, of which the
-        best 100 are matched.
+        best 100 are matched. Of each image, and 300, where the ground truth is federated.
       least: the smallest IoU of a pair; 0: any that share area.
       iou_type: of boxes or of masks.
 
@@ -187,11 +195,13 @@ def find_overlaps(
     by_id, place = np.argsort(truth.image_ids), image_places(truth, found)
     image = by_id[place]
     object_image = by_id[np.searchsorted(truth.image_ids, truth.image_id, sorter=by_id)]
-    by_class, by_group = _orders(place, found)
+    by_score, by_class = _orders(place, found)
     group = image * num_classes + found.labels
+    ranked, key = (by_class, group) if truth.federation is None else (by_score, image)
+    ranked = ranked[_stable_argsort(place[ranked])]
     rank = np.empty(len(group), np.int64)
-    rank[by_group] = rank_in_runs(group[by_group])
-    most = limit or MAX_DETECTIONS
+    rank[ranked] = rank_in_runs(key[ranked])
+    most = limit or truth.max_detections
     rows = np.arange(len(rank)) if limit is None else np.flatnonzero(rank < limit)
     if own_class:
         pairs = _pairs(rows, group, object_image * num_classes + truth.labels)
@@ -270,7 +280,7 @@ def match_detections(
         num_thresholds=len(thresholds),
         matched=matched,
         ignored=ignored,
-        is_sized=_in_ranges(overlaps.area, ranges),
+        is_sized=_in_ranges(overlaps.area, ranges) & ~overlaps.is_unjudged[:, None],
         is_counted=is_counted,
         taken=(row[chosen], obj[chosen], iou[chosen], takes[chosen]),
     )
@@ -304,11 +314,10 @@ def rank_in_runs(values: np.ndarray) -> np.ndarray:
 
 
 def _orders(image: np.ndarray, found: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
-    """Rows by class, score, image; and by image, class, score; equals stay in their order."""
+    """Rows by score, image; and by class, score, image; equals stay in their order."""
     by_image = _stable_argsort(image)
     by_score = by_image[np.argsort(-found.scores[by_image], kind="stable")]
-    by_class = by_score[_stable_argsort(found.labels[by_score])]
-    return by_class, by_class[_stable_argsort(image[by_class])]
+    return by_score, by_score[_stable_argsort(found.labels[by_score])]
 
 
 def _stable_argsort(values: np.ndarray) -> np.ndarray:

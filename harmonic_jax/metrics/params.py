@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Collection, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from harmonic_jax.checks import check_fields, require, shown
-from harmonic_jax.metrics.matching import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
+from harmonic_jax.metrics.matching import AREA_RANGES, IOU_THRESHOLDS
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, image_places, take_rows
 
 
@@ -27,8 +27,9 @@ class CocoParams:
     )
     """NAME, least and largest area in square pixels: of AP_NAME and AR_NAME. One called all stands
     for the range of the other numbers, 0 to 1e10."""
-    max_detections: Annotated[tuple[int, ...], "[1, 1000000]"] = (1, 10, MAX_DETECTIONS)
-    """Of each image and class, rising: AR_NUMBER; the last is that of all other numbers."""
+    max_detections: Annotated[tuple[int, ...], "[1, 1000000]"] = (1, 10, 100)
+    """Of each image and class, rising: AR_NUMBER; the last is that of all other numbers. Of LVIS's
+    annotations of each image, and these three stand for 300."""
     classes: frozenset[str] | None = None
     """Names of those that are evaluated; None: all."""
     image_ids: frozenset[int | str] | None = None
@@ -57,7 +58,8 @@ class CocoParams:
     def select(
         self, truth: GroundTruthTable, found: DetectionTable
     ) -> tuple[GroundTruthTable, DetectionTable]:
-        """The images and the rows that are evaluated; classes keep their labels.
+        """The images and the rows that are evaluated; classes keep their labels. Of a federated
+        ground truth detections of other classes stay, and are not judged.
 
         Raises:
           ConfigError: a class or an image is not in the ground truth.
@@ -72,8 +74,13 @@ class CocoParams:
         ids = truth.image_ids[images]
         objects, boxes = (np.isin(t.image_id, ids) & classes[t.labels] for t in (truth, found))
         sizes = None if truth.image_sizes is None else truth.image_sizes[images]
-        some = dataclasses.replace(take_rows(truth, objects), image_ids=ids, image_sizes=sizes)
-        return some, take_rows(found, boxes)
+        changes: dict[str, Any] = {"image_ids": ids, "image_sizes": sizes}
+        if truth.federation is not None:  # a limit of all classes: the others stay, not judged
+            boxes = np.isin(found.image_id, ids)
+            absent = truth.federation.absent
+            absent = absent[classes[absent[:, 1]]]
+            changes["federation"] = dataclasses.replace(truth.federation, absent=absent)
+        return dataclasses.replace(take_rows(truth, objects), **changes), take_rows(found, boxes)
 
 
 COCO_PARAMS = CocoParams()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from harmonic_jax.coco_format.federated import Federation
 from harmonic_jax.masks.rle import RleTable, join_tables
 
 # Of each column with a row for each box its type and the shape of a row.
@@ -48,6 +49,8 @@ class GroundTruthTable:
       image_sizes: int32 [n, 2], height and width of each of `image_ids`, 0 where not known.
       original_ids: by those of `image_ids` that stand for an id which is a text or longer than 64
         bits, that id; files hold it.
+      federation: where images were searched for some classes alone, as LVIS's, for which; None:
+        for all.
 
     Raises:
       TypeError: A column of a type that does not convert without loss of meaning.
@@ -68,6 +71,7 @@ class GroundTruthTable:
     masks: RleTable | None = None
     image_sizes: np.ndarray | None = None
     original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
+    federation: Federation | None = None
 
     def __post_init__(self) -> None:
         _set_columns(self, "ground truth", finite=("boxes", "area"))
@@ -90,12 +94,18 @@ class GroundTruthTable:
             )
         check_labels("ground truth", self.image_id, self.labels, len(self.class_names))
 
+    @property
+    def max_detections(self) -> int:
+        """How many detections count: COCO's of an image and class, or LVIS's of an image."""
+        return 100 if self.federation is None else 300
+
     @classmethod
     def from_records(
         cls,
         records: Iterable[Any],
         class_names: Sequence[str],
         category_ids: Sequence[int],
+        federation: Federation | None = None,
     ) -> "GroundTruthTable":
         """Joins the objects of data records, one record an image, in their order.
 
@@ -115,6 +125,7 @@ class GroundTruthTable:
             masks=_join_masks([record.masks for record in records]),
             image_sizes=sizes.reshape(-1, 2),
             original_ids={r.image_id: r.original_id for r in records if r.original_id is not None},
+            federation=federation,
         )
 
 

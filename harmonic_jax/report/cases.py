@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from harmonic_jax.metrics.consistency.study import LOST_FROM, Study
-from harmonic_jax.metrics.matching import MAX_DETECTIONS, Overlaps
+from harmonic_jax.metrics.matching import Overlaps
 from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable
 from harmonic_jax.report.boxes import LabelledBoxes, detection_grid, save_png
 
@@ -200,7 +200,7 @@ def _numbers(table: DetectionTable, row: int, iou: float) -> str:
 
 def _within(overlaps: Overlaps, obj: int) -> np.ndarray:
     """The pairs of an object with detections that count."""
-    return (overlaps.object == obj) & (overlaps.rank[overlaps.detection] < MAX_DETECTIONS)
+    return (overlaps.object == obj) & (overlaps.rank[overlaps.detection] < overlaps.max_detections)
 
 
 def _nearest(overlaps: Overlaps, use: np.ndarray) -> tuple[int, int, float] | None:

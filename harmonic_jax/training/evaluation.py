@@ -145,7 +145,8 @@ def evaluate(
       ConfigError: a class or an image of `params` is not in the data.
       WeightsError: it finds nothing at all, and the network says NaN or infinity for an image.
     """
-    truth = GroundTruthTable.from_records(source.records, source.class_names, source.category_ids)
+    names, ids = source.class_names, source.category_ids
+    truth = GroundTruthTable.from_records(source.records, names, ids, source.federation)
     params.select(truth, concatenate_detections([]))  # refuses what is not there
     loaded = DataReport()
     batches = detect_all(

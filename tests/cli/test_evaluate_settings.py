@@ -160,6 +160,42 @@ def test_of_a_run(tmp_path: Path, capsys, monkeypatch) -> None:
     assert error == "error: params.classes is ['dog']; it must be some of ['a', 'b', 'c']\n"
 
 
+def test_lvis_is_evaluated_by_its_own_protocol(tmp_path: Path, capsys) -> None:
+    """A run and the files of its report alike; `convert` and the report keep what says so."""
+    run = write_run(tmp_path / "run", run_config())
+    root = write_coco(tmp_path / "data", "valid")
+    path = root / "annotations" / "instances_valid.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image |= {"neg_category_ids": [2], "not_exhaustive_category_ids": [3]}
+        image["coco_url"] = f"http://images.org/valid/{image.pop('file_name')}"
+    for category, group in zip(content["categories"], "rcf", strict=True):
+        category["frequency"] = group
+    path.rename(root / "annotations" / "lvis_v1_val.json").write_text(json.dumps(content))
+    words = [str(run), "--format", "coco", "--root", str(root), "--split", "lvis_v1_val"]
+    report, told = tmp_path / "report", "federated annotations: the protocol is LVIS's"
+    options = ["--report", str(report), "--resamples", "0", "--json"]
+    assert evaluate.main([*words, *options, str(tmp_path / "of_run.json")]) == 0
+    assert told in capsys.readouterr().out
+    pair = [
+        "--predictions",
+        report / "detections.json",
+        "--annotations",
+        report / "annotations.json",
+    ]
+    words = [str(word) for word in (*pair, "--json", tmp_path / "of_files.json")]
+    assert evaluate.main(words) == 0
+    assert told in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "of_run.json").read_text())
+    assert numbers == json.loads((tmp_path / "of_files.json").read_text())
+    assert {"AP_r", "AP_c", "AP_f", "AR_300"} < numbers.keys()
+    words = ["convert", f"coco:{root}", "--to", "coco", "--out", str(tmp_path / "new")]
+    assert harmonic_jax.__main__.main(words) == 0
+    new = json.loads((tmp_path / "new" / "annotations" / "instances_lvis_v1_val.json").read_text())
+    assert new["images"][0]["neg_category_ids"] == [2]
+    assert [category["frequency"] for category in new["categories"]] == ["r", "c", "f"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

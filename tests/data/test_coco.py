@@ -235,6 +235,47 @@ def test_roboflow_s_folders_hold_annotations_beside_the_images(tmp_path: Path) -
     assert len(read(tmp_path).records) == 1
 
 
+def test_lvis_is_read_as_coco_and_its_lists_go_along(tmp_path: Path) -> None:
+    """Images by their URLs, of two folders of COCO's; the numbers are those of the file."""
+    lists = {"neg_category_ids": [2], "not_exhaustive_category_ids": [9]}
+    images = [
+        {"id": key, "height": 30, "width": 40, "coco_url": f"http://images.org/{name}"} | lists
+        for key, name in ((5, "train/a.png"), (6, "val/b.png"))
+    ]
+    objects = [thing(1, 5), thing(2, 6, ignore=1), thing(3, 6, [9, 9, 9, 9])]
+    for entry in objects:
+        del entry["iscrowd"]
+    groups = [
+        {"id": 9, "name": "dog", "frequency": "c"},
+        {"id": 2, "name": "cat", "frequency": "r"},
+    ]
+    files = ("a.png", "../val/b.png")
+    path = write(tmp_path, images, objects, categories=groups, files=files)
+    path = path.rename(path.parent / "lvis_v1_val.json")
+    assert coco_splits(tmp_path) == ("lvis_v1_val",)
+    source = read(tmp_path, "lvis_v1_val")
+    assert source.records.file_names == ("train/a.png", "val/b.png")
+    assert counts(source) == {Reason.DIFFICULT: 1}  # what `ignore` asks for
+    parts = source.records, source.class_names, source.category_ids, source.federation
+    truth, of_file = GroundTruthTable.from_records(*parts), load_coco_annotations(path)
+    assert of_file.federation is not None
+    assert of_file.federation.frequencies == ("r", "c")
+    found = DetectionTable(
+        [5, 5, 6, 6],
+        [[1, 2, 4, 6], [0, 0, 9, 9], [9, 9, 18, 18], [20, 0, 25, 9]],
+        [0.9, 0.8, 0.7, 0.95],
+        [1, 0, 1, 1],
+    )
+    assert coco_metrics(truth, found) == coco_metrics(of_file, found)
+    assert coco_metrics(truth, found)["AP_c"] == pytest.approx(1)
+
+    content = json.loads(path.read_text())
+    content["images"][1]["neg_category_ids"] = [3]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"lvis_v1_val\.json: image 6: neg_category_ids has 3; it"):
+        read(tmp_path, "lvis_v1_val")
+
+
 def test_real_images_agree_with_the_annotation_file(coco_tiny: Path) -> None:
     source = read(coco_tiny, "train2017")
     content = json.loads((coco_tiny / "annotations" / "instances_train2017.json").read_text())

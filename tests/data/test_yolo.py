@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from harmonic_jax.__main__ import main
 from harmonic_jax.config import DataConfig
+from harmonic_jax.data.decode import decode_record
 from harmonic_jax.data.folders import FolderSource
 from harmonic_jax.data.loader import eval_batches
 from harmonic_jax.data.records import DataError
@@ -241,6 +243,30 @@ def test_images_are_turned_as_viewers_do(tmp_path: Path) -> None:
         assert batches.report.count("exif_rotated") == 2
     assert half[-1, -1].min() > 100
     assert quarter[0, -1].min() > 100
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_are_turned_as_ultralytics_does(tmp_path: Path, kind: str) -> None:
+    """It reads files by OpenCV, which turns them by their EXIF, all eight ways and in all formats;
+    labels are fractions of what that gives."""
+    write(tmp_path, {str(orientation): BOX for orientation in range(1, 9)})
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((10, 10, 1)))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "images" / f"{orientation}.jpg"
+        Image.fromarray(pixels.astype(np.uint8)).save(path, kind, exif=exif, quality=95)
+    source = read(tmp_path)
+    for index, record in enumerate(source.records):
+        expected = cv2.imdecode(
+            np.frombuffer(source.image_bytes(index), np.uint8), cv2.IMREAD_COLOR
+        )
+        height, width, _ = expected.shape
+        assert (record.height, record.width) == (height, width)
+        fractions = np.array([0.375, 0.3, 0.625, 0.7])
+        np.testing.assert_allclose(record.boxes[0], fractions * ([width, height] * 2), atol=1e-4)
+        image = decode_record(source, index, max_pixels=10**6).image
+        assert np.abs(image[..., ::-1].astype(int) - expected).mean() < 5, index + 1
 
 
 def test_without_a_data_file_classes_stand_in_a_text(tmp_path: Path) -> None:

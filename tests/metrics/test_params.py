@@ -16,8 +16,11 @@ from harmonic_jax.metrics import (
     DetectionTable,
     GroundTruthTable,
     coco_metrics,
+    coco_metrics_of_files,
     format_table,
     load_coco_annotations,
+    save_coco_annotations,
+    save_coco_results,
 )
 from tests.metrics.synthetic import (
     awkward_masks,
@@ -134,6 +137,20 @@ def test_equals_pycocotools_on_real_annotations(coco_tiny: Path, params: CocoPar
     for kind in ("bbox", "segm"):
         check(truth, found, params, kind)
     assert 0.1 < coco_metrics(truth, found, params=params)["AP"] < 0.9
+
+
+def test_files_take_the_same_settings(tmp_path: Path) -> None:
+    truth, found = detector_output(1, num_images=20, num_classes=4, objects=7, detections=40)
+    paths = tmp_path / "a.json", tmp_path / "p.json"
+    save_coco_annotations(paths[0], truth)
+    save_coco_results(paths[1], found, truth.category_ids)
+    images = frozenset(truth.image_ids[:12].tolist())
+    params = dataclasses.replace(LOW, classes=frozenset(truth.class_names[:3]), image_ids=images)
+    ours = coco_metrics_of_files(*paths, params=params)
+    assert list(ours.items()) == list(by_pycocotools(truth, found, params, "bbox").items())
+    assert 0.1 < ours["AP"] < 0.9
+    with pytest.raises(ConfigError, match=r"params\.classes"):
+        coco_metrics_of_files(*paths, params=CocoParams(classes=frozenset({"x"})))
 
 
 def test_no_number_is_lost_by_other_limits() -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from harmonic_jax.metrics.matching import (
-    MAX_DETECTIONS,
     IouType,
     Matching,
     Overlaps,
@@ -30,7 +29,8 @@ class Pairs:
 
     Several detections of one object are all joined with it: the question is whether each score
     tells how good its box is. A detection that overlaps no counted object by an IoU of .5 and an
-    ignored one of its class by .5 or more is left out, as COCO's AP at IoU .5 does.
+    ignored one of its class by .5 or more is left out, as COCO's AP at IoU .5 does; so is one of a
+    class that its image was not searched for (LVIS).
 
     Attributes:
       score, iou: float64 [n], as the detector gave it; with the object, 0 where there is none.
@@ -38,7 +38,7 @@ class Pairs:
       image, label: int64 [n], the position in `GroundTruthTable.image_ids`; 0..k-1.
       area_range: int64 [n], 0 small, 1 medium, 2 large (`AREA_NAMES`): of the object's area,
         where there is none of the detection's own.
-      num_ignored: detections left out because they lie on an ignored object.
+      num_ignored: detections left out because they lie on an ignored object, or are not judged.
       num_over_limit: detections left out because 100 of their image and class score higher.
     """
 
@@ -104,7 +104,7 @@ class Study:
     @functools.cached_property
     def pairs(self) -> Pairs:
         """Each detection beside its best object."""
-        return _pairs(self.overlaps, limit=MAX_DETECTIONS)
+        return _pairs(self.overlaps, limit=self.overlaps.max_detections)
 
     @functools.cached_property
     def raw_pairs(self) -> Pairs | None:
@@ -139,7 +139,7 @@ class Study:
         if self.raw_overlaps is None:
             return None
         objects = np.flatnonzero(~self.overlaps.is_ignored_object)
-        within = self.overlaps.rank[self.overlaps.detection] < MAX_DETECTIONS
+        within = self.overlaps.rank[self.overlaps.detection] < self.overlaps.max_detections
         after = _best_ious(self.overlaps, within)[objects]
         before = _best_ious(self.raw_overlaps, np.ones(len(self.raw_overlaps.iou), bool))[objects]
         return BestBoxes(object=objects, before=np.maximum(before, after), after=after)
@@ -157,7 +157,7 @@ def ranked_by_iou(overlaps: Overlaps) -> DetectionTable:
     the boxes stay the same, their order alone changes.
     """
     best, _ = best_objects(overlaps, overlaps.of_own_class)
-    rows = np.flatnonzero(overlaps.rank < MAX_DETECTIONS)
+    rows = np.flatnonzero(overlaps.rank < overlaps.max_detections)
     return _rescored(overlaps.found, rows, best[rows])
 
 
@@ -182,7 +182,8 @@ def _pairs(overlaps: Overlaps, *, limit: int | None) -> Pairs:
     truth, found = overlaps.truth, overlaps.found
     best, obj = best_objects(overlaps, overlaps.of_own_class)
     on_ignored, _ = best_objects(overlaps, overlaps.same_class & ~overlaps.of_own_class)
-    is_ignored = (on_ignored >= IGNORED_FROM) & (best < IGNORED_FROM)
+    is_ignored = (on_ignored >= IGNORED_FROM) | overlaps.is_unjudged
+    is_ignored &= best < IGNORED_FROM
     is_over = np.zeros(len(best), bool) if limit is None else overlaps.rank >= limit
     rows = np.flatnonzero(~is_ignored & ~is_over)
     # Row -1 of the longer array is a stand-in for detections without an object.
