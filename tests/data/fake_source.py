@@ -61,6 +61,7 @@ class FakeSource:
     category_ids: tuple[int, ...] = (1, 2, 3)
     report: DataReport = dataclasses.field(default_factory=DataReport)
     upright: bool = False
+    federation: None = None
 
     def image_bytes(self, index: int) -> bytes:
         data = self.files[index]
