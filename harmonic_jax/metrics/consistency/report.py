@@ -229,8 +229,8 @@ def format_overall(report: Mapping[str, Any]) -> str:
     lines = [
         f"{settings['num_images']} images, {settings['num_objects']} objects, "
         f"{settings['num_detections']} detections, {left_out} of them left out "
-        f"({settings['num_ignored']} on ignored objects, {settings['num_over_limit']} beyond the "
-        "best 100 of an image and class)"
+        f"({settings['num_ignored']} on ignored objects or not judged, "
+        f"{settings['num_over_limit']} beyond the best that count)"
     ]
     if settings["num_raw"] is not None:
         lines.append(f"{settings['num_raw']} boxes before NMS")
