@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tyro.conf import Positional
 
@@ -18,6 +20,7 @@ from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import ConfigError
 from harmonic_jax.export import (
     PLATFORMS,
+    BatchSize,
     InferenceFunction,
     export_stablehlo,
     on_canvas,
@@ -32,6 +35,7 @@ from harmonic_jax.pretrained.convert import StoredAs, as_dtype, export_state
 from harmonic_jax.pretrained.files import check_target, read_tensors
 from harmonic_jax.pretrained.hub import WEIGHTS_FILE
 from harmonic_jax.terminal import Terminal
+from harmonic_jax.training.arrays import named_leaves
 from harmonic_jax.training.run_folder import RunFolder
 from harmonic_jax.training.saved_run import SavedRun, header_of, open_detector, without_places
 from harmonic_jax.training.sharding import data_mesh, replicated
@@ -54,13 +58,15 @@ class Options:
     """The folder to write to."""
     last: bool = False
     """The newest checkpoint instead of the best."""
-    batch_size: Annotated[int, "[1, 65536]"] = 1
-    """Images of a call of a program."""
+    batch_size: Annotated[BatchSize, "[1, 65536]"] = "any"
+    """Images of a call of a program. `any`: as many as there are, computed one after another."""
     frame: str | None = None
     """HEIGHTxWIDTH: programs take images of this size and resize them inside; otherwise images
     must be resized and padded as in training, to --bucket."""
     bucket: str | None = None
     """HEIGHTxWIDTH: padded size; None: the config's first."""
+    dtype: StoredAs = "float32"
+    """In which float32 weights are stored; they are computed with in float32."""
     platforms: tuple[Literal[PLATFORMS], ...] = PLATFORMS  # type: ignore[valid-type]
     """Of stablehlo."""
 
@@ -152,22 +158,34 @@ def _write(options: Options, run: SavedRun, targets: Sequence[Path]) -> list[str
     """Writes the files, all or none; returns what is said of them."""
     path = targets[0]
     function = _function(options, run)
-    inputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in function.inputs.items()}
+    inputs = _described(function.inputs)
     about = {"class_names": run.class_names, "step": run.step, "inputs": inputs}
-    told = f"inputs: {', '.join(f'{name} {shape}' for name, shape in inputs.items())}"
     options.out.mkdir(parents=True, exist_ok=True)
     if options.to == "stablehlo":
         with _beside(targets[1], json.dumps(about, indent=2) + "\n"):
             program = export_stablehlo(function, platforms=options.platforms)
             write_bytes(path, program.serialize())
+        kind, outputs = "", jax.tree.unflatten(program.out_tree, program.out_avals)
         call = f"jax.export.deserialize(open({str(path)!r}, 'rb').read()).call(*inputs)"
-        return [told, f"run it: {call}"]
-    from harmonic_jax.export.onnx import write_onnx
+    else:
+        from harmonic_jax.export.onnx import OPSET, write_onnx
 
-    outputs = write_onnx(function, path, about={name: json.dumps(about[name]) for name in about})
-    call = f"onnxruntime.InferenceSession({str(path)!r}).run(None, inputs)"
-    listed = f"outputs: {', '.join(outputs)}"
-    return ["class names: in its metadata", told, listed, f"run it: {call}"]
+        texts = {name: json.dumps(value) for name, value in about.items()}
+        outputs = write_onnx(function, path, about=texts)
+        kind = f", opset {OPSET}, class names inside"
+        call = f"onnxruntime.InferenceSession({str(path)!r}).run(None, inputs)"
+    return [
+        f"size: {path.stat().st_size / 1e6:.1f} MB{kind}",
+        *(
+            f"{title}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
+            for title, shapes in (("inputs", inputs), ("outputs", _described(outputs)))
+        ),
+        f"run it: {call}",
+    ]
+
+
+def _described(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in arrays.items()}
 
 
 @contextlib.contextmanager
@@ -191,14 +209,17 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
 
 def _function(options: Options, run: SavedRun) -> InferenceFunction:
     frame, bucket = _size("--frame", options.frame), _size("--bucket", options.bucket)
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(run.variables).items()}
+    leaves = map(jnp.asarray, as_dtype(arrays, options.dtype).values())
+    variables = jax.tree.unflatten(jax.tree.structure(run.variables), leaves)
     size = options.batch_size
     if frame is not None and bucket is not None:
         raise UsageError("give --frame or --bucket, not both")
     if frame is not None:
         height, width = frame
-        return on_frames(run.detector, run.variables, batch_size=size, height=height, width=width)
+        return on_frames(run.detector, variables, batch_size=size, height=height, width=width)
     bucket = bucket or run.config.data.buckets[0]
-    return on_canvas(run.detector, run.variables, batch_size=size, bucket=bucket)
+    return on_canvas(run.detector, variables, batch_size=size, bucket=bucket)
 
 
 def torchvision_state_dict(run: SavedRun, path: Path) -> dict[str, np.ndarray]:

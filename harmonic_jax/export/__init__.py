@@ -2,6 +2,7 @@
 
 from harmonic_jax.export.program import (
     PLATFORMS,
+    BatchSize,
     InferenceFunction,
     export_stablehlo,
     on_canvas,
@@ -11,6 +12,7 @@ from harmonic_jax.training.saved_run import read_weights, write_weights
 
 __all__ = [
     "PLATFORMS",
+    "BatchSize",
     "InferenceFunction",
     "export_stablehlo",
     "on_canvas",

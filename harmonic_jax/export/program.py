@@ -16,12 +16,14 @@ and where this package is not installed:
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from harmonic_jax.config import ConfigError, DataConfig
@@ -31,6 +33,7 @@ from harmonic_jax.training.state import Detector, Variables
 from harmonic_jax.training.step import predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+BatchSize = int | Literal["any"]
 SHORTEST_FRAME = 16
 _ERROR = 2.0**-12  # in grey levels; what float32 makes of a mean is closer
 
@@ -52,7 +55,7 @@ class InferenceFunction:
 
 
 def on_canvas(
-    detector: Detector, variables: Variables, *, batch_size: int, bucket: tuple[int, int]
+    detector: Detector, variables: Variables, *, batch_size: BatchSize, bucket: tuple[int, int]
 ) -> InferenceFunction:
     """Inference on images that are resized and padded already.
 
@@ -62,8 +65,9 @@ def on_canvas(
 
     Args:
       detector: the model and its config.
-      variables: its arrays, `TrainState.for_evaluation` or a restored run's.
-      batch_size: images of a call.
+      variables: its arrays, `TrainState.for_evaluation` or a restored run's. Those of float16 are
+        written as such, and computed with in float32.
+      batch_size: images of a call; "any": as many as there are, one after another.
       bucket: height and width of the padded images, one of `DataConfig.buckets`.
     """
     buckets = detector.config.data.buckets
@@ -75,18 +79,13 @@ def on_canvas(
     ) -> dict[str, Array]:
         return _detect(detector, variables, images, image_size, scale)
 
-    return InferenceFunction(
-        call,
-        {
-            "images": jax.ShapeDtypeStruct((batch_size, *bucket, 3), jnp.uint8),
-            "image_size": jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
-            "scale": jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
-        },
-    )
+    pair = ((2,), jnp.float32)
+    pixels = ((*bucket, 3), jnp.uint8)
+    return _of_batches(call, batch_size, {"images": pixels, "image_size": pair, "scale": pair})
 
 
 def on_frames(
-    detector: Detector, variables: Variables, *, batch_size: int, height: int, width: int
+    detector: Detector, variables: Variables, *, batch_size: BatchSize, height: int, width: int
 ) -> InferenceFunction:
     """Inference on frames of one size, resized and padded inside, as the loader would.
 
@@ -94,9 +93,7 @@ def on_frames(
     resizes with, rounds its weights: a pixel may come out one grey level off its own.
 
     Args:
-      detector: the model and its config.
-      variables: its arrays.
-      batch_size: images of a call.
+      detector, variables, batch_size: as for `on_canvas`.
       height: of a frame, in pixels, >= 16.
       width: of a frame.
     """
@@ -114,12 +111,32 @@ def on_frames(
     def call(images: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
         resized = resample(images, jnp.asarray(by_row), jnp.asarray(by_column))
         canvas = _pad(resized, bucket)
-        image_size = jnp.tile(jnp.array([size], jnp.float32), (batch_size, 1))
-        scale = jnp.tile(jnp.array([[size[0] / height, size[1] / width]]), (batch_size, 1))
+        image_size = jnp.tile(jnp.array([size], jnp.float32), (len(images), 1))
+        scale = jnp.tile(jnp.array([[size[0] / height, size[1] / width]]), (len(images), 1))
         return _detect(detector, variables, canvas, image_size, scale)
 
-    frames = jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8)
-    return InferenceFunction(call, {"images": frames})
+    return _of_batches(call, batch_size, {"images": ((height, width, 3), jnp.uint8)})
+
+
+def _of_batches(
+    call: Callable[..., dict[str, Array]],
+    batch_size: BatchSize,
+    inputs: dict[str, tuple[tuple[int, ...], DTypeLike]],
+) -> InferenceFunction:
+    """A function of batches, from shapes and types of an image's inputs."""
+
+    def of_each(*batch: Array) -> dict[str, Array]:
+        def of_one(image: tuple[Array, ...]) -> dict[str, Array]:
+            return jax.tree.map(lambda rows: rows[0], call(*(x[None] for x in image)))
+
+        return jax.lax.map(of_one, batch)
+
+    is_any = batch_size == "any"
+    size = export.symbolic_shape("batch")[0] if is_any else batch_size
+    shapes = {
+        name: jax.ShapeDtypeStruct((size, *shape), dtype) for name, (shape, dtype) in inputs.items()
+    }
+    return InferenceFunction(of_each if is_any else call, shapes)
 
 
 def export_stablehlo(
@@ -186,6 +203,9 @@ def _detect(
 ) -> dict[str, Array]:
     """The detections in a batch of real images, by the names of their arrays."""
     size = images.shape[0]
+    variables = jax.tree.map(
+        lambda x: jnp.asarray(x).astype(jnp.float32) if x.dtype == jnp.float16 else x, variables
+    )
     batch = Batch(
         images=images,
         image_size=image_size,

@@ -186,6 +186,8 @@ def test_what_float16_cannot_say(run: SavedRun, tmp_path: Path, capsys) -> None:
     assert error.startswith("error: params/")
     assert "holds 70000, beyond float16; write it as float32\n" in error
     assert not list(out.iterdir())
+    assert main(["export", str(path), "--to", "onnx", "--out", str(out), "--dtype", "float16"]) == 1
+    assert "beyond float16" in capsys.readouterr().err
     half = tmp_path / "half.safetensors"
     assert export(path, "--out", half, "--dtype", "float16") == 1
     assert not half.exists()

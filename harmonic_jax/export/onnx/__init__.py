@@ -39,10 +39,11 @@ _ORDER = ("boxes", "scores", "labels", "valid", "masks")
 
 def write_onnx(
     function: InferenceFunction, path: Path, *, about: Mapping[str, str] | None = None
-) -> tuple[str, ...]:
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Writes the function as an ONNX model, the weights inside.
 
-    What a network computes in float16 or bfloat16 is computed in float32 there.
+    What a network computes in float16 or bfloat16 is computed in float32 there. Images of a batch
+    of any size are the rows of a `Scan`.
 
     Args:
       function: `on_canvas` or `on_frames`. Its arguments are the model's inputs, by their names.
@@ -50,8 +51,8 @@ def write_onnx(
       about: texts to keep in the model's metadata.
 
     Returns:
-      The names of the model's outputs, in their order: `boxes`, `scores`, `labels`, `valid`, and
-      of Mask R-CNN `masks`.
+      The model's outputs, in their order: `boxes`, `scores`, `labels`, `valid`, and of Mask R-CNN
+      `masks`.
 
     Raises:
       UnsupportedError: the function has an operation that has no rule here, or more than 2 GB of
@@ -79,19 +80,19 @@ def write_onnx(
     if model.ByteSize() > _MOST_BYTES:
         raise UnsupportedError("the weights need more than 2 GB, which one ONNX file cannot hold")
     write_bytes(path, model.SerializeToString())
-    return tuple(names)
+    return {name: out[name] for name in names}
 
 
 def _graph_proto(body: Body, name: str) -> Any:
     from onnx import helper, numpy_helper
 
-    graph = body.graph
-    constants = graph.constants if graph.root is graph else {}
     return helper.make_graph(
-        [_node_proto(node) for node in graph.nodes],
+        [_node_proto(node) for node in body.graph.nodes],
         name,
         *([_described(tensor) for tensor in tensors] for tensors in (body.inputs, body.outputs)),
-        initializer=[numpy_helper.from_array(array, name) for name, array in constants.items()],
+        initializer=[
+            numpy_helper.from_array(array, n) for n, array in body.graph.constants.items()
+        ],
     )
 
 
@@ -110,5 +111,6 @@ def _node_proto(node: Node) -> Any:
 def _described(tensor: Tensor) -> Any:
     from onnx import helper
 
+    shape = [n if isinstance(n, int) else str(n) for n in tensor.shape]
     element = helper.np_dtype_to_tensor_dtype(tensor.dtype)
-    return helper.make_tensor_value_info(tensor.name, element, tensor.shape)
+    return helper.make_tensor_value_info(tensor.name, element, shape)

@@ -3,14 +3,22 @@
 Loops and branches are graphs inside of a graph, which read the names around them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core
 
 from harmonic_jax.export.onnx import indexing, operations
-from harmonic_jax.export.onnx.graph import Body, Graph, Node, Tensor, Value, stored_dtype
+from harmonic_jax.export.onnx.graph import (
+    Body,
+    Graph,
+    Node,
+    Tensor,
+    Value,
+    is_half_weight,
+    stored_dtype,
+)
 
 # Operations that are a program of their own, and the parameter that holds it.
 _CALLS = {
@@ -87,6 +95,8 @@ def _is_foldable(equation: Any, inputs: list[Value]) -> bool:
         return True
     if not all(isinstance(x, np.ndarray) for x in inputs) or equation.primitive.name in _CONTROL:
         return False
+    if equation.primitive.name == "convert_element_type":
+        return not is_half_weight(inputs[0], equation.params["new_dtype"])
     size = sum(out.aval.size for out in equation.outvars)
     return size <= max([_FOLDED, *(atom.aval.size for atom in equation.invars)])
 
@@ -108,26 +118,32 @@ def _while(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     def any_of(inside: Graph, rows: Value) -> Value:
         return inside.reduce("ReduceMax", rows, range(len(rows.shape)))
 
-    def step(inside: Graph, _: Tensor, carried: list[Tensor]) -> list[Value]:
-        running, *state = carried
-        found = convert(inside, params["body_jaxpr"], [*inputs[first:second], *state])
-        if running.shape:
-            for i, (new, old) in enumerate(zip(found, state, strict=True)):
-                ones = (1,) * (len(new.shape) - len(running.shape))
-                is_row_running = inside.reshape(running, (*running.shape, *ones))
-                found[i] = operations.select(inside, {}, is_row_running, old, new)
-        still = is_unfinished(inside, found)
-        return [any_of(inside, still), still, *found]
-
-    running = is_unfinished(graph, start)
-    return _loop(graph, step, [running, *start], running=any_of(graph, running))[1:]
+    at_first = is_unfinished(graph, start)
+    inside = Graph(graph)
+    number = inside.new_tensor("number", (), np.int64)
+    is_running = inside.new_tensor("is_running", (), np.bool_)
+    carried = [
+        inside.new_tensor("carried", x.shape, stored_dtype(x.dtype)) for x in (at_first, *start)
+    ]
+    running, *state = carried
+    found = convert(inside, params["body_jaxpr"], [*inputs[first:second], *state])
+    if running.shape:
+        for i, (new, old) in enumerate(zip(found, state, strict=True)):
+            ones = (1,) * (len(new.shape) - len(running.shape))
+            is_row_running = inside.reshape(running, (*running.shape, *ones))
+            found[i] = operations.select(inside, {}, is_row_running, old, new)
+    still = is_unfinished(inside, found)
+    outputs = [inside.as_tensor(x) for x in (any_of(inside, still), still, *found)]
+    results = [graph.new_tensor("Loop", x.shape, x.dtype) for x in outputs[1:]]
+    body = Body(inside, [number, is_running, *carried], outputs)
+    names = ["", *(graph.name(value) for value in (any_of(graph, at_first), at_first, *start))]
+    graph.nodes.append(Node("Loop", names, [x.name for x in results], {"body": body}))
+    return list(results[1:])
 
 
 def _scan(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     """A loop over the rows of arrays, whose results may be collected as rows."""
     params = equation.params
-    if params["reverse"]:
-        raise ValueError("scanning backwards is not supported")
     # Versions of JAX keep these numbers in different places; the body sees a row of an array.
     body = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
     arrays_in, rows_out = (
@@ -137,13 +153,24 @@ def _scan(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     second = len(inputs) - arrays_in
     first = second - (len(equation.outvars) - rows_out)
     constants, start, arrays = inputs[:first], inputs[first:second], inputs[second:]
-
-    def step(inside: Graph, number: Tensor, carried: list[Tensor]) -> list[Value]:
-        rows = [inside.emit("Gather", x, number, shape=x.shape[1:], axis=0) for x in arrays]
-        found = convert(inside, params["jaxpr"], [*constants, *carried, *rows])
-        return [np.array(True), *found]
-
-    return _loop(graph, step, start, length=params["length"])
+    inside = Graph(graph, has_constants=not isinstance(params["length"], int))
+    carried = [inside.new_tensor("carried", x.shape, stored_dtype(x.dtype)) for x in start]
+    rows = [inside.new_tensor("row", x.shape[1:], stored_dtype(x.dtype)) for x in arrays]
+    found = convert(inside, params["jaxpr"], [*constants, *carried, *rows])
+    outputs = [inside.as_tensor(value) for value in found]
+    results = [graph.new_tensor("Scan", x.shape, x.dtype) for x in outputs]
+    for i in range(len(start), len(results)):
+        results[i] = results[i]._replace(shape=(params["length"], *results[i].shape))
+    if not arrays:  # ONNX counts the repetitions by the rows of one.
+        arrays = [np.zeros(params["length"], np.bool_)]
+        rows = [inside.new_tensor("row", (), np.bool_)]
+    attributes: dict[str, Any] = {"num_scan_inputs": len(arrays)}
+    if params["reverse"]:
+        sides = {"scan_input_directions": len(arrays), "scan_output_directions": rows_out}
+        attributes |= {side: [1] * count for side, count in sides.items() if count}
+    body = Body(inside, [*carried, *rows], outputs)
+    graph.emit_to(results, "Scan", *start, *arrays, body=body, **attributes)
+    return list(results)
 
 
 def _cond(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
@@ -162,40 +189,6 @@ def _cond(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         branches[name] = Body(inside, [], outputs)
     results = [graph.new_tensor("If", out.shape, out.dtype) for out in outputs]
     graph.emit_to(results, "If", graph.cast(which, np.bool_), **branches)
-    return list(results)
-
-
-def _loop(
-    graph: Graph,
-    step: Callable[[Graph, Tensor, list[Tensor]], list[Value]],
-    start: Sequence[Value],
-    *,
-    running: Value | None = None,
-    length: int | None = None,
-) -> list[Value]:
-    """A loop, at most `length` times.
-
-    Args:
-      graph: that it goes to.
-      step: given the body, the number of the repetition and what is carried, returns whether to go
-        on, what is carried on, and then results that are stacked over the repetitions.
-      start: what is carried at first.
-      running: whether there is a first time (None: there is).
-      length: None where `step` decides alone.
-    """
-    inside = Graph(graph)
-    number = inside.new_tensor("number", (), np.int64)
-    is_running = inside.new_tensor("is_running", (), np.bool_)
-    carried = [inside.new_tensor("carried", x.shape, stored_dtype(x.dtype)) for x in start]
-    outputs = [inside.as_tensor(value) for value in step(inside, number, carried)]
-    results = [graph.new_tensor("Loop", x.shape, x.dtype) for x in outputs[1:]]
-    for i in range(len(start), len(results)):
-        results[i] = results[i]._replace(shape=(length or 0, *results[i].shape))
-    body = Body(inside, [number, is_running, *carried], outputs)
-    condition = np.array(True) if running is None else running
-    names = ["" if length is None else graph.name(np.array(length, np.int64))]
-    names += [graph.name(value) for value in (condition, *start)]
-    graph.nodes.append(Node("Loop", names, [x.name for x in results], {"body": body}))
     return list(results)
 
 

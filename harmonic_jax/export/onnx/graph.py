@@ -39,17 +39,20 @@ class Node(NamedTuple):
 
 
 class Graph:
-    """The nodes of a graph or of the body of a loop; constants are the outermost graph's.
+    """The nodes of a graph or of the body of a loop.
 
     Args:
       outer: of the body of a loop, the graph that the loop is in.
+      has_constants: whether the constants of a body are its own, and not those of the graph around.
+        ONNX Runtime does not rewrite operations whose weights are another graph's.
     """
 
-    def __init__(self, outer: "Graph | None" = None) -> None:
+    def __init__(self, outer: "Graph | None" = None, *, has_constants: bool = False) -> None:
         self.nodes: list[Node] = []
         self.root: Graph = outer.root if outer else self
+        self.constants: dict[str, np.ndarray] = {}
+        self.keeper: Graph = self if outer is None or has_constants else outer.keeper
         if outer is None:
-            self.constants: dict[str, np.ndarray] = {}
             self.makers: dict[str, Node] = {}  # of every output
             self.numbers = itertools.count()
 
@@ -62,11 +65,15 @@ class Graph:
         """The name under which a node reads the value."""
         if isinstance(value, Tensor):
             return value.name
-        array = np.asarray(value, stored_dtype(value.dtype), order="C")
+        return self.keep(np.asarray(value, stored_dtype(value.dtype)))
+
+    def keep(self, array: np.ndarray) -> str:
+        """The name of a constant, of any type."""
+        array = np.asarray(array, order="C")
         content = repr((array.dtype.str, array.shape)).encode() + array.tobytes()
-        name = f"constant_{hashlib.sha256(content).hexdigest()[:16]}"
-        if name not in self.root.constants:
-            self.root.constants[name] = array
+        hint = "constant" if self.keeper is self.root else "body_constant"
+        name = f"{hint}_{hashlib.sha256(content).hexdigest()[:16]}"
+        self.keeper.constants.setdefault(name, array)
         return name
 
     def emit(
@@ -128,7 +135,9 @@ class Graph:
         if x.dtype == dtype:
             return x
         if isinstance(x, np.ndarray):
-            return x.astype(dtype)
+            if not is_half_weight(x, dtype):
+                return x.astype(dtype)
+            x = Tensor(self.keep(x), x.shape, x.dtype)
         return self.emit("Cast", x, dtype=dtype, to=dtype)
 
     def slice(
@@ -179,6 +188,11 @@ def stored_dtype(dtype: np.dtype) -> np.dtype:
     """The type in the model: what is float16 or bfloat16 here is float32 there."""
     is_half = dtype in (np.dtype(np.float16), np.dtype(jnp.bfloat16))
     return np.dtype(np.float32) if is_half else np.dtype(dtype)
+
+
+def is_half_weight(x: Value, dtype: np.dtype) -> bool:
+    """Whether an array is to be stored in float16, and computed with in float32."""
+    return isinstance(x, np.ndarray) and x.dtype == np.float16 and dtype == np.float32
 
 
 def ints(values: Sequence[int]) -> np.ndarray:
