@@ -50,13 +50,13 @@ def _compare(name: str, pair: Pair, repeats: int) -> None:
     def peer() -> list[dict[str, torch.Tensor]]:
         return pair.peer(pair.peer_images)
 
-    equal, number = _equal(ours(), peer(), pair.first_label)
+    equal, number = equal_detections(ours(), peer(), pair.first_label)
     if equal < LEAST_EQUAL * number or number == 0:
         raise SystemExit(f"{name}: no agreement: {equal} of {number} detections are equal")
     compare(name, ours, peer, repeats=repeats, agree=f"{equal} of {number} detections equal")
 
 
-def _equal(
+def equal_detections(
     ours: Detections, theirs: list[dict[str, torch.Tensor]], first_label: int
 ) -> tuple[int, int]:
     """How many of torchvision's detections are ours too, and how many it has."""

@@ -8,7 +8,13 @@ import jax
 
 
 def compare(
-    name: str, ours: Callable[[], object], peer: Callable[[], object], *, repeats: int, agree: str
+    name: str,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    repeats: int,
+    agree: str,
+    peer_name: str = "torchvision",
 ) -> tuple[float, float]:
     """Print the medians, their ratio and what was checked; returns the medians, in ms.
 
@@ -18,6 +24,7 @@ def compare(
       peer: one run of the other side.
       repeats: how often each side runs.
       agree: what a check before found the two sides to agree in.
+      peer_name: of the other side.
     """
     jax.block_until_ready(ours())  # Compiled and warm.
     peer()
@@ -29,6 +36,6 @@ def compare(
             seconds[side].append(time.perf_counter() - start)
     mine, other = (statistics.median(seconds[side]) * 1e3 for side in ("ours", "peer"))
     print(
-        f"{name:36} {mine:9.2f} ms   torchvision {other:9.2f} ms   {other / mine:7.1f}x   {agree}"
+        f"{name:36} {mine:9.2f} ms   {peer_name} {other:9.2f} ms   {other / mine:7.2f}x   {agree}"
     )
     return mine, other

@@ -39,7 +39,7 @@ def main() -> None:
     for name in args.names or NAMES:
         for hardet in (False, True):
             pair = make_pair(name, batch_size=args.batch, size=args.size, hardet=hardet)
-            ours, peer = _our_step(pair), _peer_step(pair)
+            ours, peer = our_step(pair), _peer_step(pair)
             mine, other = float(ours()["loss"]), float(peer())
             if not hardet and abs(mine / other - 1) > MOST_APART:
                 raise SystemExit(f"{name}: no agreement: loss {mine:.4f} against {other:.4f}")
@@ -62,7 +62,7 @@ def _peer_step(pair: Pair) -> Callable[[], torch.Tensor]:
     return step
 
 
-def _our_step(pair: Pair) -> Callable[[], dict[str, jax.Array]]:
+def our_step(pair: Pair) -> Callable[[], dict[str, jax.Array]]:
     mesh = data_mesh()
     config = pair.detector.config
     optimizer = make_optimizer(config.optim, config.train)

@@ -46,13 +46,12 @@ def deformable_attention(
     part = cell - low
     column, row = (low[..., axis].astype(jnp.int32) for axis in (0, 1))
     cells, shares = [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            x, y = column + right, row + down
-            share = (part if right else 1 - part)[..., 0] * (part if down else 1 - part)[..., 1]
-            is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            cells.append(jnp.where(is_inside, first + y * width + x, 0))
-            shares.append(jnp.where(is_inside, share * weights, 0.0))
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        x, y = column + right, row + down
+        share = (part if right else 1 - part)[..., 0] * (part if down else 1 - part)[..., 1]
+        is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        cells.append(jnp.where(is_inside, first + y * width + x, 0))
+        shares.append(jnp.where(is_inside, share * weights, 0.0))
 
     def by_head(corners: list[Array]) -> Array:
         """[m, q, l * p * 4]"""
@@ -64,4 +63,4 @@ def deformable_attention(
     values = values.astype(jnp.float32).swapaxes(0, 1)  # [m, cells, c]
     read = jnp.take_along_axis(values, index.reshape(num_heads, -1, 1), axis=1, mode="clip")
     read = read.reshape(*index.shape, -1)
-    return jnp.einsum("mqpc,mqp->qmc", read, share)
+    return (share[:, :, None] @ read)[:, :, 0].swapaxes(0, 1)  # in the layout that was read
