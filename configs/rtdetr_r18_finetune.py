@@ -13,13 +13,13 @@ FOLDER holds config.json and model.safetensors of the Hub's PekingU/rtdetr_v2_r1
 import dataclasses
 
 from harmonic_jax.config import Config, ResNetConfig, RTDETRConfig, TrainConfig
-from harmonic_jax.recipes import COCO, DETR_ADAMW, DETR_LOSS, for_ssd
+from harmonic_jax.recipes import COCO_FOLDER, DETR_ADAMW, DETR_LOSS, for_ssd
 
 
 def config() -> Config:
     return Config(
         name="rtdetr_r18_finetune",
-        data=for_ssd(COCO, 640),
+        data=for_ssd(COCO_FOLDER, 640),
         model=RTDETRConfig(backbone=ResNetConfig(depth=18, variant="d", normalization="unit")),
         loss=DETR_LOSS,
         optim=dataclasses.replace(DETR_ADAMW, schedule="cosine", warmup_steps=200, ema_decay=0.998),

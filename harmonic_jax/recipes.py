@@ -24,15 +24,16 @@ from harmonic_jax.config import (
 # --- Data: 800 x 1333 pixels, flipped at random, where not said otherwise ------------------------
 
 COCO = DataConfig(name="coco/2017", num_threads=16)
-# Masks come from COCO's own JSON files: TFDS's COCO has none.
-COCO_MASKS = DataConfig(
+# As it is downloaded: train2017/, val2017/ and annotations/.
+COCO_FOLDER = DataConfig(
     format="coco",
     root="data/coco",
     train_split="train2017",
     eval_split="val2017",
-    masks=True,
     num_threads=16,
 )
+# TFDS's COCO has no masks.
+COCO_MASKS = dataclasses.replace(COCO_FOLDER, masks=True)
 VOC = DataConfig(name="voc/2007+2012", train_split="trainval", eval_split="test", num_threads=16)
 # VOC 2007 alone, for a laptop: two images of VOC's in three are 500 x 375 pixels.
 VOC_320 = DataConfig(
