@@ -184,49 +184,32 @@ class Config:
             self.name,
             "the name of a folder, of at most 100 letters and without /",
         )
-        require(
-            self.train.batch_size % self.optim.accumulate == 0,
-            "optim.accumulate",
-            self.optim.accumulate,
-            f"a divisor of train.batch_size = {self.train.batch_size}",
-        )
+        parts, whole = self.optim.accumulate, self.train.batch_size
+        legal = f"a divisor of train.batch_size = {whole}"
+        require(whole % parts == 0, "optim.accumulate", parts, legal)
         require(
             self.init is None or self.model.backbone.weights is None,
             "model.backbone.weights",
             self.model.backbone.weights,
             "None with init, which brings the backbone too",
         )
-        is_rtdetr = isinstance(self.model, RTDETRConfig)
-        for field, usual in (
-            ("cls_loss", "focal"),
-            ("box_loss", "smooth_l1"),
-            ("correlation", "none"),
-        ):
-            value = getattr(self.loss, field)
-            require(
-                value == usual
-                or isinstance(self.model, RetinaNetConfig)
-                or (is_rtdetr and field == "cls_loss" and not self.loss.is_weighted),
-                f"loss.{field}",
-                value,
-                f"{usual} with any detector but RetinaNet (and, of single samples, RT-DETR)"
-                if field == "cls_loss"
-                else f"{usual} with any detector but RetinaNet",
-            )
+        is_retinanet = isinstance(self.model, RetinaNetConfig)
+        # RT-DETR's sigmoids take any loss of single samples.
+        is_free = isinstance(self.model, RTDETRConfig) and not self.loss.is_weighted
+        usual = {"cls_loss": "focal", "box_loss": "smooth_l1", "correlation": "none"}
+        for field, name in usual.items():
+            value, also = getattr(self.loss, field), field == "cls_loss"
+            legal = f"{name} with any detector but RetinaNet"
+            legal += " (and, of single samples, RT-DETR)" * also
+            is_legal = value == name or is_retinanet or (is_free and also)
+            require(is_legal, f"loss.{field}", value, legal)
         if isinstance(self.model, RTDETRConfig):
-            require(
-                self.data.max_objects <= self.model.num_queries,
-                "model.num_queries",
-                self.model.num_queries,
-                f"at least data.max_objects = {self.data.max_objects}: an object takes a query",
-            )
-        needed = self.model.stride
-        require(
-            self.data.stride % needed == 0,
-            "data.stride",
-            self.data.stride,
-            f"a multiple of {needed}, the backbone's last stride",
-        )
+            number, most = self.model.num_queries, self.data.max_objects
+            legal = f"at least data.max_objects = {most}: an object takes a query"
+            require(most <= number, "model.num_queries", number, legal)
+        needed, stride = self.model.stride, self.data.stride
+        legal = f"a multiple of {needed}, the backbone's last stride"
+        require(stride % needed == 0, "data.stride", stride, legal)
         if isinstance(self.model, SSDConfig):
             for bucket in self.data.buckets:
                 self.model.level_shapes(bucket)  # refuses a size at which a level has no cell

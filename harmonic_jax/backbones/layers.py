@@ -1,6 +1,7 @@
 """What every backbone is built of besides convolutions and norms: its input, pooling, a layer."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +120,8 @@ def mean_pool(x: jax.Array, size: int) -> jax.Array:
     return (cells.sum((2, 4)) / counts[None, :, :, None].astype(np.float32)).astype(x.dtype)
 
 
-class ConvReLU(nnx.Module):
-    """Convolution, batch norm where the network has norms, and ReLU (unless left to the caller)."""
+class ConvLayer(nnx.Module):
+    """Convolution, batch norm where the network has norms, and an activation."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class ConvReLU(nnx.Module):
         *,
         kernel_size: int,
         has_norm: bool,
-        has_relu: bool = True,
+        activation: Callable[[jax.Array], jax.Array] | None = jax.nn.relu,
         stride: int = 1,
         padding: int | None = None,
         dilation: int = 1,
@@ -152,9 +153,9 @@ class ConvReLU(nnx.Module):
             rngs=rngs,
         )
         self.norm = build_norm("batch", num_out, trainable=trainable) if has_norm else None
-        self.has_relu = has_relu
+        self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
         x = x if self.norm is None else self.norm(x)
-        return jax.nn.relu(x) if self.has_relu else x
+        return x if self.activation is None else self.activation(x)

@@ -14,7 +14,7 @@ from harmonic_jax.backbones.conv import he_normal
 from harmonic_jax.backbones.layers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ConvReLU,
+    ConvLayer,
     max_pool,
     normalize_images,
 )
@@ -73,7 +73,7 @@ class VGG16(nnx.Module):
     def __init__(
         self, config: VGGConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
-        layer = partial(ConvReLU, has_norm=config.norm == "batch", dtype=dtype, rngs=rngs)
+        layer = partial(ConvLayer, has_norm=config.norm == "batch", dtype=dtype, rngs=rngs)
         stages, num_in = [], 3
         for stage, (num_convs, factor) in enumerate(LAYOUT, start=1):
             width = config.width * factor

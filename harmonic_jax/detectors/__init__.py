@@ -5,6 +5,8 @@ statistics are `nnx.BatchStat`; what the settings freeze is `Frozen`: `nnx.split
 ...)` separates what an optimizer may touch.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -96,20 +98,8 @@ def loss_sums(
       Sums over `batch`: with `batch_axis` one device's share, whose sum over the devices is the
       whole; without it, under jit with a sharded batch, the global sums.
     """
-    match model:
-        case RetinaNet():
-            return retinanet.loss_sums(model, batch, loss, key, batch_axis)
-        case SSD():
-            return ssd.loss_sums(model, batch, loss, key, batch_axis)
-        case RefineDet():
-            return refinedet.loss_sums(model, batch, loss, key, batch_axis)
-        case MaskRCNN():  # before its base class
-            return mask_rcnn.loss_sums(model, batch, loss, key, batch_axis)
-        case FasterRCNN():
-            return faster_rcnn.loss_sums(model, batch, loss, key, batch_axis)
-        case RTDETR():
-            return rtdetr.loss_sums(model, batch, loss, key, batch_axis)
-    raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")
+    sums: LossSums = _family(model).loss_sums(model, batch, loss, key, batch_axis)
+    return sums
 
 
 def detect(model: nnx.Module, batch: Batch) -> Detections:
@@ -125,17 +115,22 @@ def detect(model: nnx.Module, batch: Batch) -> Detections:
     Returns:
       `Detections` [b d], best first.
     """
+    found: Detections = _family(model).detect(model, batch)
+    return found
+
+
+def _family(model: nnx.Module) -> Any:
     match model:
         case RetinaNet():
-            return retinanet.detect(model, batch)
+            return retinanet
         case SSD():
-            return ssd.detect(model, batch)
+            return ssd
         case RefineDet():
-            return refinedet.detect(model, batch)
+            return refinedet
         case MaskRCNN():  # before its base class
-            return mask_rcnn.detect(model, batch)
+            return mask_rcnn
         case FasterRCNN():
-            return faster_rcnn.detect(model, batch)
+            return faster_rcnn
         case RTDETR():
-            return rtdetr.detect(model, batch)
+            return rtdetr
     raise TypeError(f"model is a {type(model).__name__}; it must be a detector of build_model")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
 from harmonic_jax.backbones.conv import xavier_uniform
-from harmonic_jax.backbones.layers import ConvReLU
+from harmonic_jax.backbones.layers import ConvLayer
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, level_shapes, make_default_boxes
 from harmonic_jax.detectors.parts.heads import ConvTranspose, L2Norm, MultiBoxHead
@@ -118,9 +118,9 @@ class TransferBlock(nnx.Module):
     ) -> None:
         channels, size = config.channels, config.deconv_size
         has_norm = config.norm == "batch"
-        conv = partial(ConvReLU, kernel_size=3, has_norm=has_norm, dtype=dtype, rngs=rngs)
+        conv = partial(ConvLayer, kernel_size=3, has_norm=has_norm, dtype=dtype, rngs=rngs)
         self.first = conv(num_in, channels)
-        self.second = conv(channels, channels, has_relu=False)
+        self.second = conv(channels, channels, activation=None)
         double = partial(ConvTranspose, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
         self.double = None if is_top else double(channels, channels, size=size)
         self.last = conv(channels, channels)

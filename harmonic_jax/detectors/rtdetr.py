@@ -19,9 +19,11 @@ from jaxtyping import Array, Bool, Float
 
 from harmonic_jax import losses
 from harmonic_jax.backbones import BackboneConfig, ResNetConfig, build_backbone
+from harmonic_jax.backbones.conv import he_normal
+from harmonic_jax.backbones.layers import ConvLayer
 from harmonic_jax.checks import check_fields, require
+from harmonic_jax.detectors.parts import queries as q
 from harmonic_jax.detectors.parts.heads import Linear
-from harmonic_jax.detectors.parts.hybrid_encoder import ConvNorm, HybridEncoder
 from harmonic_jax.detectors.parts.objective import (
     LossConfig,
     LossSums,
@@ -29,20 +31,7 @@ from harmonic_jax.detectors.parts.objective import (
     masked,
     sample_sums,
 )
-from harmonic_jax.detectors.parts.queries import (
-    BOX_GIOU,
-    BOX_L1,
-    Aims,
-    DenoisingConfig,
-    Queries,
-    cell_boxes,
-    inverse_sigmoid,
-    match_queries,
-    noised_objects,
-    to_corners,
-    to_parts,
-    who_sees_whom,
-)
+from harmonic_jax.detectors.parts.pyramid import upsample_like
 from harmonic_jax.detectors.parts.rivals import cls_losses, true_class_logit
 from harmonic_jax.detectors.parts.selection import (
     PostprocessConfig,
@@ -50,10 +39,18 @@ from harmonic_jax.detectors.parts.selection import (
     mark_non_finite,
     select_detections,
 )
-from harmonic_jax.detectors.parts.transformer import MLP, DecoderLayer, layer_norm, xavier
+from harmonic_jax.detectors.parts.transformer import (
+    MLP,
+    TransformerLayer,
+    layer_norm,
+    sine_places,
+    xavier,
+)
 from harmonic_jax.structures import Batch, Detections
 
 STRIDES = (8, 16, 32)
+NUM_REP_BLOCKS = 3  # of a CSP layer
+LOSS_TERMS = ("cls_loss", "box_loss")
 _TINY = 1e-12
 
 # --- Settings ------------------------------------------------------------------------------------
@@ -79,7 +76,7 @@ class RTDETRConfig:
     """Cells that a head reads of each map."""
     num_queries: Annotated[int, "[1, 10000]"] = 300
     """At least data.max_objects, and the most that an image can have."""
-    denoising: DenoisingConfig = DenoisingConfig()
+    denoising: q.DenoisingConfig = q.DenoisingConfig()
     hardet_layers: Literal["all", "last"] = "all"
     """Where loss.hardet joins the losses: the encoder and every decoder layer, or the last one."""
     postprocess: PostprocessConfig = PostprocessConfig(
@@ -105,11 +102,79 @@ class RTDETRConfig:
 # --- Module --------------------------------------------------------------------------------------
 
 
-class RTDETR(nnx.Module):
-    """Called in three steps, because the noised objects of training join between them.
+conv_layer = partial(
+    ConvLayer, kernel_size=1, has_norm=True, activation=jax.nn.silu, kernel_init=he_normal
+)
 
-    `encode` -> `propose` -> `decode`.
-    """
+
+class RepBlock(nnx.Module):
+    """A 3x3 and a 1x1 convolution, added (RepVGG, Ding et al. 2021)."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        conv = partial(conv_layer, channels, channels, activation=None, dtype=dtype, rngs=rngs)
+        self.conv3, self.conv1 = conv(kernel_size=3), conv()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.silu(self.conv3(x) + self.conv1(x))
+
+
+class CSPLayer(nnx.Module):
+    """Two maps joined: one half of the channels passes blocks, the other does not."""
+
+    def __init__(self, channels: int, expansion: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        hidden = int(channels * expansion)
+        conv = partial(conv_layer, dtype=dtype, rngs=rngs)
+        block = partial(RepBlock, hidden, dtype=dtype, rngs=rngs)
+        self.enter, self.skip = conv(2 * channels, hidden), conv(2 * channels, hidden)
+        self.blocks = nnx.List([block() for _ in range(NUM_REP_BLOCKS)])
+        self.leave = nnx.List([conv(hidden, channels)] if hidden != channels else [])
+
+    def __call__(self, *maps: jax.Array) -> jax.Array:
+        x = jnp.concatenate(maps, axis=-1)
+        y = self.enter(x)
+        for block in self.blocks:
+            y = block(y)
+        y = y + self.skip(x)
+        for conv in self.leave:
+            y = conv(y)
+        return y
+
+
+class HybridEncoder(nnx.Module):
+    """Attention on the coarsest map, then fusion downwards and upwards."""
+
+    def __init__(self, config: RTDETRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        channels, fusions = config.channels, range(len(STRIDES) - 1)
+        made: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        conv = partial(conv_layer, num_out=channels, **made)
+        csp = partial(CSPLayer, channels, config.expansion, **made)
+        gelu = partial(jax.nn.gelu, approximate=False)
+        inputs = config.backbone.channels[-len(STRIDES) :]
+        self.inputs = nnx.List([conv(num, activation=None) for num in inputs])
+        self.layer = TransformerLayer(channels, config.num_heads, config.ffn, gelu, **made)
+        self.laterals = nnx.List([conv(channels) for _ in fusions])
+        self.down = nnx.List([csp() for _ in fusions])
+        self.strided = nnx.List([conv(channels, kernel_size=3, stride=2) for _ in fusions])
+        self.up = nnx.List([csp() for _ in fusions])
+
+    def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+        finer = [conv(x) for conv, x in zip(self.inputs, maps, strict=True)]
+        x = finer.pop()
+        b, h, w, c = x.shape
+        x = self.layer(x.reshape(b, h * w, c), jnp.asarray(sine_places(h, w, c))).reshape(x.shape)
+        coarser = []
+        for lateral, fuse in zip(self.laterals, self.down, strict=True):
+            below = finer.pop()
+            coarser.append(lateral(x))
+            x = fuse(upsample_like(coarser[-1], below), below)
+        outputs = [x]
+        for strided, fuse in zip(self.strided, self.up, strict=True):
+            outputs.append(fuse(strided(outputs[-1]), coarser.pop()))
+        return outputs
+
+
+class RTDETR(nnx.Module):
+    """`encode` -> `propose` -> `decode`; the noised objects of training join before the last."""
 
     def __init__(
         self, config: RTDETRConfig, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -117,26 +182,22 @@ class RTDETR(nnx.Module):
         channels = config.decoder_channels
         made: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.backbone = build_backbone(config.backbone, **made)
-        self.encoder = HybridEncoder(
-            config.backbone.channels[-len(STRIDES) :],
-            config.channels,
-            expansion=config.expansion,
-            num_heads=config.num_heads,
-            hidden=config.ffn,
-            **made,
-        )
-        conv = partial(ConvNorm, config.channels, channels, has_silu=False, **made)
+        self.encoder = HybridEncoder(config, **made)
+        conv = partial(conv_layer, config.channels, channels, activation=None, **made)
         self.memory = nnx.List([conv() for _ in STRIDES])
         # A score of .01 for every class at the start, as for the focal loss.
         prior = nnx.initializers.constant(-math.log(99.0))
         scores = partial(Linear, channels, num_classes, kernel_init=xavier, bias_init=prior, **made)
-        boxes = partial(MLP, channels, channels, channels, 4, is_zero=True, **made)
+        zeros = nnx.initializers.zeros
+        boxes = partial(MLP, channels, channels, channels, 4, last_init=zeros, **made)
         self.cell = Linear(channels, channels, kernel_init=xavier, **made)
         self.cell_norm = layer_norm(channels, **made)
         self.cell_scores, self.cell_boxes = scores(), boxes()
         self.places = MLP(4, 2 * channels, channels, **made)
-        shape = (config.num_heads, len(STRIDES), config.num_points)
-        layer = partial(DecoderLayer, channels, shape, config.decoder_ffn, **made)
+        layer = partial(
+            TransformerLayer, channels, config.num_heads, config.decoder_ffn, jax.nn.relu,
+            (len(STRIDES), config.num_points), **made,
+        )  # fmt: skip
         self.layers = nnx.List([layer() for _ in range(config.decoder_layers)])
         self.scores = nnx.List([scores() for _ in self.layers])
         self.boxes = nnx.List([boxes() for _ in self.layers])
@@ -149,14 +210,10 @@ class RTDETR(nnx.Module):
         maps = self.backbone(images, image_size)[-len(STRIDES) :]
         return [conv(x) for conv, x in zip(self.memory, self.encoder(maps), strict=True)]
 
-    def propose(self, memory: Sequence[jax.Array]) -> tuple[jax.Array, Queries]:
-        """The cells of the maps with the best scores.
-
-        Returns:
-            Their features `[b, q, c]`, constants for the gradient, and what they say, `[b, q, ..]`.
-        """
+    def propose(self, memory: Sequence[jax.Array]) -> tuple[jax.Array, q.Queries]:
+        """The best cells: their features `[b, q, c]`, without gradient, and what they say."""
         cells = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in memory], axis=1)
-        anchors, is_inner = cell_boxes([level.shape[1:3] for level in memory])
+        anchors, is_inner = q.cell_boxes([level.shape[1:3] for level in memory])
         cells = self.cell_norm(self.cell(jnp.where(is_inner[None], cells, 0)))
         logits = self.cell_scores(cells).astype(jnp.float32)
         deltas = self.cell_boxes(cells).astype(jnp.float32)
@@ -164,7 +221,7 @@ class RTDETR(nnx.Module):
         _, rows = jax.lax.top_k(logits.max(axis=-1), count)
         take = jax.vmap(lambda array, rows: array[rows])
         boxes = jax.nn.sigmoid(take(deltas + anchors[None], rows))
-        return jax.lax.stop_gradient(take(cells, rows)), Queries(take(logits, rows), boxes)
+        return jax.lax.stop_gradient(take(cells, rows)), q.Queries(take(logits, rows), boxes)
 
     def decode(
         self,
@@ -172,26 +229,21 @@ class RTDETR(nnx.Module):
         boxes: Float[Array, "b q 4"],
         memory: Sequence[jax.Array],
         mask: Bool[Array, "b q q"] | None = None,
-    ) -> list[Queries]:
+    ) -> list[q.Queries]:
         """What the queries say after each layer.
 
-        A layer moves the boxes of the layer before. The gradient of a box reaches one layer back
-        and no farther ("look forward twice", Zhang et al., DINO, 2022).
-
-        Args:
-            features: `[b, q, c]`.
-            boxes: where they begin, constants.
-            memory: the maps.
-            mask: which query looks at which; None: every at every.
+        A layer moves the boxes of the layer before; the first begins at `boxes`, constants. The
+        gradient of a box reaches one layer back and no farther ("look forward twice", Zhang et
+        al., DINO, 2022). `mask` says which query looks at which; None: every at every.
         """
         boxes = before = jax.lax.stop_gradient(boxes)
         outputs = []
         for layer, scores, moves in zip(self.layers, self.scores, self.boxes, strict=True):
-            features = layer(features, self.places(boxes), boxes, memory, mask)
+            features = layer(features, self.places(boxes), mask, boxes, memory)
             move = moves(features).astype(jnp.float32)
-            seen = jax.nn.sigmoid(move + inverse_sigmoid(before))
-            outputs.append(Queries(scores(features).astype(jnp.float32), seen))
-            before = jax.nn.sigmoid(move + inverse_sigmoid(boxes))
+            seen = jax.nn.sigmoid(move + q.inverse_sigmoid(before))
+            outputs.append(q.Queries(scores(features).astype(jnp.float32), seen))
+            before = jax.nn.sigmoid(move + q.inverse_sigmoid(boxes))
             boxes = jax.lax.stop_gradient(before)
         return outputs
 
@@ -209,79 +261,68 @@ def loss_sums(
     `loss.hardet`; those of noised objects never are. See `detectors.loss_sums`.
     """
     config, truth, shape = model.config, batch.ground_truth, batch.images.shape[1:3]
-    objects = masked(to_parts(jnp.asarray(truth.boxes, jnp.float32), shape), truth.valid)
+    objects = masked(q.to_parts(jnp.asarray(truth.boxes, jnp.float32), shape), truth.valid)
     memory = model.encode(batch.images, batch.image_size)
     features, cells = model.propose(memory)
-    num_noised, mask, aims = 2 * config.denoising.num_objects, None, None
-    boxes = cells.boxes
+    sums = partial(layer_sums, is_real=batch.is_real, shape=shape)
+    plain = dataclasses.replace(loss, hardet=False)
+    num_noised, boxes, mask = 2 * config.denoising.num_objects, cells.boxes, None
     if num_noised:
         # Draws depend on the record, not on its place in the batch.
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch.record_index)
-        draw = partial(noised_objects, config=config.denoising, num_classes=model.num_classes)
+        draw = partial(q.noised_objects, config=config.denoising, num_classes=model.num_classes)
         aims, given, noised, group = jax.vmap(draw)(keys, objects, truth)
         named = masked(model.classes(given), given < model.num_classes)
         features = jnp.concatenate((named.astype(features.dtype), features), axis=1)
         boxes = jnp.concatenate((noised, boxes), axis=1)
-        mask = jax.vmap(partial(who_sees_whom, num_queries=cells.boxes.shape[1]))(group)
+        mask = jax.vmap(partial(q.who_sees_whom, num_queries=cells.boxes.shape[1]))(group)
     layers = model.decode(features, boxes, memory, mask)
+    groups = []
+    if num_noised:
+        first = jax.tree.map(lambda *rows: jnp.stack(rows)[:, :, :num_noised], *layers)
+        aims = jax.tree.map(lambda a: jnp.broadcast_to(a, (len(layers), *a.shape)), aims)
+        noised_sums = sums(first, aims, loss=plain)
+        groups = [dataclasses.replace(noised_sums, terms={"denoising_loss": noised_sums.total})]
 
-    sums = partial(layer_sums, is_real=batch.is_real, loss=loss, shape=shape)
     own = [cells, *(jax.tree.map(lambda a: a[:, num_noised:], layer) for layer in layers)]
-    queries = jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *own)
-    matched = jax.vmap(jax.vmap(match_queries), (0, None, None))(queries, objects, truth)
-    plain = dataclasses.replace(loss, hardet=False)
-    if loss.hardet and config.hardet_layers == "last":
-        total = sums(*jax.tree.map(lambda a: a[-1:], (queries, matched)))
-        others = sums(*jax.tree.map(lambda a: a[:-1], (queries, matched)), loss=plain)
-        added = {name: total.terms[name] + others.terms[name] for name in ("cls_loss", "box_loss")}
-        total = dataclasses.replace(
-            total, total=total.total + others.total, terms=total.terms | added
-        )
-    else:
-        total = sums(queries, matched)
-    if aims is None:
-        return join_groups([total], batch.is_real, batch_axis=batch_axis)
-    first = jax.tree.map(lambda *of_layers: jnp.stack(of_layers)[:, :, :num_noised], *layers)
-    repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (len(layers), *a.shape)), aims)
-    noised_sums = sums(first, repeated, loss=plain)
-    noised_sums = dataclasses.replace(noised_sums, terms={"denoising_loss": noised_sums.total})
-    return join_groups([noised_sums, total], batch.is_real, batch_axis=batch_axis)
+    found = jax.tree.map(lambda *rows: jnp.stack(rows), *own)
+    matched = jax.vmap(jax.vmap(q.match_queries), (0, None, None))(found, objects, truth)
+    num_plain = len(layers) if loss.hardet and config.hardet_layers == "last" else 0
+    total = sums(*jax.tree.map(lambda a: a[num_plain:], (found, matched)), loss=loss)
+    if num_plain:
+        others = sums(*jax.tree.map(lambda a: a[:num_plain], (found, matched)), loss=plain)
+        terms = total.terms | {k: total.terms[k] + others.terms[k] for k in LOSS_TERMS}
+        total = dataclasses.replace(total, total=total.total + others.total, terms=terms)
+    return join_groups([*groups, total], batch.is_real, batch_axis=batch_axis)
 
 
 def layer_sums(
-    queries: Queries,
-    aims: Aims,
+    found: q.Queries,
+    aims: q.Aims,
     *,
     is_real: Bool[Array, " b"],
     loss: LossConfig,
     shape: tuple[int, ...],
 ) -> LossSums:
-    """The losses of some layers, to be divided by the positives of one.
+    """The losses of l layers, `[l, b, q, ..]`, to be divided by the positives of one.
 
-    Args:
-      queries, aims: `[l, b, q, ..]`.
-      is_real: `[b]`, False for slots that only fill the batch.
-      loss: which losses, and their constants.
-      shape: height and width of the padded images.
-
-    Returns:
-      Sums over the batch; those for the log are means over the layers.
+    `shape` is the height and width of the padded images. Terms for the log are means over layers.
     """
-    num_layers = queries.boxes.shape[0]
-    queries, aims = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (queries, aims))
-    is_real = jnp.tile(is_real, num_layers)[:, None]
+    share = 1 / len(found.boxes)
+    is_real = jnp.tile(is_real, len(found.boxes))[:, None]
+    found, aims = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (found, aims))
     positive, counted = aims.is_positive & is_real, aims.is_counted & is_real
-    parts = masked(queries.boxes, positive)
-    boxes, targets = to_corners(parts, shape), to_corners(masked(aims.boxes, positive), shape)
+    parts = masked(found.boxes, positive)
+    boxes, targets = (q.to_corners(a, shape) for a in (parts, masked(aims.boxes, positive)))
     iou = losses.aligned_iou(boxes, targets, where=positive)
     l1 = losses.smooth_l1_loss(parts, aims.boxes, beta=0.0, where=positive)
-    labels = jnp.where(positive, aims.labels, queries.cls_logits.shape[-1])
-    true_logit = true_class_logit(queries.cls_logits, labels)
+    labels = jnp.where(positive, aims.labels, found.cls_logits.shape[-1])
+    true_logit = true_class_logit(found.cls_logits, labels)
     # Published: a positive that misses its object is no negative; the varifocal loss has weight 0.
     quality = jnp.maximum(iou, _TINY)
     sums = sample_sums(
-        cls_losses(queries.cls_logits, labels, quality, where=counted, loss=loss).sum(-1),
-        BOX_L1 * l1 + BOX_GIOU * losses.giou_loss(boxes, targets, where=positive),
+        cls_losses(found.cls_logits, labels, quality, where=counted, loss=loss).sum(-1),
+        q.BOX_L1 * l1 + q.BOX_GIOU * losses.giou_loss(boxes, targets, where=positive),
         jax.nn.sigmoid(true_logit),
         iou,
         losses.sigmoid_entropy(true_logit, where=positive),
@@ -290,12 +331,8 @@ def layer_sums(
         negative=counted & ~positive,
         loss=loss,
     )
-    terms = {
-        name: value if name in ("cls_loss", "box_loss") else value / num_layers
-        for name, value in sums.terms.items()
-    }
-    count = sums.num_positive / num_layers
-    return dataclasses.replace(sums, terms=terms, normalizer=count, num_positive=count)
+    terms = {k: v if k in LOSS_TERMS else v * share for k, v in sums.terms.items()}
+    return LossSums(sums.total, terms, sums.num_positive * share, sums.num_positive * share)
 
 
 # --- Detections ----------------------------------------------------------------------------------
@@ -311,9 +348,9 @@ def detect(model: RTDETR, batch: Batch) -> Detections:
     features, cells = model.propose(memory)
     last = model.decode(features, cells.boxes, memory)[-1]
 
-    def of_image(found: Queries, size: Float[Array, " 2"]) -> Detections:
+    def of_image(found: q.Queries, size: Float[Array, " 2"]) -> Detections:
         scores, rows, labels = best_pairs(found.cls_logits, config.score_threshold, config.topk)
-        boxes = to_corners(found.boxes[rows], batch.images.shape[1:3])
+        boxes = q.to_corners(found.boxes[rows], batch.images.shape[1:3])
         return select_detections(boxes, scores, labels, size, config)
 
     return mark_non_finite(jax.vmap(of_image)(last, batch.image_size), (cells, last))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from harmonic_jax import losses
 from harmonic_jax.backbones import BackboneConfig, VGGConfig, build_backbone
-from harmonic_jax.backbones.layers import ConvReLU
+from harmonic_jax.backbones.layers import ConvLayer
 from harmonic_jax.checks import check_fields, require
 from harmonic_jax.detectors.parts.anchors import BOX_WEIGHTS, DefaultBoxConfig, make_default_boxes
 from harmonic_jax.detectors.parts.heads import L2Norm, MultiBoxHead
@@ -152,7 +152,7 @@ def extra_layer(
 ) -> nnx.List:
     """A 1x1 convolution to half of the channels, and the second of `EXTRA_LAYERS`."""
     size, stride, padding = EXTRA_LAYERS[kind]
-    conv = partial(ConvReLU, has_norm=norm == "batch", dtype=dtype, rngs=rngs)
+    conv = partial(ConvLayer, has_norm=norm == "batch", dtype=dtype, rngs=rngs)
     first = conv(num_in, num_out // 2, kernel_size=1)
     second = conv(num_out // 2, num_out, kernel_size=size, stride=stride, padding=padding)
     return nnx.List([first, second])

@@ -56,11 +56,11 @@ _BACKBONE_FIXED: dict[str, Any] = {
     "downsample_in_bottleneck": False,
 }  # fmt: skip
 
-_CONV_NORM = (Rule("conv", "convolution"), Rule("norm", "normalization"))
 _BACKBONE = (
     Rule("stem_convs/{i}", "embedder.embedder.{i}.convolution"),
     Rule("stem_norms/{i}", "embedder.embedder.{i}.normalization"),
-    *prefixed(_CONV_NORM, "", "embedder.embedder.2."),
+    Rule("conv", "embedder.embedder.2.convolution"),
+    Rule("norm", "embedder.embedder.2.normalization"),
     Rule("stages/{i}/{j}/convs/{k}", "encoder.stages.{i}.layers.{j}.layer.{k}.convolution"),
     Rule("stages/{i}/{j}/norms/{k}", "encoder.stages.{i}.layers.{j}.layer.{k}.normalization"),
     # Only the first stage's does not pool.
@@ -92,9 +92,16 @@ _ATTENTION = (
     Rule("attention/value", "self_attn.v_proj"),
     Rule("attention/output", "self_attn.out_proj"),
     Rule("attention_norm", "self_attn_layer_norm"),
-    Rule("ffn/enter", "fc1"),
-    Rule("ffn/leave", "fc2"),
+    Rule("ffn/layers/0", "fc1"),
+    Rule("ffn/layers/1", "fc2"),
     Rule("ffn_norm", "final_layer_norm"),
+)
+_CROSS = (
+    Rule("/offsets", ".sampling_offsets"),
+    Rule("/weights", ".attention_weights"),
+    Rule("/value", ".value_proj"),
+    Rule("/output", ".output_proj"),
+    Rule("_norm", "_layer_norm"),
 )
 _RULES = (
     *prefixed(_BACKBONE, "backbone/", "model.backbone.model."),
@@ -112,11 +119,7 @@ _RULES = (
     Rule("classes/embedding", "model.denoising_class_embed.weight"),
     Rule("places/layers/{i}", "model.decoder.query_pos_head.layers.{i}"),
     *prefixed(_ATTENTION, "layers/{i}/", "model.decoder.layers.{i}."),
-    Rule("layers/{i}/cross/offsets", "model.decoder.layers.{i}.encoder_attn.sampling_offsets"),
-    Rule("layers/{i}/cross/weights", "model.decoder.layers.{i}.encoder_attn.attention_weights"),
-    Rule("layers/{i}/cross/value", "model.decoder.layers.{i}.encoder_attn.value_proj"),
-    Rule("layers/{i}/cross/output", "model.decoder.layers.{i}.encoder_attn.output_proj"),
-    Rule("layers/{i}/cross_norm", "model.decoder.layers.{i}.encoder_attn_layer_norm"),
+    *prefixed(_CROSS, "layers/{i}/cross", "model.decoder.layers.{i}.encoder_attn"),
     Rule("scores/{i}", "model.decoder.class_embed.{i}"),
     Rule("boxes/{i}/layers/{j}", "model.decoder.bbox_embed.{i}.layers.{j}"),
 )
@@ -164,8 +167,16 @@ def detector_of(about: Any) -> PublishedDetector:
     except msgspec.ValidationError as error:
         raise WeightsError(f"it is no config of an RT-DETR: {error}") from error
     backbone = read.backbone_config or _Backbone()
-    _require(about, _FIXED, "")
-    _require(about.get("backbone_config") or {}, _BACKBONE_FIXED, "backbone_config.")
+    fixed = (
+        (about, _FIXED, ""),
+        (about.get("backbone_config") or {}, _BACKBONE_FIXED, "backbone_config."),
+    )
+    for values, wanted, where in fixed:
+        for field, value in wanted.items():
+            if values.get(field, value) != value:
+                raise WeightsError(
+                    f"{where}{field} is {values[field]}; this version computes {value}"
+                )
     if read.backbone or backbone.model_type != "rt_detr_resnet":
         raise WeightsError(
             f"its backbone is {read.backbone or backbone.model_type}; rt_detr_resnet alone is read"
@@ -173,9 +184,7 @@ def detector_of(about: Any) -> PublishedDetector:
     blocks = (backbone.layer_type == "bottleneck", backbone.depths)
     depths = [depth for depth, layout in LAYOUT.items() if layout == blocks]
     if not depths:
-        raise WeightsError(
-            f"backbone_config.depths is {backbone.depths}; no ResNet has these blocks"
-        )
+        raise WeightsError(f"backbone_config.depths is {backbone.depths}; no ResNet has them")
     if read.encoder_attention_heads != read.decoder_attention_heads:
         raise WeightsError("its encoder and its decoder differ in the number of attention heads")
     labels = read.id2label or {i: f"LABEL_{i}" for i in range(80)}
@@ -201,14 +210,5 @@ def detector_of(about: Any) -> PublishedDetector:
         max_objects=min(100, read.num_queries),
     )  # fmt: skip
     class_names = tuple(labels[i] for i in range(len(labels)))
-    is_coco = len(class_names) == len(COCO_80)
-    return PublishedDetector(
-        model, class_names, COCO_80 if is_coco else tuple(range(len(class_names))), data
-    )
-
-
-def _require(about: dict[str, Any], fixed: dict[str, Any], where: str) -> None:
-    for field, wanted in fixed.items():
-        value = about.get(field, wanted)
-        if value != wanted:
-            raise WeightsError(f"{where}{field} is {value}; this version computes {wanted}")
+    ids = COCO_80 if len(labels) == len(COCO_80) else tuple(range(len(labels)))
+    return PublishedDetector(model, class_names, ids, data)
