@@ -16,12 +16,25 @@ from harmonic_jax.cli import train
 from tests.cli.untrained import replace_network
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = (
-    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.levels", "5", "5"),
-    *("--model.channels", "16", "--model.head-convs", "2", "--model.anchors.scales", "0.5"),
+_SHORT = (
+    *("--model.backbone.depth", "10", "--model.backbone.width", "8", "--model.channels", "16"),
     *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "2"),
     *("--train.steps", "2", "--train.eval-every", "0", "--optim.warmup-steps", "0"),
 )
+SMALL = (
+    *("--model.levels", "5", "5", "--model.head-convs", "2", "--model.anchors.scales", "0.5"),
+    *_SHORT,
+)
+SMALL_RUNS = {
+    "retinanet": ("retinanet_r18_scenes", *SMALL, "--model.prior", "0.3"),
+    "rtdetr": (
+        *("rtdetr_r18_finetune", "--init", "None", "--model.backbone.norm", "batch", *_SHORT),
+        *("--model.ffn", "16", "--model.decoder-ffn", "16", "--model.decoder-channels", "16"),
+        *("--model.decoder-layers", "2", "--model.num-queries", "12", "--data.max-objects", "6"),
+        *("--model.num-heads", "2"),
+    ),
+}
+"""Config and options of two steps of a small detector."""
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -11,16 +11,18 @@ import harmonic_jax.__main__
 from harmonic_jax.cli import train
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import hub
-from tests.cli.conftest import ROOT, SMALL, Command
+from tests.cli.conftest import ROOT, SMALL_RUNS, Command
 
 
-@pytest.fixture(scope="module")
-def training(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+@pytest.fixture(scope="module", params=SMALL_RUNS)
+def training(
+    request: pytest.FixtureRequest, coco_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
     """A command that trains two steps."""
     data = ("--data.format", "coco", "--data.root", str(coco_folder))
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
     run = tmp_path_factory.mktemp("commands") / "run"
-    return ["train", "retinanet_r18_scenes", *SMALL, *data, "--model.prior=0.3", f"--run-dir={run}"]
+    return ["train", *SMALL_RUNS[request.param], *data, f"--run-dir={run}"]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,17 @@ def test_evaluation_and_prediction(run: Path, metrics, coco_folder: Path, tmp_pa
     shown = capsys.readouterr().out
     assert f"written to {tmp_path}/out: detections.json, images.json, 6 in pictures/" in shown
     assert json.loads((tmp_path / "out" / "detections.json").read_text())
+
+
+def test_a_report_and_a_comparison(run: Path, tmp_path, capsys) -> None:
+    """Of a run with itself: nothing differs."""
+    main, few = harmonic_jax.__main__.main, ("--resamples", "10")
+    assert main(["eval", str(run), "--report", str(tmp_path / "a"), *few]) == 0
+    pair = (str(tmp_path / "a"), str(tmp_path / "a"))
+    assert main(["compare", *pair, "--json", str(tmp_path / "b.json"), *few]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["overall"]["AP"]["difference"] == 0
+    assert "nms_mean_loss" in found["overall"]
 
 
 def test_the_numbers_of_a_card_come_again(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SMALL
+from tests.cli.conftest import SMALL_RUNS
 from tests.training import processes
 from tests.training.processes import Started
 
@@ -17,11 +17,14 @@ def assert_silent(process: Started) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_evaluate_and_refuse(coco_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SMALL_RUNS)
+def test_two_processes_train_evaluate_and_refuse(
+    name: str, coco_folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     data = ("--data.format", "coco", "--data.root", coco_folder)
     data += ("--data.train-split", "pictures", "--data.eval-split", "pictures")
-    training = ("train.py", *SMALL, *data, "--run-dir", run)
+    training = ("train.py", *SMALL_RUNS[name], *data, "--run-dir", run)
     with processes.start(*training, count=2) as started:
         assert [one.end() for one in started] == [0, 0], [one.err for one in started]
         assert "2 processes, 2 devices" in started[0].out

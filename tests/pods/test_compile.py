@@ -24,6 +24,7 @@ from harmonic_jax.pods.compilation import (
 
 ROOT = Path(__file__).parent.parent.parent
 R18 = str(ROOT / "configs" / "retinanet_r18_scenes.py")
+RTDETR = str(ROOT / "configs" / "rtdetr_r18_finetune.py")
 R50 = str(ROOT / "configs" / "retinanet_r50_coco.py")
 GIB = 2**30
 needs_libtpu = pytest.mark.skipif(
@@ -183,15 +184,26 @@ def test_the_compiler_s_end_is_an_error_with_its_reason(monkeypatch, tmp_path: P
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.parametrize(("topology", "dtype"), [("v5e:2x2", "float32"), ("v4:2x2x1", "bfloat16")])
-def test_a_small_detector_is_compiled(topology: str, dtype: str, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("config", "topology", "dtype"),
+    [
+        (R18, "v5e:2x2", "float32"),
+        (R18, "v4:2x2x1", "bfloat16"),
+        (RTDETR, "v5e:2x2", "float32"),
+    ],
+)
+def test_a_small_detector_is_compiled(
+    config: str, topology: str, dtype: str, tmp_path: Path, capsys
+) -> None:
     file = tmp_path / "report.json"
-    small = (
+    small: tuple[str, ...] = ("--model.head-convs", "1")
+    if config == RTDETR:
+        small = ("--num-classes", "3", "--model.decoder-channels", "16", "--model.ffn", "16")
+    args = (
+        *(config, "--topology", topology, "--json", str(file), "--fast", *small),
         *("--data.short-sides", "64", "--data.max-side", "64", "--train.batch-size", "8"),
-        *("--model.backbone.width", "8", "--model.channels", "16", "--model.head-convs", "1"),
+        *("--model.backbone.width", "8", "--model.channels", "16", "--optim.gradient-dtype", dtype),
     )
-    args = (R18, "--topology", topology, "--json", str(file), "--fast", *small)
-    args += ("--optim.gradient-dtype", dtype)
     assert command.main(args) == 0, capsys.readouterr().err
     report = json.loads(file.read_text())
     assert report["num_chips"] == 4
@@ -199,10 +211,11 @@ def test_a_small_detector_is_compiled(topology: str, dtype: str, tmp_path: Path,
     assert 0 < bucket["total"] < 16 * GIB
     assert bucket["images"] == 2
     assert bucket["flops"] > 0
-    largest = max(c["num_bytes"] for c in bucket["collectives"])
-    largest *= 1 if dtype == "float32" else 2
+    sizes = [c["num_bytes"] for c in bucket["collectives"]]
+    sent = sum(size for size in sizes if size > 0.1 * max(sizes))  # of many arrays in two
+    sent *= 1 if dtype == "float32" else 2
     # Equal gradients, of the norms before and beside a shortcut, are sent once.
-    assert 0.99 * bucket["gradient_bytes"] <= largest <= 1.01 * bucket["gradient_bytes"]
+    assert 0.99 * bucket["gradient_bytes"] <= sent <= 1.01 * bucket["gradient_bytes"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The train step: what it updates, that parts make a whole, and how often it compiles."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 from flax import nnx
 
 from harmonic_jax.config import Config, TrainConfig
+from harmonic_jax.recipes import DETR_LOSS
+from harmonic_jax.structures import Batch
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import (
@@ -19,6 +22,7 @@ from harmonic_jax.training.state import (
     init_state,
 )
 from harmonic_jax.training.step import make_predict_step, make_train_step
+from tests.detectors.tiny import RTDETR
 from tests.training.tiny import (
     one_level_config,
     random_batch,
@@ -38,11 +42,13 @@ def start(config: Config):
     return mesh, detector, state, make_train_step(detector, optimizer, mesh)
 
 
-def run(config: Config, seeds: range) -> tuple[Detector, TrainState, list]:
+def run(
+    config: Config, seeds: range, make_batch: Callable[[int], Batch] = random_batch
+) -> tuple[Detector, TrainState, list]:
     mesh, detector, state, step = start(config)
     log = []
     for seed in seeds:
-        state, metrics = step(state, put_batch(random_batch(seed), mesh))
+        state, metrics = step(state, put_batch(make_batch(seed), mesh))
         log.append({k: float(v) for k, v in metrics.items()})
     return detector, state, log
 
@@ -77,15 +83,23 @@ def test_the_loss_falls_and_the_average_follows_its_rule(tmp_path: Path) -> None
     assert not np.any(detections.valid[2])  # the slot that only fills the batch
 
 
-def test_accumulated_parts_equal_the_whole_batch() -> None:
-    """Frozen norms, since batch statistics of a part are not those of the whole."""
-    base = one_level_config(norm="frozen")
-    parts = dataclasses.replace(base, optim=dataclasses.replace(base.optim, accumulate=4))
-    _, whole, whole_log = run(base, range(2))
-    _, split, split_log = run(parts, range(2))
-    np.testing.assert_allclose(
-        flat(split.variables.params), flat(whole.variables.params), rtol=1e-4, atol=1e-6
-    )
+@pytest.mark.parametrize("name", ["retinanet", "rtdetr"])
+def test_accumulated_parts_equal_the_whole_batch(name: str) -> None:
+    """Of frozen norms, or of parts that are alike: a part has batch statistics of its own."""
+    base, make_batch = one_level_config(norm="frozen"), random_batch
+    if name == "rtdetr":
+        base = dataclasses.replace(base, model=RTDETR, loss=DETR_LOSS)
+
+        def make_batch(seed: int) -> Batch:
+            return jax.tree.map(lambda rows: np.repeat(rows[3:5], 4, axis=0), random_batch(seed))
+
+    optim = dataclasses.replace(base.optim, ema_decay=0.5)
+    parts = dataclasses.replace(base, optim=dataclasses.replace(optim, accumulate=4))
+    _, whole, whole_log = run(dataclasses.replace(base, optim=optim), range(2), make_batch)
+    _, split, split_log = run(parts, range(2), make_batch)
+    for ours, theirs in ((split.variables, whole.variables), (split.ema, whole.ema)):
+        np.testing.assert_allclose(flat(ours.params), flat(theirs.params), rtol=1e-4, atol=1e-6)
+    assert not np.array_equal(flat(split.ema.params), flat(split.variables.params))
     assert split_log[0].keys() == whole_log[0].keys()
     for name, value in whole_log[0].items():
         assert split_log[0][name] == pytest.approx(value, rel=1e-4), name
