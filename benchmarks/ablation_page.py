@@ -29,6 +29,7 @@ GRIDS = {
 }  # fmt: skip
 DETECTORS = {
     "retinanet": "RetinaNet", "ssd": "SSD", "refinedet": "RefineDet", "faster-rcnn": "Faster R-CNN",
+    "rtdetr": "RT-DETR",
 }  # fmt: skip
 DATA = {
     "voc": "On PASCAL VOC 2007",
