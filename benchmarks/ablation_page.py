@@ -36,7 +36,7 @@ DATA = {
     "scenes": "On occluded scenes",
     "bccd": "On photos of blood cells",
 }
-WITHOUT_FIGURES = ("rates", "voc_tuning")
+WITHOUT_FIGURES = ("rates", "voc_tuning", "starts")
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 OTHERS = {
     "branch_gradients": branch_table,
