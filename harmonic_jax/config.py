@@ -172,7 +172,8 @@ class Config:
     init: str | None = None
     """A run, trained or imported, whose best variables this run starts from: its folder, or what
     `export-weights` wrote of it. RUN/checkpoints stands for the newest checkpoint instead;
-    retinanet_lite0_voc, hf:OWNER/NAME and torchvision:NAME are published detectors."""
+    retinanet_lite0_voc, hf:OWNER/NAME and torchvision:NAME are published detectors. It brings the
+    backbone too: model.backbone.weights is not read then."""
     run_dir: str | None = None
     """Where checkpoints, logs and reports go; a run found there is continued."""
 
@@ -187,12 +188,6 @@ class Config:
         parts, whole = self.optim.accumulate, self.train.batch_size
         legal = f"a divisor of train.batch_size = {whole}"
         require(whole % parts == 0, "optim.accumulate", parts, legal)
-        require(
-            self.init is None or self.model.backbone.weights is None,
-            "model.backbone.weights",
-            self.model.backbone.weights,
-            "None with init, which brings the backbone too",
-        )
         is_retinanet = isinstance(self.model, RetinaNetConfig)
         # RT-DETR's sigmoids take any loss of single samples.
         is_free = isinstance(self.model, RTDETRConfig) and not self.loss.is_weighted

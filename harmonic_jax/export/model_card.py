@@ -77,7 +77,7 @@ column `small`. Scores are no probabilities.
 def _training(config: Config, step: int) -> str:
     """The recipe: what everybody asks first, then all that is not as by default."""
     train, optim = config.train, config.optim
-    weights = config.model.backbone.weights or (f"as in {config.init}" if config.init else "random")
+    weights = f"as in {config.init}" if config.init else config.model.backbone.weights or "random"
     if weights == IMAGENET:
         weights = f"ImageNet's, of {imagenet_name(config.model.backbone)}"
     changed = differences(Config(config.name), config)

@@ -83,7 +83,7 @@ def start_or_resume(
     # Before anything is compiled: what cannot be opened, and a file that is no file of weights.
     origin = None if config.init is None else open_origin(Path(config.init), sharding)
     weights = None
-    if backbone.weights is not None:
+    if origin is None and backbone.weights is not None:
         weights = run_on_all(lambda: backbone_weights(backbone))
     variables = init_variables(detector, seed=settings.seed, sharding=sharding)
     if origin is not None:

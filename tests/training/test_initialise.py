@@ -186,10 +186,23 @@ def test_what_does_not_fit_is_named(changes: dict, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_names_one_start() -> None:
-    model = RetinaNetConfig(ResNetConfig(weights="resnet50.pth"))
-    with pytest.raises(ConfigError, match=r"model\.backbone\.weights is 'resnet50\.pth'"):
-        Config(name="both", model=model, init="runs/other")
+def test_another_run_brings_the_backbone_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = saved_run(tiny_config().model)
+    monkeypatch.setattr(initialise, "open_origin", lambda path, sharding: run)
+    backbone = dataclasses.replace(run.config.model.backbone, weights=str(tmp_path / "missing"))
+    model = dataclasses.replace(run.config.model, backbone=backbone)
+    config = dataclasses.replace(tiny_config(), model=model, init="runs/other")
+    state, _ = initialise.start_or_resume(
+        build_detector(config, len(OLD)),
+        optax.identity(),
+        CheckpointStore(tmp_path / "checkpoints"),
+        {"class_names": OLD},
+        sharding=replicated(data_mesh()),
+    )
+    started, theirs = flat(state.variables), flat(run.variables)
+    assert all(np.array_equal(started[path], theirs[path]) for path in theirs)
 
 
 def test_mask_rcnn_is_not_trained_without_masks(tmp_path: Path) -> None:
