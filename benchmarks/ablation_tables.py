@@ -64,12 +64,13 @@ def cost_table(rows: Sequence[Row]) -> str:
     """What `loss_cost` measured: a step with and without HarDet."""
     if not rows:
         return ""
-    heads = ("detector", "batch", "device", "step", "with HarDet", "ratio, quartiles")
+    heads = ("detector", "batch", "device", "step", "with HarDet", "difference, 95 % interval")
     lines = [_heads(*heads, "arithmetic", "working memory")]
     for row in rows:
-        low, middle, high = (f"{100 * share:+.1f}" for share in row["ratio quartiles"])
+        low, middle, high = (f"{100 * share:+.2f}" for share in row["ratio interval"])
         times = (f"{1e3 * row[f'seconds {side}']:.0f} ms" for side in ("baseline", "hardet"))
-        place = (row["detector"], f"{row['batch']} x {row['size']} px", row["device"])
+        shape = " x ".join(str(number) for number in (row["batch"], *row["size"]))
+        place = (row["detector"], shape, row["device"])
         flops, memory = (
             tuple(row[f"{what} {side}"] for side in ("baseline", "hardet"))
             for what in ("flops", "temporary bytes")

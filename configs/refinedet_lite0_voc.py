@@ -19,6 +19,7 @@ def config() -> Config:
         data=VOC_320,
         model=RefineDetConfig(
             backbone=LITE0,
+            l2_scales=(6.0, 10.0),  # each channel about 1, as in ssd_lite0_voc
             extra_channels=256,
             norm="batch",
             channels=96,
