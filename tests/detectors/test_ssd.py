@@ -4,8 +4,10 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from harmonic_jax import config as c
 from harmonic_jax.detectors import refinedet, ssd
@@ -40,6 +42,21 @@ def test_hardest_takes_infinite_losses_and_only_candidates() -> None:
     is_candidate = np.array([[True, True, True, True, False]])
     taken = hardest(loss, is_candidate, np.array([1]), ratio=2.0)
     assert taken.tolist() == [[False, True, True, False, False]]
+
+
+def test_each_scale_is_the_length_of_a_map_of_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = c.VGGConfig(width=4, norm="batch", atrous=True)
+    boxes = c.DefaultBoxConfig(sizes=(10.0, 20.0, 30.0), max_ratios=(2, 3), steps=(8.0, 16.0))
+    config = c.SSDConfig(backbone, extra_layers=(), l2_scales=(5.0, 7.0), default_boxes=boxes)
+    model = ssd.SSD(config, K, dtype=np.float32, rngs=nnx.Rngs(0))
+    monkeypatch.setattr(ssd.MultiBoxHead, "__call__", lambda self, levels: levels)
+    rng = np.random.default_rng(0)
+    first, second = model(jnp.asarray(rng.integers(0, 255, (1, *SHAPE, 3)), np.uint8))
+    for level, length in ((first, 5.0), (second, 7.0)):
+        norms = np.linalg.norm(level, axis=-1)
+        np.testing.assert_allclose(norms[norms > 0], length, rtol=1e-5)
+    with pytest.raises(c.ConfigError, match="at most 2 numbers"):
+        dataclasses.replace(config, l2_scales=(1.0, 2.0, 3.0))
 
 
 # --- Detections ----------------------------------------------------------------------------------
