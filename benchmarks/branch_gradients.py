@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from benchmarks.ablation_tables import branch_table
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.data.loader import train_batches
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.detectors import loss_sums
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--json", type=Path, help="also append the numbers to this file")
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     mesh = data_mesh()
     for path in args.runs:
         run = open_detector(path, sharding=replicated(mesh), last=True)

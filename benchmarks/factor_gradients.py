@@ -29,7 +29,7 @@ from benchmarks.ablation_grid import Run
 from benchmarks.ablation_recipe import CASES, hardet
 from benchmarks.ablation_tables import turned_table
 from harmonic_jax import losses
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.config import Config
 from harmonic_jax.data.loader import train_batches
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=list(CASES))
     parser.add_argument("--json", type=Path, help="also append the numbers to this file")
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     for case in args.cases:
         run = Run(case, "hardet", 0, (*CASES[case], *hardet()))
         config = config_from_args(run.args)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.side_by_side import compare
 from benchmarks.torchvision_pairs import NAMES, Pair, make_pair
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.structures import Detections
 from harmonic_jax.training.sharding import data_mesh, put_batch
 from harmonic_jax.training.step import make_predict_step
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     print(
         f"{args.batch} images of {args.size} x {args.size} (SSD: 300), {jax.devices()[0].platform}"
     )

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from benchmarks.detector_cases import random_batch
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.cli.configs import config_from_args
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--json", type=Path, help="also append the numbers to this file")
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     for path in args.configs:
         row = _compare(path, args.batch, args.repeats)
         if args.json is not None:

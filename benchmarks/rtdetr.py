@@ -25,7 +25,7 @@ from benchmarks.inference import equal_detections
 from benchmarks.side_by_side import compare
 from benchmarks.torchvision_pairs import Pair
 from benchmarks.train_step import MOST_APART, our_step
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.config import Config, OptimConfig
 from harmonic_jax.detectors.parts.queries import Queries, match_queries
 from harmonic_jax.structures import Detections, GroundTruth
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", help="images; 1 and 4, to train 4")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     for name in args.names or NAMES:
         match name:
             case "inference":

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.side_by_side import compare
 from benchmarks.torchvision_pairs import NAMES, Pair, make_pair
-from harmonic_jax.cli.command import use_both_cores
+from harmonic_jax.cli.command import prepare_processor
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
 from harmonic_jax.training.state import init_state
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    use_both_cores()
+    prepare_processor()
     print(
         f"{args.batch} images of {args.size} x {args.size} (SSD: 300), {jax.devices()[0].platform}"
     )

@@ -1,6 +1,7 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,9 @@ head_normal = nnx.initializers.normal(0.01)
 
 # Outputs of at most so many cells are computed as a product of gathered patches.
 MAX_CELLS_AS_PATCHES = 8
-# Where the input has more numbers than this (2 MB, about a core's cache), XLA's kernel gradient on
-# CPU falls to a third or a tenth of its speed.
-MAX_NUMBERS_OF_FAST_GRADIENT = 2**19
+# Patches of at most so many numbers (4 MB) are multiplied at once in the kernel's gradient on CPU:
+# of the images of a small map, or of one image. A few times as many halve the speed.
+MAX_NUMBERS_OF_PATCHES = 2**20
 
 
 class Frozen(nnx.Variable):
@@ -102,9 +103,9 @@ def convolve(
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward, and a product of more than two axes is transposed first. For
     outputs of up to eight cells, the top of a pyramid, it takes 5 to 15 times that of gathering
-    patches and multiplying them. The kernel's gradient on
-    large maps is a product of patches too, on CPU: forward-mode differentiation is not defined
-    there.
+    patches and multiplying them. On CPU the kernel's gradient is a product of patches too, where
+    there is one group: XLA's takes once to five times the time.
+    Forward-mode differentiation is not defined there.
 
     Args:
         x: `[b, h, w, i]`.
@@ -127,14 +128,18 @@ def convolve(
     ]
     if groups == 1 and len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
         return _convolve_patches(x, kernel, *steps, dilation=dilation)
-    if stride == 1 and groups == 1 and x.size > MAX_NUMBERS_OF_FAST_GRADIENT:
-        return _convolve_large(x, kernel, padding, dilation)
-    return _convolve_xla(x, kernel, stride=stride, padding=padding, dilation=dilation)
+    options = _Options(stride, padding, dilation)
+    return (_convolve_dense if groups == 1 else _convolve_xla)(x, kernel, options)
 
 
-def _convolve_xla(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, dilation: int
-) -> jax.Array:
+class _Options(NamedTuple):
+    stride: int
+    padding: int
+    dilation: int
+
+
+def _convolve_xla(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    stride, padding, dilation = options
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -146,57 +151,65 @@ def _convolve_xla(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve_large(x: jax.Array, kernel: jax.Array, padding: int, dilation: int) -> jax.Array:
-    """The same, with stride 1 and one group, and another gradient on CPU."""
-    return _convolve_xla(x, kernel, stride=1, padding=padding, dilation=dilation)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_dense(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    """The same of one group, with another gradient on CPU."""
+    return _convolve_xla(x, kernel, options)
 
 
-def _convolve_large_fwd(
-    x: jax.Array, kernel: jax.Array, padding: int, dilation: int
+def _convolve_dense_fwd(
+    x: jax.Array, kernel: jax.Array, options: _Options
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve_large(x, kernel, padding, dilation), (x, kernel)
+    return _convolve_dense(x, kernel, options), (x, kernel)
 
 
-def _convolve_large_bwd(
-    padding: int, dilation: int, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+def _convolve_dense_bwd(
+    options: _Options, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    xla = functools.partial(_convolve_xla, stride=1, padding=padding, dilation=dilation)
-    (grad_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](grad)
+    (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, options), x)[1](grad)
 
     def by_xla(x: jax.Array, grad: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: xla(x, kernel), kernel)[1](grad)[0]
+        return jax.vjp(lambda kernel: _convolve_xla(x, kernel, options), kernel)[1](grad)[0]
 
     def by_patches(x: jax.Array, grad: jax.Array) -> jax.Array:
-        return _kernel_gradient(x, grad, kernel, padding=padding, dilation=dilation)
+        return _kernel_gradient(x, grad, kernel, options)
 
     return grad_x, jax.lax.platform_dependent(x, grad, cpu=by_patches, default=by_xla)
 
 
-_convolve_large.defvjp(_convolve_large_fwd, _convolve_large_bwd)
+_convolve_dense.defvjp(_convolve_dense_fwd, _convolve_dense_bwd)
 
 
 def _kernel_gradient(
-    x: jax.Array, grad: jax.Array, kernel: jax.Array, *, padding: int, dilation: int
+    x: jax.Array, grad: jax.Array, kernel: jax.Array, options: _Options
 ) -> jax.Array:
-    """Sum over images of outputs^T patches, image by image: the patches are 9 times the input."""
+    """Sum over images of outputs^T patches, some images at a time."""
+    stride, padding, dilation = options
     size, _, num_in, num_out = kernel.shape
-    _, height, width, _ = grad.shape
+    b, height, width, _ = grad.shape
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    offsets = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+    most = MAX_NUMBERS_OF_PATCHES // (height * width * size**2 * num_in)
+    num_images = max(n for n in range(1, b + 1) if b % n == 0 and n <= max(most, 1))
+    starts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
 
-    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        cells, outputs = image
-        taps = [cells[top : top + height, left : left + width] for top, left in offsets]
-        patches = jnp.concatenate(taps, axis=-1).reshape(height * width, -1)
+    def add_images(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        cells, outputs = some
+        taps = [
+            cells[:, top : top + stride * height : stride, left : left + stride * width : stride]
+            for top, left in starts
+        ]
+        patches = jnp.concatenate(taps, axis=-1).reshape(num_images * height * width, -1)
         product = jnp.matmul(
-            outputs.reshape(height * width, num_out).T, patches, preferred_element_type=jnp.float32
+            outputs.reshape(-1, num_out).T, patches, preferred_element_type=jnp.float32
         )
         return total + product, None
 
     zeros = jnp.zeros((num_out, size * size * num_in), jnp.float32)
-    total, _ = jax.lax.scan(add_image, zeros, (padded, grad))
+    chunks = jax.tree.map(
+        lambda array: array.reshape(-1, num_images, *array.shape[1:]), (padded, grad)
+    )
+    total, _ = jax.lax.scan(add_images, zeros, chunks)
     return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -4,6 +4,7 @@ A command that trains or evaluates may be one of several processes; `run_as_proc
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import logging
@@ -58,6 +59,13 @@ FAILURES = (ConfigError, DataError, WeightsError, CheckpointError, NonFiniteLoss
 INPUT_FAILURES = (*FAILURES, ValueError)
 """ValueError too: what the tables of detections and objects refuse."""
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
+_KEEP_MEMORY = (
+    (-1, -1),  # M_TRIM_THRESHOLD: nothing goes back from the end of the heap
+    (-2, 2**28),  # M_TOP_PAD: bytes to ask for at a time
+    (-4, 0),  # M_MMAP_MAX: no array is a mapping of its own, unmapped with it
+    (-8, 1),  # M_ARENA_MAX: no heaps of threads, which are too small for arrays
+)
+"""Numbers of options in <malloc.h>, and values."""
 
 
 def command(
@@ -109,7 +117,7 @@ def run_command(
       The exit status; 2 where an option is wrong, 3 where Ctrl-C, SIGTERM or SIGHUP ended it.
     """
     prepare_terminal()
-    use_both_cores()
+    prepare_processor()
     try:
         with interrupting():
             status = body()
@@ -135,12 +143,20 @@ def run_command(
     return status
 
 
-def use_both_cores() -> None:
-    """With asynchronous dispatch, chained CPU steps run on one core of two.
+def prepare_processor() -> None:
+    """What makes a program's steps fast on a processor; harmless elsewhere.
 
-    Harmless elsewhere; it must be set before the first array is made.
+    With asynchronous dispatch, chained steps run on one core of two; it must be switched off before
+    the first array is made. And glibc gives large arrays back to the system as soon as they are
+    free: a step then asks for hundreds of megabytes anew, and the system fills them with zeros,
+    page by page, for a quarter of the step's time. Told to keep them, a process holds the most that
+    it ever needed, which it needs again in the next step.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # other C libraries have none, or keep memory anyway
+        for option, value in _KEEP_MEMORY:
+            mallopt(option, value)
 
 
 def run_as_process(

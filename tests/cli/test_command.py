@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -232,3 +233,25 @@ def test_a_signal_before_the_command_listens() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "error: stopped by SIGTERM\n")
+
+
+COUNT_FAULTS = """
+import resource
+import jax, jax.numpy as jnp
+from harmonic_jax.cli.command import prepare_processor
+
+prepare_processor()
+x, step = jnp.ones(2**23), jax.jit(lambda x: x * 2.0)
+for count in range(6):
+    if count == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a C library with no such options")
+def test_a_step_gets_the_memory_of_the_last_one() -> None:
+    """Four steps of 32 MB: 32,000 pages, were they asked for anew."""
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, check=True)
+    assert int(done.stdout) < 2000

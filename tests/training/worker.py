@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from tyro.conf import Positional
 
-from harmonic_jax.cli.command import run_as_process, use_both_cores
+from harmonic_jax.cli.command import prepare_processor, run_as_process
 from harmonic_jax.cli.options import FLAT, parse_options
 from harmonic_jax.config import Config
 from harmonic_jax.data.records import DetectionSource
@@ -181,7 +181,7 @@ def fail(how: str) -> int:
 
 def main() -> int:
     options = parse_options(Options, sys.argv[1:], prog="worker.py")
-    use_both_cores()
+    prepare_processor()
     times = {"steps": options.steps, "seed": options.seed, "step_timeout": options.step_timeout}
     config = run_config(options.run_dir, **times)
 
