@@ -50,8 +50,7 @@ def _gains(rows: Sequence[Row], grid: Grid, case: str, arms: Sequence[str], metr
         if gain is None:
             continue
         color = LIGHT["a"] if gain.sign else LIGHT["muted"]
-        if gain.low is not None and gain.high is not None:
-            axes.plot([gain.low, gain.high], [place, place], color=color)
+        axes.plot([gain.low, gain.high], [place, place], color=color)
         axes.plot([gain.mean], [place], "o", color=color)
     axes.locator_params(axis="x", nbins=4)
     if is_first:

@@ -103,7 +103,7 @@ def verdict(rows: Sequence[Row], grid: Grid) -> str:
     for case in grid.cases:
         base, full = (runs_of(rows, case, arm) for arm in (grid.baseline, "hardet"))
         gain = paired_difference(full, base, "AP")
-        if gain is not None and gain.low is not None:
+        if gain is not None and gain.num_seeds > 1:
             gains[case] = gain
     if not gains:
         return ""

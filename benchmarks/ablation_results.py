@@ -57,17 +57,21 @@ VOC_METRICS: dict[str, Shown] = {
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A paired difference: its mean over seeds, and its interval where there are two seeds."""
+    """A paired difference: its mean over seeds, and its interval.
+
+    With one seed the interval is of the images alone: what another training would give, it does
+    not say.
+    """
 
     mean: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     num_seeds: int
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval is above or below 0; else 0."""
-        if self.low is None or self.high is None:
+        """1 or -1 where the whole interval, of several seeds, is above or below 0; else 0."""
+        if self.num_seeds == 1:
             return 0
         return int(self.low > 0.0) - int(self.high < 0.0)
 
@@ -126,14 +130,12 @@ def paired_difference(
     mean, n = float(table[:, 0].mean()), len(seeds)
     if not np.isfinite(mean):
         return None
-    if n == 1:
-        return Difference(mean, None, None, 1)
     rng = np.random.default_rng(0)
     seed = rng.integers(n, size=(DRAWS, n))
     column = rng.integers(1, table.shape[1], size=DRAWS)
     drawn = table[seed, column[:, None]].mean(axis=1)
     images = table.mean(axis=0)[column]
-    draws = images + stretch(n) * (drawn - images)
+    draws = images if n == 1 else images + stretch(n) * (drawn - images)
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.nanpercentile(draws, [tail, 100.0 - tail])
     return Difference(mean, float(low), float(high), n)

@@ -16,20 +16,14 @@ from benchmarks.ablation_results import (
 
 
 def tables(rows: Sequence[Row], grid: Grid) -> str:
-    """Of each case the values of every arm, and the differences to the baseline and references.
-
-    With one seed a difference has no interval, and is left to the reader.
-    """
+    """Of each case the values of every arm, and the differences to the baseline and references."""
     parts = []
     for case in grid.cases:
-        of_case = [row for row in rows if row["case"] == case]
-        if of_case:
+        if any(row["case"] == case for row in rows):
             parts += [f"**{case}**", values_table(rows, grid, case)]
-        if len({row["seed"] for row in of_case}) > 1:
-            parts += [
-                gains_table(rows, grid, case, ref) for ref in (grid.baseline, *grid.references)
-            ]
-    return "\n\n".join(parts)
+            references = (grid.baseline, *grid.references)
+            parts += [gains_table(rows, grid, case, reference) for reference in references]
+    return "\n\n".join(part for part in parts if part)
 
 
 def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
@@ -47,7 +41,10 @@ def values_table(rows: Sequence[Row], grid: Grid, case: str) -> str:
 
 
 def gains_table(rows: Sequence[Row], grid: Grid, case: str, reference: str) -> str:
-    """Paired differences to an arm with their intervals, bold where those leave out 0."""
+    """Paired differences to an arm with their intervals, bold where those leave out 0.
+
+    Those of one seed are of the images alone, and never bold. Nothing where there is no pair.
+    """
     base = runs_of(rows, case, reference)
     heads = (shown.title for shown in METRICS.values())
     lines = [_heads(f"minus {reference}", "pairs", *heads)]
@@ -56,8 +53,8 @@ def gains_table(rows: Sequence[Row], grid: Grid, case: str, reference: str) -> s
         pairs = len(runs.keys() & base.keys())
         if arm != reference and pairs:
             gains = (format_gain(paired_difference(runs, base, m), m) for m in METRICS)
-            lines.append(_line(arm, str(pairs), *gains))
-    return "\n".join(lines)
+            lines.append(_line(arm, str(pairs) if pairs > 1 else "1: images alone", *gains))
+    return "\n".join(lines) if len(lines) > 1 else ""
 
 
 def cost_table(rows: Sequence[Row]) -> str:
@@ -112,15 +109,13 @@ def format_gain(gain: Difference | None, metric: str) -> str:
 
     >>> format_gain(Difference(0.02, 0.01, 0.03, 5), "AP")
     '**+0.020** [+0.010, +0.030]'
-    >>> format_gain(Difference(0.02, None, None, 1), "AP")
-    '+0.020'
+    >>> format_gain(Difference(0.02, 0.01, 0.03, 1), "AP")
+    '+0.020 [+0.010, +0.030]'
     """
     if gain is None:
         return "-"
     digits = METRICS[metric].digits
     mean = f"{gain.mean:+.{digits}f}"
-    if gain.low is None or gain.high is None:
-        return mean
     bold = f"**{mean}**" if gain.sign else mean
     return f"{bold} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
 

@@ -50,14 +50,6 @@ def row(arm: str, seed: int, ap: float, **more: Any) -> dict[str, Any]:
     return found | {"curve": curve} | more
 
 
-def test_one_seed_has_no_table_of_differences() -> None:
-    arms = ("baseline", "hardet")
-    assert "minus baseline" not in tables([row(arm, 0, 0.3) for arm in arms], GRID)
-    assert "minus baseline" in tables(
-        [row(arm, seed, 0.3) for arm in arms for seed in (0, 1)], GRID
-    )
-
-
 def test_the_options_of_a_rival_make_its_losses() -> None:
     for name, loss in RIVALS.items():
         grid = dataclasses.replace(GRID, arms={"baseline": rival(name)}, seeds=(0,))
@@ -113,9 +105,14 @@ def test_the_paired_difference_is_that_of_equal_images_and_seeds() -> None:
     )
     assert gain.sign == 0
     assert paired_difference({2: row("hardet", 2, 0.3)}, base, "AP") is None
-    single = paired_difference({1: row("hardet", 1, 0.6)}, base, "AP")
-    np.testing.assert_allclose(single.mean, 0.1)
-    assert single.low is None
+    alone = {1: row("hardet", 1, 0.6, resamples={"AP": [0.6, *np.linspace(0.5, 0.7, 201)]})}
+    flat = {1: row("baseline", 1, 0.5, resamples={"AP": [0.5] * 202})}
+    single = paired_difference(alone, flat, "AP")
+    np.testing.assert_allclose(
+        (single.mean, single.low, single.high), (0.1, 0.005, 0.195), atol=2e-3
+    )
+    assert (single.sign, single.num_seeds) == (0, 1)
+    assert dataclasses.replace(single, low=0.01).sign == 0  # another training might say otherwise
     unknown = {1: row("hardet", 1, 0.6, resamples={"AP": [None] * 4})}
     assert paired_difference(unknown, base, "AP") is None
 
@@ -147,7 +144,8 @@ def test_tables_show_every_run(tmp_path: Path) -> None:
     text = tables(rows, GRID)
     assert "| baseline | 2 | 0.305 ± 0.007 |" in text
     assert "| hardet | 1, 1 diverged | 0.320 |" in text
-    assert "| hardet | 1 | +0.020 |" in text  # one pair: no interval
+    assert "| hardet | 1: images alone | +0.020 [+0.020, +0.020] |" in text
+    assert "minus baseline" not in tables(rows[:2], GRID)
     rows[-1] = row("hardet", 1, 0.33)
     assert "| hardet | 2 | **+0.020** [+0.020, +0.020] |" in tables(rows, GRID)
     both = tables(rows, dataclasses.replace(GRID, references=("hardet",)))
