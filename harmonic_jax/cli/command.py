@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -149,12 +150,13 @@ def prepare_processor() -> None:
     With asynchronous dispatch, chained steps run on one core of two; it must be switched off before
     the first array is made. And glibc gives large arrays back to the system as soon as they are
     free: a step then asks for hundreds of megabytes anew, and the system fills them with zeros,
-    page by page, for a quarter of the step's time. Told to keep them, a process holds the most that
-    it ever needed, which it needs again in the next step.
+    page by page, for a quarter of the step's time. So it is told to keep them, which takes memory;
+    not where the environment has settings of its own for it, `MALLOC_..` or `GLIBC_TUNABLES`.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    is_settled = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # other C libraries have none, or keep memory anyway
+    if mallopt is not None and not is_settled:  # other C libraries have none
         for option, value in _KEEP_MEMORY:
             mallopt(option, value)
 
