@@ -103,9 +103,8 @@ def convolve(
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward, and a product of more than two axes is transposed first. For
     outputs of up to eight cells, the top of a pyramid, it takes 5 to 15 times that of gathering
-    patches and multiplying them. On CPU the kernel's gradient is a product of patches too, where
-    there is one group: XLA's takes once to five times the time.
-    Forward-mode differentiation is not defined there.
+    patches and multiplying them. With one group the kernel's gradient on CPU is a product of
+    patches too: XLA's takes up to four times the time. Forward-mode differentiation is not defined.
 
     Args:
         x: `[b, h, w, i]`.
@@ -190,7 +189,7 @@ def _kernel_gradient(
     b, height, width, _ = grad.shape
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     most = MAX_NUMBERS_OF_PATCHES // (height * width * size**2 * num_in)
-    num_images = max(n for n in range(1, b + 1) if b % n == 0 and n <= max(most, 1))
+    num_images = max(n for n in range(1, max(b, 1) + 1) if b % n == 0 and n <= max(most, 1))
     starts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
 
     def add_images(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:

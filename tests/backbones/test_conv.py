@@ -107,6 +107,12 @@ def test_gradients_are_those_of_xla(
     assert f"length={num_products}" in program.replace(" ", "")
 
 
+def test_no_images_have_a_gradient_of_zeros() -> None:
+    x, kernel = jnp.ones((0, 8, 8, 3)), jnp.ones((3, 3, 3, 2))
+    gradient = jax.grad(lambda kernel: convolve(x, kernel, stride=1).sum())(kernel)
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
+
+
 def test_sums_of_a_gradient_in_bfloat16_are_of_float32() -> None:
     """Over 6 images: in bfloat16 a sum of ones stays at 256."""
     x, kernel = jnp.ones((6, 8, 8, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 2), jnp.bfloat16)
