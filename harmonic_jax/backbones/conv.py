@@ -1,11 +1,12 @@
 """The one convolution of the detectors: NHWC, symmetric padding, optionally not trained."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -17,10 +18,13 @@ xavier_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 # Lin et al. 2017: the heads of RetinaNet.
 head_normal = nnx.initializers.normal(0.01)
 
-# Outputs of at most so many cells are computed as a product of gathered patches.
-MAX_CELLS_AS_PATCHES = 8
-# Patches of at most so many numbers (4 MB) are multiplied at once in the kernel's gradient on CPU:
-# of the images of a small map, or of one image. A few times as many halve the speed.
+# On CPU outputs of at most so many cells are a product of gathered patches, and outputs of at most
+# so many where the kernel has as many numbers (8 MB).
+MAX_CELLS_AS_PATCHES = 64
+MAX_CELLS_OF_LARGE_KERNELS = 2048
+LARGE_KERNEL = 2**21
+# Patches of at most so many numbers (4 MB) are multiplied at once: of the images of a small map, or
+# of one image. A few times as many halve the speed.
 MAX_NUMBERS_OF_PATCHES = 2**20
 
 
@@ -101,10 +105,10 @@ def convolve(
     """Convolution of `[b, h, w, i]` with a square kernel, symmetric padding.
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
-    the time, forward and backward, and a product of more than two axes is transposed first. For
-    outputs of up to eight cells, the top of a pyramid, it takes 5 to 15 times that of gathering
-    patches and multiplying them. With one group the kernel's gradient on CPU is a product of
-    patches too: XLA's takes up to four times the time. Forward-mode differentiation is not defined.
+    the time, forward and backward, and a product of more than two axes is transposed first. With
+    one group, on CPU, the kernel's gradient is a product of gathered patches, and so are small
+    outputs, those of large kernels and their gradients: XLA's convolution takes up to four times
+    the time. Forward-mode differentiation is not defined.
 
     Args:
         x: `[b, h, w, i]`.
@@ -121,12 +125,6 @@ def convolve(
         cells = x[:, ::stride, ::stride]
         out = cells.reshape(-1, cells.shape[-1]) @ kernel[0, 0]
         return out.reshape(*cells.shape[:3], -1)
-    steps = [
-        np.arange(0, length + 2 * padding - dilation * (size - 1), stride) - padding
-        for length in x.shape[1:3]
-    ]
-    if groups == 1 and len(steps[0]) * len(steps[1]) <= MAX_CELLS_AS_PATCHES:
-        return _convolve_patches(x, kernel, *steps, dilation=dilation)
     options = _Options(stride, padding, dilation)
     return (_convolve_dense if groups == 1 else _convolve_xla)(x, kernel, options)
 
@@ -152,8 +150,13 @@ def _convolve_xla(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_dense(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
-    """The same of one group, with another gradient on CPU."""
-    return _convolve_xla(x, kernel, options)
+    """The same of one group, by patches on CPU where they are faster."""
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_convolve_on_cpu, options=options),
+        default=functools.partial(_convolve_xla, options=options),
+    )
 
 
 def _convolve_dense_fwd(
@@ -165,71 +168,79 @@ def _convolve_dense_fwd(
 def _convolve_dense_bwd(
     options: _Options, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    (grad_x,) = jax.vjp(lambda x: _convolve_xla(x, kernel, options), x)[1](grad)
+    def on_cpu(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (grad_x,) = jax.vjp(lambda x: _convolve_on_cpu(x, kernel, options), x)[1](grad)
+        return grad_x, _kernel_gradient(x, grad, kernel, options)
 
-    def by_xla(x: jax.Array, grad: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: _convolve_xla(x, kernel, options), kernel)[1](grad)[0]
+    def by_xla(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(functools.partial(_convolve_xla, options=options), x, kernel)[1](grad)
 
-    def by_patches(x: jax.Array, grad: jax.Array) -> jax.Array:
-        return _kernel_gradient(x, grad, kernel, options)
-
-    return grad_x, jax.lax.platform_dependent(x, grad, cpu=by_patches, default=by_xla)
+    return jax.lax.platform_dependent(*residuals, grad, cpu=on_cpu, default=by_xla)
 
 
 _convolve_dense.defvjp(_convolve_dense_fwd, _convolve_dense_bwd)
 
 
+def _convolve_on_cpu(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    num_cells = math.prod(_output_size(x, kernel, options))
+    most = MAX_CELLS_OF_LARGE_KERNELS if kernel.size >= LARGE_KERNEL else MAX_CELLS_AS_PATCHES
+    return (_convolve_patches if num_cells <= most else _convolve_xla)(x, kernel, options)
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, options: _Options) -> tuple[int, int]:
+    reach = options.dilation * (kernel.shape[0] - 1) - 2 * options.padding
+    height, width = (max((length - reach - 1) // options.stride + 1, 0) for length in x.shape[1:3])
+    return height, width
+
+
+def _convolve_patches(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    flat = kernel.reshape(-1, kernel.shape[-1])
+
+    def convolve(patches: jax.Array) -> jax.Array:
+        return jnp.matmul(patches, flat, preferred_element_type=jnp.float32).astype(x.dtype)
+
+    images, patches_of = _patches(x, kernel, options)
+    out = jax.lax.map(lambda some: convolve(patches_of(some)), images)
+    return out.reshape(x.shape[0], *_output_size(x, kernel, options), kernel.shape[-1])
+
+
 def _kernel_gradient(
     x: jax.Array, grad: jax.Array, kernel: jax.Array, options: _Options
 ) -> jax.Array:
-    """Sum over images of outputs^T patches, some images at a time."""
-    stride, padding, dilation = options
-    size, _, num_in, num_out = kernel.shape
-    b, height, width, _ = grad.shape
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    most = MAX_NUMBERS_OF_PATCHES // (height * width * size**2 * num_in)
-    num_images = max(n for n in range(1, max(b, 1) + 1) if b % n == 0 and n <= max(most, 1))
-    starts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+    """Sum over images of outputs^T patches."""
+    num_out = kernel.shape[-1]
+    images, patches_of = _patches(x, kernel, options)
 
     def add_images(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         cells, outputs = some
-        taps = [
-            cells[:, top : top + stride * height : stride, left : left + stride * width : stride]
-            for top, left in starts
-        ]
-        patches = jnp.concatenate(taps, axis=-1).reshape(num_images * height * width, -1)
-        product = jnp.matmul(
-            outputs.reshape(-1, num_out).T, patches, preferred_element_type=jnp.float32
-        )
+        product = jnp.matmul(outputs.T, patches_of(cells), preferred_element_type=jnp.float32)
         return total + product, None
 
-    zeros = jnp.zeros((num_out, size * size * num_in), jnp.float32)
-    chunks = jax.tree.map(
-        lambda array: array.reshape(-1, num_images, *array.shape[1:]), (padded, grad)
-    )
-    total, _ = jax.lax.scan(add_images, zeros, chunks)
+    zeros = jnp.zeros((num_out, kernel.size // num_out), jnp.float32)
+    outputs = grad.reshape(len(images), images.shape[1] * grad.shape[1] * grad.shape[2], num_out)
+    total, _ = jax.lax.scan(add_images, zeros, (images, outputs))
     return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _convolve_patches(
-    x: jax.Array, kernel: jax.Array, top: np.ndarray, left: np.ndarray, *, dilation: int
-) -> jax.Array:
-    """Outputs whose first tap reads rows `top` and columns `left` of the input."""
-    b, h, w, num_in = x.shape
-    size, _, _, num_out = kernel.shape
-    rows = _taps(h, top, size=size, dilation=dilation)  # [h', s, h]
-    columns = _taps(w, left, size=size, dilation=dilation)  # [w', s, w]
-    # A constant of zeros and ones: its product, unlike slices or a gather, is differentiated
-    # into another product, and compiles fast.
-    taps = np.einsum("ryh,cxw->rcyxhw", rows, columns).reshape(-1, size**2, h * w)
-    cells = x.reshape(b, h * w, num_in)
-    patches = jnp.einsum("pnq,bqi->bpni", jnp.asarray(taps, x.dtype), cells)
-    y = jnp.einsum("bpni,nio->bpo", patches, kernel.reshape(size**2, num_in, num_out))
-    return y.reshape(b, len(rows), len(columns), num_out)
+def _patches(
+    x: jax.Array, kernel: jax.Array, options: _Options
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Padded images `[m, n, ..]`, n at a time, and the patches `[n h w, s s i]` of n of them."""
+    stride, padding, dilation = options
+    size, _, num_in, _ = kernel.shape
+    height, width = _output_size(x, kernel, options)
+    num_images = x.shape[0]
+    most = max(MAX_NUMBERS_OF_PATCHES // max(height * width * size**2 * num_in, 1), 1)
+    divisors = (n for n in range(1, max(num_images, 1) + 1) if num_images % n == 0)
+    at_once = max(n for n in divisors if n <= most)
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    starts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
 
+    def patches_of(images: jax.Array) -> jax.Array:
+        taps = [
+            images[:, top : top + stride * height : stride, left : left + stride * width : stride]
+            for top, left in starts
+        ]
+        return jnp.concatenate(taps, axis=-1).reshape(-1, size**2 * num_in)
 
-def _taps(length: int, first: np.ndarray, *, size: int, dilation: int) -> np.ndarray:
-    """`[outputs, size, length]`: 1 where an output reads an input by that tap."""
-    read = first[:, None] + dilation * np.arange(size)
-    return (read[:, :, None] == np.arange(length)).astype(np.float32)
+    return padded.reshape(num_images // at_once, at_once, *padded.shape[1:]), patches_of

@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 
 from harmonic_jax.backbones.conv import (
+    LARGE_KERNEL,
     MAX_CELLS_AS_PATCHES,
+    MAX_CELLS_OF_LARGE_KERNELS,
     Conv,
     Frozen,
     add_bias,
@@ -35,15 +37,22 @@ def draw(rng: np.random.Generator, *shape: int) -> jax.Array:
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
+@pytest.fixture(params=["patches", "xla"])
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size: as a product of patches, and as XLA's convolution."""
+    most = 2**31 if request.param == "patches" else -1
+    monkeypatch.setattr("harmonic_jax.backbones.conv.MAX_CELLS_AS_PATCHES", most)
+
+
 KEEPS_SIZE = [(size, size // 2, 1) for size in (1, 3, 7)]
 OTHERS = [(3, 0, 1), (4, 1, 1), (3, 6, 6)]  # size, padding, dilation
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize(("size", "padding", "dilation"), KEEPS_SIZE + OTHERS)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (3, 4), (5, 8)])
 def test_convolution(size: int, padding: int, dilation: int, shape: tuple[int, int]) -> None:
-    """On both sides of the threshold of patches; the default padding keeps the size."""
-    assert 2 * 3 <= MAX_CELLS_AS_PATCHES < 5 * 8
+    """The default padding keeps the size."""
     rng, options = np.random.default_rng(0), {"padding": padding, "dilation": dilation}
     x, kernel = draw(rng, 2, *shape, 3), draw(rng, size, size, 3, 4)
     for stride in (1, 2) if min(shape) + 2 * padding >= size else ():
@@ -82,12 +91,41 @@ def check_gradients(
     return str(jax.make_jaxpr(our_pullback)(cotangent))
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "by_patches"),
+    [
+        ((2, 16, 16, 8), (3, 3, 8, 4), True),
+        ((2, 16, 17, 8), (3, 3, 8, 4), False),
+        ((1, 64, 128, 512), (3, 3, 512, 512), True),
+        ((1, 64, 129, 512), (3, 3, 512, 512), False),
+        ((2, 1, 2, 8), (3, 3, 8, 4), True),
+    ],
+)
+def test_small_outputs_and_those_of_large_kernels_are_products_on_cpu_alone(
+    shape: tuple[int, ...], kernel: tuple[int, ...], by_patches: bool
+) -> None:
+    cells = -(-shape[1] // 2) * -(-shape[2] // 2)
+    large = math.prod(kernel) >= LARGE_KERNEL
+    assert (cells <= (MAX_CELLS_OF_LARGE_KERNELS if large else MAX_CELLS_AS_PATCHES)) == by_patches
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (shape, kernel)]
+    forward = jax.jit(lambda x, kernel: convolve(x, kernel, stride=2)).trace(*arrays)
+    backward = jax.jit(jax.grad(lambda *a: convolve(*a, stride=2).sum(), (0, 1))).trace(*arrays)
+    for platform in ("cpu", "tpu"):
+        used = [
+            "stablehlo.convolution" in program.lower(lowering_platforms=(platform,)).as_text()
+            for program in (forward, backward)
+        ]
+        assert used == [not (by_patches and platform == "cpu")] * 2
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 2, 2, 3), (2, 1, 7, 3)])
 def test_gradients_of_few_cells_are_those_of_xla(shape: tuple[int, ...], stride: int) -> None:
     check_gradients(shape, stride=stride)
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize(
     "options",
     [{}, {"stride": 2}, {"padding": 0}, {"stride": 2, "padding": 0}, {"padding": 6, "dilation": 6}],
@@ -107,10 +145,12 @@ def test_gradients_are_those_of_xla(
     assert f"length={num_products}" in program.replace(" ", "")
 
 
-def test_no_images_have_a_gradient_of_zeros() -> None:
-    x, kernel = jnp.ones((0, 8, 8, 3)), jnp.ones((3, 3, 3, 2))
-    gradient = jax.grad(lambda kernel: convolve(x, kernel, stride=1).sum())(kernel)
-    np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 1, 8, 3)])
+def test_no_images_and_no_cells_have_gradients_of_zeros(shape: tuple[int, ...]) -> None:
+    x, kernel = jnp.ones(shape), jnp.ones((3, 3, 3, 2))
+    loss = lambda x, kernel: convolve(x, kernel, stride=1, padding=0).sum()  # noqa: E731
+    for gradient, array in zip(jax.grad(loss, (0, 1))(x, kernel), (x, kernel), strict=True):
+        np.testing.assert_array_equal(gradient, jnp.zeros_like(array))
 
 
 def test_a_gradient_in_bfloat16_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +159,13 @@ def test_a_gradient_in_bfloat16_is_summed_in_float32(monkeypatch: pytest.MonkeyP
     x, kernel = jnp.ones((600, 3, 3, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16)
     gradient = jax.grad(lambda kernel: convolve(x, kernel, stride=1).astype(jnp.float32).sum())
     assert gradient(kernel)[1, 1, 0, 0] == jnp.bfloat16(5400)
+
+
+def test_patches_in_bfloat16_are_summed_in_float32() -> None:
+    x, kernel = jnp.ones((1, 3, 3, 600), jnp.bfloat16), jnp.ones((3, 3, 600, 1), jnp.bfloat16)
+    y = convolve(x, kernel, stride=1)
+    assert y.dtype == jnp.bfloat16
+    assert y[0, 1, 1, 0] == jnp.bfloat16(5400)
 
 
 def test_groups_equal_a_convolution_each() -> None:
