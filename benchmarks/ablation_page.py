@@ -23,7 +23,8 @@ PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "results"
 RESULTS = ROOT / "benchmarks" / "results"
 GRIDS = {
-    "voc": "voc", "voc_tuning": "voc_tuning", "starts": "starts", "photos": "photos",
+    "voc": "voc", "voc_tuning": "voc_tuning", "voc_rtdetr": "voc_rtdetr", "starts": "starts",
+    "photos": "photos",
     "rates": "scenes", "components": "scenes", "gradients": "scenes", "rivals": "scenes",
     "constants": "scenes",
 }  # fmt: skip

@@ -1,8 +1,7 @@
 """PASCAL VOC 2007: what HarDet does to detectors of real photos, from ImageNet weights.
 
 Trained on `trainval` for 6 epochs, 256 pixels wide, and measured on `test` once a run. The rates
-and the weights of the classes are those of `grids/voc_tuning.py`. RT-DETR, which needs no NMS, has
-squares of as many pixels; its baseline is the varifocal loss, as it was published.
+and the weights of the classes are those of `grids/voc_tuning.py`.
 """
 
 from benchmarks.ablation_grid import Grid
@@ -37,15 +36,11 @@ def grid() -> Grid:
             ),
             "refinedet-voc": ("configs/refinedet_lite0_voc.py", *VOC, *RATE),
             "faster-rcnn-voc": ("configs/faster_rcnn_lite0_voc.py", *VOC, *RATE),
-            "rtdetr-voc": (
-                *("configs/rtdetr_lite0_voc.py", *VOC, "--optim.learning-rate", "0.0005"),
-                *("--data.short-sides", "224", "--data.max-side", "224"),
-            ),
         },
         arms={"baseline": BASELINE, "hardet": hardet(), **weighted, **rivals},
         only=dict.fromkeys((*weighted, *rivals), (RETINANET,)),
         num_seeds={
-            **dict.fromkeys(("ssd-voc", "refinedet-voc", "faster-rcnn-voc", "rtdetr-voc"), 2),
+            **dict.fromkeys(("ssd-voc", "refinedet-voc", "faster-rcnn-voc"), 2),
             **dict.fromkeys(rivals, 1),
         },
         baseline="baseline",
