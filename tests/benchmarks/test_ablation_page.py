@@ -53,11 +53,14 @@ def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
     assert title == "# Does HarDet help?"
     assert first.startswith("On PASCAL VOC 2007 `test`, HarDet")
     of_seed = {row["arm"]: row["metrics"] for row in rows["voc"] if row["seed"] == 0}
-    before, after = of_seed["baseline"], of_seed["hardet"]
-    for metrics in (before, after):
+    arms = [of_seed[arm] for arm in ("baseline", "hardet", "hardet-balanced")]
+    for metrics in arms:
         assert f"{metrics['AP']:.3f}"[1:] in first
-    for metric in ("AP50", "AP75"):
+    before, printed, balanced = arms
+    shown = [(printed, "AP50"), (printed, "AP75"), (balanced, "AP"), (balanced, "AP75")]
+    for after, metric in shown:
         assert f"{abs(after[metric] - before[metric]):.3f}"[1:] in first
+    assert f"{abs(balanced['AP50'] - before['AP50']):.2f}" == "0.00"
 
 
 def test_every_figure_is_shown_and_made_of_the_results(

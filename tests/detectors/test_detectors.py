@@ -1,6 +1,7 @@
 """Every detector as a whole: shapes, buckets, batches, draws, what is marked, what is trained."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,48 @@ def test_losses_of_a_batch(name: str) -> None:
     for objects in ((0, 0, 0), (12, 12, 12)):
         tiny.assert_all_finite(run(params, tiny.make_batch(objects, seed=7), 1))
     assert run._cache_size() == 1
+
+
+# --- A fault of XLA on CPUs ----------------------------------------------------------------------
+
+
+def summed_products(program: str) -> list[str]:
+    """What YNNPACK is given whole, of a compiled program, and has a product and a sum in it."""
+    bodies = dict(
+        re.findall(r"^%?([\w.-]+) \([^\n]*\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)
+    )
+    names = re.findall(r"fusion\([^\n]*calls=%?([\w.-]+)[^\n]*__ynn_fusion", program)
+    return [
+        bodies[name] for name in names if " dot(" in bodies[name] and " reduce(" in bodies[name]
+    ]
+
+
+@pytest.fixture(scope="module")
+def _faulty() -> None:
+    cube = jnp.asarray(np.random.default_rng(0).standard_normal((5, 60, 60)), jnp.float32)
+
+    def total(cube: jax.Array) -> jax.Array:
+        return jnp.sum((cube @ jnp.full((5, 60, 60), 2.5)) * cube, axis=(1, 2))
+
+    program = jax.jit(total).lower(cube).compile()
+    if np.allclose(program(cube), total(cube), rtol=1e-3):
+        pytest.skip("this jaxlib sums products as it should")
+    assert summed_products(program.as_text())
+
+
+@pytest.mark.usefixtures("_faulty")
+@pytest.mark.parametrize("name", COMPILED)
+def test_no_product_is_summed_in_the_fusion_that_is_wrong(name: str) -> None:
+    """docs/losses.md, "Wrong sums on processors"."""
+    params, batch = params_of(name), tiny.make_batch((5, 2, 0))
+    programs = (
+        tiny.training(name).lower(params, batch, 0),
+        tiny.detection(name).lower(params, batch),
+    )
+    for program in programs:
+        text = program.compile().as_text()
+        assert "__ynn_fusion" in text
+        assert not summed_products(text)
 
 
 def test_what_two_stages_train() -> None:
