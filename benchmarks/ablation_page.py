@@ -37,7 +37,7 @@ DATA = {
     "scenes": "On occluded scenes",
     "bccd": "On photos of blood cells",
 }
-WITHOUT_FIGURES = ("rates", "voc_tuning", "starts")
+WITHOUT_FIGURES = ("rates", "voc_tuning", "voc_rtdetr", "starts")
 _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 OTHERS = {
     "branch_gradients": branch_table,
