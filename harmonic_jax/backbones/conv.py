@@ -196,11 +196,8 @@ def _output_size(x: jax.Array, kernel: jax.Array, options: _Options) -> tuple[in
 def _convolve_patches(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
     flat = kernel.reshape(-1, kernel.shape[-1])
 
-    def convolve(patches: jax.Array) -> jax.Array:
-        return jnp.matmul(patches, flat, preferred_element_type=jnp.float32).astype(x.dtype)
-
     images, patches_of = _patches(x, kernel, options)
-    out = jax.lax.map(lambda some: convolve(patches_of(some)), images)
+    out = jax.lax.map(lambda some: patches_of(some) @ flat, images)
     return out.reshape(x.shape[0], *_output_size(x, kernel, options), kernel.shape[-1])
 
 
