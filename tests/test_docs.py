@@ -129,6 +129,17 @@ NAMED = re.compile(r"(?<![\w/.<{-])((?:[a-z_]+/)+[\w-]+\.(?:py|md|ipynb|jsonl))"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_have_a_head_and_rows_of_as_many_cells(page: Path) -> None:
+    """An empty line within one would end it there."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for table in re.findall(r"(?:^ *\|.*\n)+", text, flags=re.MULTILINE):
+        head, rule, *rows = (line.strip() for line in table.splitlines())
+        assert re.fullmatch(r"\|( ?-+:? ?\|)+", rule), head
+        # `|` in code, as of a norm, is written so that it ends no cell.
+        assert all(len(re.findall(r"(?<!\\)\|", row)) == rule.count("|") for row in rows), head
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path) -> None:
     """By their path, or by the end of it: `detectors/ssd.py`."""
     names = set(NAMED.findall(page.read_text()))
