@@ -12,6 +12,8 @@ HF_ENDPOINT is asked, HF_HUB_OFFLINE asks nobody), torchvision's in TORCH_HOME, 
 keeps them too.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -19,6 +21,7 @@ import re
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import rich.progress
@@ -178,13 +181,27 @@ def torchvision_file(name: str) -> Path:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{file}.part")
-            _download(f"{SERVER}/{file}", part)
-            _check_hash(part, name=file)
-            part.replace(path)
+            with _turn_in(path.parent):
+                if not path.exists():  # another process may have brought it meanwhile
+                    part = path.with_name(f"{file}.part")
+                    _download(f"{SERVER}/{file}", part)
+                    _check_hash(part, name=file)
+                    part.replace(path)
     except OSError as error:
         raise WeightsError(f"{file} cannot be had: {_line(error)}. {by_hand}") from error
     return path
+
+
+@contextlib.contextmanager
+def _turn_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process of this machine is inside for the same folder."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems do not lock folders
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _download(address: str, part: Path) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,22 @@ def test_a_download_that_was_cut_off_goes_on(torchvision: Server) -> None:
     assert torchvision.ranges == [None, "bytes=100000-"]
     assert hub.torchvision_file(NAME) == path  # asks nobody
     assert len(torchvision.ranges) == 2
+
+
+def test_processes_that_start_at_once_bring_a_file_once(
+    torchvision: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = hub._download
+
+    def slowly(address: str, part: Path) -> None:
+        time.sleep(0.2)  # so that all would be inside, if they did not take turns
+        download(address, part)
+
+    monkeypatch.setattr(hub, "_download", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        (path,) = set(pool.map(hub.torchvision_file, [NAME] * 4))
+    assert path.read_bytes() == CONTENT
+    assert torchvision.ranges == [None]
 
 
 def test_another_file_than_was_asked_for_is_refused_and_removed(
