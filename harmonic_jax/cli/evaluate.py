@@ -276,7 +276,9 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
             return 0
         raw, num_full = None, 0
         if tta is None and options.iou_type != "segm":
-            raw, num_full = detect_raw(run, labels, source, config, mesh, watchdog=watchdog)
+            raw = dataclasses.replace(evaluation.detections, masks=None)
+            if run.config.model.postprocess.has_nms:
+                raw, num_full = detect_raw(run, labels, source, config, mesh, watchdog=watchdog)
     if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"

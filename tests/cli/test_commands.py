@@ -11,6 +11,7 @@ import harmonic_jax.__main__
 from harmonic_jax.cli import train
 from harmonic_jax.metrics.coco import format_table
 from harmonic_jax.pretrained import hub
+from harmonic_jax.training.run_folder import RunFolder
 from tests.cli.conftest import ROOT, SMALL_RUNS, Command
 
 
@@ -72,14 +73,17 @@ def test_evaluation_and_prediction(run: Path, metrics, coco_folder: Path, tmp_pa
 
 
 def test_a_report_and_a_comparison(run: Path, tmp_path, capsys) -> None:
-    """Of a run with itself: nothing differs."""
+    """Of a run with itself: nothing differs; of one without NMS, it loses nothing."""
     main, few = harmonic_jax.__main__.main, ("--resamples", "10")
     assert main(["eval", str(run), "--report", str(tmp_path / "a"), *few]) == 0
+    has_nms = RunFolder(run).read_config().model.postprocess.has_nms
+    assert ("before NMS done" in capsys.readouterr().out) == has_nms
     pair = (str(tmp_path / "a"), str(tmp_path / "a"))
     assert main(["compare", *pair, "--json", str(tmp_path / "b.json"), *few]) == 0
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["overall"]["AP"]["difference"] == 0
-    assert "nms_mean_loss" in found["overall"]
+    lost = found["overall"]["nms_mean_loss"]["values_a"][0]
+    assert lost > 0 if has_nms else lost == 0
 
 
 def test_the_numbers_of_a_card_come_again(

@@ -39,6 +39,11 @@ class PostprocessConfig:
     def __post_init__(self) -> None:
         check_fields(self, "postprocess")
 
+    @property
+    def has_nms(self) -> bool:
+        """Whether boxes suppress others: at an IoU of 1 none overlaps another by more."""
+        return self.nms_iou < 1 or self.nms not in ("class", "agnostic")
+
 
 def select_detections(
     boxes: Real[AnyArray, "n 4"],
