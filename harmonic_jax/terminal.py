@@ -73,6 +73,15 @@ def padded(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, of which several end in s.
+
+    >>> counted(1, "image"), counted(0, "image")
+    ('1 image', '0 images')
+    """
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 class Terminal(Console):
     """A console that prints text as it is: no markup, no colours, no line broken or cut.
 

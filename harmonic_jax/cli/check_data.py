@@ -22,7 +22,7 @@ from harmonic_jax.data.folders import shared_images
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
 from harmonic_jax.data.sources import list_splits, parse_spec, read_source
-from harmonic_jax.terminal import Terminal, column_width, padded, track
+from harmonic_jax.terminal import Terminal, column_width, counted, padded, track
 
 _MOST_TWINS = 3
 _LEAK = "AP there says little about new images; keep them in one split"
@@ -153,21 +153,22 @@ def _copies(one: str, ours: list[_Image], other: str, theirs: list[_Image]) -> I
     same = [(image, first[image.digest]) for image in theirs if image.digest in first]
     if one == other:
         twins = [(image, twin) for image, twin in same if image is not twin]
-        yield from _told(twins, f"{other} have a twin, pixel for pixel, and count twice")
+        yield from _told(twins, other, "with a twin, pixel for pixel, counted twice")
         return
-    yield from _told(same, f"{other} are also in {one}, pixel for pixel: {_LEAK}")
+    yield from _told(same, other, f"also in {one}, pixel for pixel: {_LEAK}")
     rest = [image for image in theirs if image.digest not in first]
     if ours and rest:
         near = near_copies(*(np.stack([i.gray for i in images]) for images in (rest, ours)))
         same = [(rest[a], ours[b]) for a, b in near.items()]
-        yield from _told(same, f"{other} are near copies of some of {one}: {_LEAK}")
+        yield from _told(same, other, f"near copies of some in {one}: {_LEAK}")
 
 
-def _told(pairs: list[tuple[_Image, _Image]], what: str) -> Iterator[str]:
+def _told(pairs: list[tuple[_Image, _Image]], split: str, what: str) -> Iterator[str]:
     names = [a.name if a.name == b.name else f"{a.name} ({b.name})" for a, b in pairs]
     if names:
         more = ", .." if len(names) > _MOST_TWINS else ""
-        yield f"{len(names)} images of {what}: {', '.join(names[:_MOST_TWINS])}{more}"
+        number = counted(len(names), "image")
+        yield f"{split}: {number} {what}: {', '.join(names[:_MOST_TWINS])}{more}"
 
 
 def describe(source: DetectionSource) -> Iterator[str]:
@@ -176,8 +177,8 @@ def describe(source: DetectionSource) -> Iterator[str]:
     objects = [record.labels for record in records]
     labels = np.concatenate([*objects, np.zeros(0, np.int32)])
     images = np.concatenate([*map(np.unique, objects), np.zeros(0, np.int32)])
-    per_image = len(labels) / max(len(records), 1)
-    yield f"{len(records)} images, {len(labels)} objects, {per_image:.1f} an image"
+    number = f"{counted(len(records), 'image')}, {counted(len(labels), 'object')}"
+    yield f"{number}, {len(labels) / max(len(records), 1):.1f} an image"
     width = column_width(source.class_names, heading="class")
     yield f"\n{'class':<{width}}  {'objects':>8}  {'images':>8}"
     for label, name in enumerate(source.class_names):

@@ -24,7 +24,7 @@ from harmonic_jax.data.records import DataError, DetectionSource, Record
 from harmonic_jax.data.sources import list_splits, open_source, parse_spec
 from harmonic_jax.metrics.files import save_coco_annotations
 from harmonic_jax.metrics.tables import GroundTruthTable
-from harmonic_jax.terminal import Terminal
+from harmonic_jax.terminal import Terminal, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ def main(options: Options) -> int:
     sources = {name: open_source(config, name) for name in splits}
     console = Terminal()
     for source in sources.values():
-        number = f"{len(source.records)} images, {len(source.records.labels)} objects"
+        images, objects = len(source.records), len(source.records.labels)
+        number = f"{counted(images, 'image')}, {counted(objects, 'object')}"
         rules = {rule: f.count for rule, f in source.report.findings.items() if rule != "no_mask"}
         console.print(", ".join([f"{source.name}: {number}", *(f"{r} {rules[r]}" for r in rules)]))
     for what, count in _Writer(options, sources).write().items():

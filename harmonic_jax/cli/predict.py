@@ -17,7 +17,7 @@ from harmonic_jax.inference.output import DETECTIONS, IMAGES, PICTURES, OutputFo
 from harmonic_jax.inference.predictions import Predictor, Summary
 from harmonic_jax.json_file import read_json
 from harmonic_jax.pretrained.hub import DEFAULT_DETECTOR, is_published
-from harmonic_jax.terminal import Terminal, track
+from harmonic_jax.terminal import Terminal, counted, track
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.watchdog import StopSignal
 
@@ -179,13 +179,12 @@ def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:
     objects = summary.objects()
     listing = ", ".join(f"{count} {name}" for name, count in objects.most_common(10))
     more = ", .." if len(objects) > 10 else ""
-    counts = [f"{len(summary.images)} images, {objects.total()} objects"]
+    counts = [f"{counted(len(summary.images), 'image')}, {counted(objects.total(), 'object')}"]
     counts[0] += f" ({listing}{more})" if listing else ""
-    for number, words in (
-        (len(summary.skipped), "files skipped"),
-        (len(summary.unwritten), "not written"),
-    ):
-        counts += [f"{number} {words}"] * bool(number)
+    if summary.skipped:
+        counts.append(f"{counted(len(summary.skipped), 'file')} skipped")
+    if summary.unwritten:
+        counts.append(f"{len(summary.unwritten)} not written")
     console.print("; ".join(counts))
     pictures = f", {summary.num_pictures} in {PICTURES}/" if summary.num_pictures else ""
     console.print(f"written to {folder.path}: {DETECTIONS}, {IMAGES}{pictures}")

@@ -118,7 +118,7 @@ def test_an_annotation_without_a_mask_does_not_cost_the_boxes(
     line, _ = evaluated(folder / "res.json", truth, capsys, tmp_path, "--iou-type", "segm")
     assert said in line
     status, shown = checked(folder / f"data_{name}", capsys, "--masks", "--no-decode")
-    assert (status, "1 images, 2 objects" in shown) == (0, True)
+    assert (status, "1 image, 2 objects" in shown) == (0, True)
     assert "mask unknown, box kept" in shown
 
 

@@ -119,7 +119,7 @@ def test_what_a_format_cannot_hold_is_counted(tmp_path: Path, capsys) -> None:
     for to in ("coco", "voc", "yolo"):
         convert(spec, to, tmp_path / to)
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "coco:in:train: 1 images, 4 objects, crowd 1, difficult 1"
+        assert lines[0] == "coco:in:train: 1 image, 4 objects, crowd 1, difficult 1"
         told[to] = lines[1:-1]
     assert told["coco"] == []
     assert told["voc"] == [

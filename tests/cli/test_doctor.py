@@ -123,15 +123,15 @@ def test_copies_in_two_splits(tmp_path: Path, capsys) -> None:
     near = cv2.resize(original, (100, 75))
     for name, image, told in (
         ("same", original, "also in train, pixel for pixel"),
-        ("scaled", near, "near copies of some of train"),
-        ("compressed", cv2.imread(str(tmp_path / "a.jpg")), "near copies of some of train"),
+        ("scaled", near, "near copies of some in train"),
+        ("compressed", cv2.imread(str(tmp_path / "a.jpg")), "near copies of some in train"),
         ("pale", changed.astype(np.uint8), ""),
         ("other", photo(1), ""),
     ):
         write_splits(tmp_path / name, train=original, val=image)
         assert main(["check-data", f"coco:{tmp_path / name}"]) == 0
         out = capsys.readouterr().out
-        assert (f"1 images of val are {told}" in out) if told else (f"{NOTHING}, copies" in out)
+        assert (f"val: 1 image {told}" in out) if told else (f"{NOTHING}, copies" in out)
 
 
 def test_skies_are_no_copies_of_each_other() -> None:

@@ -122,7 +122,7 @@ def test_pictures_results_and_a_video(predict: Predict, inputs: Path) -> None:
     assert predict.detectors[0].sizes == [2, 1, 2, 1]  # three images, three frames
     assert f"skipped: {inputs / 'broken.jpg'}: corrupt: " in predict.shown
     assert "left out: folders 1\n" in predict.shown
-    assert "6 images, 6 objects (6 c); 1 files skipped" in predict.shown
+    assert "6 images, 6 objects (6 c); 1 file skipped" in predict.shown
 
     entries = predict.images
     assert [entry["id"] for entry in entries] == [1, 2, 3, 4, 5, 6]
@@ -196,7 +196,7 @@ def test_results_alone(predict: Predict, inputs: Path) -> None:
 
 def test_nothing_that_can_be_read(predict: Predict, inputs: Path) -> None:
     assert predict(inputs / "broken.jpg") == 1
-    assert "0 images, 0 objects; 1 files skipped" in predict.shown
+    assert "0 images, 0 objects; 1 file skipped" in predict.shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None])

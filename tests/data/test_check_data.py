@@ -131,10 +131,10 @@ def test_images_that_are_there_twice_are_named(tmp_path: Path, capsys: Capture) 
     leak = "AP there says little about new images; keep them in one split"
     assert out.split("fingerprint")[-1].splitlines()[2:] == [
         "findings:",
-        "1 images of train have a twin, pixel for pixel, and count twice: a1.jpg (a0.jpg)",
-        f"6 images of val are also in train, pixel for pixel: {leak}: "
+        "train: 1 image with a twin, pixel for pixel, counted twice: a1.jpg (a0.jpg)",
+        f"val: 6 images also in train, pixel for pixel: {leak}: "
         "b.jpg (twin.jpg), a0.jpg, a1.jpg (a0.jpg), ..",
-        "1 images of val have a twin, pixel for pixel, and count twice: a1.jpg (a0.jpg)",
+        "val: 1 image with a twin, pixel for pixel, counted twice: a1.jpg (a0.jpg)",
     ]
     _, out, _ = check(capsys, f"voc:{tmp_path}", "--no-decode")
     assert "pixel for pixel" not in out

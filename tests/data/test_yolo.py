@@ -300,7 +300,7 @@ def test_check_data_and_the_file_itself(tmp_path: Path, capsys: pytest.CaptureFi
     write(tmp_path, {"a": BOX}, yaml="train: images\nval: images\n")
     assert main(["check-data", f"yolo:{tmp_path}:val"]) == 0
     out = capsys.readouterr().out
-    assert f"== yolo:{tmp_path.name}:val\n1 images, 1 objects" in out
+    assert f"== yolo:{tmp_path.name}:val\n1 image, 1 object" in out
     config = DataConfig(format="yolo", root=str(tmp_path / "data.yaml"))
     assert len(open_source(config, "train").records) == 1
     with pytest.raises(DataError, match="it must be an existing folder"):
