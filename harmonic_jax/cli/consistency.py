@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from harmonic_jax.coco_format.files import CocoFile, images_of
 from harmonic_jax.coco_format.values import as_int64, side, text
-from harmonic_jax.config import Config, ConfigError, DataConfig
+from harmonic_jax.config import ConfigError, DataConfig
 from harmonic_jax.data.decode import ImageError, decode_image, decode_record
 from harmonic_jax.data.file_names import NamedFiles
 from harmonic_jax.data.image_file import read_image_file
@@ -34,59 +34,61 @@ from harmonic_jax.metrics.tables import DetectionTable, GroundTruthTable, concat
 from harmonic_jax.report import Images, write_page
 from harmonic_jax.structures import Batch, Detections
 from harmonic_jax.terminal import printable
-from harmonic_jax.training.evaluation import MatchedPredictions, detect_all
+from harmonic_jax.training.evaluation import with_labels
 from harmonic_jax.training.saved_run import SavedRun
+from harmonic_jax.training.sharding import replicated
 from harmonic_jax.training.state import Variables
 from harmonic_jax.training.step import make_predict_step
-from harmonic_jax.training.watchdog import Watchdog
 
 MOST_RAW_BOXES = 2000
 
 
-def detect_raw(
-    run: SavedRun,
-    labels: np.ndarray,
-    source: DetectionSource,
-    config: Config,
-    mesh: Mesh,
-    *,
-    watchdog: Watchdog | None = None,
-) -> tuple[DetectionTable, int]:
-    """What a detector finds in every image of a source without suppression; all processes call it.
+class RawPredictions:
+    """A predict step that keeps what a detector finds in the images before NMS as well.
 
     NMS at IoU 1 removes nothing. What comes before it stays as the config has it: the score
-    threshold, and the best candidates of each level or class. Masks are not computed.
+    threshold, and the best candidates of each level or class. They have no masks.
 
     Args:
       run: the detector.
       labels: of its classes in the source, from `match_classes`.
-      source, config, mesh, watchdog: as of `training.evaluation.detect_all`.
-
-    Returns:
-      The best `MOST_RAW_BOXES` of each image, and how many images have so many: they may have
-      had more.
+      source: the images.
+      mesh: all devices.
     """
-    raw = with_postprocess(run, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES)
-    step = make_predict_step(raw.detector, mesh)
 
-    @jax.jit
-    def without_masks(variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
-        found, index = step(variables, batch)
-        return dataclasses.replace(found, masks=None), index
+    def __init__(
+        self, run: SavedRun, labels: np.ndarray, source: DetectionSource, mesh: Mesh
+    ) -> None:
+        raw = with_postprocess(run, nms="class", nms_iou=1.0, max_detections=MOST_RAW_BOXES)
+        step = make_predict_step(run.detector, mesh)
+        raw_step = make_predict_step(raw.detector, mesh, masks=False)
 
-    matched = MatchedPredictions(without_masks, labels)
-    image_ids = np.array([record.image_id for record in source.records], np.int64)
-    tables, num_full = [], 0
-    for found, index in detect_all(
-        matched, run.variables, source, config, mesh, description="before NMS", watchdog=watchdog
-    ):
-        rows = np.clip(index, 0, len(image_ids) - 1)  # of empty slots, which detect nothing
-        boxes, scores = np.asarray(found.boxes), np.asarray(found.scores)
-        labels_found, valid = np.asarray(found.labels), np.asarray(found.valid)
-        num_full += int(valid.all(axis=1).sum())
-        ids = image_ids[rows]
-        tables.append(DetectionTable.from_padded(ids, boxes, scores, labels_found, valid))
-    return concatenate_detections(tables), num_full
+        @functools.partial(jax.jit, out_shardings=replicated(mesh))
+        def both(variables: Variables, batch: Batch) -> tuple[Detections, Detections, jax.Array]:
+            # Two programs of one network: the compiler sees it, and computes the network once.
+            found, index = step(variables, batch)
+            return found, raw_step(variables, batch)[0], index
+
+        self.step = both
+        self._labels = labels
+        self._image_ids = np.array([record.image_id for record in source.records], np.int64)
+        self._tables: list[DetectionTable] = []
+        self._num_full = 0
+
+    def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
+        found, raw, index = self.step(variables, batch)
+        raw, rows = jax.device_get((raw, index))
+        raw = with_labels(raw, self._labels)
+        self._num_full += int(raw.valid.all(axis=1).sum())
+        ids = self._image_ids[np.clip(rows, 0, len(self._image_ids) - 1)]  # empty slots: no boxes
+        table = DetectionTable.from_padded(ids, raw.boxes, raw.scores, raw.labels, raw.valid)
+        self._tables.append(table)
+        return found, index
+
+    def found(self) -> tuple[DetectionTable, int]:
+        """The best `MOST_RAW_BOXES` of each image, and how many images have so many: they may have
+        had more."""
+        return concatenate_detections(self._tables), self._num_full
 
 
 def write_consistency(

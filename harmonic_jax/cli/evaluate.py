@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from harmonic_jax.cli.command import INPUT_FAILURES, command, print_and_save, run_as_process
 from harmonic_jax.cli.consistency import (
-    detect_raw,
+    RawPredictions,
     images_of_folder,
     images_of_source,
     slices_of,
@@ -246,11 +246,14 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
     console.print(f"step {run.step} of {options.run} on {source.name}")
     if source.report.findings:  # what is dropped is not in the numbers
         console.print(source.report.format())
-    step = (
-        make_predict_step(run.detector, mesh)
-        if tta is None
-        else AugmentedPredict(run.detector, mesh, tta).on_source(source)
-    )
+    has_raw = options.report is not None and tta is None and options.iou_type != "segm"
+    raw_step = None
+    if tta is not None:
+        step = AugmentedPredict(run.detector, mesh, tta).on_source(source)
+    elif has_raw and run.config.model.postprocess.has_nms:
+        step = raw_step = RawPredictions(run, labels, source, mesh)
+    else:
+        step = make_predict_step(run.detector, mesh)
     predict_step = MatchedPredictions(step, labels)
     with process_watchdog(config.train.step_timeout) as watchdog, exit_on_lost_process():
         what = (predict_step, run.variables, source, config, mesh)
@@ -272,14 +275,12 @@ def _evaluate_run(options: Options, console: Terminal) -> int:
                 files = [write_rows(folder / "at_score.csv", at_score)]
                 files += write_results(folder, evaluation, source, data=config.data)
                 _print_files(console, files)
-        if options.report is None:
-            return 0
+    if options.report is not None and is_primary():
         raw, num_full = None, 0
-        if tta is None and options.iou_type != "segm":
+        if raw_step is not None:
+            raw, num_full = raw_step.found()
+        elif has_raw:
             raw = dataclasses.replace(evaluation.detections, masks=None)
-            if run.config.model.postprocess.has_nms:
-                raw, num_full = detect_raw(run, labels, source, config, mesh, watchdog=watchdog)
-    if is_primary():
         images = images_of_source(source, max_pixels=config.data.max_pixels)
         title = f"{options.run.name}, step {run.step}, on {source.name}"
         about: Any = {"num_full": num_full, "images": images, "title": title}

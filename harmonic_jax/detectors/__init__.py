@@ -102,7 +102,7 @@ def loss_sums(
     return sums
 
 
-def detect(model: nnx.Module, batch: Batch) -> Detections:
+def detect(model: nnx.Module, batch: Batch, *, masks: bool = True) -> Detections:
     """Images -> final boxes, in pixels of the padded image.
 
     An image for which the network says NaN or infinity has NaN for all its scores, those of rows
@@ -111,11 +111,14 @@ def detect(model: nnx.Module, batch: Batch) -> Detections:
     Args:
       model: what `build_model` made, in evaluation mode.
       batch: images; ground truth is not looked at.
+      masks: find those too, if the detector can.
 
     Returns:
       `Detections` [b d], best first.
     """
-    found: Detections = _family(model).detect(model, batch)
+    is_boxes_alone = isinstance(model, MaskRCNN) and not masks
+    family = faster_rcnn if is_boxes_alone else _family(model)
+    found: Detections = family.detect(model, batch)
     return found
 
 

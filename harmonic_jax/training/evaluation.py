@@ -74,8 +74,7 @@ def detect_all(
     config: Config,
     mesh: Mesh,
     *,
-    loaded: DataReport | None = None,
-    description: str = "evaluating",
+    loaded: DataReport,
     track: Tracker | None = None,
     watchdog: Watchdog | None = None,
 ) -> Iterator[tuple[Detections, np.ndarray]]:
@@ -91,7 +90,6 @@ def detect_all(
       config: batch size, shapes.
       mesh: all devices.
       loaded: takes what the loaders of all processes met, at the end.
-      description: of the display.
       track: shows how far a loop over batches is; None: on standard output, by process 0. It may
         give up by an exception of its own, of all processes at the same batch.
       watchdog: fed with every batch.
@@ -111,13 +109,12 @@ def detect_all(
         process_count=jax.process_count(),
     )
     with batches:
-        for number, batch in enumerate(track(batches, len(batches), description), start=1):
-            with watchdog.first_call((description, batch.images.shape)):
+        for number, batch in enumerate(track(batches, len(batches), "evaluating"), start=1):
+            with watchdog.first_call(("evaluating", batch.images.shape)):
                 detections = jax.device_get(predict_step(variables, put_batch(batch, mesh)))
-            watchdog.feed(f"{description}: batch {number} of {len(batches)}")
+            watchdog.feed(f"evaluating: batch {number} of {len(batches)}")
             yield detections
-        if loaded is not None:
-            loaded.findings.update(report_of_all(batches.report).findings)
+        loaded.findings.update(report_of_all(batches.report).findings)
 
 
 def evaluate(
@@ -245,10 +242,16 @@ class MatchedPredictions:
     def __call__(self, variables: Variables, batch: Batch) -> tuple[Detections, jax.Array]:
         on_device, index = self._predict_step(variables, batch)
         found = jax.device_get(on_device)
-        labels = self._labels[found.labels]
-        self.num_dropped += int((found.valid & (labels < 0)).sum())
-        valid = found.valid & (labels >= 0)
-        return dataclasses.replace(found, labels=np.where(valid, labels, 0), valid=valid), index
+        matched = with_labels(found, self._labels)
+        self.num_dropped += int((found.valid & ~np.asarray(matched.valid)).sum())
+        return matched, index
+
+
+def with_labels(found: Any, labels: np.ndarray) -> Any:
+    """Detections on the host with the labels of `match_classes`; those of -1 are not valid."""
+    matched = labels[found.labels]
+    valid = found.valid & (matched >= 0)
+    return dataclasses.replace(found, labels=np.where(valid, matched, 0), valid=valid)
 
 
 def match_classes(

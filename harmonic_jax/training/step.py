@@ -70,14 +70,14 @@ def make_train_step(
     )
 
 
-def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
+def make_predict_step(detector: Detector, mesh: Mesh, *, masks: bool = True) -> PredictStep:
     """The jitted inference function: (detections, record_index) for a batch.
 
     Both come back whole on every process, as `predict` gives them.
     """
 
     def predict_step(variables: Variables, batch: Batch) -> tuple[Detections, Int[Array, " b"]]:
-        return predict(detector, variables, batch), batch.record_index
+        return predict(detector, variables, batch, masks=masks), batch.record_index
 
     everywhere = replicated(mesh)
     return jax.jit(
@@ -87,13 +87,15 @@ def make_predict_step(detector: Detector, mesh: Mesh) -> PredictStep:
     )
 
 
-def predict(detector: Detector, variables: Variables, batch: Batch) -> Detections:
+def predict(
+    detector: Detector, variables: Variables, batch: Batch, *, masks: bool = True
+) -> Detections:
     """Detections with boxes in pixels of the original image.
 
     Batch slots that are not real detect nothing; the scores of an image for which the network says
     NaN or infinity are NaN.
     """
-    found = detect(detector.merge(variables, train=False), batch)
+    found = detect(detector.merge(variables, train=False), batch, masks=masks)
     xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4
     valid = found.valid & batch.is_real[:, None]
     scores = jnp.where(batch.is_real[:, None], found.scores, 0.0)

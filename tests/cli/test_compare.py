@@ -4,6 +4,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 import harmonic_jax.__main__
 from harmonic_jax.cli import consistency, evaluate
-from harmonic_jax.cli.consistency import MOST_RAW_BOXES, detect_raw
+from harmonic_jax.cli.consistency import MOST_RAW_BOXES, RawPredictions
 from harmonic_jax.metrics.coco import coco_metrics, mask_metrics
 from harmonic_jax.metrics.files import (
     load_coco_annotations,
@@ -244,16 +245,15 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     from harmonic_jax.training.run_folder import RunFolder
     from harmonic_jax.training.saved_run import read_run
     from harmonic_jax.training.sharding import data_mesh, replicated
-    from harmonic_jax.training.step import make_predict_step
     from tests.inference.tiny_run import images_of_shapes, run_config, write_run
 
     config, mesh = run_config(), data_mesh(jax.devices()[:1])
     folder = RunFolder(write_run(tmp_path / "run", config))
     run = read_run(folder, sharding=replicated(mesh))
     source = images_of_shapes(1, number=2)
-    step = make_predict_step(run.detector, mesh)
+    step = RawPredictions(run, np.arange(3), source, mesh)
     kept = run_evaluation(step, run.variables, source, config, mesh).detections
-    raw, num_full = detect_raw(run, np.arange(3), source, config, mesh)
+    raw, num_full = step.found()
     settings = config.model.postprocess
     for image in np.unique(kept.image_id):
         mine, own = raw.image_id == image, kept.image_id == image
@@ -266,3 +266,29 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
         assert boxes[chosen] == pytest.approx(kept.boxes[own], abs=1e-3)
     assert len(np.unique(kept.image_id)) == 2
     assert num_full == sum(np.bincount(raw.image_id) == MOST_RAW_BOXES)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
+def test_boxes_before_nms_cost_no_second_network(name: str, tmp_path: Path) -> None:
+    """Nor masks."""
+    from harmonic_jax.data.loader import eval_batches
+    from harmonic_jax.training.run_folder import RunFolder
+    from harmonic_jax.training.saved_run import read_run
+    from harmonic_jax.training.sharding import data_mesh, put_batch, replicated
+    from harmonic_jax.training.step import make_predict_step
+    from tests.detectors import tiny
+    from tests.inference.tiny_run import images_of_shapes, run_config, write_run
+
+    config, mesh = dataclasses.replace(run_config(), model=tiny.MODELS[name]), data_mesh()
+    folder = RunFolder(write_run(tmp_path / "run", config))
+    run, source = read_run(folder, sharding=replicated(mesh)), images_of_shapes(1, number=2)
+    with eval_batches(
+        source, config.data, batch_size=mesh.size, process_index=0, process_count=1
+    ) as batches:
+        batch = put_batch(next(iter(batches)), mesh)
+
+    def flops(step: Any) -> float:
+        return jax.jit(step).lower(run.variables, batch).compile().cost_analysis()["flops"]
+
+    alone = flops(make_predict_step(run.detector, mesh))
+    assert alone < flops(RawPredictions(run, np.arange(3), source, mesh).step) < 1.05 * alone
