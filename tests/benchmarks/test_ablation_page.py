@@ -50,7 +50,7 @@ def test_the_page_has_every_grid() -> None:
 
 
 def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
-    title, first, *_ = PAGE.read_text().split("\n\n")
+    title, first, printed, *_ = PAGE.read_text().split("\n\n")
     assert title == "# Does HarDet help?"
     assert first.startswith("On PASCAL VOC 2007 `test`, HarDet")
     runs: dict[str, dict[int, Any]] = {}
@@ -63,11 +63,13 @@ def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
         seeds = runs["baseline"].keys() & runs[arm].keys()
         return [np.mean([run[s][metric] for s in seeds]) for run in (runs["baseline"], runs[arm])]
 
-    for arm, metrics in (("hardet", ("AP50", "AP75")), ("hardet-balanced", ("AP", "AP75"))):
-        assert all(f"{ap:.3f}"[1:] in first for ap in means(arm, "AP"))
+    for words, arm, metrics in (
+        (first, "hardet-balanced", ("AP", "AP50", "AP75")),
+        (printed, "hardet", ("AP50", "AP75")),
+    ):
+        assert all(f"{ap:.3f}"[1:] in words for ap in means(arm, "AP"))
         for metric in metrics:
-            assert f"{abs(np.subtract(*means(arm, metric))):.3f}"[1:] in first
-    assert f"{abs(np.subtract(*means('hardet-balanced', 'AP50'))):.2f}" == "0.00"
+            assert f"{abs(np.subtract(*means(arm, metric))):.3f}"[1:] in words
 
 
 def test_every_figure_is_shown_and_made_of_the_results(
