@@ -73,7 +73,8 @@ def make_train_step(
 def make_predict_step(detector: Detector, mesh: Mesh, *, masks: bool = True) -> PredictStep:
     """The jitted inference function: (detections, record_index) for a batch.
 
-    Both come back whole on every process, as `predict` gives them.
+    Both come back whole on every process, as `predict` gives them. `masks`: find those too, if the
+    detector can.
     """
 
     def predict_step(variables: Variables, batch: Batch) -> tuple[Detections, Int[Array, " b"]]:
@@ -93,7 +94,7 @@ def predict(
     """Detections with boxes in pixels of the original image.
 
     Batch slots that are not real detect nothing; the scores of an image for which the network says
-    NaN or infinity are NaN.
+    NaN or infinity are NaN. `masks`: find those too, if the detector can.
     """
     found = detect(detector.merge(variables, train=False), batch, masks=masks)
     xyxy_scale = jnp.tile(batch.scale[:, ::-1], 2)[:, None, :]  # b 1 4

@@ -241,6 +241,7 @@ def test_reports_of_different_images_are_refused(files: Path, tmp_path, capsys) 
 
 def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     """Suppression of them gives the detector's own detections."""
+    from harmonic_jax.training.evaluation import MatchedPredictions
     from harmonic_jax.training.evaluation import evaluate as run_evaluation
     from harmonic_jax.training.run_folder import RunFolder
     from harmonic_jax.training.saved_run import read_run
@@ -251,8 +252,10 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
     folder = RunFolder(write_run(tmp_path / "run", config))
     run = read_run(folder, sharding=replicated(mesh))
     source = images_of_shapes(1, number=2)
-    step = RawPredictions(run, np.arange(3), source, mesh)
-    kept = run_evaluation(step, run.variables, source, config, mesh).detections
+    labels_there = np.array([2, 0, 1])  # of the detector's classes in the data
+    step = RawPredictions(run, labels_there, source, mesh)
+    matched = MatchedPredictions(step, labels_there)
+    kept = run_evaluation(matched, run.variables, source, config, mesh).detections
     raw, num_full = step.found()
     settings = config.model.postprocess
     for image in np.unique(kept.image_id):
@@ -262,6 +265,7 @@ def test_raw_boxes_are_all_candidates_of_the_detector(tmp_path) -> None:
         chosen = jax.jit(partial(suppress, settings=rule))(boxes, scores, labels)
         chosen = np.asarray(chosen.indices)[np.asarray(chosen.valid)]
         assert mine.sum() > len(chosen) == own.sum()
+        assert labels[chosen].tolist() == kept.labels[own].tolist()
         assert scores[chosen] == pytest.approx(kept.scores[own])
         assert boxes[chosen] == pytest.approx(kept.boxes[own], abs=1e-3)
     assert len(np.unique(kept.image_id)) == 2
