@@ -26,7 +26,7 @@ from harmonic_jax.config import Config
 from harmonic_jax.data.records import DetectionSource
 from harmonic_jax.data.sources import open_source
 from harmonic_jax.metrics.coco import format_table
-from harmonic_jax.terminal import Terminal
+from harmonic_jax.terminal import Terminal, counted
 from harmonic_jax.training.compilation import use_compilation_cache
 from harmonic_jax.training.loop import train
 from harmonic_jax.training.processes import ProcessOptions, is_primary, run_on_all
@@ -92,7 +92,7 @@ def _train_and_report(
     if jax.process_count() > 1:
         console.print(f"{jax.process_count()} processes, {jax.device_count()} devices")
     for source in (train_source, eval_source):
-        console.print(f"{source.name}: {len(source.records)} images")
+        console.print(f"{source.name}: {counted(len(source.records), 'image')}")
         console.print(source.report.format())
         for doubt in source.report.doubts:
             console.print(f"{source.name}: {doubt}")
