@@ -11,6 +11,12 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from harmonic_jax.backbones.winograd import (
+    convolve_winograd,
+    is_worth_winograd,
+    winograd_gradients,
+)
+
 # torchvision's choices. He et al. 2015, fan-out: the ResNet.
 he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Caffe2's "Xavier", bound sqrt(3 / fan_in): the feature pyramid.
@@ -106,9 +112,10 @@ def convolve(
 
     A 1x1 kernel is a matrix product and written as one: on CPU, XLA's convolution takes twice
     the time, forward and backward, and a product of more than two axes is transposed first. With
-    one group, on CPU, the kernel's gradient is a product of gathered patches, and so are small
-    outputs, those of large kernels and their gradients: XLA's convolution takes up to four times
-    the time. Forward-mode differentiation is not defined.
+    one group, on CPU, large 3x3 convolutions take Winograd's products, half of the time. Of the
+    others the kernel's gradient is a product of gathered patches, and so are small outputs, those
+    of large kernels and their gradients: XLA's convolution takes up to four times the time.
+    Forward-mode differentiation is not defined.
 
     Args:
         x: `[b, h, w, i]`.
@@ -169,6 +176,8 @@ def _convolve_dense_bwd(
     options: _Options, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     def on_cpu(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if _is_winograd(x, kernel, options):
+            return winograd_gradients(x, kernel, grad)
         (grad_x,) = jax.vjp(lambda x: _convolve_on_cpu(x, kernel, options), x)[1](grad)
         return grad_x, _kernel_gradient(x, grad, kernel, options)
 
@@ -181,7 +190,13 @@ def _convolve_dense_bwd(
 _convolve_dense.defvjp(_convolve_dense_fwd, _convolve_dense_bwd)
 
 
+def _is_winograd(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
+    return kernel.shape[0] == 3 and options == (1, 1, 1) and is_worth_winograd(x, kernel)
+
+
 def _convolve_on_cpu(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    if _is_winograd(x, kernel, options):
+        return convolve_winograd(x, kernel)
     num_cells = math.prod(_output_size(x, kernel, options))
     most = MAX_CELLS_OF_LARGE_KERNELS if kernel.size >= LARGE_KERNEL else MAX_CELLS_AS_PATCHES
     return (_convolve_patches if num_cells <= most else _convolve_xla)(x, kernel, options)
