@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from harmonic_jax.backbones.winograd import (
     convolve_winograd,
+    images_at_once,
     is_worth_winograd,
     winograd_gradients,
 )
@@ -242,9 +243,8 @@ def _patches(
     size, _, num_in, _ = kernel.shape
     height, width = _output_size(x, kernel, options)
     num_images = x.shape[0]
-    most = max(MAX_NUMBERS_OF_PATCHES // max(height * width * size**2 * num_in, 1), 1)
-    divisors = (n for n in range(1, max(num_images, 1) + 1) if num_images % n == 0)
-    at_once = max(n for n in divisors if n <= most)
+    numbers = height * width * size**2 * num_in
+    at_once = images_at_once(num_images, numbers, MAX_NUMBERS_OF_PATCHES)
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     starts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
 

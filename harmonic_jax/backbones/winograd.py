@@ -33,7 +33,15 @@ def is_worth_winograd(x: jax.Array, kernel: jax.Array) -> bool:
 
 
 def convolve_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with a zero on every side, of `[b, h, w, i]` to `[b, h, w, o]`."""
+    """Convolution of stride 1 with a zero on every side; float32.
+
+    Args:
+        x: `[b, h, w, i]`, an image or more.
+        kernel: `[3, 3, i, o]`.
+
+    Returns:
+        `[b, h, w, o]`.
+    """
     return _convolve(x, _transform_kernel(kernel))
 
 
@@ -63,10 +71,18 @@ def _convolve(x: jax.Array, parts: Grid) -> jax.Array:
 
 def _some_at_a_time(x: jax.Array, parts: Grid) -> jax.Array:
     """`[b, ..]` to `[b / n, n, ..]`: what is worked on at once stays in a processor's caches."""
-    num_images = x.shape[0]
-    most = max(MAX_NUMBERS_OF_IMAGES // (math.prod(x.shape[1:3]) * max(parts[0][0].shape)), 1)
-    at_once = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
-    return x.reshape(-1, at_once, *x.shape[1:])
+    numbers = math.prod(x.shape[1:3]) * max(parts[0][0].shape)
+    return x.reshape(-1, images_at_once(len(x), numbers, MAX_NUMBERS_OF_IMAGES), *x.shape[1:])
+
+
+def images_at_once(num_images: int, numbers: int, limit: int) -> int:
+    """The largest divisor of the number of images, of so many numbers each, within a limit.
+
+    >>> images_at_once(6, 10, 50)
+    3
+    """
+    most = max(limit // max(numbers, 1), 1)
+    return max(n for n in range(1, max(num_images, 1) + 1) if num_images % n == 0 and n <= most)
 
 
 def _convolve_images(x: jax.Array, parts: Grid) -> jax.Array:

@@ -72,6 +72,14 @@ def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
             assert f"{abs(np.subtract(*means(case, arm, metric))):.3f}"[1:] in words
 
 
+def test_the_section_of_rtdetr_has_its_numbers(rows: dict[str, Any]) -> None:
+    section = PAGE.read_text().split("### RT-DETR\n")[1].split("<!-- made")[0]
+    assert rows["voc_rtdetr"]
+    for line in rows["voc_rtdetr"]:
+        assert f"{line['metrics']['AP']:.3f}"[1:] in section
+        assert f"{line['metrics']['pearson']:.2f}"[1:] in section
+
+
 def test_every_figure_is_shown_and_made_of_the_results(
     rows: dict[str, Any], tmp_path: Path
 ) -> None:
