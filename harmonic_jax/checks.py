@@ -33,12 +33,7 @@ def check_fields(config: Any, prefix: str) -> None:
     in no interval, and no tuple or text is longer than MAX_ITEMS or MAX_TEXT. What must hold in
     float32 is held against the number as float32 sees it: 1e-50 is 0 there.
 
-    Args:
-      config: an instance of a dataclass.
-      prefix: of the fields' names in messages.
-
-    Raises:
-      ConfigError: names the field, its value, and what is legal.
+    A ConfigError names the field, `prefix` before it, its value, and what is legal.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for name, value in vars(config).items():

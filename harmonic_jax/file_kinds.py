@@ -33,8 +33,7 @@ _KINDS = (
 def kind_of(start: bytes) -> str | None:
     """What the file is that begins so, in words that follow "is"; None: not known.
 
-    Args:
-        start: its first bytes; `START_BYTES` of them are enough.
+    The first `START_BYTES` bytes are enough.
 
     Example:
         >>> kind_of(b"\\x1f\\x8b\\x08")

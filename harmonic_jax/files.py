@@ -20,9 +20,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     the block fails. A link is replaced; what it points to is not touched. A pipe or a device
     (/dev/stdout) is written to as it is.
 
-    Raises:
-      OSError: the file cannot be written; the error names `path`, and the space that is left
-        where the disk is full.
+    The OSError of a file that cannot be written names `path`, and the space that is left where the
+    disk is full.
     """
     path = Path(path)
     if _is_special(path):
@@ -77,13 +76,8 @@ def read_lines(path: str | Path, *, errors: str = "strict") -> list[str]:
     UTF-8, with or without a mark at its start, or UTF-16 with one, as Windows writes it. Only line
     ends end a line: names may hold what else Python's `splitlines` takes for one.
 
-    Args:
-      path: the file.
-      errors: what to do with bytes that are no text, as in `bytes.decode`.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is no such text; the message names the file and the line.
+    Bytes that are no such text are a ValueError that names the file and the line; `errors` is as in
+    `bytes.decode`.
     """
     data = Path(path).read_bytes()
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -107,11 +101,7 @@ def append(descriptor: int, data: bytes) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Tries whether a file could be written, before what it takes to make it.
-
-    Raises:
-      OSError: it could not; the error names `path`.
-    """
+    """Tries whether a file can be written, before the work of making it; an OSError names it."""
     path = Path(path)
     if _is_special(path):
         return
@@ -122,11 +112,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes a folder if absent, and tries whether files can be written there.
-
-    Raises:
-      OSError: they cannot; the error names `path`.
-    """
+    """Makes a folder if absent, and tries to write files there; an OSError names it."""
     with named_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

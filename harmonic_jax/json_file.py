@@ -34,13 +34,9 @@ def read_json(
 ) -> Any:
     """Reads a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
-    Args:
-      path: the file.
-      most_bytes: refuse a larger file, and what is no regular file.
-      unique_keys, object_hook: as for `parse_json`.
+    `most_bytes` refuses a larger file, and what is no regular file; the rest is as in `parse_json`.
 
     Raises:
-      OSError: the file cannot be read.
       JsonFileError: it is not JSON, too large, nested too deeply, or repeats a key.
     """
     path = Path(path)
@@ -62,11 +58,9 @@ def parse_json(
     unique_keys: bool = False,
     object_hook: ObjectHook | None = None,
 ) -> Any:
-    """The value of JSON that is in memory.
+    """The value of JSON that is in memory, in any of its encodings; messages call it `name`.
 
     Args:
-      data: the text, or its bytes in any encoding of JSON.
-      name: what messages call it.
       unique_keys: refuse an object in which a key has two different values; else the last counts.
       object_hook: makes something else of each object, innermost first.
 

@@ -123,10 +123,7 @@ def discard(stream: IO[str]) -> None:
 
 
 def flush_output() -> None:
-    """
-    Raises:
-      OSError: what was printed cannot be written.
-    """
+    """Flushes standard output; OSError if what was printed cannot be written."""
     try:
         if sys.stdout is not None:  # of a process that was started without
             sys.stdout.flush()
@@ -190,13 +187,9 @@ def track(
     """Yields from `iterable` and shows how far it is: a bar, or a line now and then in a file.
 
     Args:
-      iterable: anything.
-      total: its length.
-      description: what stands before the bar.
-      console: where to, a quiet one shows nothing; None: standard output.
+      console: None: standard output; a quiet one shows nothing.
       bar: a display that is live, which takes the loop's bar while that lasts: a terminal shows
         one live display.
-      clock: seconds.
 
     >>> list(track(range(3), 3, "eval", console=Terminal(quiet=True)))
     [0, 1, 2]

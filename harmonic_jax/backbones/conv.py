@@ -119,11 +119,8 @@ def convolve(
     Forward-mode differentiation is not defined.
 
     Args:
-        x: `[b, h, w, i]`.
         kernel: `[s, s, i / groups, o]`; s is odd where `padding` is None.
-        stride: between outputs.
         padding: zeros on every side; None: dilation * (s - 1) / 2.
-        dilation: between the cells that a kernel reads.
     """
     size = kernel.shape[0]
     groups = x.shape[-1] // kernel.shape[2]

@@ -28,17 +28,11 @@ def normalize_images(
     """Standardise uint8 images: `(images - mean) / std` in float32, 0 in the padding.
 
     Args:
-        images: `[b, h, w, 3]` uint8, RGB.
+        images: `[b, h, w, 3]`, RGB.
         image_size: `[b, 2]` height and width of the image in the top-left corner; what lies
             outside becomes 0, the mean colour, as if padded after normalisation. None: no
             padding.
         mean, std: `[3]`, of 0..255; ImageNet's unless the weights were trained with others.
-
-    Returns:
-        `[b, h, w, 3]` float32.
-
-    Raises:
-        TypeError: images are not uint8.
     """
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise TypeError(
@@ -65,8 +59,6 @@ def max_pool(
 
     Args:
         x: `[b, h, w, c]`.
-        size: side of a window.
-        stride: between windows.
         padding: cells outside, on the top and the left, that the first windows cover.
         ceil_mode: whether a last window that reaches beyond the border is kept.
 
@@ -101,12 +93,8 @@ def max_pool(
 def mean_pool(x: jax.Array, size: int) -> jax.Array:
     """Mean over squares of `size` cells that touch; those at the border over the cells they have.
 
-    Args:
-        x: `[b, h, w, c]`.
-        size: side of a square, and the distance between them.
-
-    Returns:
-        `[b, ceil(h / size), ceil(w / size), c]`, PyTorch's `AvgPool2d(size, size, ceil_mode=True)`.
+    Of `[b, h, w, c]` it makes `[b, ceil(h / size), ceil(w / size), c]`, as PyTorch's
+    `AvgPool2d(size, size, ceil_mode=True)`.
 
     Example:
         >>> mean_pool(jnp.arange(3.0).reshape(1, 1, 3, 1), 2).ravel().tolist()

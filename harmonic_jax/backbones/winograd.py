@@ -22,12 +22,7 @@ Grid = Sequence[Sequence[jax.Array]]
 
 
 def is_worth_winograd(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether a 3 x 3 convolution of stride 1 is faster so on a processor: a large one is.
-
-    Args:
-        x: `[b, h, w, i]`.
-        kernel: `[3, 3, i, o]`.
-    """
+    """Whether a 3 x 3 convolution of stride 1 is faster so on a processor: a large one is."""
     is_large = math.prod(x.shape[:3]) * kernel.size >= LEAST_PRODUCTS
     return is_large and min(kernel.shape[2:]) >= LEAST_CHANNELS and x.dtype == jnp.float32
 
@@ -35,12 +30,7 @@ def is_worth_winograd(x: jax.Array, kernel: jax.Array) -> bool:
 def convolve_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution of stride 1 with a zero on every side; float32.
 
-    Args:
-        x: `[b, h, w, i]`, an image or more.
-        kernel: `[3, 3, i, o]`.
-
-    Returns:
-        `[b, h, w, o]`.
+    An image or more, `[b, h, w, i]`, and a kernel `[3, 3, i, o]`.
     """
     return _convolve(x, _transform_kernel(kernel))
 

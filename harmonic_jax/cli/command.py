@@ -74,10 +74,7 @@ def command(
 ) -> Callable[[Callable[[_T], int]], Callable[[Sequence[str]], int]]:
     """Makes a command, which takes words, of a function that takes options.
 
-    Args:
-      kind: the options, a dataclass; where it has a field `config`, a config comes first.
-      name: of the command.
-      failures: as of `run_command`.
+    Where the options have a field `config`, a config comes first.
     """
 
     def parse(args: Sequence[str]) -> _T:
@@ -110,7 +107,6 @@ def run_command(
     """Runs a command.
 
     Args:
-      body: does what the command does, and returns its exit status.
       failures: what is told in one line, with status 1. Anything else is a fault of ours, and
         keeps its traceback.
 
@@ -174,8 +170,6 @@ def run_as_process(
     Only process 0 prints; the others say what went wrong, with their number.
 
     Args:
-      options: how to find the others.
-      body: takes where to print, and returns the exit status.
       failures: what one of several tells in one line, without a traceback; its status is then 1.
       needs_devices: whether the body computes on them; False: it runs where JAX has none.
       needs_output: whether the command has failed where what it prints is lost; in any case it

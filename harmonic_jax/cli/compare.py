@@ -109,10 +109,7 @@ def _paths(options: Options) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
 
 def _side(path: Path) -> _Side:
-    """
-    Raises:
-      ConfigError: there is nothing to compare at this path.
-    """
+    """Raises ConfigError where there is nothing to compare at this path."""
     if path.is_file():
         return _Side(path, path)
     run = RunFolder(path)

@@ -51,7 +51,6 @@ def config_and_rest(args: Sequence[str]) -> tuple[Config, list[str]]:
 
     Raises:
       UsageError: it begins with an option.
-      ConfigError: the file is missing, fails, or has no `config()` that returns a config.
     """
     if {"-h", "--help"} & set(args[:1]):
         return Config("NAME"), list(args)
@@ -84,7 +83,6 @@ def call_in_file(path: Path, function: str) -> Any:
 
     Raises:
       ConfigError: there is no such file, or it fails: names the line, and what is wrong there.
-      OSError: it cannot be read.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; it must be a {function} file, in Python")

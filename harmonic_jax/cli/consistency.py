@@ -48,12 +48,7 @@ class RawPredictions:
 
     NMS at IoU 1 removes nothing. What comes before it stays as the config has it: the score
     threshold, and the best candidates of each level or class. They have no masks.
-
-    Args:
-      run: the detector.
-      labels: of its classes in the source, from `match_classes`.
-      source: the images.
-      mesh: all devices.
+    `labels` are those of its classes in the source, from `match_classes`.
     """
 
     def __init__(
@@ -112,9 +107,6 @@ def write_consistency(
     The folder is made if absent, and files of an earlier report in it are replaced. Of `num_full`
     images not all boxes before NMS are there, perhaps. `at_score` is of `class_table`; with it
     come what is taken for what at that score and IoU, and the slices by the rule of `slices_of`.
-
-    Returns:
-      The report and the files written.
     """
     notes: tuple[str, ...] = ()
     if iou_type == "segm":
@@ -166,9 +158,6 @@ def write_rows(path: Path, rows: Rows) -> Path:
 def slices_of(rule: str, images: Images) -> tuple[dict[str, list[int]], list[str]]:
     """The ids of the images by "size" (of the longer side), by "folder", or by the tags of a JSON
     file, {file name or id: [tag, ..]}; and, if so, a note that it names others.
-
-    Raises:
-      ConfigError, OSError: the file is something else, or cannot be read.
     """
     try:
         content = b"{}" if rule in ("size", "folder") else Path(rule).read_bytes()

@@ -105,10 +105,7 @@ def import_run(
     """Writes a run whose best checkpoint, of step 0, holds the weights of a state dict.
 
     What the model has no place for (counters, outputs for background) is written beside it, so
-    that an export gives the same state dict again.
-
-    Returns:
-      A line that says what was read.
+    that an export gives the same state dict again. Returns a line that says what was read.
 
     Raises:
       WeightsError: the state dict does not fit; nothing is written.

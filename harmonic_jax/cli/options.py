@@ -38,8 +38,6 @@ def parse_options(kind: type[_T], args: Sequence[str], *, prog: str, **given: An
 
     Args:
       kind: the dataclass of the command's options; its docstring is the help's description.
-      args: the words.
-      prog: the command, as help names it.
       given: fields that are there already, such as a config whose fields are options.
 
     Raises:

@@ -44,11 +44,7 @@ class InferenceOptions:
     """Overlap of one object, with nms or wbf."""
 
     def augmentation(self) -> TTA | None:
-        """None without --tta.
-
-        Raises:
-          ConfigError: a value is not legal.
-        """
+        """None without --tta."""
         if not self.tta:
             for option in given_options(dataclasses.replace(self, nms=None, nms_sigma=None)):
                 raise UsageError(f"{option} goes with --tta")

@@ -46,7 +46,6 @@ class CocoFile:
       category_ids: k ids, rising.
       class_names: k names, each once.
       same_names: of each name that several categories have, what they are called here.
-      images, annotations, categories: the lists as they stand.
     """
 
     name: str
@@ -99,12 +98,10 @@ class CocoObject(NamedTuple):
 
     Attributes:
       row: its place in the file's list.
-      image: the id of its image.
       label: 0..k-1.
       xywh: x, y, width, height, perhaps not finite.
       is_crowd, is_difficult: the flags `iscrowd` and `difficult`, or LVIS's `ignore`.
       area: NaN where none is stated that can be used.
-      entry: all of it.
     """
 
     row: int
@@ -128,15 +125,9 @@ class CocoResult(msgspec.Struct, gc=False):
 
 
 def read_coco_file(path: str | Path, *, segmentations: bool) -> CocoFile:
-    """Reads an annotation file.
+    """Reads an annotation file, which without `segmentations` is a tenth as large in memory.
 
-    Args:
-      path: the file.
-      segmentations: keep them; without them a file is a tenth as large in memory.
-
-    Raises:
-      OSError: it cannot be read.
-      JsonFileError: it is no annotation file, or its categories are not what they should be.
+    A JsonFileError where it is none, or its categories are not what they should be.
     """
     # Masks are nine tenths of the file: changed while parsing, they never pile up in memory.
     hook = _with_compact_mask if segmentations else _without_mask
@@ -266,12 +257,7 @@ def objects_of(file: CocoFile, images: Mapping[Id, Any], on_fault: OnFault) -> I
 
 
 def read_results(path: str | Path) -> list[CocoResult]:
-    """Reads a results file.
-
-    Raises:
-      OSError: it cannot be read.
-      JsonFileError: it is no results file, or an entry lacks a field or has a wrong one.
-    """
+    """Reads a results file; a JsonFileError where it is none, or a field is absent or wrong."""
     data = Path(path).read_bytes()
     try:
         results = msgspec.json.decode(data, type=list[CocoResult])

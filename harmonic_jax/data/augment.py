@@ -66,10 +66,7 @@ class Sample(NamedTuple):
 def augment(sample: Sample, rng: np.random.Generator, config: DataConfig) -> Sample:
     """Colours, zoom out, crop, horizontal and vertical flip, erasing; each where the config asks.
 
-    Args:
-      sample: one image.
-      rng: the source of all randomness.
-      config: `augment` says what to do, and how often; `max_pixels` bounds the zoomed-out canvas.
+    `config.max_pixels` bounds the zoomed-out canvas.
     """
     changes, image, boxes, flipped_axes = config.augment, sample.image, sample.boxes, []
     if changes.photometric:
@@ -114,16 +111,6 @@ def expand(
     The canvas is `ratio` times as high and as wide, ratio uniform in [1, max_ratio]; the
     position is uniform. `max_ratio` is lowered where the canvas could exceed `max_pixels`.
 
-    Args:
-      image: uint8 [h, w, 3].
-      boxes: float32 [n, 4].
-      rng: the source of all randomness.
-      max_ratio: >= 1.
-      max_pixels: bound of the canvas.
-
-    Returns:
-      The canvas, and the boxes moved with the image.
-
     Source: SSD, section 3.6 (data augmentation for small objects).
     """
     height, width = image.shape[:2]
@@ -149,11 +136,6 @@ def random_crop(
     its aspect ratio in [0.5, 2]. After 50 windows that do not qualify another option is
     drawn. Objects with their centre in the window stay, clipped to it; a window without any is
     not taken. An image without objects is left whole.
-
-    Args:
-      image: uint8 [h, w, 3].
-      boxes: float32 [n, 4].
-      rng: the source of all randomness.
 
     Returns:
       The window uint8 [h', w', 3]; the boxes of the objects that stay, float32 [m, 4]; their
@@ -234,14 +216,8 @@ def photometric_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarr
     Each change happens with probability 1/2: brightness is added, uniform in +-32 levels;
     contrast and saturation are factors, uniform in [0.5, 1.5]; hue turns, uniform in +-18
     degrees; the channels are permuted. Contrast comes before the trip to HSV or after it, with
-    equal probability. Every intermediate image is clipped to [0, 255], as 8-bit images are.
-
-    Args:
-      image: uint8 RGB [h, w, 3].
-      rng: the source of all randomness; the number of draws does not depend on the image.
-
-    Returns:
-      uint8 RGB [h, w, 3], a new array.
+    equal probability. Every intermediate image is clipped to [0, 255], as 8-bit images are. RGB in
+    and out; the number of draws does not depend on the image.
 
     Source: SSD's data layer; the permutation with probability 1/2 is that of later
     implementations.

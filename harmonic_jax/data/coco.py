@@ -34,11 +34,7 @@ _ROBOFLOW = "_annotations.coco.json"
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
-    """The splits a folder has annotations for, by name.
-
-    Raises:
-      DataError: there is none.
-    """
+    """The splits a folder has annotations for, by name; a DataError where there is none."""
     splits = tuple(sorted(_annotation_files(root)))
     if not splits:
         raise DataError(
@@ -49,7 +45,9 @@ def coco_splits(root: Path) -> tuple[str, ...]:
 
 
 def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
-    """Reads one split.
+    """Reads one split; classes are the file's categories in the order of their ids.
+
+    Masks are polygons, or run lengths of either kind.
 
     Args:
       root: the folder with `annotations/`.
@@ -57,14 +55,6 @@ def read_coco(root: Path, split: str, config: DataConfig) -> FolderSource:
         LVIS's lvis_v1_val of annotations/lvis_v1_val.json.
         The images lie in one of ROOT/SPLIT, ROOT/images/SPLIT, ROOT/SPLIT/images, ROOT/images and
         ROOT, or sub-folders of it: that in which most of them are found.
-      config: of more than `max_objects` in an image, the surplus is counted; `masks` says whether
-        to read the segmentations too: polygons, or run lengths of either kind.
-
-    Returns:
-      The source; classes are the file's categories in the order of their ids.
-
-    Raises:
-      DataError: if the annotation file is absent or is not a COCO detection file.
     """
     whole = whole_split(tuple(_annotation_files(root)), split, config)
     path = _annotation_files(root).get(whole)

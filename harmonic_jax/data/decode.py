@@ -60,7 +60,7 @@ def decode_image(
     annotated_size: tuple[int, int] | None = None,
     upright: bool = False,
 ) -> DecodedImage:
-    """Decodes an image file to uint8 RGB.
+    """Decodes an image file to uint8 RGB; what is refused raises an ImageError.
 
     Annotations of VOC and COCO count stored pixels, so pixels are used as they are stored, in every
     format, and an orientation (EXIF's, or TIFF's tag) is ignored; unless the annotated size is
@@ -70,18 +70,11 @@ def decode_image(
     A JPEG of which libjpeg had to invent pixels is refused, where libjpeg itself only warns.
 
     Args:
-      data: the whole file.
       max_pixels: larger images are refused, by their header, before any pixel is decoded.
       annotated_size: (height, width) according to the annotation; an image of another size is
         refused, because its boxes cannot be trusted. None: any size.
       upright: turn the image as its orientation says in any case, as viewers do: for photos without
         annotations, and for annotations of the turned image.
-
-    Returns:
-      The pixels, and notes for the report.
-
-    Raises:
-      ImageError: with a reason and one line of detail.
 
     >>> import io
     >>> buffer = io.BytesIO()
@@ -185,11 +178,7 @@ def _decode_jpeg(header: Image.Image, data: bytes, notes: list[str]) -> np.ndarr
 
 
 def rgb_pixels(header: Image.Image) -> np.ndarray:
-    """Pixels of an image that Pillow has opened, by the rules of `decode_image`.
-
-    Raises:
-      ImageError: they are damaged, or of a kind without a fixed range.
-    """
+    """Pixels of an image that Pillow has opened, by the rules of `decode_image`."""
     try:
         header.load()
     except Exception as error:  # Pillow raises many types on malformed bytes

@@ -30,17 +30,9 @@ def is_hidden(name: str) -> bool:
 def list_files(folder: Path, *, depth: int = MAX_DEPTH) -> tuple[str, ...]:
     """The regular files of a folder and of the folders in it, hidden ones left out.
 
-    Links to files are followed, links to folders, which may lead in circles, are not.
-
-    Args:
-      folder: need not exist; may be a link.
-      depth: how many levels of sub-folders to go down.
-
-    Returns:
-      Their names, sorted; those of sub-folders as "sub/a.jpg".
-
-    Raises:
-      OSError: a folder may not be read.
+    Their names are sorted, those of sub-folders, `depth` levels down, as "sub/a.jpg". Links to
+    files are followed, links to folders, which may lead in circles, are not; the folder itself may
+    be a link, and need not exist. An OSError where a folder may not be read.
     """
     files: list[str] = []
     if not folder.is_dir():

@@ -73,11 +73,7 @@ def folder_source(
     Args:
       data_set: FORMAT:DATA_SET.
       split: of `images` those that are not in it by `config.eval_share` are left out.
-      images, objects: those that are not dropped already.
-      config: as for `apply_rules`; says whether masks are wanted.
-      class_names, category_ids: of the labels 0..k-1.
       report: has the counts of what was dropped, and receives those of the rules.
-      one_based: as for `apply_rules`.
       about: other fields of `DetectionSource`.
     """
     if config.eval_share is not None:
@@ -173,13 +169,7 @@ def read_list(path: Path) -> list[str]:
 def read_class_names(path: Path, *, repeatable: str | None = None) -> tuple[str, ...]:
     """The names in a file, one a line; empty lines and outer spaces are no part of them.
 
-    Args:
-      path: the file.
-      repeatable: a name that may be there more than once.
-
-    Raises:
-      DataError: there is none, one is there twice, or the file is no text.
-      OSError: the file cannot be read.
+    A DataError where there is none, one but `repeatable` is there twice, or the file is no text.
     """
     try:
         lines = read_lines(path)

@@ -73,14 +73,9 @@ class ImageError(ValueError):
 
 
 def read_image_file(path: str | Path, *, start: int | None = None) -> bytes:
-    """The bytes of a regular file; a pipe or a device, which may never end, is not read.
+    """The bytes of a regular file, or the first `start` of them.
 
-    Args:
-      path: the file.
-      start: read no more than so many bytes from its beginning; None: all.
-
-    Raises:
-      OSError: it cannot be read, is no regular file, or has more than MAX_FILE_BYTES.
+    An OSError for a pipe or a device, which may never end, and for more than MAX_FILE_BYTES.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -100,21 +95,15 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def open_image(data: bytes) -> tuple[Image.Image, int]:
-    """Reads the header of an image file.
+    """Reads the header of an image file; a damaged one or an unknown format is an ImageError.
 
     The orientation is that of EXIF (JPEG, PNG, WebP), or TIFF's tag of the same number; XMP is not
     asked. Where it is absent or nonsense, the image is upright. Of a PNG, text, colour profiles
     and the like are left out before Pillow sees them: it refuses those that are large.
 
-    Args:
-      data: the whole file.
-
     Returns:
       The image, its pixels still encoded, of the size in which they are stored; and EXIF's number
       of 1 to 8 for what a viewer makes of it, 1 for upright.
-
-    Raises:
-      ImageError: no known format, or a damaged header.
     """
     if not data:
         raise ImageError("empty", "the file has no bytes")

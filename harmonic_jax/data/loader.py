@@ -96,11 +96,9 @@ def train_batches(
     """Iterates over the training batches of steps start_step, .., num_steps - 1.
 
     Args:
-      source: the training split; its `image_bytes` is called from several threads.
-      config: shapes, augmentation, threads.
+      source: its `image_bytes` is called from several threads.
       batch_size: images in a global batch, a multiple of process_count.
       seed: of the order and of every augmentation, in [0, 2**31).
-      num_steps: length of the run.
       start_step: where to begin: the steps before it are not computed.
       process_index, process_count: this process loads its contiguous share of every batch.
 

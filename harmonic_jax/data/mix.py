@@ -25,8 +25,6 @@ class Mixer:
 
     Attributes:
       size: int [2], height and width of the new image.
-      config: `augment` says what to do, and how often.
-      rng: the source of all randomness.
       lost: gets the number of objects that are not kept, by rule: cropped_away, pasted_over.
 
     Source: Ghiasi et al. 2021, "Simple Copy-Paste" (scale jitter too); Bochkovskiy et al. 2020,

@@ -29,7 +29,6 @@ class StepPlan(NamedTuple):
 
     Attributes:
       bucket: position in `DataConfig.buckets`.
-      short_side: the size to which its images are resized.
       indices: int64 [batch_size], positions in the records; -1 is a row without an image.
     """
 
@@ -41,8 +40,7 @@ class StepPlan(NamedTuple):
 def local_rows(batch_size: int, *, process_index: int, process_count: int) -> range:
     """The rows of the global batch that a process loads: a contiguous piece, in process order.
 
-    Raises:
-      ValueError: where the batch cannot be divided equally.
+    A ValueError where the batch cannot be divided equally.
 
     >>> local_rows(8, process_index=1, process_count=4)
     range(2, 4)
@@ -60,16 +58,8 @@ class TrainPlan:
     """The training order. `plan[step]` works for every step >= 0, at the cost of one epoch's
     permutations, of which the last few are kept.
 
-    Images without trainable objects are left out unless `config.keep_empty`.
-
-    Args:
-      records: those of the training split.
-      config: gives the buckets, the short sides, and which objects are trained on.
-      batch_size: images in a global batch.
-      seed: in [0, 2**32).
-
-    Raises:
-      DataError: where no image is left to train on.
+    Images without trainable objects are left out unless `config.keep_empty`; a DataError where no
+    image is left. `seed` is in [0, 2**32).
     """
 
     def __init__(

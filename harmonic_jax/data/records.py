@@ -60,7 +60,6 @@ class Annotations:
 
     Attributes:
       image_ids: int64 [m].
-      file_names: m strings.
       sizes: int32 [m, 2], height and width in pixels, at least 1.
       owners: int64 [n], ascending: the image of each object, 0..m-1.
       boxes: float64 [n, 4], xyxy in pixels, unchecked.
@@ -150,7 +149,6 @@ class DetectionSource:
       name: FORMAT:DATA_SET:SPLIT, for messages.
       class_names: of the labels 0..k-1.
       category_ids: the data set's own id of each class, for results in COCO format; else 1..k.
-      records: one an image, after the rules.
       report: what the rules of docs/data.md did to the annotations.
       upright: boxes count pixels of the images as viewers turn them, by EXIF's orientation.
       federation: where images were searched for some classes alone (LVIS), for which.

@@ -38,20 +38,16 @@ def fit_size(
     bounds: tuple[int, int],
     whole: Callable[[float], int] = round,
 ) -> tuple[int, int]:
-    """Size of an image after resizing, aspect ratio kept.
+    """The (height, width) of an image after resizing, aspect ratio kept; at least 1 each.
 
     The short side becomes `short_side`, unless the long side would exceed `max_side` or a side
     its bound: then the largest size within both. The bounds matter only where a crop changed
     the orientation for which the batch's shape was chosen.
 
     Args:
-      height, width: pixels, >= 1.
       short_side, max_side: pixels, short_side <= max_side.
       bounds: largest (height, width).
       whole: makes pixels whole: `round`, or `math.floor` as torchvision does.
-
-    Returns:
-      (height, width), at least 1 each.
 
     >>> fit_size(480, 640, short_side=800, max_side=1333, bounds=(800, 1344))
     (800, 1067)

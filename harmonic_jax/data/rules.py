@@ -33,15 +33,8 @@ def apply_rules(
 ) -> RecordTable:
     """Drops, clips, marks and counts; afterwards every box is a real box inside its image.
 
-    Args:
-      raw: the annotations of m images.
-      config: of more than `max_objects` trainable objects in an image, the surplus is counted.
-      class_names: k names, for the report.
-      report: receives the counts.
-      one_based: the boxes count pixels from 1 and include the last one, as VOC's do.
-
-    Returns:
-      A table of the same m images in the same order.
+    Images stay, in their order. Of more than `config.max_objects` trainable objects in an image,
+    the surplus is counted. `one_based` boxes count pixels from 1 and hold the last, as VOC's do.
     """
 
     def count(reason: Reason, found: np.ndarray) -> None:

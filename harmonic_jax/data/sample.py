@@ -27,11 +27,7 @@ def empty_batch(
 ) -> Batch:
     """A batch without images and objects, numpy arrays, to be written row by row.
 
-    Args:
-      size: rows.
-      bucket: the padded (height, width) of the images, whose pixels are not set here.
-      config: says how many objects a row may have, and the size of their masks' grids.
-      masks: whether the ground truth has masks.
+    It has `size` rows of the padded (height, width) `bucket`, whose pixels are not set here.
     """
 
     # Any: the structures' fields are annotated as device arrays; on the host they hold numpy's.
@@ -60,14 +56,9 @@ def empty_batch(
 def write_image(
     batch: Any, row: int, image: np.ndarray | None, config: DataConfig, *, short_side: int
 ) -> None:
-    """Resizes an image into a row of a batch and pads it with the mean colour.
+    """Resizes an image into a row of an `empty_batch` and pads it with the mean colour.
 
-    Args:
-      batch: from `empty_batch`.
-      row: of the batch.
-      image: uint8 RGB [h, w, 3] of any size; None leaves the row blank.
-      config: how images are resized.
-      short_side: the size to resize to.
+    The image is uint8 RGB [h, w, 3] of any size; None leaves the row blank.
     """
     canvas = batch.images[row]
     if image is None:
@@ -99,12 +90,8 @@ def load_sample(
     """Loads records[index] into a row of a batch.
 
     Args:
-      source: where the image and its record come from.
       index: position in the records; -1 gives a blank row.
-      config: how images are decoded, changed and resized.
       batch: from `empty_batch`; its ground truth gets masks where it has a place for them.
-      row: of the batch.
-      short_side: the size to resize to.
       rng: for the augmentations; None: none of them (evaluation).
       partners: int [m], the records that may be mixed into the image; None: only its own.
 
@@ -184,9 +171,7 @@ def mask_grids(masks: RleTable, boxes: np.ndarray, *, size: int) -> np.ndarray:
     cells of any size and place, so no mask is ever drawn.
 
     Args:
-      masks: n masks.
       boxes: float [n, 4], xyxy in pixels of each one's image, inside of it, of positive size.
-      size: cells along a side.
 
     Returns:
       uint8 [n, size, size]: 0 where no pixel of the cell is the object's, 255 where all are.

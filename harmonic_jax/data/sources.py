@@ -12,14 +12,7 @@ from harmonic_jax.data.yolo import read_yolo, yolo_splits
 
 
 def open_source(config: DataConfig, split: str) -> DetectionSource:
-    """Opens a split to train on or to evaluate.
-
-    Args:
-      config: format, name and root say where the data are, masks whether those are wanted too.
-      split: name of the split, as docs/data.md lists them for each format.
-
-    Returns:
-      A source with at least one record.
+    """Opens a split to train on or to evaluate; docs/data.md lists their names by format.
 
     Raises:
       DataError: if the data set or the split is absent, if nothing in it is usable, or if masks
@@ -67,16 +60,10 @@ def list_splits(config: DataConfig) -> tuple[str, ...]:
 
 
 def parse_spec(spec: str) -> tuple[DataConfig, str | None]:
-    """Reads `FORMAT:WHERE[:SPLIT]`, as check-data takes it.
+    """Reads `FORMAT:WHERE[:SPLIT]`, as check-data takes it; a DataError where it is none.
 
-    Args:
-      spec: `coco:DIR`, `voc:DIR`, `yolo:DIR` or `tfds:NAME`, with `:SPLIT` for a single split.
-
-    Returns:
-      A configuration of that data, and the split, or None for all.
-
-    Raises:
-      DataError: if it is none of these.
+    That is `coco:DIR`, `voc:DIR`, `yolo:DIR` or `tfds:NAME`; without `:SPLIT` the split is None,
+    for all of them.
 
     Example:
       >>> config, split = parse_spec("voc:photos/bccd:test")

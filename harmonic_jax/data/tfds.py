@@ -70,20 +70,13 @@ def tfds_splits(config: DataConfig) -> tuple[str, ...]:
 def read_tfds(config: DataConfig, split: str) -> TfdsSource:
     """Reads one split, or several joined by "+".
 
+    Masks are compressed run lengths in a text `segmentation`. Image ids are the data set's own, or
+    positions where it has none.
+
     Args:
-      config: `name` and `root` as for `open_builders`; of more than `max_objects` in an image, the
-        surplus is counted; `masks` says whether to read the objects' masks too, compressed run
-        lengths in a text `segmentation`.
       split: what TFDS takes ("train", "train+validation", "train[:10%]"), and "trainval" and
         "val"; of several years of VOC, "2007_trainval+2012_trainval", where a split without a
         year is that of all, but for "test": the test set of 2007, the only one with objects.
-
-    Returns:
-      The source; image ids are the data set's own, or positions where it has none.
-
-    Raises:
-      DataError: if the data are not prepared, the split is unknown, or the features are not
-        those of a detection data set, or have no masks where they are wanted.
     """
     builders = open_builders(config)
     chosen = [choice for part in split.split("+") for choice in _choose(part.strip(), builders)]
@@ -113,7 +106,7 @@ def read_tfds(config: DataConfig, split: str) -> TfdsSource:
 
 
 def open_builders(config: DataConfig) -> dict[str, Any]:
-    """Opens the prepared data of a name.
+    """Opens the prepared data of a name, or raises a DataError with the command that prepares them.
 
     Args:
       config: `name` is a TFDS name such as "coco/2017" or "coco/2017:1.1.0"; "voc/2007+2012" is
@@ -122,9 +115,6 @@ def open_builders(config: DataConfig) -> dict[str, Any]:
 
     Returns:
       TFDS builders by variant ("2007", "2012"; "" where the name has none).
-
-    Raises:
-      DataError: if it is not prepared there; the message has the command that prepares it.
     """
     name, data_dir = config.name, _data_dir(config.root)
     base, _, variants = name.partition("/")

@@ -24,17 +24,9 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 def open_prepared(folder: Path, *, hint: str = "prepare it again") -> Any:
-    """Opens a folder of one version of a data set.
+    """Opens a folder of one version of a data set: a TFDS builder that only reads.
 
-    Args:
-      folder: has dataset_info.json and features.json in it.
-      hint: what to do where it is damaged.
-
-    Returns:
-      A TFDS builder that only reads.
-
-    Raises:
-      DataError: a file is damaged, or names features that are not TFDS's own.
+    A DataError where a file is damaged (then with `hint`) or names features not of TFDS's own.
     """
     import tensorflow_datasets as tfds
 
@@ -85,10 +77,8 @@ def _named_classes(content: Any) -> Iterator[str]:
 def label_names(builder: Any) -> tuple[str, ...]:
     """The class names of the objects; numbers where the data set has no names.
 
-    Read here, as TFDS passes over what goes wrong there.
-
-    Raises:
-      DataError: the file of names is damaged, or has not as many as there are classes.
+    Read here, as TFDS passes over what goes wrong there: a DataError where the file is damaged, or
+    has not as many names as there are classes.
     """
     label = builder.info.features["objects"].feature["label"]
     path = Path(builder.data_dir) / "objects-label.labels.txt"

@@ -50,14 +50,10 @@ class _Line(NamedTuple):
 
 def voc_splits(root: Path) -> tuple[str, ...]:
     """The splits a folder defines; of a VOCdevkit as YEAR_SPLIT; without lists, the folders train,
-    valid, .. that hold annotations.
+    valid, .. that hold annotations. A DataError where there is none.
 
     The lists of one class (`cat_train.txt` beside `train.txt`, with a column of flags) are no
     splits, though `read_voc` reads them.
-
-    Raises:
-      DataError: there is none.
-      OSError: a folder may not be read.
     """
     names = _split_names(root)
     if names == ("",):
@@ -86,17 +82,12 @@ def read_voc(root: Path, split: str, config: DataConfig) -> FolderSource:
     Args:
       root: a folder with `ImageSets/`, or a VOCdevkit with one such folder a year (`VOC2007`).
       split: SPLIT in the names above; in a devkit YEAR_SPLIT: "2007_trainval+2012_trainval".
-      config: of more than `max_objects` in an image, the surplus is counted.
 
     Returns:
       The source. Its classes are the lines of ROOT/labels.txt where there is one; else VOC's
       twenty where no other name occurs; else the sorted names that occur in any annotation,
       of all splits, so that training and evaluation agree. An image's id is its position in the
       list or lists, absent images included.
-
-    Raises:
-      DataError: if a split or its folders are absent.
-      OSError: if one of them may not be read.
     """
     report = DataReport()
     lists = _find_lists(root, whole_split(_split_names(root), split, config))

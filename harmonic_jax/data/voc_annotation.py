@@ -34,7 +34,6 @@ class VocObject(NamedTuple):
     Attributes:
       class_name: empty where the object has none, or several.
       corners: xmin, ymin, xmax, ymax as written.
-      is_difficult: VOC's flag.
       fault: why it cannot be used; empty where it can.
     """
 
@@ -50,7 +49,6 @@ class VocAnnotation(NamedTuple):
     Attributes:
       size: height and width; None where the file does not state them as pixels, 1 to 2**31 - 1.
       stated: what it states instead, for a message.
-      objects: in their order, one for each box.
     """
 
     size: tuple[int, int] | None

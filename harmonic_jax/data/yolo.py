@@ -49,20 +49,16 @@ def yolo_splits(root: Path) -> tuple[str, ...]:
 
 
 def read_yolo(root: Path, split: str, config: DataConfig) -> FolderSource:
-    """Reads one split.
+    """Reads one split. Masks are polygons.
 
     Args:
       root: the folder with `data.yaml`, or that file; without one, the folder with `classes.txt`.
       split: a key of data.yaml, `train`, `val`, `test`.
-      config: as for `read_coco`; masks are polygons.
 
     Returns:
       The source. Boxes are fractions of the image as a viewer shows it, EXIF's orientation applied.
       Classes are those of data.yaml in the order of their ids, which are the category ids. An
       image's id is its position in the split.
-
-    Raises:
-      DataError: if data.yaml, the split or its folders are absent or cannot be used.
     """
     file, report = _read_data_file(root), DataReport()
     whole = whole_split(tuple(file.splits), split, config)

@@ -111,9 +111,6 @@ def shapes_at(
       The sizes to which they are resized, and their padded height and width; for 1 those of
       evaluation.
 
-    Raises:
-      ConfigError: sides that are too small or too large.
-
     >>> shapes_at(DataConfig(short_sides=(800,)), (800, 1344), 0.5)[1]
     (416, 672)
     """
@@ -138,9 +135,8 @@ def make_batch(
 
     Args:
       images: at most `batch_size`, uint8 RGB [h, w, 3] of any size.
-      data: the sizes; the last of `short_sides` counts.
+      data: the last of `short_sides` counts.
       bucket: the padded height and width.
-      batch_size: rows of the batch.
 
     Returns:
       numpy arrays; `record_index` is the row, -1 in blank rows.

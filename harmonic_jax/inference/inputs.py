@@ -99,11 +99,6 @@ def unique_names(paths: Sequence[Path], suffix: str, taken: Collection[str] = ()
     """A file name for each path, no two alike, not even to systems that ignore case or accents'
     form. Long names are cut.
 
-    Args:
-      paths: whose names are taken.
-      suffix: in place of theirs.
-      taken: names that are in use already.
-
     >>> unique_names([Path("a/x.jpg"), Path("b/X.png"), Path("x_2.jpg")], ".jpg")
     ['x.jpg', 'X_2.jpg', 'x_2_2.jpg']
     >>> unique_names([Path("a/x.png")], ".jpg", ["x.jpg"])

@@ -33,16 +33,12 @@ class OutputFolder:
     Args:
       folder: where to write; new, empty, or of an earlier prediction.
       inputs: the files that are read, none of which may lie where files are written.
-      class_names, category_ids: of the detector.
-      draws: whether there are to be pictures.
 
     Attributes:
-      path: the folder.
       pictures: the file for the picture or video of each input; empty where none are drawn.
 
     Raises:
       ConfigError: the folder holds something else.
-      OSError: it cannot be written to.
     """
 
     def __init__(
@@ -92,9 +88,6 @@ class OutputFolder:
         Args:
           images: entries of COCO's `images`: id, file_name, width, height, and more.
           found: (image id, detections).
-
-        Raises:
-          OSError: a file cannot be written.
         """
         table = detection_table(sorted(found, key=lambda item: item[0]))
         save_coco_results(self.path / DETECTIONS, table, [id for id, _ in self._categories])

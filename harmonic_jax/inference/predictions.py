@@ -68,13 +68,9 @@ class Predictor:
     Args:
       detector: decides the batch size.
       folder: of the output; saved to now and then, and to be saved to at the end.
-      score_threshold: what scores less is left out.
-      tta: look at every image several times.
-      track: shows how far a loop is.
       stops: whether to end, asked before every file and batch.
 
     Attributes:
-      summary: what was found, so far.
       is_stopped: something was left undone because of `stops`.
     """
 

@@ -23,11 +23,7 @@ def paste_masks(
     Args:
       probabilities: float [d, s, s], in [0, 1], on a grid over the box.
       boxes: float [d, 4], xyxy in pixels of the original image, finite.
-      height, width: pixels of the original image.
       threshold: a pixel belongs to the object where its probability is above.
-
-    Returns:
-      d masks of height x width; empty where no pixel is above.
 
     Example:
       >>> table = paste_masks(np.ones((1, 28, 28)), np.array([[2.0, 3.0, 9.0, 12.0]]), 20, 30)

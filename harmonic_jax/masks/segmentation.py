@@ -18,11 +18,9 @@ class MaskFault:
     """Why a segmentation, or a part of it, is no mask.
 
     Attributes:
-      row: which one.
       kind: "missing": None or no polygons. "malformed": neither polygons nor run lengths, no usable
         polygon, or run lengths that do not add up. "size": those of another image size. All three
         leave the mask empty. "part": polygons were left out, the mask is made of the others.
-      message: the details.
     """
 
     row: int

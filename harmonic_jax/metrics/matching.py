@@ -51,8 +51,6 @@ class Overlaps:
     Images are named by their positions in `GroundTruthTable.image_ids`.
 
     Attributes:
-      truth, found: the tables.
-      iou_type: of boxes ("bbox") or of masks ("segm").
       detection: int64 [p].
       object: int64 [p].
       iou: float64 [p], > 0; with a crowd region the share of the detection that lies inside.
@@ -127,7 +125,6 @@ class Matching:
     """What each detection takes, at T thresholds in each of A area ranges.
 
     Attributes:
-      overlaps: what was matched.
       num_thresholds: T.
       matched: int64 [d], the bits at which a detection takes an object.
       ignored: int64 [d], those of `matched` at which that object is an ignored one.
@@ -179,13 +176,10 @@ def find_overlaps(
     """Compares every detection with the objects of its image.
 
     Args:
-      truth: the annotated images.
-      found: of these images and classes.
       own_class: only with objects of its class.
       limit: only the best detections of each image and class, so many; None: all, of which the
         best 100 are matched. Of each image, and 300, where the ground truth is federated.
       least: the smallest IoU of a pair; 0: any that share area.
-      iou_type: of boxes or of masks.
 
     Raises:
       ValueError: a detection of an image or a class that the ground truth does not have; "segm"
@@ -236,7 +230,6 @@ def match_detections(
     """Matches the best detections of each image and class, by their boxes or their masks.
 
     Args:
-      overlaps: of two tables.
       thresholds: the least IoUs, rising; at 0 any shared area will do, but an ignored object
         (crowd, difficult, of another area range) then needs at least .5.
       areas: the area ranges; with the thresholds at most `MOST_BITS` combinations.

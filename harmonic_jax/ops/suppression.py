@@ -180,10 +180,8 @@ def _best_first(
     """Takes one box after the other, the best that is left, while one is above `min_score`.
 
     `visit` is given the state, the scores that are left (-inf: taken or out), the box and how many
-    were taken before it, and gives back the state and the scores as the box leaves them.
-
-    Returns:
-      How many were taken, and the state.
+    were taken before it, and gives back the state and the scores as the box leaves them. Returns
+    how many were taken, and the state.
     """
 
     rows = jnp.arange(scores.shape[0], dtype=jnp.int32)

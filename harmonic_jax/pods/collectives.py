@@ -58,10 +58,7 @@ def ring_all_reduce_bytes(num_bytes: float, group_size: int) -> float:
 
 
 def find_collectives(hlo: str) -> list[Collective]:
-    """All collectives of a module, in the order of the text.
-
-    Args:
-      hlo: what `jax.stages.Compiled.as_text()` returns.
+    """All collectives of a module, in the order of the text, `jax.stages.Compiled.as_text()`.
 
     Raises:
       HloError: a collective is written in a way that is not known here.

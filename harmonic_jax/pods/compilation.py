@@ -135,9 +135,7 @@ def compile_for_slice(
 
     Args:
       config: whose train step, with the global batch of `train.batch_size`.
-      pod: for which slice.
       bucket: height and width of the images.
-      num_classes: of the detector.
       fast: compile without the compiler's optimisations.
 
     Raises:
@@ -177,10 +175,7 @@ def _failure(pod: Slice, done: subprocess.CompletedProcess[str]) -> str:
 def _compile(
     config: Config, pod: Slice, bucket: tuple[int, int], num_classes: int
 ) -> Compiled | TooBig:
-    """
-    Raises:
-      JaxRuntimeError: the compiler failed for another reason than memory.
-    """
+    """Raises JaxRuntimeError where the compiler failed for another reason than memory."""
     options: dict[str, Any] = {}
     if pod.num_slices > 1:
         options["num_slices"] = pod.num_slices
@@ -240,9 +235,7 @@ def tree_bytes(tree: Any) -> int:
 def parse_out_of_memory(message: str, *, arguments: int) -> tuple[int, int] | None:
     """(bytes needed, bytes there are) from the compiler's refusal; None if it is another one.
 
-    Args:
-      message: of the error.
-      arguments: bytes of state and batch, which one of the two wordings leaves out.
+    `arguments` are the bytes of state and batch, which one of the two wordings leaves out.
 
     >>> parse_out_of_memory("RESOURCE_EXHAUSTED: .. Used 2.5G of 1.5G hbm. ..", arguments=7)
     (2684354560, 1610612736)

@@ -29,20 +29,15 @@ def load_detector(
     config: ModelConfig,
     num_classes: int,
 ) -> tuple[nnx.State, nnx.State]:
-    """Initialise a whole detector from a state dict of torchvision's.
+    """Initialise a whole detector from a state dict of torchvision's; returns new states.
 
     Args:
         params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
-        model_state: the other part.
         weights: the state dict or its file, float32: .safetensors, or PyTorch's .pth.
-        config: the detector; `pretrained.models` has those of torchvision's published weights.
+        config: `pretrained.models` has those of torchvision's published weights.
         num_classes: without background; torchvision's RetinaNet has none among its outputs.
 
-    Returns:
-        New `params` and `model_state`, of the same structure.
-
     Raises:
-        FileNotFoundError: there is no such file.
         WeightsError: the weights cannot be read or do not fit; the message names the tensors.
     """
     layout = detector_layout(config, num_classes)
@@ -57,24 +52,11 @@ def load_detector(
 def load_backbone(
     params: nnx.State, model_state: nnx.State, path: str | Path, config: ModelConfig
 ) -> tuple[nnx.State, nnx.State]:
-    """Initialise a detector's backbone from a classifier of torchvision's layout.
+    """Initialise a detector's backbone from a classifier of torchvision's; returns new states.
 
     A ResNet's `fc` is ignored; of VGG-16, see `torchvision.backbone_layout`. Every other tensor
     must be there, with the shape of the configured depth, width and groups, and nothing may be
-    left over.
-
-    Args:
-        params: trained part of the detector's state (`nnx.split(model, nnx.Param, ...)`).
-        model_state: the other part.
-        path: the state dict, float32: .safetensors, or PyTorch's .pth.
-        config: the detector; its backbone is named in error messages.
-
-    Returns:
-        New `params` and `model_state`, of the same structure, with the backbone replaced.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: the file cannot be read or does not fit; the message names the tensors.
+    left over; otherwise a `WeightsError` names the tensors.
     """
     state_dict, backbone = read_state_dict(path), config.backbone
     match backbone:
@@ -109,12 +91,6 @@ def fit_state(
     """Replace arrays of a model's state by those of a PyTorch state dict.
 
     float16 and bfloat16 become float32, which has all their numbers.
-
-    Args:
-        params: the trained part of the state.
-        model_state: the other part; both keep their structure.
-        state_dict: PyTorch's names, layouts and values.
-        layout: how PyTorch writes the model.
 
     Returns:
         New `params` and `model_state`, on the devices and with the sharding of the old.
@@ -178,18 +154,12 @@ def export_state(
     """The inverse of `fit_state`: PyTorch's names and layouts of every array that has a name.
 
     Args:
-        params: the trained part of the state.
-        model_state: the other part.
-        layout: how PyTorch writes the model.
         originals: what `remainder` kept of the file that was read, under today's names. One that
             our model has no array for is written as it is; one that an array holds in part is
             written where the array has not changed since.
 
     Returns:
         name -> contiguous array. With the originals: bit for bit what `fit_state` read.
-
-    Raises:
-        WeightsError: PyTorch's model has no place for an array.
     """
     originals = dict(originals or {})
     state_dict = dict(layout.constants)
@@ -259,8 +229,7 @@ def widened(array: np.ndarray) -> np.ndarray:
 def as_dtype(arrays: Mapping[str, np.ndarray], dtype: StoredAs) -> dict[str, np.ndarray]:
     """Arrays to store: those of float32 in a dtype, others as they are.
 
-    Raises:
-        WeightsError: a number is beyond what float16 can say; the message names the array.
+    A number beyond what float16 can say is a `WeightsError` that names the array.
     """
     stored = {}
     for name, array in arrays.items():

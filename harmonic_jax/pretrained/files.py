@@ -42,21 +42,14 @@ class WeightsError(ValueError):
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a state dict: tensor name -> array.
+    """Read a state dict: tensor name -> array, in the file's layouts and dtypes.
 
     What a file is, is told from its bytes. `.safetensors` is read as it is. PyTorch's pickles
     (`.pth`, `.pt`, `.bin`, ..) may hold tensors and plain containers (`read_pytorch_file`). A state
     dict that a training script wrapped (`WRAPPERS`), or whose names all have a prefix
     (`PREFIXES`), is taken out of that.
 
-    Args:
-        path: the file.
-
-    Returns:
-        Arrays in the file's layouts and dtypes.
-
     Raises:
-        OSError: there is no such file, or it may not be read.
         WeightsError: a file that is truncated, unsafe, or no state dict.
     """
     path = Path(path)
@@ -68,9 +61,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 def kind_of(path: Path) -> str:
     """`safetensors` or `torch`, as the first bytes of a file say.
 
-    Raises:
-        OSError: there is no such file, or it may not be read.
-        WeightsError: it is neither; the message says what it is.
+    A `WeightsError` says what any other file is.
     """
     try:
         mode = path.stat().st_mode
@@ -108,11 +99,7 @@ def _without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a safetensors file says about itself.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
+    """The texts that a safetensors file says about itself."""
     with _opened(path) as file:
         return file.metadata() or {}
 
@@ -184,15 +171,9 @@ def write_state_dict(
 ) -> None:
     """Write a state dict as .safetensors, whole or not at all.
 
-    Args:
-        path: the file.
-        state_dict: the arrays by name.
-        metadata: texts for the file's header.
-
     Raises:
         WeightsError: the name has another suffix.
         FileExistsError: the file exists; nothing is overwritten.
-        OSError: it cannot be written.
     """
     path = Path(path)
     check_target(path)

@@ -73,12 +73,7 @@ def shipped_names() -> list[str]:
 
 
 def backbone_weights(backbone: BackboneConfig) -> Path:
-    """The file that the settings of a backbone name; it is there, and of a kind that is read.
-
-    Raises:
-      OSError: there is no such file, or it may not be read.
-      WeightsError: it is no file of weights, or ImageNet's cannot be had.
-    """
+    """The file that the settings of a backbone name; it is there, and of a kind that is read."""
     name = str(backbone.weights)
     path = imagenet_weights(backbone) if name == IMAGENET else Path(name)
     kind_of(path)
@@ -130,12 +125,7 @@ def _packaged(name: str) -> Path:
 def hub_file(repository: str, *, file: str = WEIGHTS_FILE) -> Path:
     """A file of a repository of the Hugging Face Hub, from the cache where it is there.
 
-    Args:
-      repository: OWNER/NAME, or OWNER/NAME@REVISION.
-      file: its name there.
-
-    Raises:
-      WeightsError: it is not there, or cannot be had.
+    The repository is OWNER/NAME, or OWNER/NAME@REVISION.
     """
     try:
         import huggingface_hub
@@ -164,9 +154,6 @@ def torchvision_file(name: str) -> Path:
 
     A download that was cut off goes on where it was; the file takes its name when its SHA-256
     begins as its name says.
-
-    Raises:
-      WeightsError: there is no such detector, or its file cannot be had, or is another one.
     """
     if name not in DETECTOR_FILES:
         raise WeightsError(

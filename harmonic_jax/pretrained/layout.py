@@ -101,7 +101,6 @@ def subsampled_linear_kernel(*, side: int, every_cell: int, every_input: int) ->
     zeros in the gaps.
 
     Args:
-        side: of the map.
         every_cell: distance of the rows and columns that are kept.
         every_input: distance of the inputs that are kept.
 
@@ -150,12 +149,8 @@ def every_output(distance: int) -> Transform:
 def background_last(num_classes: int, *, per_class: int = 1) -> Transform:
     """Background from the first place among the classes (PyTorch) to the last (ours).
 
-    It orders our last axis, the outputs', which is `[a * (k + 1) * per_class]`: an SSD head has a
-    group of classes for each anchor, and class-wise box deltas have 4 numbers a class.
-
-    Args:
-        num_classes: k, without background.
-        per_class: numbers of a class.
+    It orders our last axis, the outputs', which is `[a * (num_classes + 1) * per_class]`: an SSD
+    head has a group of classes for each anchor, and class-wise box deltas have 4 numbers a class.
 
     Example:
         >>> background_last(3).to_ours(np.arange(8)).tolist()  # two anchors
@@ -256,10 +251,6 @@ class Layout:
 
     def entry(self, path: Path, ndim: int) -> tuple[str, Transform] | None:
         """Name and layout there of an array of ours; None: the file has nothing for it.
-
-        Args:
-            path: of the array in the model's state.
-            ndim: its rank.
 
         Raises:
             WeightsError: there is no rule for it.

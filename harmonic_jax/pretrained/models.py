@@ -45,9 +45,7 @@ class PublishedDetector:
     """A detector of another library, with the classes of its weights.
 
     Attributes:
-        model: our detector that computes the same.
-        class_names: a name for each class of ours.
-        category_ids: COCO's category numbers of them.
+        category_ids: COCO's category numbers of the classes.
         data: COCO with the library's image sizes.
     """
 

@@ -92,16 +92,12 @@ class _Tensor:
 def read_pytorch_file(path: Path) -> Any:
     """The object that `torch.save` wrote, with its tensors as arrays.
 
-    Args:
-        path: the file.
-
     Returns:
         Dicts, lists, tuples, numbers and texts as they are; tensors as NumPy arrays, bfloat16 as
         JAX has it; what it holds of command line options as a dict.
 
     Raises:
         PyTorchFileError: cut, damaged, or something else is in it; the message says what.
-        OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

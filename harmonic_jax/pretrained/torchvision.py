@@ -167,11 +167,7 @@ def todays_name(name: str) -> str:
 
 
 def detector_layout(config: ModelConfig, num_classes: int) -> Layout:
-    """How torchvision writes a detector.
-
-    Args:
-        config: the detector.
-        num_classes: without background.
+    """How torchvision writes a detector; `num_classes` is without background.
 
     Raises:
         WeightsError: torchvision has no such detector.
@@ -195,10 +191,6 @@ def backbone_layout(config: BackboneConfig, state_dict: Mapping[str, np.ndarray]
     `subsampled_linear_kernel`; timm's, where they are convolutions of a whole map already; without
     one, or with nothing but NaN in its place (torchvision's IMAGENET1K_FEATURES); and the reduced
     network, whose layers are numbered 0 to 33 and whose fc6 and fc7 are convolutions.
-
-    Args:
-        config: the backbone.
-        state_dict: the file's.
     """
     if isinstance(config, ResNetConfig):
         resnet = prefixed(RESNET_D if config.variant == "d" else RESNET, "backbone/", "")

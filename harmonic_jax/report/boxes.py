@@ -74,9 +74,7 @@ def draw_objects(
 
     Args:
       image: uint8 [h, w, 3], RGB.
-      predictions: what was found; boxes outside the image are cut off.
-      class_names: k names.
-      truth: the annotated objects.
+      predictions: boxes outside the image are cut off.
       size: height and width of the result; None: those of the image.
       colors: RGB, of the predictions' lines and labels, a class each in turn.
 
@@ -133,11 +131,7 @@ def detection_grid(
     """Pictures side by side with true and predicted objects, under a legend.
 
     Args:
-      images: uint8 [h, w, 3] each, RGB, of any size; scaled so that the long side is `cell`.
-      truths, predictions: one for each image; scores of predictions are shown.
-      class_names: the name of each label.
-      columns: pictures in a row.
-      cell: pixels of a picture's long side.
+      images: uint8 [h, w, 3] each, RGB, of any size; scaled so that the long side is `cell` pixels.
 
     Returns:
       uint8 [height, width, 3], RGB; the legend alone where there are no images.
@@ -181,11 +175,7 @@ def _legend(width: int) -> np.ndarray:
 
 
 def save_png(path: str | Path, image: np.ndarray) -> None:
-    """Writes a uint8 RGB image [h, w, 3].
-
-    Raises:
-      OSError: the file cannot be written.
-    """
+    """Writes a uint8 RGB image [h, w, 3]."""
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     write_bytes(path, data.tobytes())
 

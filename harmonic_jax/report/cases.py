@@ -43,9 +43,6 @@ class Case:
     """One picture of the page.
 
     Attributes:
-      image_id: as in the ground truth.
-      label: its class.
-      text: what is seen, in words.
       boxes: "truth": true objects; "found": the detection in question; "raw": one before NMS.
       window: x1, y1, x2, y2 of the picture in pixels of the image.
       pixels: uint8 RGB of the window, made smaller where it is large; None: not at hand.
@@ -213,11 +210,7 @@ def _nearest(overlaps: Overlaps, use: np.ndarray) -> tuple[int, int, float] | No
 
 
 def add_pictures(groups: Sequence[CaseGroup], images: Images) -> None:
-    """Cuts every case out of its image; each image is decoded once, one at a time.
-
-    Raises:
-      ValueError: `images.pixels` gives something that is no uint8 RGB image.
-    """
+    """Cuts every case out of its image; each image is decoded once, one at a time."""
     cases = [case for group in groups for case in group.cases]
     cases.sort(key=lambda case: case.image_id)
     for image_id, of_image in itertools.groupby(cases, key=lambda case: case.image_id):

@@ -131,8 +131,6 @@ def new_bars(
     """A panel of horizontal bars with their intervals, and their values beside them.
 
     Args:
-      title: of the panel.
-      label: of what the bars are.
       entries: "value" and "interval", either or both None or absent, for each name, top down.
       series: "a" or "b".
     """
@@ -185,7 +183,6 @@ def new_density(title: str, counts: np.ndarray, scores: tuple[float, float] = (0
     factor, cells of none blank, and their legend.
 
     Args:
-      title: of the panel.
       counts: [ny, nx], IoU from 0 to 1 by score.
       scores: where the grid begins and ends; in fractions, lines show where a score is the IoU and
         where it is .2 off.
@@ -246,7 +243,6 @@ def plot_loss_curves(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Non
     """Writes a PNG of the losses over the steps, and of AP where the run was evaluated.
 
     Args:
-      path: the file.
       rows: rows of the run's log: "step", and numbers by name. Names that are "loss" or end in
         "_loss" are drawn on the left, "AP", "AP50", "AP75" and "mask_AP" on the right. Of several
         rows with the same step the last counts; numbers that are not finite are left out.
@@ -292,9 +288,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def save_panels(path: str | Path, *rows: Sequence["Axes"]) -> None:
     """Writes rows of panels as a PNG, in light colours; letters that no font of this system has are
     their code points.
-
-    Raises:
-      OSError: the file cannot be written.
     """
     strips = [_joined([_pixels(axes) for axes in row], axis=1) for row in rows]
     save_png(path, _joined(strips, axis=0))
@@ -340,7 +333,6 @@ def svg_of(axes: "Axes", finding: str, ids: str) -> str:
     there are no style attributes, which a page's policy would have to allow.
 
     Args:
-      axes: the panel.
       finding: the id of what a screen reader says of it, after its title.
       ids: what the ids inside start with; unique in the page.
     """

@@ -37,8 +37,7 @@ class _Folder(PosixGPath):
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree, arrays, by their path, parts joined by `/`, in the tree's order.
 
-    Raises:
-      ValueError: two leaves have one name.
+    Two leaves of one name are a ValueError.
     """
     leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -117,8 +116,7 @@ def write(folder: Path, leaves: Mapping[str, Any]) -> ocp.AsyncResponse[None]:
 def check_stored(folder: Path, description: Mapping[str, dict[str, Any]]) -> None:
     """Checks that all leaves can be found again, with their shapes and dtypes; reads no numbers.
 
-    Raises:
-      ValueError: names the first one that cannot.
+    A ValueError names the first one that cannot.
     """
     found = ocp.metadata(_Folder(folder)).metadata
     if not isinstance(found, dict):

@@ -49,7 +49,7 @@ class Restored:
 
 
 class CheckpointStore:
-    """The newest `keep` states of a run, in one folder that all processes see.
+    """The newest `keep` >= 1 states of a run, in one folder that all processes see.
 
     Every process calls `save`, `restore`, `wait` and `close`, in the same order; process 0
     decides, and writes the manifest when all have written their part. Opening a store and reading
@@ -63,12 +63,8 @@ class CheckpointStore:
     Saving step N drops the steps after N: they belong to a course that was given up when the run
     went back, to a step before N.
 
-    Args:
-      directory: a folder of a POSIX file system; made by the first save.
-      keep: how many steps stay, >= 1.
-
-    Raises:
-      CheckpointError: orbax cannot use folders within this one.
+    The folder, of a POSIX file system, is made by the first save; a name that orbax cannot use is a
+    CheckpointError.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
@@ -99,10 +95,8 @@ class CheckpointStore:
     def claim(self) -> None:
         """Makes the folder, takes the right to write, and clears what a killed writer left.
 
-        `save` does this; call it before compilation to learn early that it cannot be done.
-
-        Raises:
-          CheckpointError: the folder cannot be written, or another process writes to it.
+        `save` does this; call it before compilation to learn early, by a CheckpointError, that the
+        folder cannot be written or that another process writes to it.
         """
         if not self._is_primary:
             return
@@ -116,12 +110,9 @@ class CheckpointStore:
     def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; a step that exists is replaced.
 
-        Returns when the state may be donated or changed. A save in progress is waited for.
-
-        Args:
-          step: >= 0.
-          state: any pytree of numpy and jax arrays.
-          metadata: anything JSON can say; NaN and infinity it cannot.
+        Returns when the state may be donated or changed. A save in progress is waited for. The
+        state is any pytree of numpy and jax arrays; metadata are what JSON can say, without NaN and
+        infinity.
 
         Raises:
           CheckpointError: the state holds NaN or infinity, or the save before this one failed.

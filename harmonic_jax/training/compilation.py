@@ -45,9 +45,7 @@ def use_compilation_cache() -> Path | None:
     JAX's own settings go first: JAX_COMPILATION_CACHE_DIR names another folder, and none if it is
     empty; JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Programs that were not used for
     longest are deleted where the folder holds more than 4 GiB. Call it before the first array.
-
-    Returns:
-      The folder; None where there is no cache, or JAX was told of one already.
+    Returns the folder; None where there is no cache, or JAX was told of one already.
     """
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache or settings.jax_compilation_cache_dir is not None:
@@ -83,12 +81,8 @@ def abstract_batch(
 ) -> Batch:
     """The global batch of a bucket without its arrays: shapes, dtypes and sharding.
 
-    Args:
-      config: number of objects, size of masks.
-      shape: (height, width) of the images.
-      batch_size: images over all devices.
-      masks: whether the ground truth has masks: in training, where `config.masks` is True.
-      mesh: all devices.
+    `shape` is the images' (height, width), `batch_size` counts those of all devices, and `masks`
+    says whether the ground truth has masks: in training, where `config.masks` is True.
     """
     return jax.tree.map(
         lambda rows: jax.ShapeDtypeStruct(

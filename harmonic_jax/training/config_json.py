@@ -39,13 +39,8 @@ def config_to_json(config: Any) -> dict[str, Any]:
 def config_from_json(values: Any, *, where: str = "") -> Config:
     """The inverse of `config_to_json`; makes nothing but classes of configs.
 
-    Args:
-      values: what JSON gave; anything.
-      where: put before every message, "FILE: ".
-
-    Raises:
-      ConfigError: names the place where there is an unknown class or field, or a value that its
-        dataclass refuses.
+    A ConfigError names the place of an unknown class or field, or of a value that its dataclass
+    refuses; `where`, "FILE: ", stands before its message.
     """
     try:
         config: Config = _decode(values, (Config,), "config")
@@ -112,14 +107,8 @@ def refuse_other(
 ) -> None:
     """Refuses to go on where the config decides otherwise than one before.
 
-    Args:
-      old: the one before.
-      new: the one at hand.
-      what: has the old one, as the beginning of a sentence: "runs/a was made".
-      ignored: fields that may differ.
-
-    Raises:
-      ConfigError: lists the fields, with both values.
+    The ConfigError lists the fields, but for those `ignored`, with both values; it begins with
+    `what`, such as "runs/a was made".
     """
     if changed := differences(old, new, ignored=ignored):
         listing = "; ".join(f"{path}: {a!r} there, {b!r} now" for path, (a, b) in changed.items())

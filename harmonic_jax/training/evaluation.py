@@ -85,14 +85,9 @@ def detect_all(
 
     Args:
       predict_step: made by `make_predict_step` for this mesh.
-      variables: the arrays to evaluate.
-      source: the images.
-      config: batch size, shapes.
-      mesh: all devices.
       loaded: takes what the loaders of all processes met, at the end.
       track: shows how far a loop over batches is; None: on standard output, by process 0. It may
         give up by an exception of its own, of all processes at the same batch.
-      watchdog: fed with every batch.
 
     Yields:
       Detections `[b d]` on the host, in pixels of the original images, and the records of the
@@ -128,15 +123,13 @@ def evaluate(
     watchdog: Watchdog | None = None,
     params: CocoParams = COCO_PARAMS,
 ) -> Evaluation:
-    """Runs the detector over every image of a source and scores the detections.
+    """Runs the detector over every image of a source (`detect_all`) and scores the detections.
 
     All processes call it, and every one returns the same numbers. The objects of an image that
     cannot be decoded count as missed; so do those of one for which the network says NaN or
     infinity, which the report names. Where the detector finds masks and the source has them, the
     metrics hold those of masks too, as mask_AP and so on; objects whose mask is unknown are
     ignored in them. The images and classes of `params` are those of VOC's metrics too.
-
-    Args: those of `detect_all`, and of `coco_metrics` `params`.
 
     Raises:
       ConfigError: a class or an image of `params` is not in the data.
@@ -261,7 +254,6 @@ def match_classes(
 
     Args:
       known: the detector's classes; of equal names the first counts.
-      wanted: the data set's classes.
       found: those of which the data set has objects; None: all.
 
     Raises:

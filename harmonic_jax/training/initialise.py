@@ -55,15 +55,8 @@ def start_or_resume(
 ) -> tuple[TrainState, list[str]]:
     """The state to train from, and what a person should know of where it comes from.
 
-    It is the newest checkpoint's; where there is none, that of another run (`--init`), of ImageNet
-    weights, or a random one, as the config says.
-
-    Args:
-      detector: the model and its config.
-      optimizer: whose state goes with the variables.
-      checkpoints: of this run.
-      metadata: of this run: what a checkpoint must agree with to be continued.
-      sharding: where the arrays go.
+    It is the newest checkpoint's, which must agree with `metadata`; where there is none, that of
+    another run (`--init`), of ImageNet weights, or a random one, as the config says.
 
     Raises:
       ConfigError: the checkpoint is of another config or other data, or nothing says where the
@@ -123,14 +116,8 @@ def start_from(
     in the same order those are taken too; otherwise they start afresh, and of each class that
     both runs know by name the weights are carried over (with background's, in a softmax head).
 
-    Args:
-      run: where to start from.
-      detector: the new detector.
-      fresh: its initial variables.
-      class_names: its classes.
-
     Returns:
-      The variables on the devices of `fresh`, and lines that say what is new.
+      The variables on the devices of `fresh`, the new detector's, and lines that say what is new.
 
     Raises:
       ConfigError: a leaf that has another shape, or that only one of them has.

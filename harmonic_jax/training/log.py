@@ -41,13 +41,9 @@ class MetricsWriter:
     """Writes the metrics of one run; every line is with the system when `write` returns.
 
     Args:
-      folder: the run's; made if missing. Events go to its `tensorboard/`.
+      folder: made if missing; events go to its `tensorboard/`.
       start_step: the run goes on behind this step: rows and events after it are dropped, since
         they will be written again.
-      enabled: False writes nothing: on every process but the first.
-
-    Raises:
-      OSError: a file cannot be written, here or later; the error names it.
     """
 
     def __init__(self, folder: Path, *, start_step: int, enabled: bool = True) -> None:
@@ -74,12 +70,9 @@ class MetricsWriter:
     def write(
         self, step: int, kind: Literal["train", "eval"], values: Mapping[str, SupportsFloat]
     ) -> None:
-        """Writes one row.
+        """Writes one row, of the state at `step`; `kind` prefixes the names in TensorBoard.
 
-        Args:
-          step: of the state these values belong to.
-          kind: prefixes the names in TensorBoard.
-          values: numbers, also 0-d arrays; on the device they are waited for.
+        Values may be 0-d arrays; those on the device are waited for.
         """
         if not self._enabled:
             return
@@ -233,15 +226,7 @@ class TrainLog:
 
 
 class TrainProgress:
-    """Bar, step, images/s, time left and the latest value of each metric.
-
-    Args:
-      total_steps: of the whole run.
-      images_per_step: the global batch size.
-      start_step: steps already done when a run goes on.
-      console: where to; a quiet one shows nothing.
-      clock: seconds.
-    """
+    """Bar, step, images/s, time left and the latest value of each metric."""
 
     def __init__(
         self,
@@ -269,10 +254,8 @@ class TrainProgress:
     def update(self, step: int, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
         """Says that `step` is done; cheap enough for every step.
 
-        Args:
-          step: done so far.
-          metrics: shown until replaced by others of the same name. `learning_rate` is shown as
-            `lr`, `data_wait` in percent.
+        Metrics are shown until replaced by others of the same name, `learning_rate` as `lr` and
+        `data_wait` in percent.
         """
         self._bar.update(self._task.id, completed=step)
         self._metrics.update(metrics or {})

@@ -59,13 +59,6 @@ def train(
     that changes; so a run that was killed and started again ends with the same parameters as one
     that was not. All processes call it with the same arguments; process 0 writes.
 
-    Args:
-      config: the experiment.
-      folder: where checkpoints and logs go; a checkpoint found there is continued.
-      train_source: images and objects to train on.
-      eval_source: images and objects to evaluate on; its classes must be among those of the
-        training data, in any order.
-
     Raises:
       ConfigError: the run found was made with another config or other data, or the evaluation
         data has a class that the training data lack.
@@ -173,12 +166,7 @@ class TrainRun(contextlib.ExitStack):
         return self
 
     def open(self, train_source: DetectionSource) -> None:
-        """Opens checkpoints and signals; all processes together.
-
-        Raises:
-          ProcessFailedError: of several processes, one failed, or was started with another config
-            or other data.
-        """
+        """Opens checkpoints and signals; all processes together, with the same config and data."""
         for store in (self.checkpoints, self.best):
             self.enter_context(store)
             run_on_all(store.claim)  # a folder that cannot be written shows now, not after an hour

@@ -51,15 +51,9 @@ def warmup_notes(config: OptimConfig, train: TrainConfig) -> list[str]:
 
 
 def learning_rate_schedule(config: OptimConfig, train: TrainConfig) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up times a step, cosine or constant course.
+    """Learning rate by step, float32: a linear warm-up times a step, cosine or constant course.
 
-    Args:
-      config: the optimizer's configuration.
-      train: for the length of the run, and the images of a step over all devices and
-        accumulation parts.
-
-    Returns:
-      A function of the step (0 is the first update), float32.
+    Step 0 is the first update.
     """
     peak = peak_learning_rate(config, batch_size=train.batch_size)
     match config.schedule:
@@ -93,14 +87,7 @@ def make_optimizer(config: OptimConfig, train: TrainConfig) -> optax.GradientTra
     `config.rate_factors` scales the updates of single parts, weight decay included; the momentum
     of a part is that of its own gradients in any case. A path is that of a module or a parameter,
     parts joined by `/`, as checkpoints name them; the longest that fits counts, and 1 where none
-    does.
-
-    Args:
-      config: the optimizer's configuration.
-      train: as for `learning_rate_schedule`.
-
-    Raises:
-      ConfigError: (by `init`) a path in `config.rate_factors` that the network does not have.
+    does. A path that the network does not have is a ConfigError, by `init`.
 
     Sources: LARS, You et al. 2017 (which divides by |g| + d |w|, never less than |g + d w|; this
     is optax's form); LAMB, You et al. 2020, Algorithm 2 with phi(x) = x.

@@ -32,15 +32,8 @@ def write_results(
     """Writes metrics.json, metrics.txt, detections.json (COCO results), images.txt (what was odd
     in images as they were loaded), detections.png and curves.png.
 
-    Args:
-      folder: made if absent; files of an earlier report are replaced.
-      evaluation: what to report.
-      source: the images evaluated on.
-      data: for the cap on pixels.
-      log: metrics.jsonl of the run, for the curves; None leaves them out.
-
-    Returns:
-      The files written.
+    The folder is made if absent; files of an earlier report are replaced. `data` caps the pixels of
+    a picture; without `log`, the run's metrics.jsonl, there are no curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "raw_boxes.npz").unlink(missing_ok=True)  # of detections that are replaced

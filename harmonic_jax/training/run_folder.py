@@ -46,10 +46,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: Config) -> "RunFolder":
-        """
-        Raises:
-          ConfigError: no folder can have this name.
-        """
+        """The folder that the config names; ConfigError if none can have this name."""
         name = config.run_dir or f"runs/{config.name}"
         if "://" in name or "\0" in name:
             raise ConfigError(f"run_dir is {name!r}; it must be a local or mounted folder")
@@ -60,11 +57,7 @@ class RunFolder:
         return read_metrics(self.log) if self.log.is_file() else []
 
     def read_config(self) -> Config:
-        """The config the run was started with.
-
-        Raises:
-          ConfigError: the folder holds no run, or its config.json cannot be read.
-        """
+        """The config the run was started with; ConfigError if the folder holds none to be read."""
         try:
             values = read_json(self.config, most_bytes=_MOST_BYTES, unique_keys=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -100,8 +93,7 @@ class RunFolder:
     def open(self, config: Config) -> bool:
         """Makes the folder, or checks that the run in it is this one; True if that goes on.
 
-        Raises:
-          ConfigError: another run lies here, or what is left of one. Nothing is overwritten.
+        Another run, or what is left of one, is a ConfigError: nothing is overwritten.
         """
         is_continued = self._is_continued(config)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -175,11 +167,7 @@ def run_metadata(config: Config, source: DetectionSource, fingerprint: str) -> d
 
 
 def config_of(metadata: Mapping[str, Any], *, where: object = "the checkpoint") -> Config:
-    """The config that a checkpoint was made with.
-
-    Raises:
-      ConfigError: it has none, or one that cannot be read.
-    """
+    """The config that a checkpoint was made with; ConfigError if it has none to be read."""
     return config_from_json(metadata.get("config"), where=f"in the manifest of {where}: ")
 
 
@@ -192,8 +180,7 @@ class _ClassMetadata(msgspec.Struct):
 def class_names_of(metadata: Mapping[str, Any], *, where: object) -> tuple[str, ...]:
     """The classes that a checkpoint knows, after checking what is said of them.
 
-    Raises:
-      ConfigError: it has none, or they, or their ids, are not what a run writes.
+    That there are none, or that they or their ids are not what a run writes, is a ConfigError.
     """
     try:
         known = msgspec.convert(dict(metadata), _ClassMetadata)
@@ -213,8 +200,7 @@ def class_names_of(metadata: Mapping[str, Any], *, where: object) -> tuple[str, 
 def check_same_on_all(metadata: Mapping[str, Any]) -> None:
     """Refuses processes that were started with different configs, or that see different data.
 
-    Raises:
-      ProcessFailedError: names the process and what differs.
+    A ProcessFailedError names the process and what differs.
     """
     first = run_on_primary(lambda: dict(metadata))
     run_on_all(lambda: check_same(first, metadata, "process 0 was started", ignored=MAY_DIFFER))
@@ -229,14 +215,9 @@ def check_same(
 ) -> None:
     """Refuses another config, and other training data or another order of them.
 
-    Args:
-      found: the metadata of a checkpoint, or of another process.
-      current: the run's.
-      what: has what was found, as the beginning of a sentence: "the checkpoint was made".
-      ignored: fields of the config that may differ.
-
-    Raises:
-      ConfigError: names what differs.
+    `found` is the metadata of a checkpoint, or of another process. The ConfigError names what
+    differs, but for the `ignored` fields of the config; it begins with `what`, such as "the
+    checkpoint was made".
     """
     refuse_other(config_of(found), config_of(current), what, ignored=ignored)
     for name in ("class_names", "order_fingerprint"):

@@ -74,7 +74,6 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
       path: the folder, the file, or a name: of a detector that comes with this package (a file or
         folder of that name is meant first), `hf:OWNER/NAME` of the Hugging Face Hub, or
         `torchvision:NAME` (see `harmonic_jax.pretrained.hub`).
-      sharding: where the arrays go.
       last: of a folder the newest checkpoint instead of the best.
 
     Raises:
@@ -107,12 +106,9 @@ def open_detector(path: Path, *, sharding: Sharding, last: bool = False) -> Save
 
 
 def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> SavedRun:
-    """Reads the best variables of a run, or those of its newest checkpoint.
+    """Reads the best variables of a run, or with `last` those of its newest checkpoint.
 
-    Args:
-      folder: of the run.
-      sharding: where the arrays go.
-      last: the newest checkpoint instead of the best; with an average of the parameters, that.
+    Where a run averages its parameters, the newest are the average.
 
     Raises:
       ConfigError: the folder holds no run, or what the checkpoint says of itself is not legal.
@@ -146,11 +142,7 @@ def read_run(folder: RunFolder, *, sharding: Sharding, last: bool = False) -> Sa
 
 
 def header_of(run: SavedRun) -> dict[str, str]:
-    """What a file says of a run, for `read_weights`.
-
-    Raises:
-      ConfigError: its classes cannot be told apart.
-    """
+    """What a file says of a run, for `read_weights`; ConfigError if its classes are not legal."""
     classes = {"class_names": list(run.class_names)}
     class_names_of(run.metadata | classes, where="the run")
     config = config_to_json(run.config)
@@ -175,13 +167,7 @@ def without_places(run: SavedRun) -> SavedRun:
 def write_weights(run: SavedRun, path: Path, *, dtype: StoredAs = "float32") -> int:
     """Writes the variables as they are, under names such as `params/backbone/stem/conv/kernel`.
 
-    Args:
-      run: a run, opened.
-      path: the .safetensors file to write.
-      dtype: in which float32 arrays are stored; they are read as float32.
-
-    Returns:
-      The number of arrays.
+    Float32 arrays are stored as `dtype`, and read as float32. Returns the number of arrays.
     """
     import safetensors.numpy
 
@@ -196,12 +182,7 @@ def read_weights(path: Path, *, sharding: Sharding) -> SavedRun:
     """Opens what `write_weights` wrote, or a foreign file that says what it is: in its header, or,
     of transformers, in the config.json beside it.
 
-    Args:
-      path: the .safetensors file.
-      sharding: where the arrays go.
-
     Raises:
-      OSError: there is no such file, or it may not be read.
       WeightsError: the file holds no detector, or not all of its arrays.
       ConfigError: its config or its classes are not legal, or of a newer version.
     """

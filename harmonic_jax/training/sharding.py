@@ -18,11 +18,7 @@ DATA_AXIS = "data"
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (of all processes) along one axis, `data`.
-
-    Raises:
-      ConfigError: JAX has no device.
-    """
+    """A mesh of all devices (of all processes) along one axis, `data`; ConfigError without any."""
     check_devices()
     return Mesh(np.array(devices if devices is not None else jax.devices()), (DATA_AXIS,))
 
@@ -50,11 +46,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def check_batch_size(config: Config, mesh: Mesh) -> None:
-    """Refuses batches that the devices do not divide.
-
-    Raises:
-      ConfigError: names the field, the devices, and what is legal.
-    """
+    """Refuses batches that the devices do not divide."""
     size, parts = config.train.batch_size, config.optim.accumulate
     needed = mesh.size * parts
     if size % needed:
@@ -78,8 +70,7 @@ def eval_batch_size(config: Config, mesh: Mesh) -> int:
 def check_devices() -> None:
     """Starts JAX's devices; after `join_processes`, before anything that needs them.
 
-    Raises:
-      ConfigError: JAX has none; names the variable of the environment that is wrong.
+    Where JAX has none, the ConfigError names the variable of the environment that is wrong.
     """
     try:
         jax.devices()

@@ -102,8 +102,7 @@ class StepFolders:
     def claim(self) -> None:
         """Makes the folder, takes the right to write, and clears what a killed writer left.
 
-        Raises:
-          OSError: it cannot be written, or another process writes to it.
+        OSError if another process writes to it.
         """
         if self._lock is not None:
             return
@@ -208,7 +207,6 @@ def read_manifest(folder: Path, *, all_files: bool) -> dict[str, Any]:
     Raises:
       DamagedError: the manifest is missing, its bytes have changed, or it was made by other means;
         or names the first file that is missing or has changed.
-      OSError: a file cannot be read.
     """
     path = folder / MANIFEST
     if not os.path.isfile(path) or path.stat().st_size > _MOST_BYTES:

@@ -210,10 +210,7 @@ class Watchdog:
     one that hangs makes the others wait, all of them end, each with its own stacks: that of the one
     that hangs shows where.
 
-    Args:
-      timeout: seconds; 0 watches nothing.
-      warn_after: seconds after which a line says that something is wrong.
-      clock: seconds.
+    After `warn_after` seconds a line says that something is wrong. A timeout of 0 watches nothing.
     """
 
     def __init__(

@@ -44,16 +44,10 @@ class ItemPool:
 
 
 def item_mask(image: np.ndarray) -> np.ndarray:
-    """Which pixels belong to the item: everything inside its outline, however dark.
+    """Which pixels belong to an item on black: everything inside its outline, however dark.
 
     The threshold loses dark cloth, so small gaps of the outline are closed and what it encloses
-    is filled.
-
-    Args:
-      image: uint8 [28, 28], an item on black.
-
-    Returns:
-      bool [28, 28].
+    is filled. Takes uint8 [28, 28], returns bool [28, 28].
     """
     padded = cv2.copyMakeBorder(image, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=0)
     closed = cv2.morphologyEx(
@@ -188,10 +182,7 @@ def tint(
     """Draws the colours of black and of white cloth, so that colour tells nothing of the class.
 
     Of eight draws, takes the first whose mean differs from the colour `below` by `min_contrast`
-    grey levels in some channel, else the one that differs most.
-
-    Returns:
-      float32 [2, 3].
+    grey levels in some channel, else the one that differs most: float32 [2, 3].
     """
     light = rng.uniform(90.0, 255.0, (8, 3)).astype(np.float32)
     dark = light * rng.uniform(0.0, 0.25, (8, 1)).astype(np.float32)

@@ -58,7 +58,6 @@ def cls_losses(
     """The classification loss of each element.
 
     Args:
-      cls_logits: of one level.
       labels: 0..k-1 where positive, k elsewhere.
       target: what a positive's score should be, for the losses that ask for it.
       where: positives and negatives.
@@ -92,13 +91,7 @@ def box_losses(
 ) -> Float[Array, "b n"]:
     """The localization loss of each anchor, without its weight.
 
-    Args:
-      deltas: what the network says.
-      boxes: the same decoded, xyxy pixels.
-      anchors: of this level.
-      target_boxes: the matched objects.
-      where: the positives.
-      loss: names the loss; for those that weigh it, the loss that is weighed.
+    `boxes` are the decoded `deltas`, xyxy pixels; `where` marks the positives.
     """
     match loss.box_loss:
         case "giou" | "task_aligned":
@@ -138,16 +131,8 @@ def rival_sums(
     each device gives to its own images. Of a batch that is processed in parts, each part has
     weights of its own.
 
-    Args:
-      predictions: raw outputs, [b, n_l, k] and [b, n_l, 4] a level.
-      anchors: [n_l, 4] a level, xyxy pixels.
-      batch: its objects, and which images are real.
-      loss: which losses, and their constants.
-      match: IoU thresholds of the assignment.
-      batch_axis: as in `join_groups`.
-
-    Returns:
-      Sums over the batch, to be divided by the real images.
+    Predictions are raw, [b, n_l, k] and [b, n_l, 4] a level; anchors are xyxy pixels. The sums are
+    to be divided by the real images.
     """
     num_classes = predictions.cls_logits[0].shape[-1]
     truth, is_real = batch.ground_truth, batch.is_real[:, None]

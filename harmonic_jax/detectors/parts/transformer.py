@@ -67,9 +67,7 @@ class MLP(nnx.Module):
 class CrossAttention(nnx.Module):
     """Each head of a query reads some places of each map, near its box (deformable attention).
 
-    Args:
-        channels: of queries and maps.
-        shape: heads, maps, and places.
+    `shape` counts heads, maps, and places.
     """
 
     def __init__(
@@ -109,12 +107,8 @@ class CrossAttention(nnx.Module):
 class TransformerLayer(nnx.Module):
     """Cells or queries `[b, n, c]` look at each other, and queries with boxes at maps too.
 
-    Args:
-        channels: of the cells or queries.
-        num_heads: of every attention.
-        hidden: units of the MLP.
-        activation: of the MLP.
-        reads: maps, and places in each, that a head reads; None: it is a layer without maps.
+    `hidden` and `activation` are of the MLP; `reads` counts the maps, and places in each, that a
+    head reads; None: it is a layer without maps.
     """
 
     def __init__(

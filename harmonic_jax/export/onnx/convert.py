@@ -34,19 +34,7 @@ class UnsupportedError(ValueError):
 
 
 def convert(graph: Graph, program: Any, inputs: Sequence[Value]) -> list[Value]:
-    """Adds the nodes of a program to a graph.
-
-    Args:
-      graph: where they go.
-      program: a jaxpr, with its constants where it has any.
-      inputs: its arguments.
-
-    Returns:
-      Its results.
-
-    Raises:
-      UnsupportedError: an operation that is not known here.
-    """
+    """Adds the nodes of a program, a jaxpr with any constants, to a graph; returns its results."""
     jaxpr = getattr(program, "jaxpr", program)
     known: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
     constants = [np.asarray(constant) for constant in getattr(program, "consts", ())]

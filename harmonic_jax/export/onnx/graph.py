@@ -87,12 +87,9 @@ class Graph:
         """Adds a node with one output.
 
         Args:
-          operator: ONNX's name.
-          inputs: what the node reads.
           shape: of the output; None: that of an operation of one element at a time, whose inputs
             are of one shape, or scalars, which ONNX broadcasts as JAX does.
           dtype: of the output; None: of the first input, bool for a test.
-          attributes: of the node.
         """
         if shape is None:
             shape = np.broadcast_shapes(*(x.shape for x in inputs))

@@ -104,7 +104,6 @@ def _cells(
 
     Args:
       starts: `[*batch s]`, where windows start along each of `start_axes`.
-      shape: of the array.
       window: its size along each axis of the array.
       dropped: axes of the array that the result does not have.
       start_axes: axes of the array; those after `shape` are taken whole, and start at 0.

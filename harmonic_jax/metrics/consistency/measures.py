@@ -92,7 +92,6 @@ class Rows(NamedTuple):
       quality: [n], how good each is: its IoU, or whether it is right.
       image: int64 [n], its column of the weights.
       group: int64 [n], 0..k-1, a class or a range of areas.
-      num_groups: k.
     """
 
     score: np.ndarray

@@ -55,8 +55,6 @@ class Samples:
       values: {place: {metric: float64 [1 + resamples]}}; NaN where there is no value. Metrics that
         are costly on large data have fewer resamples: the first ones, so that those of two
         detectors on the same images always belong together.
-      num_images: images evaluated.
-      resamples, seed: of the images.
       scores_in_range: all scores lie in [0, 1]; where not, what compares them with IoU or with
         precision has no value.
     """
