@@ -5,12 +5,11 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,7 +22,7 @@ from harmonic_jax.data.image_file import read_image_file
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.files import write_text
 from harmonic_jax.inference.detector import with_postprocess
-from harmonic_jax.json_file import shown
+from harmonic_jax.json_file import read_json, shown
 from harmonic_jax.metrics.at_score import Rows, confusion_table, slice_table
 from harmonic_jax.metrics.consistency.report import format_report, report_of
 from harmonic_jax.metrics.consistency.sampling import sample_metrics
@@ -125,7 +124,7 @@ def write_consistency(
     confusion = confusion_table(case, score=pooled["score"], iou=pooled["iou"])
     tables = {"at_score": at_score, "confusion": confusion}
     if slices is not None:
-        parts, told = slices_of(slices, images)
+        parts, told = slices_of(slices, images, truth.original_ids)
         best, notes = pooled["best_score"] or 0.0, (*notes, *told)
         tables["slices"] = slice_table(case, parts, score=best, resamples=resamples)
     samples = sample_metrics(case, resamples=resamples, seed=0)
@@ -155,27 +154,32 @@ def write_rows(path: Path, rows: Rows) -> Path:
     return path
 
 
-def slices_of(rule: str, images: Images) -> tuple[dict[str, list[int]], list[str]]:
+def slices_of(
+    rule: str, images: Images, original_ids: Mapping[int, int | str]
+) -> tuple[dict[str, list[int]], list[str]]:
     """The ids of the images by "size" (of the longer side), by "folder", or by the tags of a JSON
     file, {file name or id: [tag, ..]}; and, if so, a note that it names others.
     """
-    try:
-        content = b"{}" if rule in ("size", "folder") else Path(rule).read_bytes()
-        tags = msgspec.json.decode(content, type=dict[str, list[str]])
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{rule}: {error}; it must be {{image: [tag, ..], ..}}") from None
+    tags = {} if rule in ("size", "folder") else read_json(rule, unique_keys=True)
+    legal = "it must be {image: [tag, ..], ..}"
+    if not isinstance(tags, dict):
+        raise ConfigError(f"{rule} is {shown(tags)}; {legal}")
+    for key, given in tags.items():
+        if not isinstance(given, list) or not all(isinstance(tag, str) for tag in given):
+            raise ConfigError(f"{rule}: {key} is {shown(given)}; {legal}")
     slices: dict[str, list[int]] = {}
     names = {key: images.names.get(key, "") for key in {**images.sizes, **images.names}}
+    own_ids = {key: str(original_ids.get(key, key)) for key in names}
     for key, name in names.items():
-        given = [*tags.get(name, ()), *tags.get(str(key), ())] or ["untagged"]
+        given = [*tags.get(name, ()), *tags.get(own_ids[key], ())] or ["untagged"]
         if rule == "size":
             side = max(images.sizes.get(key, (0,)))
             given = [f"longer side up to {1 << (side - 1).bit_length()}" if side else "unknown"]
         elif rule == "folder":
-            given = [str(PurePosixPath(name).parent)]
+            given = [str(PurePosixPath(name.replace("\\", "/")).parent)]
         for tag in given:
             slices.setdefault(tag, []).append(key)
-    others = sorted(tags.keys() - names.values() - set(map(str, names)))
+    others = sorted(tags.keys() - names.values() - set(own_ids.values()))
     told = [f"{len(others)} names in {rule} are of no image, as {others[0]!r}"] if others else []
     return slices, told
 

@@ -109,7 +109,7 @@ class Options:
     """Of files boxes or masks alone; None: boxes, and masks where every entry of both has one. Of
     --report the overlaps of boxes, or with segm those of masks."""
     coco: Annotated[CocoParams, FLAT] = COCO_PARAMS
-    score_threshold: float = 0.5
+    score_threshold: Annotated[float, "[-1e30, 1e30]"] = 0.5
     """Of precision, recall and F1, and of what is taken for what in --report."""
     match_iou: Annotated[float, "(0, 1]"] = 0.5
     """Of a true positive, in these."""
@@ -161,7 +161,7 @@ def _check(options: Options) -> None:
     if options.slices is not None:
         if options.report is None:
             raise UsageError("--slices goes with --report DIR")
-        slices_of(options.slices, Images())  # a wrong file is told before the evaluation
+        slices_of(options.slices, Images(), {})  # a wrong file is told before the evaluation
 
 
 def _evaluate_files(options: Options, console: Terminal) -> int:

@@ -94,7 +94,7 @@ def _encode(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
         message = f"its size is {reprlib.repr(size)}, that of the image [{height}, {width}]"
         raise _NoMaskError("size", message)
     if isinstance(counts, str):
-        return counts.encode("latin-1", errors="replace"), 0
+        return counts.encode("utf-8", errors="surrogatepass"), 0
     return (counts if isinstance(counts, bytes) else _compress(counts)), 0
 
 

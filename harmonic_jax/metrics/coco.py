@@ -4,7 +4,6 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; the 
 defined by the behaviour of pycocotools.cocoeval.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -71,10 +70,9 @@ def coco_metrics(
       [0.7, 1.0, -1.0]
     """
     truth, found = params.select(ground_truth, detections)
-    if truth.federation and params.max_detections == COCO_PARAMS.max_detections:
-        params = dataclasses.replace(params, max_detections=(truth.max_detections,))
+    limits = params.limits(truth)
     matchings = coco_matchings(truth, found, iou_type, params)
-    curves = [recall_precision_curves(part, params.max_detections) for part in matchings]
+    curves = [recall_precision_curves(part, limits) for part in matchings]
     precision, recall = map(np.concatenate, zip(*curves, strict=True))
     at = {f"AP{100 * t:.0f}": i for i, t in enumerate(params.iou_thresholds) if t in (0.5, 0.75)}
     sizes = list(enumerate(params.ranges))[1:]
@@ -84,7 +82,7 @@ def coco_metrics(
     groups = np.array(truth.federation.frequencies if truth.federation else ())
     for group in "rcf" if groups.size else "":
         metrics[f"AP_{group}"] = _mean(precision[:, :, groups == group, 0])
-    for m, limit in enumerate(params.max_detections):
+    for m, limit in enumerate(limits):
         metrics[f"AR_{limit}"] = _mean(recall[:, :, 0, m])
     metrics |= {f"AR_{size}": _mean(recall[:, :, a, -1]) for a, size in sizes}
     for k, name in enumerate(truth.class_names):
@@ -100,7 +98,7 @@ def coco_matchings(
 ) -> list[Matching]:
     """Matches at a few thresholds each, looking at no pairs but those that can match."""
     thresholds = np.minimum(params.iou_thresholds, 1 - 1e-10)  # as pycocotools has it
-    limit, least, areas = params.max_detections[-1], float(thresholds[0]), params.ranges.values()
+    limit, least, areas = params.limits(truth)[-1], float(thresholds[0]), params.ranges.values()
     pairs = find_overlaps(truth, found, own_class=True, limit=limit, least=least, iou_type=iou_type)
     step = MOST_BITS // len(areas)
     parts = [thresholds[start : start + step] for start in range(0, len(thresholds), step)]

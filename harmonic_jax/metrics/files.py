@@ -120,7 +120,7 @@ def ground_truth_from_coco(file: CocoFile, *, masks: bool = False) -> GroundTrut
         table = GroundTruthTable(
             image_ids=np.array(list(keys.values()), np.int64),
             image_id=np.array([keys[item.image] for item in objects], np.int64),
-            boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+            boxes=_corners(xywh),
             labels=np.array([item.label for item in objects], np.int32),
             is_crowd=np.array([item.is_crowd for item in objects], bool),
             is_difficult=np.array([item.is_difficult for item in objects], bool),
@@ -200,7 +200,7 @@ def load_coco_results(
     try:
         return DetectionTable(
             image_id=image_id,
-            boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+            boxes=_corners(xywh),
             scores=np.array([result.score for result in results], np.float64),
             labels=labels,
             sizes=xywh[:, 2:],
@@ -208,6 +208,11 @@ def load_coco_results(
         )
     except ValueError as error:
         raise JsonFileError(f"{name}: {error}") from None
+
+
+def _corners(xywh: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # the tables refuse what is not finite
+        return np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
 
 
 def save_coco_results(

@@ -43,10 +43,10 @@ class CocoParams:
             require(is_rising, f"params.{field}", values, "rising, and at least one")
         names = {name for name, *_ in self.area_ranges}
         are_legal = len(names) == len(self.area_ranges) < 20 and all(
-            re.fullmatch("[a-zA-Z][a-zA-Z0-9_-]*", name) and low <= high
+            re.fullmatch("(?![rcf]$)[a-zA-Z][a-zA-Z0-9_-]*", name) and low <= high
             for name, low, high in self.area_ranges
         )
-        legal = "at most 19: a name of its own (as mid-1), least area, largest area"
+        legal = "at most 19: a name of its own (as mid-1; not r, c, f), least area, largest area"
         require(are_legal, "params.area_ranges", self.area_ranges, legal)
 
     @property
@@ -54,6 +54,12 @@ class CocoParams:
         """All area ranges by name, "all" first."""
         named = {name: (low, high) for name, low, high in self.area_ranges}
         return {"all": AREA_RANGES["all"]} | named
+
+    def limits(self, truth: GroundTruthTable) -> tuple[int, ...]:
+        """`max_detections`, or where they are the default that of a federated ground truth."""
+        is_default = self.max_detections == COCO_PARAMS.max_detections
+        federated = truth.federation is not None and is_default
+        return (truth.max_detections,) if federated else self.max_detections
 
     def select(
         self, truth: GroundTruthTable, found: DetectionTable
@@ -68,8 +74,12 @@ class CocoParams:
         if self.classes is None and self.image_ids is None:
             return truth, found
         image_places(truth, found)  # what is wrong must not vanish among what is left out
-        names = [str(truth.original_ids.get(key, key)) for key in truth.image_ids.tolist()]
-        images = _chosen("image_ids", self.image_ids, names)
+        own_ids = [truth.original_ids.get(key, key) for key in truth.image_ids.tolist()]
+        wanted: Collection[int | str] | None = self.image_ids
+        if wanted is not None:  # a command cannot say whether 7 is a number or a text
+            known, texts = set(own_ids), {str(key): key for key in own_ids}
+            wanted = {key if key in known else texts.get(str(key), key) for key in wanted}
+        images = _chosen("image_ids", wanted, own_ids)
         classes = _chosen("classes", self.classes, truth.class_names)
         ids = truth.image_ids[images]
         objects, boxes = (np.isin(t.image_id, ids) & classes[t.labels] for t in (truth, found))
@@ -86,10 +96,12 @@ class CocoParams:
 COCO_PARAMS = CocoParams()
 
 
-def _chosen(field: str, wanted: Collection[object] | None, known: Sequence[str]) -> np.ndarray:
+def _chosen(
+    field: str, wanted: Collection[int | str] | None, known: Sequence[int | str]
+) -> np.ndarray:
     """Which of the known names are wanted, bool [n]; refuses others, and none."""
-    names = set(known) if wanted is None else set(map(str, wanted))
-    unknown = sorted(names - set(known))
+    names = set(known if wanted is None else wanted)
+    unknown = sorted(names - set(known), key=str)
     is_legal = wanted is None or (bool(names) and not unknown)
     require(is_legal, f"params.{field}", unknown, f"some of {shown(list(known))}")
     return np.array([name in names for name in known], bool)

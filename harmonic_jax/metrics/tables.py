@@ -291,7 +291,12 @@ def _set_columns(table: Any, name: str, *, finite: Sequence[str]) -> None:
 
 
 def _set_column(table: object, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    object.__setattr__(table, name, as_column(name, getattr(table, name), dtype, shape))
+    values = np.asarray(getattr(table, name))
+    column = as_column(name, values, dtype, shape)
+    is_whole = issubclass(dtype, np.integer) and values.size
+    if is_whole and (wrong := column[column != values]).size:
+        raise ValueError(f"{name} holds a number that {dtype.__name__} has as {wrong[0]}")
+    object.__setattr__(table, name, column)
 
 
 def as_column(

@@ -148,6 +148,8 @@ def test_images_that_cannot_be_decoded_are_said(evaluation, tmp_path) -> None:
         ("--predictions p --annotations a --last", "--last goes with a run"),
         ("--predictions p --annotations a --tta", "--tta goes with a run"),
         ("RUN --slices size", "--slices goes with --report DIR"),
+        ("RUN --score-threshold nan", "--score-threshold is nan; it must be a number in [-1e30"),
+        ("RUN --score-threshold inf", "--score-threshold is inf; it must be a number in [-1e30"),
         ("RUN --match-iou 0", "--match-iou is 0.0; it must be a number in (0, 1]"),
         ("RUN --batch-size 0", "--batch-size is 0; it must be"),
         ("RUN --resamples -1", "--resamples is -1; it must be"),

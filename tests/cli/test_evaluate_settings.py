@@ -110,7 +110,7 @@ def test_slices(files: Path, rule: str, monkeypatch, capsys) -> None:
 
     (files / "tags.json").write_text('{"b.jpg": "night"}')
     assert evaluated(files, "--report", "out", "--slices", "tags.json") == 1
-    assert capsys.readouterr().err.startswith("error: tags.json: Expected `array`, got `str`")
+    assert capsys.readouterr().err.startswith("error: tags.json: b.jpg is 'night'; it must be")
 
 
 def test_other_evaluators_read_what_the_report_writes(files: Path) -> None:
@@ -212,3 +212,48 @@ def test_bad_values_are_told_in_a_line(words: str, told: str, capsys) -> None:
     assert error.startswith("error: ")
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_slices_of_images_whose_ids_are_texts(files: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(files)
+    for name in ("a.json", "p.json"):
+        content = json.loads((files / name).read_text())
+        for entry in content if name == "p.json" else content["annotations"]:
+            entry["image_id"] = f"i{entry['image_id']}"
+        if name == "a.json":
+            for number, image in enumerate(content["images"]):
+                image |= {"id": f"i{image['id']}", "file_name": f"f{number % 2}\\{number}.jpg"}
+            first, second = (image["id"] for image in content["images"][:2])
+            number = len(content["images"])
+        (files / name).write_text(json.dumps(content))
+    (files / "tags.json").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps({first: ["night"], second: ["night"]}).encode()
+    )
+    for rule, expected in (
+        ("tags.json", {"night": 2, "untagged": number - 2}),
+        ("folder", {"f0": (number + 1) // 2, "f1": number // 2}),
+    ):
+        assert evaluated(files, "--report", rule[:3], "--resamples", 0, "--slices", rule) == 0
+        rows = csv.DictReader((files / rule[:3] / "slices.csv").open())
+        assert {row["slice"]: int(row["images"]) for row in rows} == expected
+    assert "are of no image" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "tags.json is []; it must be {image: [tag, ..], ..}"),
+        ('{"a": "night"}', "tags.json: a is 'night'; it must be {image: [tag, ..], ..}"),
+        ('{"a": [3]}', "tags.json: a is [3]; it must be {image: [tag, ..], ..}"),
+        ('{"a": ["x"], "a": ["y"]}', "tags.json: 'a' is there twice in one object"),
+        ("{", "tags.json is not JSON"),
+    ],
+)
+def test_a_file_of_slices_is_refused_in_a_line(files, monkeypatch, capsys, content, told) -> None:
+    monkeypatch.chdir(files)
+    (files / "tags.json").write_text(content)
+    assert evaluated(files, "--report", "out", "--slices", "tags.json") == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (files / "out").exists()

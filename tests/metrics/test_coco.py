@@ -230,3 +230,29 @@ def test_two_tables_of_text() -> None:
     middle = lines.index("masks")
     assert lines[1 : middle - 1] == format_table(coco_metrics(truth, found)).splitlines()
     assert len(lines[middle:]) == len(lines[1:middle])
+
+
+def test_equal_scores_rank_by_the_data_sets_own_ids(tmp_path: Path) -> None:
+    """Also of texts and of numbers beyond 64 bits, which the tables know by a hash."""
+    box = [1.0, 1.0, 10.0, 10.0]
+    for number in range(4):
+        texts = [f"{letter}{number}" for letter in "dbca"]
+        for ids in (texts, [2**64 + number + 10 * i for i in (3, 0, 2, 1)]):
+            images = [{"id": i, "width": 60, "height": 40, "file_name": f"{i}.jpg"} for i in ids]
+            things = [
+                {"id": k, "image_id": i, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
+                for k, i in enumerate(ids, start=1)
+            ]
+            wrong = sorted(ids)[:2]
+            results = [
+                {"image_id": i, "category_id": 1, "score": 0.5}
+                | {"bbox": [30.0, 20.0, 5.0, 5.0] if i in wrong else box}
+                for i in ids
+            ]
+            truth = {"images": images, "annotations": things}
+            truth["categories"] = [{"id": 1, "name": "cat"}]
+            paths = tmp_path / "a.json", tmp_path / "p.json"
+            for path, content in zip(paths, (truth, results), strict=True):
+                path.write_text(json.dumps(content))
+            # Two wrong ones, then two right ones: precision 1/3 up to recall 1/4, 1/2 up to 1/2.
+            assert coco_metrics_of_files(*paths)["AP"] == pytest.approx(51 / 101 / 2)

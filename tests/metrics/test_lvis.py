@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonic_jax.coco_format.federated import Federation
 from harmonic_jax.json_file import JsonFileError
 from harmonic_jax.metrics import (
     CocoParams,
     DetectionTable,
+    GroundTruthTable,
     coco_metrics,
     coco_metrics_of_files,
     concatenate_detections,
@@ -25,6 +27,7 @@ from harmonic_jax.metrics import (
     save_coco_annotations,
 )
 from harmonic_jax.metrics.at_score import class_table, confusion_table
+from harmonic_jax.metrics.consistency.report import consistency_report
 from harmonic_jax.metrics.consistency.study import Study
 from tests.metrics.synthetic import awkward_masks, awkward_tables, coco_dicts, detector_output
 
@@ -243,3 +246,19 @@ def test_a_wrong_frequency_is_told(tmp_path: Path, value: Any) -> None:
     path, _ = written(tmp_path, content, [])
     with pytest.raises(JsonFileError, match=r"category 9: frequency is .*; it must be r, c or f"):
         load_coco_annotations(path)
+
+
+def test_the_best_ranking_has_the_limit_of_ap() -> None:
+    """300 detections of an image, not COCO's 100 of each class: 150 found objects are all found."""
+    corners = 10.0 * np.stack(np.divmod(np.arange(150), 15), axis=1)
+    boxes = np.hstack([corners, corners + 8])
+    rows = np.zeros(150, np.int64)
+    truth = GroundTruthTable(
+        image_ids=[0], image_id=rows, boxes=boxes, labels=rows, is_crowd=rows > 0,
+        is_difficult=rows > 0, area=np.full(150, 64.0), class_names=("cat",), category_ids=(1,),
+        federation=Federation(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)),
+    )  # fmt: skip
+    found = DetectionTable(rows, boxes, np.linspace(0.9, 0.1, 150), rows)
+    overall = consistency_report(truth, found, resamples=0)["overall"]
+    names = ("AP", "AP_ranked_by_iou", "AP_headroom")
+    assert [overall[name]["value"] for name in names] == [1.0, 1.0, 0.0]

@@ -181,6 +181,10 @@ def test_images_by_the_ids_of_the_file() -> None:
     assert chosen.image_sizes is not None
     assert chosen.image_sizes.tolist() == [[5, 6]]
     assert len(rest.labels) == 0
+    both = dataclasses.replace(truth, original_ids={7: "1"})
+    for wanted, row in ((1, 1), ("1", 7)):  # a text of digits and a number are two ids
+        chosen, _ = CocoParams(image_ids=frozenset({wanted})).select(both, found)
+        assert chosen.image_ids.tolist() == [row]
     unknown = dataclasses.replace(found, image_id=[3])
     with pytest.raises(ValueError, match="detection 0 is of image 3"):
         coco_metrics(truth, unknown, params=CocoParams(image_ids=frozenset({1})))
@@ -197,12 +201,13 @@ def test_images_by_the_ids_of_the_file() -> None:
         ({"max_detections": (0,)}, "params.max_detections .* whole number in"),
         ({"area_ranges": (("a", 9, 1),)}, r"params.area_ranges is \(\('a', 9, 1\),\)"),
         ({"area_ranges": (("100", 0, 9),)}, "params.area_ranges"),  # AR_100 is a limit
+        ({"area_ranges": (("r", 0, 9),)}, "params.area_ranges .* not r, c, f"),  # LVIS's AP_r
         ({"area_ranges": (("a", 0, 9), ("a", 9, 99))}, "params.area_ranges .* of its own"),
         ({"area_ranges": tuple((f"a{i}", 0, 9) for i in range(20))}, "at most 19"),
         ({"classes": ("cell",)}, r"params.classes is \('cell',\); it must be a frozenset or None"),
         ({"classes": frozenset({"dog"})}, r"params.classes is \['dog'\]; .* some of \['cell'\]"),
         ({"classes": frozenset()}, "params.classes is .* some of"),
-        ({"image_ids": frozenset({1, 4})}, r"params.image_ids is \['4'\]; .* some of \['1'\]"),
+        ({"image_ids": frozenset({1, 4})}, r"params.image_ids is \[4\]; .* some of \[1\]"),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict[str, Any], told: str) -> None:

@@ -120,3 +120,10 @@ def test_concatenate_keeps_rows_and_exact_sizes() -> None:
     both = concatenate_detections([first, found(image_id=[2])])
     assert both.image_id.tolist() == [7, 2]
     assert box_sizes(both)[0, 0] == 32.0 != 32.01 - 0.01
+
+
+def test_numbers_that_a_column_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels holds a number that int32 has as 0"):
+        found(labels=np.array([2**32]))
+    with pytest.raises(ValueError, match="image_id holds a number that int64 has as -1"):
+        found(image_id=np.array([2**64 - 1], np.uint64))
