@@ -17,7 +17,7 @@ from harmonic_jax.cli.command import FAILURES, command, complain
 from harmonic_jax.cli.configs import load_config
 from harmonic_jax.cli.doctor import class_findings, near_copies, network_findings
 from harmonic_jax.config import DataConfig
-from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_image
+from harmonic_jax.data.decode import NOTES, REFUSALS, ImageError, decode_record
 from harmonic_jax.data.folders import shared_images
 from harmonic_jax.data.records import DataError, DetectionSource
 from harmonic_jax.data.report import DataReport
@@ -123,12 +123,8 @@ def _decode_all(source: DetectionSource, config: DataConfig) -> list[_Checked]:
 
 def _decode_one(source: DetectionSource, index: int, config: DataConfig) -> _Checked:
     record = source.records[index]
-    size = (record.height, record.width)
     try:
-        data = source.image_bytes(index)
-        decoded = decode_image(
-            data, max_pixels=config.max_pixels, annotated_size=size, upright=source.upright
-        )
+        decoded = decode_record(source, index, max_pixels=config.max_pixels)
     except ImageError as error:
         outcome = f"image refused: {REFUSALS[error.reason]}"
         return None, [(error.reason, f"{record.file_name}: {error}", outcome)]
@@ -174,9 +170,8 @@ def _told(pairs: list[tuple[_Image, _Image]], split: str, what: str) -> Iterator
 def describe(source: DetectionSource) -> Iterator[str]:
     """Lines about a split: its size, its classes, and how large its objects are."""
     records = source.records
-    objects = [record.labels for record in records]
-    labels = np.concatenate([*objects, np.zeros(0, np.int32)])
-    images = np.concatenate([*map(np.unique, objects), np.zeros(0, np.int32)])
+    labels = records.labels
+    images = np.unique(np.column_stack([records.owners, labels]), axis=0)[:, 1]
     number = f"{counted(len(records), 'image')}, {counted(len(labels), 'object')}"
     yield f"{number}, {len(labels) / max(len(records), 1):.1f} an image"
     width = column_width(source.class_names, heading="class")
@@ -192,10 +187,8 @@ def describe(source: DetectionSource) -> Iterator[str]:
 def _size_quantiles(source: DetectionSource) -> Iterator[str]:
     """What anchors have to cover, in pixels of the original images."""
     records = source.records
-    boxes = np.concatenate([record.boxes for record in records]).astype(np.float64)
-    short_sides = np.concatenate(
-        [np.full(len(record.boxes), min(record.height, record.width)) for record in records]
-    )
+    boxes = records.boxes.astype(np.float64)
+    short_sides = records.sizes.min(axis=1)[records.owners]
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     size = np.sqrt(width * height)
     rows = {

@@ -22,6 +22,7 @@ from harmonic_jax.data.folders import SPLITS, FolderSource
 from harmonic_jax.data.image_file import ImageError, open_image
 from harmonic_jax.data.records import DataError, DetectionSource, Record
 from harmonic_jax.data.sources import list_splits, open_source, parse_spec
+from harmonic_jax.data.yolo import OTHER_KEYS
 from harmonic_jax.metrics.files import save_coco_annotations
 from harmonic_jax.metrics.tables import GroundTruthTable
 from harmonic_jax.terminal import Terminal, counted
@@ -82,7 +83,8 @@ class _Writer:
                 self._write_voc(split, source)
             else:  # train2017 is train to other readers
                 key = re.sub(r"^\d+_|\d+$", "", split)
-                data[key if key in SPLITS and key not in data else split] = f"images/{split}"
+                key = key if key in SPLITS and key not in data else split
+                data[f"{key}_split" if key in OTHER_KEYS else key] = f"images/{split}"
                 self._write_yolo(split, source)
         if self._to == "voc":
             names = [_in_xml(name) for name in self._names]
@@ -147,9 +149,12 @@ class _Writer:
                 self._lost["orientation (EXIF) as it was read, images left out"] += 1
                 continue
             name = without_folders(record.file_name.replace("\\", "/"))
+            name = re.sub("[\r\n]", "_", name)  # lists have a line each
             stem, suffix = os.path.splitext(name) if suffix_of(name) in SUFFIXES else (name, ".jpg")
             path = source.paths[row] if isinstance(source, FolderSource) else f"{source.name} {row}"
-            content = path, record.labels.tobytes(), record.boxes.tobytes()
+            labels = [source.class_names[label] for label in record.labels]
+            columns = record.boxes, record.is_crowd, record.is_difficult
+            content = path, labels, [column.tobytes() for column in columns]
             tried = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
             for stem in tried:
                 if self._taken.setdefault(f"{inner}/{stem}".casefold(), content) == content:
@@ -187,7 +192,7 @@ def _voc_lines(record: Record, rows: list[int], names: list[str], file: str) -> 
 
 def _in_xml(text: str) -> str:
     """Without the characters that XML has no way to write."""
-    return re.sub("[\0-\x1f\ufffe\uffff]", "\ufffd", text)
+    return re.sub("[\0-\x1f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

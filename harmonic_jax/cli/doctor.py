@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harmonic_jax.config import AnchorConfig, Config, RefineDetConfig, RTDETRConfig, SSDConfig
-from harmonic_jax.data.records import DetectionSource
+from harmonic_jax.data.records import DetectionSource, is_trainable
 from harmonic_jax.data.resize import network_size
 from harmonic_jax.detectors import refinedet, ssd
 from harmonic_jax.detectors.parts.anchors import make_anchors
@@ -82,7 +82,7 @@ def network_findings(source: DetectionSource, config: Config) -> Iterator[str]:
 def _boxes_in_network(source: DetectionSource, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [n, 4] to train on, as resized, and the padded shape [n, 2] of each one's image."""
     data, records = config.data, source.records
-    rows = np.flatnonzero(~records.is_crowd & (data.use_difficult | ~records.is_difficult))
+    rows = np.flatnonzero(is_trainable(records, data))
     rows = rows[:: len(rows) // _MOST_OBJECTS + 1]
     images, places = np.unique(records.owners[rows], return_inverse=True)
     sizes, side = records.sizes[images], data.short_sides[-1]

@@ -15,6 +15,7 @@ Box = tuple[float, float, float, float]
 
 _FLAGS = {0: False, 1: True, "0": False, "1": True}
 _LARGEST = 1e300  # beyond it a product of two is infinite
+LARGEST_AREA = 1e38  # records hold float32
 
 
 class FieldError(JsonFileError):
@@ -139,7 +140,7 @@ def box(value: Any) -> Box | None:
 def area(value: Any) -> float | None:
     """a number of square pixels"""
     pixels = number(value)
-    return pixels if pixels is not None and 0 <= pixels < float("inf") else None
+    return pixels if pixels is not None and 0 <= pixels < LARGEST_AREA else None
 
 
 def entries(value: Any) -> list[Any] | None:

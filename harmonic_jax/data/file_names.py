@@ -111,6 +111,8 @@ class NamedFiles:
         for name in (written, bare, bare[1:-1] if is_quoted else ""):
             for path in self._paths(_nfc(name)):
                 found = self._by_path.get(path) or self._below.get(path, [])
+                if written in found:
+                    return (written,)
                 if found:
                     jpegs = [file for file in found if suffix_of(file) == ".jpg"]
                     return tuple(jpegs if len(jpegs) == 1 else found)

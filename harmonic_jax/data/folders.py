@@ -20,6 +20,7 @@ from harmonic_jax.data.rules import apply_rules
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.files import read_lines
 
+_START = 2**16  # bytes of an image file that are read for its header
 SPLITS = ("train", "val", "valid", "validation", "test")  # where one is known by its name
 
 
@@ -115,7 +116,8 @@ def whole_split(splits: Sequence[str], split: str, config: DataConfig) -> str:
 
 def _is_in_split(image: ImageEntry, split: str, config: DataConfig) -> bool:
     """By 64 bits of the BLAKE2b hash of the file's name, without folders and suffix, in NFC."""
-    name = without_suffix(without_folders(image.file_name.replace("\\", "/")))
+    name = without_folders(image.file_name.replace("\\", "/"))
+    name = without_suffix(name) or name
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
     place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
     return (place < (config.eval_share or 0)) == (split == config.eval_split)
@@ -193,11 +195,17 @@ def header_size(image: bytes | Path, *, upright: bool = False) -> tuple[int, int
         if isinstance(image, bytes):
             header, orientation = open_image(image)
         else:
+            start = read_image_file(image, start=_START)
             try:  # most headers are short; some stand behind a profile, or at the end of a TIFF
-                header, orientation = open_image(read_image_file(image, start=2**16))
+                header, orientation = open_image(start)
+                is_all = not upright or header.format != "PNG" or len(start) < _START
             except ImageError:
+                is_all = False
+            if not is_all:  # a PNG's orientation may stand behind its pixels
                 header, orientation = open_image(read_image_file(image))
     except (ImageError, OSError):
+        return None
+    if max(header.size) >= 2**31:  # no image has that; a damaged header does
         return None
     return header.size if upright and orientation >= 5 else header.size[::-1]
 

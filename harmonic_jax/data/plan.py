@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harmonic_jax.data.records import DataError, Record
+from harmonic_jax.data.records import DataError, Record, is_trainable
 from harmonic_jax.data.settings import DataConfig
 
 # Last word of a random seed. SeedSequence fills up with zeros: a sample's (seed, step, row) is
@@ -68,7 +68,7 @@ class TrainPlan:
         trained = (
             (index, record)
             for index, record in enumerate(records)
-            if config.keep_empty or record.is_trainable(config).any()
+            if config.keep_empty or is_trainable(record, config).any()
         )
         self._members = _group_by_bucket(trained, config)
         self.num_images = sum(map(len, self._members))

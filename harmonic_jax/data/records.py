@@ -48,11 +48,6 @@ class Record:
     masks: RleTable | None = None
     original_id: int | str | None = None
 
-    def is_trainable(self, config: DataConfig) -> np.ndarray:
-        """Which objects are trained on, bool [n]: no crowds, difficult ones only where asked."""
-        left_out = self.is_crowd if config.use_difficult else self.is_crowd | self.is_difficult
-        return ~left_out
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Annotations:
@@ -81,6 +76,11 @@ class Annotations:
     area: np.ndarray
     masks: Sequence[Any] | None = None
     original_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
+
+
+def is_trainable(objects: Record | Annotations, config: DataConfig) -> np.ndarray:
+    """Which objects are trained on, bool [n]: no crowds, difficult ones only where asked."""
+    return ~objects.is_crowd & (config.use_difficult | ~objects.is_difficult)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from harmonic_jax.data.records import Annotations, RecordTable
+from harmonic_jax.coco_format.values import LARGEST_AREA
+from harmonic_jax.data.records import Annotations, RecordTable, is_trainable
 from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.masks import RleTable, encode_segmentations
@@ -50,9 +51,9 @@ def apply_rules(
     count(Reason.DUPLICATE_OBJECT, kept & _repeats(raw))
     count(Reason.CROWD, kept & raw.is_crowd)
     count(Reason.DIFFICULT, kept & raw.is_difficult)
-    _count_per_image(raw, kept, config.max_objects, report)
+    _count_per_image(raw, kept & is_trainable(raw, config), config.max_objects, report)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
-    has_area = np.isfinite(raw.area) & (raw.area >= 0)
+    has_area = (raw.area >= 0) & (raw.area < LARGEST_AREA)
     masks, faults = _encode_masks(raw, np.flatnonzero(kept))
     for reason, rows in faults.items():
         count_rows(reason, np.array(rows))
@@ -158,9 +159,9 @@ def _repeats(raw: Annotations) -> np.ndarray:
 
 
 def _count_per_image(
-    raw: Annotations, kept: np.ndarray, max_objects: int, report: DataReport
+    raw: Annotations, trained: np.ndarray, max_objects: int, report: DataReport
 ) -> None:
-    trainable = np.bincount(raw.owners[kept & ~raw.is_crowd], minlength=len(raw.file_names))
+    trainable = np.bincount(raw.owners[trained], minlength=len(raw.file_names))
     surplus = np.maximum(trainable - max_objects, 0)
     if surplus.any():
         crowded = np.flatnonzero(surplus)

@@ -8,7 +8,7 @@ import numpy as np
 from harmonic_jax.data.augment import Sample, augment
 from harmonic_jax.data.decode import NOTES, ImageError, decode_record
 from harmonic_jax.data.mix import Mixer
-from harmonic_jax.data.records import DataError, DetectionSource
+from harmonic_jax.data.records import DataError, DetectionSource, is_trainable
 from harmonic_jax.data.report import DataReport, Finding, Reason
 from harmonic_jax.data.resize import fill_around, network_size, resize_image
 from harmonic_jax.data.settings import DataConfig
@@ -235,7 +235,7 @@ def _read(
         return None
     for note in decoded.notes:
         report.add(note, [record.file_name], outcome=NOTES[note])
-    rows = np.flatnonzero(record.is_trainable(config))
+    rows = np.flatnonzero(is_trainable(record, config))
     boxes, table = record.boxes[rows], None
     if masks:
         if record.masks is None:

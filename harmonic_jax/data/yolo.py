@@ -30,6 +30,8 @@ from harmonic_jax.data.report import DataReport, Reason
 from harmonic_jax.data.settings import DataConfig
 from harmonic_jax.files import read_lines
 
+OTHER_KEYS = ("path", "names", "nc", "kpt_shape", "flip_idx", "download")
+"""Of a data.yaml, those that are no splits."""
 _Rows = list[tuple[str, list[str]]]  # of a label file: where each one is, and its columns
 
 
@@ -94,8 +96,9 @@ def _read_data_file(root: Path) -> _DataFile:
         splits |= {
             key: [place]
             for key, place in content.items()
-            if isinstance(place, str)
-            and key not in (*SPLITS, "path")
+            if isinstance(key, str)
+            and isinstance(place, str)
+            and key not in (*SPLITS, *OTHER_KEYS)
             and place.startswith("images/")
         }
     except FieldError as error:
@@ -118,12 +121,25 @@ def _find_data_file(root: Path) -> Path:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load("\n".join(read_lines(path)))
+        return yaml.load("\n".join(read_lines(path)), _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         told = getattr(error, "problem", None) or " ".join(str(error).split())
         where = f", line {mark.line + 1}" if mark else ""
         raise DataError(f"{path}{where} cannot be read as YAML: {told}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's plain types, and no key twice: the last one would count, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                told = f"{key.value!r} is there twice in one map"
+                raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _places(value: Any) -> list[str] | None:
@@ -232,10 +248,13 @@ def _parse(
     row: Sequence[str], size: tuple[int, int]
 ) -> tuple[float, Sequence[float], list[list[float]] | None]:
     """Class id, corners and polygon of a row, in pixels; a ValueError says why it has none."""
+    if "_" in "".join(row):  # Python's own way to write numbers
+        raise ValueError(f"{' '.join(row)[:60]!r} is not all numbers")
     key, *numbers = map(float, row)
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise ValueError(f"it has {len(row)} columns; a box has 5, a polygon 7, 9, 11, ..")
-    points = np.array(numbers).reshape(-1, 2) * size[::-1]
-    if len(numbers) == 4:
-        return key, (points[0] + points[1] * [[-0.5], [0.5]]).ravel().tolist(), None
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has a rule
+        points = np.array(numbers).reshape(-1, 2) * size[::-1]
+        if len(numbers) == 4:
+            return key, (points[0] + points[1] * [[-0.5], [0.5]]).ravel().tolist(), None
     return key, [*points.min(axis=0), *points.max(axis=0)], [points.ravel().tolist()]

@@ -143,7 +143,6 @@ def evaluate(
         predict_step, variables, source, config, mesh,
         loaded=loaded, track=track, watchdog=watchdog,
     )  # fmt: skip
-    image_ids = np.array([record.image_id for record in source.records], np.int64)
     tables: list[DetectionTable] = []
     records = [np.zeros(0, np.int32)]  # of each detection
     non_finite: list[int] = []
@@ -152,7 +151,8 @@ def evaluate(
         boxes, scores, labels = map(np.asarray, (found.boxes, found.scores, found.labels))
         valid = np.asarray(found.valid) & ~np.isnan(scores)
         masks = _paste(found.masks, boxes, valid, index, source)
-        ids = image_ids[np.clip(index, 0, len(image_ids) - 1)]  # empty slots detect nothing
+        # Empty slots of a batch, of whichever image, detect nothing.
+        ids = truth.image_ids[np.clip(index, 0, len(truth.image_ids) - 1)]
         tables.append(DetectionTable.from_padded(ids, boxes, scores, labels, valid, masks))
         records.append(np.repeat(index, valid.sum(axis=1)))
     # Batches group images by shape; results are written in the data set's own order.

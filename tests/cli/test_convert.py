@@ -178,3 +178,55 @@ def test_a_photo_that_only_yolo_turns_is_left_out(orientation: int, tmp_path: Pa
     spec = convert(f"coco:{tmp_path / 'in'}", "yolo", tmp_path / "yolo")
     assert len(sources(spec)["train"].records) == (2 if orientation == 1 else 1)
     assert ("images left out: 1" in capsys.readouterr().out) == (orientation == 3)
+
+
+def test_names_that_xml_or_a_list_cannot_hold(tmp_path: Path) -> None:
+    """Bytes that are no text, and line ends."""
+    folder = tmp_path / "in"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    for stem in (b"a\xff", b"b\nc"):
+        image = os.fsencode(folder / "images") + b"/" + stem + b".png"
+        with open(image, "wb") as file:
+            Image.new("RGB", (60, 40)).save(file, "PNG")
+        label = os.fsencode(folder / "labels") + b"/" + stem + b".txt"
+        with open(label, "w") as text:
+            text.write("0 .5 .5 .2 .2\n")
+    (folder / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    for to in ("voc", "coco", "yolo"):
+        source = sources(convert(f"yolo:{folder}", to, tmp_path / to))["train"]
+        assert source.report.findings == {}
+        assert source.records.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("what", ["class", "difficult", "crowd"])
+def test_one_image_with_two_meanings_is_written_twice(what: str, tmp_path: Path) -> None:
+    """Its id is 1 in both splits, of other classes; or it is difficult in one alone."""
+    flags = {"difficult": {"difficult": 1}, "crowd": {"iscrowd": 1}}.get(what, {})
+    for split, ids, more in (("train", (9, 2), {}), ("val", (2, 9), flags)):
+        ids = ids if what == "class" else (9, 2)
+        categories = [{"id": i, "name": n} for i, n in zip(ids, ("dog", "cat"), strict=True)]
+        objects = [coco.thing(1, 1, **more), coco.thing(2, 1, [5, 5, 9, 9])]
+        root = tmp_path / "in" if split == "train" else tmp_path / "other"
+        coco.write(root, [coco.image(1, "a.png")], objects, categories=categories)
+    (tmp_path / "other/annotations/instances_train.json").rename(
+        tmp_path / "in/annotations/instances_val.json"
+    )
+    (tmp_path / "in" / "train").rename(tmp_path / "in" / "images")
+    found = sources(convert(f"coco:{tmp_path / 'in'}", "voc", tmp_path / "voc"))
+    names = {"class": [["dog", "dog"], ["cat", "cat"]], "crowd": [["dog"] * 2, ["dog"]]}
+    for (_, source), expected in zip(
+        sorted(found.items()), names.get(what, [["dog"] * 2] * 2), strict=True
+    ):
+        assert [source.class_names[i] for i in source.records.labels] == expected
+    difficult = [source.records.is_difficult.tolist() for _, source in sorted(found.items())]
+    assert (difficult[0] != difficult[1]) == (what != "class")
+
+
+def test_a_split_may_be_called_as_a_key_of_a_data_file(tmp_path: Path) -> None:
+    path = coco.write(tmp_path / "in", [coco.image(1, "a.png")], [coco.thing(1, 1)])
+    path.rename(path.with_name("instances_names.json"))
+    (tmp_path / "in" / "train").rename(tmp_path / "in" / "images")
+    found = sources(convert(f"coco:{tmp_path / 'in'}", "yolo", tmp_path / "yolo"))
+    assert list(found) == ["names_split"]
+    assert found["names_split"].records.labels.tolist() == [1]

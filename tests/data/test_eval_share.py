@@ -154,3 +154,14 @@ def test_check_data_shows_both_parts(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"== voc:{tmp_path.name}:validation\n7 images, 7 objects" in out
     assert main(["check-data", f"voc:{tmp_path}"]) == 1
     assert "--data.eval-share" in capsys.readouterr().err
+
+
+def test_names_without_a_suffix_are_divided_too(tmp_path: Path) -> None:
+    """As those with one: `photo00` goes where `photo00.jpg` goes."""
+    images = [coco_folder.image(i, name) for i, name in enumerate(NAMES)]
+    things = [coco_folder.thing(i, i) for i in range(len(NAMES))]
+    coco_folder.write(tmp_path, images, things, files=())
+    (tmp_path / "train").mkdir()
+    for name in NAMES:
+        Image.new("RGB", (40, 30)).save(tmp_path / "train" / name, "PNG")
+    assert parts(tmp_path, "coco") == [set(NAMES) - EVALUATED, EVALUATED]

@@ -230,3 +230,11 @@ def test_what_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, messag
         read_class_names(path, repeatable="N/A")
     path.write_text("cat\nN/A\ndog\nN/A\n")
     assert read_class_names(path, repeatable="N/A") == ("cat", "N/A", "dog", "N/A")
+
+
+def test_of_two_normal_forms_the_one_that_is_written_counts(tmp_path: Path) -> None:
+    files = NamedFiles(fill(tmp_path, NFC, NFD))
+    if len(files.files) < 2:
+        pytest.skip("the file system takes both for one")
+    assert files.find(NFC) == (NFC,)
+    assert files.find(NFD) == (NFD,)

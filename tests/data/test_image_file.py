@@ -245,3 +245,21 @@ def test_a_header_far_into_the_file_is_found(tmp_path: Path) -> None:
     comment = b"\xff\xfe" + struct.pack(">H", 65535) + bytes(65533)
     (tmp_path / "a.jpg").write_bytes(data[:2] + comment * 3 + data[2:])
     assert header_size(tmp_path / "a.jpg") == (48, 64)
+
+
+def test_the_orientation_of_a_long_png_is_found_behind_its_pixels(tmp_path: Path) -> None:
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)
+    data = png(400, 300, 8, 0, noise)
+    assert len(data) > 2**16
+    end = data.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(data[:end] + part(b"eXIf", exif) + data[end:])
+    assert header_size(tmp_path / "a.png", upright=True) == (400, 300)
+    assert header_size(tmp_path / "a.png") == (300, 400)
+
+
+def test_a_header_of_a_size_that_no_image_has_is_none() -> None:
+    assert header_size(png(3_000_000_000, 2, 8, 0, GRAY)) is None
+    bmp = bytearray(encode(PICTURE, "BMP"))
+    bmp[18:22] = struct.pack("<i", -60)
+    assert header_size(bytes(bmp)) is None

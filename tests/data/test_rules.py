@@ -208,3 +208,19 @@ def test_every_rule_is_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE))
     assert {str(reason) for reason in Reason} | set(REFUSALS) | set(NOTES) <= documented
+
+
+def test_what_is_not_trained_on_is_not_counted_as_such() -> None:
+    """Difficult objects without `use_difficult`: the loader leaves such an image out."""
+    found = raw([GOOD], [GOOD] * 3, is_difficult=np.array([1, 0, 0, 1], bool))
+    for use, empty, surplus in ((True, False, 2), (False, True, 1)):
+        report = DataReport()
+        config = DataConfig(max_objects=1, use_difficult=use)
+        apply_rules(found, config, class_names=CLASSES, report=report)
+        assert (Reason.EMPTY_IMAGE in report.findings) == empty
+        assert report.findings[Reason.TOO_MANY_OBJECTS].count == surplus
+
+
+def test_an_area_that_float32_cannot_hold_is_the_boxes() -> None:
+    table, _ = apply(raw([GOOD] * 3, area=np.array([1e39, INF, 7.0])))
+    assert table.area.tolist() == [200.0, 200.0, 7.0]

@@ -134,7 +134,7 @@ def test_class_ids_may_have_gaps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "names", ["", "names: 3", "names: []", "names: [a, a]", "names: [a, yes]", "names: {x: a}",
-              "names: {-1: a}", "names: {1: a, '1': b}", "names: [a, '']"],
+              "names: {-1: a}", "names: [a, '']"],
 )  # fmt: skip
 def test_bad_names_are_refused(names: str, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(f"train: images\n{names}\n")
@@ -150,6 +150,9 @@ def test_bad_names_are_refused(names: str, tmp_path: Path) -> None:
     [
         ("train: [a\nnames: b", r"data\.yaml, line 2 cannot be read as YAML: expected"),
         ("train: !!python/name:os.system\n", "line 1 cannot be read as YAML: could not determine"),
+        ("names: {0: a, 1: b, 0: c}", r"line 1 cannot be read as YAML: '0' is there twice in one"),
+        ("names: {1: a, '1': b}", "line 1 cannot be read as YAML: '1' is there twice in one map"),
+        ("names: [a]\ntrain: x\ntrain: y", "line 3 cannot be read as YAML: 'train' is there twice"),
         ("train: 2024-99-99\n", "cannot be read as YAML: month must be in"),
         ("", "data.yaml: None must be an object with names"),
         (NAMES, r"no split 'train' in .*data\.yaml: $"),
@@ -305,3 +308,18 @@ def test_check_data_and_the_file_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(open_source(config, "train").records) == 1
     with pytest.raises(DataError, match="it must be an existing folder"):
         open_source(DataConfig(format="yolo", root="no/such"), "train")
+
+
+def test_keys_that_are_no_text_are_no_splits(tmp_path: Path) -> None:
+    keys = "2012: images/2012\ntrue: images\nnull: images\n2024-01-02: images\n"
+    write(tmp_path, {"a": BOX}, yaml=f"train: images\n{keys}fold1: images/\n")
+    assert yolo_splits(tmp_path) == ("train", "fold1")
+
+
+def test_python_writes_numbers_otherwise(tmp_path: Path) -> None:
+    write(tmp_path, {"a": "0 .5 .5 .1_0 .2\n" + BOX})
+    source = read(tmp_path)
+    assert source.report.examples(Reason.MALFORMED_OBJECT) == (
+        "labels/a.txt, line 1: '0 .5 .5 .1_0 .2' is not all numbers",
+    )
+    assert len(source.records.labels) == 1
