@@ -31,7 +31,7 @@ from harmonic_jax.detectors.refinedet import RefineDetConfig
 from harmonic_jax.detectors.retinanet import RetinaNetConfig
 from harmonic_jax.detectors.roi_head import BoxHeadConfig, RoIAlignConfig
 from harmonic_jax.detectors.rpn import RPNConfig
-from harmonic_jax.detectors.rtdetr import RTDETRConfig
+from harmonic_jax.detectors.rtdetr import STRIDES, RTDETRConfig
 from harmonic_jax.detectors.ssd import MultiBoxMatchConfig, SSDConfig
 
 __all__ = [
@@ -202,6 +202,12 @@ class Config:
             number, most = self.model.num_queries, self.data.max_objects
             legal = f"at least data.max_objects = {most}: an object takes a query"
             require(most <= number, "model.num_queries", number, legal)
+            for height, width in self.data.buckets:
+                cells = sum(height // s * (width // s) for s in STRIDES)
+                legal = (
+                    f"at most {cells}, the cells of {height} x {width} pixels: each may be a query"
+                )
+                require(most <= cells, "data.max_objects", most, legal)
         needed, stride = self.model.stride, self.data.stride
         legal = f"a multiple of {needed}, the backbone's last stride"
         require(stride % needed == 0, "data.stride", stride, legal)

@@ -23,7 +23,7 @@ from harmonic_jax.detectors.faster_rcnn import (
 from harmonic_jax.detectors.parts.heads import ConvStack, ConvTranspose
 from harmonic_jax.detectors.parts.matching import Samples
 from harmonic_jax.detectors.parts.objective import LossConfig, LossSums, join_groups
-from harmonic_jax.detectors.parts.selection import mark_non_finite
+from harmonic_jax.detectors.parts.selection import finite_or_nan, mark_non_finite
 from harmonic_jax.ops.filled_chunks import map_filled
 from harmonic_jax.ops.mask_targets import crop_masks
 from harmonic_jax.structures import Batch, Detections
@@ -229,6 +229,7 @@ def take_masks(logits: Float[Array, "*b d m m c"], detections: Detections) -> De
     Source: He et al., Mask R-CNN, 2017, section 3.
     """
     rows = detections.labels[..., None, None, None]
-    own = jnp.take_along_axis(logits, rows, axis=-1)[..., 0].astype(jnp.float32)
+    own = jnp.take_along_axis(logits, rows, axis=-1)[..., 0]
+    own = finite_or_nan(own.astype(jnp.float32))
     masks = jnp.where(detections.valid[..., None, None], jax.nn.sigmoid(own), 0.0)
     return dataclasses.replace(detections, masks=masks)

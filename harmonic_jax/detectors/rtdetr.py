@@ -36,6 +36,7 @@ from harmonic_jax.detectors.parts.rivals import cls_losses, true_class_logit
 from harmonic_jax.detectors.parts.selection import (
     PostprocessConfig,
     best_pairs,
+    finite_or_nan,
     mark_non_finite,
     select_detections,
 )
@@ -216,7 +217,7 @@ class RTDETR(nnx.Module):
         anchors, is_inner = q.cell_boxes([level.shape[1:3] for level in memory])
         cells = self.cell_norm(self.cell(jnp.where(is_inner[None], cells, 0)))
         logits = self.cell_scores(cells).astype(jnp.float32)
-        deltas = self.cell_boxes(cells).astype(jnp.float32)
+        deltas = finite_or_nan(self.cell_boxes(cells).astype(jnp.float32))
         count = min(self.config.num_queries, logits.shape[1])
         _, rows = jax.lax.top_k(logits.max(axis=-1), count)
         take = jax.vmap(lambda array, rows: array[rows])
@@ -240,7 +241,7 @@ class RTDETR(nnx.Module):
         outputs = []
         for layer, scores, moves in zip(self.layers, self.scores, self.boxes, strict=True):
             features = layer(features, self.places(boxes), mask, boxes, memory)
-            move = moves(features).astype(jnp.float32)
+            move = finite_or_nan(moves(features).astype(jnp.float32))
             seen = jax.nn.sigmoid(move + q.inverse_sigmoid(before))
             outputs.append(q.Queries(scores(features).astype(jnp.float32), seen))
             before = jax.nn.sigmoid(move + q.inverse_sigmoid(boxes))

@@ -13,11 +13,12 @@ def assign(cost: Float[AnyArray, "g q"], valid: Bool[AnyArray, " g"]) -> Int[Arr
     the cheapest chain of moves to a free column. Rows that are not valid take no time.
 
     Args:
-      cost: `[g, q]`, finite, g <= q.
+      cost: `[g, q]`, finite; sums of q of them, too.
       valid: `[g]`; other rows take part in nothing.
 
     Returns:
-      `[g]` int32; -1 of rows that are not valid. It has no gradient.
+      `[g]` int32; -1 of rows that are not valid, and of valid ones behind the first q. It has no
+      gradient.
 
     >>> cost = jnp.array([[1.0, 2.0, 9.0], [1.0, 8.0, 9.0], [0.0, 0.0, 0.0]])
     >>> assign(cost, jnp.array([True, True, False])).tolist()
@@ -28,6 +29,7 @@ def assign(cost: Float[AnyArray, "g q"], valid: Bool[AnyArray, " g"]) -> Int[Arr
     """
     cost, valid = jax.lax.stop_gradient(jnp.asarray(cost, jnp.float32)), jnp.asarray(valid)
     nobody, num_columns = cost.shape
+    valid &= jnp.cumsum(valid) <= num_columns  # a search for one more would never end
     rows, columns = jnp.arange(nobody), jnp.arange(num_columns)
     best = jnp.argmin(cost, axis=1)
     owner = jnp.full(num_columns, nobody).at[best].min(jnp.where(valid, rows, nobody))
@@ -71,8 +73,8 @@ def assign(cost: Float[AnyArray, "g q"], valid: Bool[AnyArray, " g"]) -> Int[Arr
 
     first = jnp.argmax(is_waiting(own))
     start = (
-        own, owner, cost.min(axis=1), jnp.zeros(num_columns),
-        first, jnp.full(num_columns, jnp.inf), jnp.zeros(num_columns, int),
+        own, owner, cost.min(axis=1), jnp.zeros(num_columns, jnp.float32),
+        first, jnp.full(num_columns, jnp.inf, jnp.float32), jnp.zeros(num_columns, first.dtype),
         jnp.zeros(num_columns, bool), first, jnp.float32(0),
     )  # fmt: skip
     return jax.lax.while_loop(lambda state: is_waiting(state[0]).any(), step, start)[0]

@@ -128,8 +128,9 @@ def test_detections_of_an_image_are_its_own(name: str) -> None:
     assert not np.array_equal(found.scores[0], expected.scores[0])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", COMPILED)
-def test_what_is_not_finite_is_marked(name: str) -> None:
+def test_what_is_not_finite_is_marked(name: str, number: float) -> None:
     """By whichever part it comes in: one leaf is enough."""
     detect, params, batch = tiny.detection(name), params_of(name), tiny.make_batch((5, 2, 0))
     assert non_finite_images(detect(params, batch)).tolist() == []
@@ -137,7 +138,7 @@ def test_what_is_not_finite_is_marked(name: str) -> None:
     leaves, structure = jax.tree.flatten(params)
     for part in set(params) - {"classes"}:  # of RT-DETR, which training alone looks at
         row = max(i for i, path in enumerate(paths) if path.startswith(f"['{part}']"))
-        broken = [leaf * jnp.nan if i == row else leaf for i, leaf in enumerate(leaves)]
+        broken = [leaf + number if i == row else leaf for i, leaf in enumerate(leaves)]
         found = detect(structure.unflatten(broken), batch)
         assert non_finite_images(found).tolist() == [0, 1, 2], part
 

@@ -269,3 +269,30 @@ def test_more_objects_than_queries_are_refused() -> None:
     with pytest.raises(c.ConfigError, match=r"loss.cls_loss is 'isr'"):
         c.Config("isr", data=c.DataConfig(max_objects=9), model=tiny.RTDETR,
                  loss=c.LossConfig(hardet=False, cls_loss="isr"))  # fmt: skip
+
+
+def test_more_objects_than_cells_are_refused() -> None:
+    """Each cell may be a query; of 64 x 64 pixels there are 64 + 16 + 4."""
+    for most in (84, 85):
+        data = c.DataConfig(short_sides=(64,), max_side=64, stride=32, max_objects=most)
+        model = dataclasses.replace(tiny.RTDETR, num_queries=300)
+        if most == 84:
+            c.Config("few", data=data, model=model)
+            continue
+        told = r"data.max_objects is 85; it must be at most 84, the cells of 64 x 64 pixels"
+        with pytest.raises(c.ConfigError, match=told):
+            c.Config("many", data=data, model=model)
+
+
+@pytest.mark.parametrize("size", [1e30, 2e38])
+def test_logits_of_a_run_that_diverges_are_matched_all_the_same(size: float) -> None:
+    """The search for the assignment adds costs up, and would never end beyond float32."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.uniform(-size, size, (13, 3)), jnp.float32)
+    boxes = jnp.asarray(rng.uniform(0.2, 0.4, (13, 4)), jnp.float32)
+    truth = GroundTruth(
+        boxes=jnp.zeros((12, 4)), labels=jnp.asarray(rng.integers(0, 3, 12), jnp.int32),
+        valid=jnp.ones(12, bool),
+    )  # fmt: skip
+    aims = jax.jit(q.match_queries)(q.Queries(logits, boxes), boxes[:12], truth)
+    assert int(aims.is_positive.sum()) == 12

@@ -50,3 +50,21 @@ def test_every_row_is_moved() -> None:
     cost = np.where(rows[None] == rows[:, None] + 1, 1.0, 99.0) * (rows[None] != rows[:, None])
     cost[29] = np.where(rows == 0, 0.0, 99.0)
     np.testing.assert_array_equal(jax.jit(assign)(cost, np.ones(30, bool)), (rows + 1) % 30)
+
+
+def test_of_more_rows_than_columns_the_first_are_assigned() -> None:
+    """A search for one more column would never end."""
+    rng = np.random.default_rng(0)
+    cost, valid = rng.normal(size=(8, 7, 4)), np.array([1, 0, 1, 1, 0, 1, 1], bool)
+    found = np.asarray(run(jnp.float32(cost), np.tile(valid, (8, 1))))
+    first = [0, 2, 3, 5]
+    assert (np.delete(found, first, axis=1) == -1).all()
+    for own, image in zip(found, cost, strict=True):
+        _, best = linear_sum_assignment(image[first])
+        np.testing.assert_array_equal(own[first], best)
+
+
+def test_float64_elsewhere_changes_nothing() -> None:
+    cost = np.array([[1.0, 2, 9], [1, 8, 9]])
+    with jax.enable_x64(True):
+        assert assign(jnp.asarray(cost), jnp.ones(2, bool)).tolist() == [1, 0]

@@ -151,9 +151,9 @@ def sample_sums(
     num_positive = positive.sum(dtype=jnp.float32)
     terms = {
         "cls_loss": masked(loss.cls_weight * cls_loss, positive | negative).sum(),
-        "box_loss": (loss.box_weight * box_loss).sum(),
+        "box_loss": masked(loss.box_weight * box_loss, positive).sum(),
         "positive_score": masked(prob, positive).sum(),
-        "positive_iou": iou.sum(),
+        "positive_iou": masked(iou, positive).sum(),
     }
     if loss.hardet:
         per_positive = losses.hardet_loss(

@@ -129,7 +129,8 @@ def match_queries(found: Queries, objects: Float[AnyArray, "g 4"], truth: Ground
     union = ours[2:].prod(0) + theirs[2:].prod(0) - shared
     giou_loss = 2 - shared / union - union / hull
     cost = COST_CLS * cls_cost + BOX_L1 * jnp.abs(ours - theirs).sum(0) + BOX_GIOU * giou_loss
-    own = assign(jnp.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=1e6), truth.valid)
+    # The search adds costs up: beyond float32 it would never end.
+    own = assign(jnp.clip(jnp.nan_to_num(cost, nan=1e6), -1e6, 1e6), truth.valid)
     is_own = own[None] == jnp.arange(num_queries)[:, None]  # [q, g]
     is_positive = is_own.any(axis=1)
     row = jnp.argmax(is_own, axis=1)

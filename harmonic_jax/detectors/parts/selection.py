@@ -146,6 +146,11 @@ def mark_non_finite(found: Detections, outputs: Any) -> Detections:
     return dataclasses.replace(found, scores=jnp.where(is_finite[:, None], found.scores, jnp.nan))
 
 
+def finite_or_nan(outputs: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """What the network says, where a sigmoid behind it would make a number of infinity."""
+    return jnp.where(jnp.isfinite(outputs), outputs, jnp.nan)
+
+
 def non_finite_images(found: Detections) -> np.ndarray:
     """The rows of a batch, on the host, that `mark_non_finite` marked."""
     return np.flatnonzero(np.isnan(np.asarray(found.scores)).any(axis=-1))
