@@ -64,8 +64,9 @@ def max_pool(
 
     Returns:
         `[b, h', w', c]` with `h' = ceil((h + 2 padding - size) / stride) + 1`, rounded down
-        without `ceil_mode`. Where several cells of a window are the maximum, the gradient goes to
-        the first in reading order, as in PyTorch. NaN is the greatest value.
+        without `ceil_mode`; a last window that begins behind the last cell is left out. Where
+        several cells of a window are the maximum, the gradient goes to the first in reading order,
+        as in PyTorch. NaN is the greatest value.
 
     Example:
         >>> max_pool(jnp.zeros((1, 75, 75, 3)), size=2, stride=2).shape
@@ -75,6 +76,7 @@ def max_pool(
     for axis in (2, 1):
         length = x.shape[axis]
         num_out = rounding((length + 2 * padding - size) / stride) + 1
+        num_out -= (num_out - 1) * stride >= length + padding  # a window of no cell
         last = (num_out - 1) * stride  # where the last window begins
         widths = [(0, 0, 0)] * x.ndim
         widths[axis] = (padding, max(last + size - length - padding, 0), 0)

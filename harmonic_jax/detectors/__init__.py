@@ -91,13 +91,16 @@ def loss_sums(
       key: for what is drawn at random (the sampling of two-stage detectors); a function of seed
         and step. Draws are made for each image by its `record_index`, so they depend neither on
         its place in the batch nor on the number of devices.
-      batch_axis: within `jax.shard_map`, the mesh axis that splits the batch; give the model the
-        same (`backbones.norm.BatchNorm`). None: `batch` is the whole batch.
+      batch_axis: within `jax.shard_map`, with `check_vma=False`, the mesh axis that splits the
+        batch; give the model the same (`backbones.norm.BatchNorm`). None: `batch` is the whole
+        batch.
 
     Returns:
       Sums over `batch`: with `batch_axis` one device's share, whose sum over the devices is the
       whole; without it, under jit with a sharded batch, the global sums.
     """
+    if batch.ground_truth.boxes.shape[1] == 0:
+        raise ValueError("the ground truth has room for no object; pad it to one or more")
     sums: LossSums = _family(model).loss_sums(model, batch, loss, key, batch_axis)
     return sums
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from harmonic_jax.losses._arguments import as_number, as_samples, check_choice, keep
 
+_LARGEST_GAMMA = 100.0  # 2^gamma must be a number
 FactorGradient = Literal["through", "stop", "cls_only"]
 FactorSource = Literal["loss", "ce"]
 
@@ -143,7 +144,7 @@ def harmonic_iou_loss(
 
     Args:
       iou: [*b] IoU of the predicted box and its ground truth, in [0, 1].
-      gamma: exponent, >= 0; 0 is the plain IoU loss, and up to 1 the loss is monotone.
+      gamma: exponent, in [0, 100]; 0 is the plain IoU loss, and up to 1 the loss is monotone.
       where: [*b] bool; value and gradient are exactly 0 where it is False.
 
     Returns:
@@ -158,7 +159,7 @@ def harmonic_iou_loss(
     Source: arXiv:2108.10809, harmonic IoU loss.
     """
     (iou,), mask = as_samples(where, iou=iou)
-    gamma = as_number("gamma", gamma, 0.0)
+    gamma = as_number("gamma", gamma, 0.0, _LARGEST_GAMMA)
     return keep(mask, _harmonic_iou(iou, gamma))
 
 
@@ -237,7 +238,7 @@ def hardet_loss(
 
     Source: arXiv:2108.10809; the options are those on which re-implementations disagree.
     """
-    alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0)
+    alpha, gamma = as_number("alpha", alpha, 0.0), as_number("gamma", gamma, 0.0, _LARGEST_GAMMA)
     margin = as_number("margin", margin, 0.0, 1.0)
     cls_weight = as_number("cls_weight", cls_weight, 0.0)
     box_weight = as_number("box_weight", box_weight, 0.0)

@@ -1,6 +1,7 @@
 """Geometry and static-shape array algorithms: boxes, suppression, sampling, RoIAlign.
 
 They need jax and NumPy alone. Shapes are static; numbers of any type are computed in float32.
+Those with loops inside, such as `nms`, need `check_vma=False` of `jax.shard_map`.
 """
 
 from harmonic_jax.ops.box_coder import MAX_LOG_SCALE, decode_boxes, encode_boxes

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 
 from harmonic_jax.ops._types import AnyArray, Array, Float, Real
+from harmonic_jax.ops.boxes import as_boxes
 
 Weights = tuple[float, float, float, float]
 
@@ -32,7 +33,7 @@ def encode_boxes(
 
     Returns:
       `[*b n 4]`: dx, dy, dw, dh. Sides below 1e-6 are taken as 1e-6, so deltas and gradients
-      of empty and inverted boxes are finite.
+      of empty and inverted boxes are finite, up to coordinates of 1e30.
 
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 10.0]])
     >>> encode_boxes(jnp.array([[5.0, 0.0, 15.0, 10.0]]), anchors).tolist()
@@ -82,7 +83,7 @@ def decode_boxes(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, appendix C.
     """
-    deltas = jnp.asarray(deltas, jnp.float32)
+    deltas = as_boxes("deltas", deltas)
     anchor_x, anchor_y, anchor_width, anchor_height = _center_and_size(anchors)
     shift_x = jnp.clip(deltas[..., 0] / weights[0], -_MAX_SHIFT, _MAX_SHIFT)
     shift_y = jnp.clip(deltas[..., 1] / weights[1], -_MAX_SHIFT, _MAX_SHIFT)
@@ -102,7 +103,7 @@ def decode_boxes(
 
 
 def _center_and_size(boxes: AnyArray) -> tuple[Array, Array, Array, Array]:
-    boxes = jnp.asarray(boxes, jnp.float32)
+    boxes = as_boxes("boxes", boxes)
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height

@@ -11,6 +11,18 @@ from harmonic_jax.ops._types import AnyArray, Array, Float, Real
 _LARGEST = 2.0**126  # of areas
 
 
+def as_boxes(name: str, boxes: Real[AnyArray, "*b 4"]) -> Float[Array, "*b 4"]:
+    """Boxes, or deltas, in float32; JAX would read a column that is not there as the last one.
+
+    Raises:
+      ValueError: the last axis does not hold four numbers.
+    """
+    boxes = jnp.asarray(boxes, jnp.float32)
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise ValueError(f"{name} has shape {boxes.shape}; its last axis must hold four numbers")
+    return boxes
+
+
 def box_area(boxes: Real[AnyArray, "*b 4"]) -> Float[Array, "*b"]:
     """Area of each box: max(x2 - x1, 0) * max(y2 - y1, 0).
 
@@ -23,7 +35,7 @@ def box_area(boxes: Real[AnyArray, "*b 4"]) -> Float[Array, "*b"]:
     >>> box_area(jnp.array([[0.0, 0.0, 4.0, 2.0], [3.0, 3.0, 1.0, 9.0]])).tolist()
     [8.0, 0.0]
     """
-    boxes = jnp.asarray(boxes, jnp.float32)
+    boxes = as_boxes("boxes", boxes)
     return _size_product(
         jnp.maximum(boxes[..., 2] - boxes[..., 0], 0.0),
         jnp.maximum(boxes[..., 3] - boxes[..., 1], 0.0),
@@ -48,7 +60,7 @@ def pairwise_iou(a: Real[AnyArray, "n 4"], b: Real[AnyArray, "m 4"]) -> Float[Ar
     >>> pairwise_iou(a, jnp.array([[0.0, 0.0, 2.0, 1.0], [5.0, 5.0, 6.0, 6.0]])).tolist()
     [[0.5, 0.0]]
     """
-    a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+    a, b = as_boxes("a", a), as_boxes("b", b)
     return iou_of_coordinates(
         tuple(a[:, None, axis] for axis in range(4)), tuple(b[None, :, axis] for axis in range(4))
     )
@@ -111,4 +123,4 @@ def clip_boxes(
     """
     size = jnp.asarray(image_size, jnp.float32)
     limit = size[..., None, np.array([1, 0, 1, 0])]  # [*b 1 4]: w h w h
-    return jnp.clip(jnp.asarray(boxes, jnp.float32), 0.0, limit)
+    return jnp.clip(as_boxes("boxes", boxes), 0.0, limit)

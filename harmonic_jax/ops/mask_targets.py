@@ -1,8 +1,10 @@
 """Cutting the masks of objects to regions."""
 
+import jax
 import jax.numpy as jnp
 
 from harmonic_jax.ops._types import AnyArray, Array, Float, Integer, Real, UInt8
+from harmonic_jax.ops.boxes import as_boxes
 
 
 def crop_masks(
@@ -29,7 +31,8 @@ def crop_masks(
       sampling_ratio: samples of a cell along each axis, >= 1.
 
     Returns:
-      `[r s s]` float32 coverage in [0, 1]; 0 for an object whose frame is empty.
+      `[r s s]` float32 coverage in [0, 1]; 0 for an object whose frame is empty. It is a target:
+      it has no gradient.
 
     >>> left_half = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :, :2].set(255)
     >>> box = jnp.array([[0.0, 0.0, 16.0, 8.0]])  # twice as wide as the frame
@@ -41,7 +44,9 @@ def crop_masks(
     Source: He et al., Mask R-CNN, 2017, section 3.1.
     """
     grid, fine = values.shape[-1], size * sampling_ratio
-    frames, boxes = jnp.asarray(frames, jnp.float32)[objects], jnp.asarray(boxes, jnp.float32)
+    frames, boxes = jax.lax.stop_gradient(
+        (as_boxes("frames", frames)[objects], as_boxes("boxes", boxes))
+    )
 
     def weights(axis: int) -> Float[Array, "r s m"]:
         """How much each cell of the result takes of each cell of the grid, along one axis."""

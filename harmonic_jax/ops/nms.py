@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmonic_jax.ops._types import AnyArray, Array, Bool, Int, Integer, Real
-from harmonic_jax.ops.boxes import iou_of_coordinates
+from harmonic_jax.ops.boxes import as_boxes, iou_of_coordinates
 
 _TILE = 128  # Candidates sorted and settled at a time.
 _CHUNK = 128  # Kept boxes compared with a tile at a time.
@@ -47,6 +47,9 @@ def nms(
 
     Returns:
       `Kept` of `[max_outputs]`: the first `max_outputs` of `torchvision.ops.nms`.
+
+    Raises:
+      ValueError: shapes that do not fit, or a number that is not legal.
 
     >>> boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [8.0, 8.0, 9.0, 9.0]])
     >>> kept = nms(boxes, jnp.array([0.5, 0.9, 0.2]), iou_threshold=0.5, max_outputs=4)
@@ -93,16 +96,41 @@ def batched_nms(
 
     Source: Girshick et al., Rich feature hierarchies (R-CNN), 2014, section 2.2.
     """
-    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    boxes, scores, labels = check_candidates(boxes, scores, labels)
+    if not 0 <= iou_threshold <= 1 or max_outputs < 1:
+        raise ValueError(
+            f"iou_threshold is {iou_threshold} and max_outputs {max_outputs}; they must be in "
+            "[0, 1] and >= 1"
+        )
     is_candidate = ~jnp.isnan(scores) if valid is None else jnp.asarray(valid) & ~jnp.isnan(scores)
     return _suppress(
         boxes,
         scores,
-        jnp.asarray(labels),
+        labels,
         is_candidate,
         threshold=float32_below(iou_threshold),
         max_outputs=max_outputs,
     )
+
+
+def check_candidates(
+    boxes: AnyArray, scores: AnyArray, labels: AnyArray
+) -> tuple[Array, Array, Array]:
+    """Boxes [n 4], scores and labels [n] that belong together; a ValueError where they do not."""
+    boxes, scores, labels = (
+        as_boxes("boxes", boxes),
+        jnp.asarray(scores, jnp.float32),
+        jnp.asarray(labels),
+    )
+    shapes = boxes.shape[:-1], scores.shape, labels.shape
+    if len(set(shapes)) > 1 or scores.ndim != 1:
+        raise ValueError(
+            f"boxes, scores and labels have shapes {boxes.shape}, {scores.shape} and "
+            f"{labels.shape}; they must be [n, 4], [n] and [n]; jax.vmap takes batches"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are {labels.dtype}; they must be integers")
+    return boxes, scores, labels
 
 
 class _Progress(NamedTuple):

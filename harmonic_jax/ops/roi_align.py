@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmonic_jax.ops._types import AnyArray, Array, Float, Int, Real
-from harmonic_jax.ops.boxes import box_area
+from harmonic_jax.ops.boxes import as_boxes, box_area
 
 _SCATTERED = 12544  # Taps scattered at a time: 16 RoIs of 7 x 7 bins with 4 x 4 taps each.
 
@@ -179,10 +179,16 @@ def _align(
     for name, value in (("output_size", output_size), ("sampling_ratio", sampling_ratio)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be >= 1")
+    for level_map in levels:
+        if level_map.ndim != 3 or not jnp.issubdtype(level_map.dtype, jnp.floating):
+            raise ValueError(
+                f"features are {level_map.dtype} of shape {level_map.shape}; they must be floating "
+                "point numbers [h, w, c] of one image; jax.vmap takes batches"
+            )
     heights, widths = (np.array([f.shape[axis] for f in levels], np.int32) for axis in (0, 1))
     starts = np.cumsum(np.concatenate(([0], heights * widths)))[:-1].astype(np.int32)
 
-    boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
+    boxes = jax.lax.stop_gradient(as_boxes("boxes", boxes))
     is_finite = jnp.isfinite(boxes).all(axis=-1)
     boxes = jnp.where(is_finite[:, None], boxes, 0.0)
     boxes = boxes * jnp.asarray(scales, jnp.float32)[level][:, None]

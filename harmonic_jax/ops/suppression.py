@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from harmonic_jax.ops._types import AnyArray, Array, Bool, Float, Int, Integer, Real
 from harmonic_jax.ops.boxes import iou_of_coordinates, pairwise_iou
-from harmonic_jax.ops.nms import batched_nms, float32_below
+from harmonic_jax.ops.nms import batched_nms, check_candidates, float32_below
 
 SuppressionMethod = Literal[
     "class", "agnostic", "soft_linear", "soft_gaussian", "matrix", "weighted", "fusion"
@@ -64,6 +64,16 @@ class Suppression:
         legal = get_args(SuppressionMethod)
         if self.method not in legal:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(legal)}")
+        for name, is_legal, words in (
+            ("iou", 0 <= self.iou <= 1, "in [0, 1]"),
+            ("sigma", self.sigma > 0, "> 0"),
+            ("min_score", self.min_score >= 0, ">= 0"),
+            ("max_outputs", self.max_outputs >= 1, ">= 1"),
+            ("num_views", self.num_views >= 1, ">= 1"),
+            ("max_candidates", self.max_candidates >= 1, ">= 1"),
+        ):
+            if not is_legal:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {words}")
 
 
 class Suppressed(NamedTuple):
@@ -108,8 +118,8 @@ def suppress(
     >>> found.indices.tolist(), [round(float(s), 3) for s in found.scores]  # 0.5 (1 - 3 / 4)
     ([1, 2, 0], [0.8, 0.25, 0.125])
     """
-    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
-    labels, number = jnp.asarray(labels), boxes.shape[0]
+    boxes, scores, labels = check_candidates(boxes, scores, labels)
+    number = len(labels)
     if number == 0:  # one row of padding has the same result
         boxes, scores, labels = jnp.zeros((1, 4)), jnp.zeros(1), jnp.zeros(1, labels.dtype)
         valid = jnp.zeros(1, jnp.bool_)

@@ -54,6 +54,17 @@ def test_mean_pool() -> None:
         np.testing.assert_allclose(found[:, row, column], cells.mean(axis=(1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "size", "padding"), [(4, 1, 0), (3, 2, 1), (5, 2, 0)])
+def test_a_window_that_begins_behind_the_map_is_left_out(
+    length: int, size: int, padding: int
+) -> None:
+    """As PyTorch does; it would hold nothing but -inf."""
+    x = jnp.arange(length * length, dtype=jnp.float32).reshape(1, length, length, 1)
+    y = max_pool(x, size=size, stride=2, padding=padding)
+    assert bool(jnp.isfinite(y).all())
+    assert y.shape[1:3] == (-(-length // 2),) * 2 if padding == 0 else (2, 2)
+
+
 def test_max_pool_passes_nan_on() -> None:
     """One cell of each of 16 images is NaN."""
     x = np.ones((16, 4, 4, 1), np.float32)

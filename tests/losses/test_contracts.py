@@ -25,6 +25,7 @@ WRONG = [
     ("task_contrastive_loss", (V, V, M), {}, ValueError, r"entropy has shape \(3, 4\)"),
     ("task_contrastive_loss", (V, V, V), {"margin": "0.2"}, TypeError, "margin is a str"),
     ("harmonic_iou_loss", (V,), {"gamma": float("nan")}, ValueError, "gamma is nan"),
+    ("harmonic_iou_loss", (V,), {"gamma": 130}, ValueError, "gamma is 130"),
     ("harmonic_iou_loss", (V,), {"gamma": True}, TypeError, "gamma is a bool"),
     ("hardet_loss", (V, V, V[:2], V, V), {}, ValueError, r"prob has shape \(2,\)"),
     ("hardet_loss", (V,) * 5, {"alpha": -1}, ValueError, "alpha is -1"),

@@ -2,9 +2,11 @@ import jax
 import numpy as np
 import pytest
 
+from harmonic_jax.ops.box_coder import decode_boxes, encode_boxes
 from harmonic_jax.ops.boxes import box_area, clip_boxes, iou_of_coordinates, pairwise_iou
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import random_boxes
+from tests.shapes import unchecked
 
 RNG = np.random.default_rng(0)
 A, B = random_boxes(RNG, 60), random_boxes(RNG, 70)
@@ -80,3 +82,21 @@ def test_clip_boxes_puts_x_into_width_and_y_into_height(batch):
     limit = np.stack([width, height, width, height], axis=-1)[..., None, :]
     expected = np.minimum(np.maximum(boxes, 0), limit)
     np.testing.assert_array_equal(clip_boxes(boxes, size), expected)
+
+
+def test_what_is_no_box_is_refused() -> None:
+    """JAX reads a column that is not there as the last one."""
+    three, five = np.ones((2, 3), np.float32), np.ones((2, 5), np.float32)
+    four = np.ones((2, 4), np.float32)
+    for wrong in (three, five, np.float32(1)):
+        for call in (
+            lambda x: box_area(x),
+            lambda x: pairwise_iou(four, x),
+            lambda x: pairwise_iou(x, four),
+            lambda x: clip_boxes(x, np.ones(2)),
+            lambda x: encode_boxes(x, four),
+            lambda x: decode_boxes(x, four),
+            lambda x: decode_boxes(four, x),
+        ):
+            with pytest.raises(ValueError, match="its last axis must hold four numbers"):
+                unchecked(call, wrong)

@@ -79,3 +79,15 @@ def test_no_frame_no_mask() -> None:
     got = np.asarray(crop(values, frames, np.arange(3), boxes, size=4))
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got[:2], np.zeros((2, 4, 4)))
+
+
+def test_a_target_has_no_gradient() -> None:
+    """Where the frame is empty it would not be finite."""
+    values = np.full((2, 4, 4), 255, np.uint8)
+    frames = np.array([[0, 0, 0, 0], [0, 0, 8, 8]], np.float32)
+
+    def total(frames: jax.Array, boxes: jax.Array) -> jax.Array:
+        return crop_masks(values, frames, np.array([0, 1]), boxes, size=2).sum()
+
+    for gradient in jax.grad(total, (0, 1))(frames, frames):
+        np.testing.assert_array_equal(gradient, np.zeros((2, 4)))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from harmonic_jax import ops
-from harmonic_jax.ops import batched_nms
+from harmonic_jax.ops import Suppression, batched_nms, suppress
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import clustered_scene, random_boxes, uniform_scene
+from tests.shapes import unchecked
 
 N, K = 700, 700  # One shape for all cases: one compile for each threshold.
 
@@ -210,3 +211,28 @@ def test_only_the_best_are_sorted():
     )
     assert "TopK" in text
     assert " sort(" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"boxes": np.ones((3, 5))}, "its last axis must hold four numbers"),
+        ({"scores": np.ones(2)}, r"shapes \(3, 4\), \(2,\) and \(3,\)"),
+        ({"labels": np.zeros(2, int)}, r"shapes \(3, 4\), \(3,\) and \(2,\)"),
+        ({"labels": np.zeros(3)}, "labels are float32; they must be integers"),
+        ({"iou_threshold": float("nan")}, "iou_threshold is nan"),
+        ({"iou_threshold": 5.0}, "iou_threshold is 5.0"),
+        ({"max_outputs": 0}, "max_outputs 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict, told: str) -> None:
+    values = {
+        "boxes": np.ones((3, 4)), "scores": np.ones(3), "labels": np.zeros(3, int),
+        "iou_threshold": 0.5, "max_outputs": 2,
+    } | changes  # fmt: skip
+    with pytest.raises(ValueError, match=told):
+        unchecked(batched_nms, **values)
+    if not {"iou_threshold", "max_outputs"} & set(changes):
+        del values["iou_threshold"], values["max_outputs"]
+        with pytest.raises(ValueError, match=told):
+            unchecked(suppress, **values, settings=Suppression())

@@ -11,6 +11,7 @@ from harmonic_jax import ops
 from harmonic_jax.ops import assign_levels
 from tests.ops.peers import torchvision_or_skip
 from tests.ops.scenes import random_boxes
+from tests.shapes import unchecked
 
 H, W, C = 12, 17, 3
 IMAGE = (4 * H, 4 * W)
@@ -263,3 +264,18 @@ def test_impossible_sizes():
             roi_align(features, boxes, **options | {name: 0})
     with pytest.raises(ValueError, match="levels is empty"):
         pyramid_roi_align([], boxes, output_size=2, first_level=2, aligned=True)
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        (np.ones((2, 4, 4, 1), np.float32), r"features are float32 of shape \(2, 4, 4, 1\)"),
+        (np.ones((4, 4, 1), np.int32), r"features are int32 of shape \(4, 4, 1\)"),
+    ],
+)
+def test_features_of_a_batch_and_integers_are_refused(features: np.ndarray, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        unchecked(
+            ops.roi_align, features, np.ones((1, 4), np.float32), output_size=1, spatial_scale=1.0,
+            aligned=True, sampling_ratio=1,
+        )  # fmt: skip

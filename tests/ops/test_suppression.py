@@ -142,3 +142,21 @@ def test_an_unknown_method_is_named() -> None:
     """The check itself: in tests, jaxtyping refuses the argument before."""
     with pytest.raises(ValueError, match="method is 'hard'; it must be one of class, agnostic"):
         Suppression.__post_init__(SimpleNamespace(method="hard"))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"sigma": 0.0}, "sigma is 0.0; it must be > 0"),
+        ({"sigma": float("nan")}, "sigma is nan; it must be > 0"),
+        ({"iou": -0.1}, r"iou is -0.1; it must be in \[0, 1\]"),
+        ({"iou": float("nan")}, r"iou is nan; it must be in \[0, 1\]"),
+        ({"min_score": -1}, "min_score is -1; it must be >= 0"),
+        ({"max_outputs": 0}, "max_outputs is 0; it must be >= 1"),
+        ({"num_views": 0}, "num_views is 0; it must be >= 1"),
+        ({"max_candidates": 0}, "max_candidates is 0; it must be >= 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(values: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Suppression(**values)

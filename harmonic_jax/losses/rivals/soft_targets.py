@@ -117,11 +117,9 @@ def task_alignment(
     is_sample = is_sample if mask is None else is_sample & mask
     prob, iou = admit(is_sample, prob, iou)
     t = keep(is_sample, prob**alpha * iou**beta)
-    index = jnp.where(is_sample, objects, num_objects)  # out of range: dropped
-    empty = jnp.zeros((num_objects,), t.dtype)
-    largest_t, largest_iou = (empty.at[index].max(v, mode="drop") for v in (t, iou))
-    largest_t = largest_t.at[index].get(mode="fill", fill_value=0)
-    largest_iou = largest_iou.at[index].get(mode="fill", fill_value=0)
+    index = jnp.where(is_sample, objects, num_objects)  # of the others, whose t is 0, one more
+    empty = jnp.zeros((num_objects + 1,), t.dtype)
+    largest_t, largest_iou = (empty.at[index].max(v)[index] for v in (t, iou))
     is_some = largest_t > 0
     return jnp.where(is_some, t, 0.0) / jnp.where(is_some, largest_t, 1.0) * largest_iou
 
