@@ -25,7 +25,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if _is_special(path):
-        yield path
+        with named_errors(path):
+            yield path
         return
     partial = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix[:20]}")
     with named_errors(path):

@@ -59,5 +59,6 @@ def test_errors_name_the_file_and_a_full_disk_its_space(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_device_that_is_full_says_so() -> None:
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_text("/dev/full", "x")
+    assert caught.value.filename == "/dev/full"

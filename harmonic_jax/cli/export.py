@@ -95,6 +95,9 @@ class WeightsOptions:
 @command(Options, "export")
 def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
+    if options.to == "onnx" and options.platforms != PLATFORMS:
+        raise UsageError("--platforms goes with --to stablehlo")
+    require(len(options.platforms) > 0, "--platforms", "empty", f"some of {', '.join(PLATFORMS)}")
     targets = _free_targets(options.out, _NAMES[options.to])
     run = open_detector(options.run, sharding=replicated(data_mesh()), last=options.last)
     try:

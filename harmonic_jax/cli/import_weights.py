@@ -13,6 +13,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from harmonic_jax.cli.command import command, quoted
+from harmonic_jax.cli.options import UsageError
 from harmonic_jax.config import Config, ConfigError, ResNetConfig, TrainConfig
 from harmonic_jax.data.folders import read_class_names
 from harmonic_jax.pretrained import (
@@ -58,6 +59,10 @@ def main(options: Options) -> int:
     """Returns the exit status: 0 done, 1 failed with a message."""
     console, file = Terminal(), options.file
     if options.to in CLASSIFIERS:
+        of_detector = {"--out": options.out, "--class-names": options.class_names}
+        for option, value in (of_detector | {"--norm-eps": options.norm_eps}).items():
+            if value is not None:
+                raise UsageError(f"{option} goes with a detector; {options.to} is a classifier")
         check_classifier(file, CLASSIFIERS[options.to])
         usage = f"--model.backbone.weights {quoted(file)}"
         console.print(f"{file} fits {options.to}. Train on it with {usage}")

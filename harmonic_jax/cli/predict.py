@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from harmonic_jax.cli.command import EXIT_FAILED, EXIT_STOPPED, command, complain, quoted
@@ -151,15 +152,29 @@ def main(options: Options) -> int:
     return EXIT_FAILED if predictor.summary.unwritten or not predictor.summary.images else 0
 
 
+class _AtScore(msgspec.Struct):
+    best_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
+class _Metrics(msgspec.Struct):
+    """What is read of an evaluation's metrics.json."""
+
+    at_score: list[_AtScore] = []
+
+
 def _best_score(run: Path, step: int, suffix: str) -> float:
     """Of the newest evaluation at a step of a run, with the suffix of the options of inference."""
     folder = run if run.is_dir() else Path() if is_published(run) else run.parent
     files = sorted(folder.glob(f"eval_*_step{step}{suffix}/metrics.json"), key=os.path.getmtime)
-    rows = read_json(files[-1]).get("at_score") if files else None
-    if not rows or rows[0]["best_score"] is None:
+    try:
+        found = msgspec.convert(read_json(files[-1]), _Metrics).at_score if files else []
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{files[-1]}: {error}") from None
+    best = found[0].best_score if found else None
+    if best is None:
         told = f"{folder} has no evaluation of step {step} with a best score"
         raise ConfigError(f"{told}: run `harmonic-jax eval {quoted(run)}` first")
-    return float(rows[0]["best_score"])
+    return best
 
 
 def _tell(console: Terminal, summary: Summary, folder: OutputFolder) -> None:

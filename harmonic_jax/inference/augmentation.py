@@ -43,8 +43,6 @@ class TTA:
     `auto`: `wbf`, and `nms` where there are masks, which cannot be fused."""
     merge_iou: Annotated[float | None, "[0, 1]"] = None
     """Overlap of what is one object; None: of `nms` the detector's nms_iou, of `wbf` 0.55."""
-    sigma: Annotated[float, "[0.001, 1000]"] = 0.5
-    """Of `soft_nms`."""
 
     def __post_init__(self) -> None:
         check_fields(self, "tta")
@@ -58,7 +56,7 @@ class TTA:
             self.merge_iou is None or self.merge != "soft_nms",
             "tta.merge_iou",
             self.merge_iou,
-            "None with merge = soft_nms, which has a sigma instead",
+            "None with merge = soft_nms",
         )
 
     @property
@@ -251,7 +249,7 @@ def _suppression(tta: TTA, config: Config) -> Suppression:
             iou = detector.nms_iou if iou is None else iou
             return Suppression("class", iou=iou, max_outputs=num_outputs)
         case "soft_nms":
-            return Suppression("soft_gaussian", sigma=tta.sigma, max_outputs=num_outputs)
+            return Suppression("soft_gaussian", max_outputs=num_outputs)
     return Suppression(
         "fusion",
         iou=0.55 if iou is None else iou,

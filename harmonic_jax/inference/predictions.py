@@ -96,9 +96,13 @@ class Predictor:
         """Finds objects in image files, then in videos; names and skips what cannot be read."""
         paths = list(paths)
         self._images([path for path in paths if not is_video(path)])
-        for path in filter(is_video, paths):
+        videos = list(filter(is_video, paths))
+        if videos:  # a codec that crashes must not cost what is there
+            self._save_at = time.monotonic()
+        for path in videos:
             if self._must_stop():
                 return
+            self._save_now_and_then()
             self._video(path)
 
     def _images(self, paths: list[Path]) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -29,8 +29,7 @@ class VideoReader:
     """
 
     def __init__(self, path: Path, *, max_pixels: int) -> None:
-        # Of a whole path nothing is read as the name of a protocol.
-        self._capture = cv2.VideoCapture(os.path.abspath(path))
+        self._capture = cv2.VideoCapture(_file_name(path))
         if not self._capture.isOpened():
             raise ImageError("not_an_image", f"{path}: OpenCV reads no video from it")
         width, height, count, per_second = (
@@ -82,7 +81,9 @@ class VideoWriter:
         if self._writer is None:
             self._size = (width, height)
             codec = cv2.VideoWriter.fourcc(*_CODEC)
-            self._writer = cv2.VideoWriter(str(self._partial), codec, self._per_second, self._size)
+            self._writer = cv2.VideoWriter(
+                _file_name(self._partial), codec, self._per_second, self._size
+            )
         if (width, height) != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -100,7 +101,7 @@ class VideoWriter:
             return
         self._writer.release()
         # OpenCV says nothing of a full disk; without its end an mp4 cannot be opened.
-        check = cv2.VideoCapture(str(self._partial))
+        check = cv2.VideoCapture(_file_name(self._partial))
         is_whole = check.isOpened()
         check.release()
         try:
@@ -112,3 +113,9 @@ class VideoWriter:
                 self.problem = f"{self._path}: OpenCV wrote no whole video, {free:.1f} MiB free"
         except OSError as problem:
             self.problem = f"{self._path}: {problem.strerror}"
+
+
+def _file_name(path: Path) -> Any:
+    """As OpenCV takes it: text that is not UTF-8 ends the process; bytes of any kind do not. Of a
+    whole path nothing is read as the name of a protocol."""
+    return os.fsencode(os.path.abspath(path))

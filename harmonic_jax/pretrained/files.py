@@ -26,7 +26,6 @@ WRAPPERS = (
 _DEEPEST = 3
 _MOST_LETTERS = 2000
 _MOST_HEADER_BYTES = 2**24  # a detector's has a hundredth of that; the format allows 100 MB
-_FOREIGN_CLASS = re.compile(r"GLOBAL ((?:\w+\.)+\w+)|[Uu]nsupported class ((?:\w+\.)+\w+)")
 _TEXT = re.compile(rb"[\t\n\r -~]+")
 
 

@@ -147,8 +147,46 @@ def _cut(path: Path, last_step: int) -> None:
     write_bytes(path, b"".join(kept))
 
 
+class StepTrace:
+    """A profiler trace of some steps, in a folder; written when the last one, or the run, ends.
+
+    Args:
+      folder: made by the profiler.
+      steps: first and last; (0, 0) for none.
+      tell: gets a line where the trace cannot be written.
+    """
+
+    def __init__(self, folder: Path, steps: tuple[int, int], tell: Callable[[str], None]) -> None:
+        self._folder, self._steps, self._tell = folder, steps, tell
+        self._is_open = False
+
+    def begin(self, step: int) -> None:
+        """Before a step."""
+        if step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+            self._is_open = True
+
+    def end(self, step: int) -> None:
+        """Behind a step that the host has waited for."""
+        if step == self._steps[1]:
+            self.__exit__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            jax.profiler.stop_trace()
+        except (RuntimeError, OSError) as error:
+            self._tell(f"the profile is not written to {self._folder}: {error}")
+
+
 class TrainLog:
-    """Logs the mean of the metrics over every `every` steps, and shows those of each.
+    """Logs the mean of the metrics over every `every` steps, and over the rest at `last_step`, and
+    shows those of each.
 
     Metrics are read one step late, so that the device never waits for the host. Beside them it
     logs `data_wait`, the share of the steps' time that passed in `waiting_for_data`.
@@ -163,9 +201,10 @@ class TrainLog:
         writer: MetricsWriter,
         progress: "TrainProgress",
         *,
+        last_step: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._every = every
+        self._every, self._last_step = every, last_step
         self._writer = writer
         self._progress = progress
         self._clock = clock
@@ -211,7 +250,7 @@ class TrainLog:
                 "optim.clip_norm"
             )
         self._window.append(metrics)
-        if step % self._every:
+        if step % self._every and step != self._last_step:
             self._progress.update(step, metrics)
             return
         waited = {"data_wait": self._waited / self._passed} if self._passed else {}

@@ -25,7 +25,7 @@ from harmonic_jax.training.evaluation import (
     report_of_all,
 )
 from harmonic_jax.training.initialise import start_or_resume
-from harmonic_jax.training.log import MetricsWriter, TrainLog, TrainProgress
+from harmonic_jax.training.log import MetricsWriter, StepTrace, TrainLog, TrainProgress
 from harmonic_jax.training.optimizer import make_optimizer
 from harmonic_jax.training.processes import is_primary, run_on_all, run_on_primary
 from harmonic_jax.training.results import prediction_grid
@@ -110,24 +110,24 @@ def train(
         # A run that was stopped within an evaluation owes it; a finished one reports again.
         if not run.is_stopping(start) and start > 0 and run.evaluates_at(start):
             evaluation = run.evaluate(predictions, state, mesh)
-        profiled = settings.profile if settings.profile and is_primary() else (0, 0)
+        steps = settings.profile if settings.profile and is_primary() else (0, 0)
+        trace = run.enter_context(StepTrace(folder.path / "profile", steps, run.progress.message))
         for step in range(start + 1, settings.steps + 1):
             if run.is_stopped:
                 break
-            if step == profiled[0]:
-                jax.profiler.start_trace(folder.path / "profile")
+            trace.begin(step)
             with run.log.waiting_for_data():
                 batch = next(batches)
             run.tell_skipped(batches.report)
             state, metrics = train_step(state, put_batch(batch, mesh))
             run.log.add(step, metrics)
             run.watchdog.feed(f"step {step - 1}")  # whose metrics have now been read
-            if step == profiled[1] and start < profiled[0]:
-                run.log.flush()
-                jax.profiler.stop_trace()
+            if step == steps[1]:
+                run.log.flush()  # waits for the device
             is_evaluating = run.evaluates_at(step)
             if run.is_stopping(step) or is_evaluating or step % settings.checkpoint_every == 0:
                 run.save(step, state)
+            trace.end(step)
             if is_evaluating and not run.is_stopped:
                 evaluation = run.evaluate(predictions, state, mesh)
         if run.is_stopped:
@@ -192,7 +192,9 @@ class TrainRun(contextlib.ExitStack):
                 console=Terminal(quiet=not is_primary(), lossy=True),
             )
         )
-        self.log = TrainLog(settings.log_every, self.writer, self.progress)
+        self.log = TrainLog(
+            settings.log_every, self.writer, self.progress, last_step=settings.steps
+        )
         rows = self.folder.read_log() if is_primary() else []
         self._evaluated = {row["step"] for row in rows if row["kind"] == "eval"}
 

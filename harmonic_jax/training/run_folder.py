@@ -109,6 +109,10 @@ class RunFolder:
         """Whether there are checkpoints of this config; refuses what would be overwritten."""
         if os.path.lexists(self.path) and not self.path.is_dir():
             raise ConfigError(f"{self.path} is no folder; choose another one with --run-dir")
+        if self.report.exists() and not self.report.is_dir():
+            raise ConfigError(
+                f"{self.report} is no folder, and the run's report goes there; move it"
+            )
         checkpoints, best = CheckpointStore(self.checkpoints), CheckpointStore(self.best)
         for store in (checkpoints, best):
             # A damaged one is named when it is restored, or replaced.

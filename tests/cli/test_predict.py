@@ -343,3 +343,48 @@ def test_options_of_evaluation() -> None:
     options = parse_options(predict_command.InferenceOptions, words.split(), prog="x")
     assert options.augmentation() == TTA(scales=(1.0, 1.5), flip=False, merge="wbf")
     assert options.suffix == "_soft_gaussian_tta_wbf_1_1.5_unflipped"
+
+
+def test_a_video_may_have_any_name(predict: Predict, inputs: Path, tmp_path: Path) -> None:
+    """OpenCV ends the process at a text that is not UTF-8."""
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((inputs / "clip.mp4").read_bytes())
+    assert predict(tmp_path / "in") == 0
+    assert len(predict.images) == FRAMES
+    (picture,) = (predict.out / "pictures").iterdir()
+    assert cv2.VideoCapture(os.fsencode(picture)).isOpened()
+
+
+def test_what_was_found_in_images_is_written_before_the_first_video(
+    predict: Predict, inputs: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A codec that crashes takes the process with it."""
+    seen = []
+
+    def crash(path: Path, **options: object) -> None:
+        seen.append(len(predict.detections))
+        raise SystemExit(139)
+
+    monkeypatch.setattr(predictions, "VideoReader", crash)
+    with pytest.raises(SystemExit):
+        predict(inputs, inputs / "b")
+    assert seen == [3]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"at_score": 5}', '{"at_score": {"a": 1}}', '{"at_score": [{"best_score": [1]}]}',
+     '{"at_score": [{"best_score": "x"}]}', '{"at_score": [{"best_score": 7}]}', "{"],
+)  # fmt: skip
+def test_metrics_that_are_not_ours_give_no_best_score(
+    predict: Predict, inputs: Path, tmp_path: Path, monkeypatch, content: str
+) -> None:
+    monkeypatch.setattr(OneBox, "step", 4, raising=False)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "eval_x_step4" / "metrics.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    assert predict(inputs / "a.png", "--no-pictures", "--score-threshold", "best") == 1
+    assert str(file.relative_to(tmp_path)) in predict.error
+    assert predict.error.count("\n") == 1

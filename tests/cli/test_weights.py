@@ -135,6 +135,9 @@ def test_fine_tune_and_export(imported, coco_folder: Path, tmp_path, capsys) -> 
             1,
             "--norm-eps is 0.0; torchvision's SSD has no norms",
         ),
+        (("FILE", "--to", "resnet18", "--out", "x"), 2, "--out goes with a detector; resnet18 is"),
+        (("FILE", "--to", "vgg16", "--norm-eps", "0"), 2, "--norm-eps goes with a detector"),
+        (("FILE", "--to", "vgg16", "--class-names", "x"), 2, "--class-names goes with a detector"),
         (("FILE", "--to", "resnet18"), 1, "ResNet-18 of width 64: the weights do not fit"),
     ],
 )

@@ -168,7 +168,7 @@ def test_soft_merging_keeps_what_it_lowers() -> None:
     [
         ({"scales": ()}, "tta.scales"),
         ({"scales": (1.0, 1.0)}, "different factors"),
-        ({"merge": "soft_nms", "merge_iou": 0.5}, "which has a sigma instead"),
+        ({"merge": "soft_nms", "merge_iou": 0.5}, "None with merge = soft_nms"),
     ],
 )
 def test_settings_that_cannot_work(values: dict, words: str) -> None:

@@ -199,7 +199,7 @@ def make_log(tmp_path: Path):
     console, _ = console_of(terminal=False)
     progress = TrainProgress(100, images_per_step=2, console=console, clock=clock)
     with MetricsWriter(tmp_path, start_step=0) as writer:
-        yield lambda every: TrainLog(every, writer, progress, clock=clock)
+        yield lambda every: TrainLog(every, writer, progress, last_step=5, clock=clock)
 
 
 def test_the_step_just_dispatched_is_never_waited_for(make_log) -> None:
@@ -209,6 +209,15 @@ def test_the_step_just_dispatched_is_never_waited_for(make_log) -> None:
         assert asked == list(range(1, step))
     log.flush()
     assert asked == [1, 2, 3, 4, 5]
+
+
+def test_the_steps_behind_the_last_full_row_have_one_too(make_log, tmp_path: Path) -> None:
+    log = make_log(3)
+    for step in range(1, 6):
+        log.add(step, {"loss": float(step), "grad_norm": 1.0})
+    log.flush()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(3, 2.0), (5, 4.5)]
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss", math.nan), ("grad_norm", math.inf)])

@@ -68,6 +68,31 @@ def test_the_steps_of_a_profile_are_traced_once(tmp_path: Path) -> None:
         assert len(list(run.run_dir.path.glob("profile/**/*.xplane.pb"))) == 1
 
 
+def test_a_profile_that_a_signal_cuts_short_is_written(tmp_path: Path) -> None:
+    """And the process can profile another run."""
+    run = quick_run(tmp_path / "a", profile=(2, 6), steps=6)
+
+    def stop(state: TrainState) -> TrainState:
+        if int(state.step) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return state
+
+    run.update = stop
+    assert run().stopped_by == "SIGTERM"
+    other = quick_run(tmp_path / "b", profile=(1, 2), steps=2)
+    assert other().step == 2
+    for each in (run, other):
+        assert len(list(each.run_dir.path.glob("profile/**/*.xplane.pb"))) == 1
+
+
+def test_a_profile_that_cannot_be_written_costs_no_step(tmp_path: Path, capsys) -> None:
+    run = quick_run(tmp_path, profile=(2, 3), steps=4)
+    run.run_dir.path.mkdir(exist_ok=True)
+    run.update = lambda state: ((run.run_dir.path / "profile").touch(), state)[1]
+    assert run().step == 4
+    assert "the profile is not written to " in capsys.readouterr().out
+
+
 # What is sealed is finite.
 
 

@@ -210,3 +210,9 @@ def test_a_report_behind_a_link_is_not_replaced(run_dir: RunFolder, tmp_path: Pa
     with run_dir.opened(OURS):
         assert not run_dir.report.exists()
     assert precious.exists()
+
+
+def test_a_report_that_is_no_folder_is_refused_before_the_first_step(run_dir: RunFolder) -> None:
+    run_dir.report.touch()
+    with pytest.raises(ConfigError, match=r"report is no folder, and the run's report goes there"):
+        run_dir.open(OURS)
