@@ -50,7 +50,7 @@ def test_the_page_has_every_grid() -> None:
 
 
 def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
-    title, first, printed, ssd, *_ = PAGE.read_text().split("\n\n")
+    title, first, printed, ssd, refinedet, *_ = PAGE.read_text().split("\n\n")
     assert title == "# Does HarDet help?"
     assert first.startswith("On PASCAL VOC 2007 `test`, HarDet")
     runs: dict[tuple[str, str], dict[int, Any]] = {}
@@ -66,6 +66,7 @@ def test_the_page_begins_with_the_numbers_of_voc(rows: dict[str, Any]) -> None:
         (first, "retinanet-voc", "hardet-balanced", ("AP", "AP50", "AP75")),
         (printed, "retinanet-voc", "hardet", ("AP50", "AP75")),
         (ssd, "ssd-voc", "hardet", ("AP", "AP50", "AP75")),
+        (refinedet, "refinedet-voc", "hardet", ("AP", "AP50", "AP75")),
     ):
         assert all(f"{ap:.3f}"[1:] in words for ap in means(case, arm, "AP"))
         for metric in metrics:
