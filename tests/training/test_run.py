@@ -63,8 +63,16 @@ def test_a_signal_at_a_step_that_evaluates_saves_and_stops(tmp_path: Path) -> No
 
 def test_the_steps_of_a_profile_are_traced_once(tmp_path: Path) -> None:
     run = quick_run(tmp_path, profile=(2, 3), steps=4)
+    written = []
+
+    def look(state: TrainState) -> TrainState:
+        written.append(len(list(run.run_dir.path.glob("profile/**/*.xplane.pb"))))
+        return state
+
+    run.update = look
     for _ in range(2):
         run()
+        assert written == [0, 0, 0, 1]  # before each step: it is there once its last one is done
         assert len(list(run.run_dir.path.glob("profile/**/*.xplane.pb"))) == 1
 
 
