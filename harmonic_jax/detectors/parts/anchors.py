@@ -106,6 +106,9 @@ def make_anchors(
         strides: Shape = (2**l, 2**l)
         if is_rounded:
             cell = np.round(cell)
+            is_some = bool((cell[:, :2] < cell[:, 2:]).all())
+            legal = f"larger: on level {l} an anchor is rounded to nothing"
+            require(is_some, "anchors.size_factor", config.size_factor, legal)
             strides = (image_shape[0] // shape[0], image_shape[1] // shape[1])
         anchors.append(_place(cell, shape, strides).astype(np.float32))
     return tuple(anchors)

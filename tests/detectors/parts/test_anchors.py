@@ -151,3 +151,12 @@ def test_other_shapes():
     centers = (level[:, :2] + level[:, 2:]) / 2
     np.testing.assert_allclose(centers[:4, 0], [12.5, 37.5, 62.5, 87.5])
     np.testing.assert_allclose(centers[::4, 1], [10, 30, 50])
+
+
+def test_anchors_that_are_rounded_to_nothing_are_refused() -> None:
+    """No object could be theirs."""
+    config = c.AnchorConfig(size_factor=0.1, scales=(1.0,), rounding="torchvision")
+    with pytest.raises(
+        c.ConfigError, match=r"anchors.size_factor is 0.1; it must be larger: on lev"
+    ):
+        make_anchors((64, 64), (3, 5), config)
