@@ -121,7 +121,9 @@ def _find_data_file(root: Path) -> Path:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load("\n".join(read_lines(path)), _UniqueKeys)
+        text = "\n".join(read_lines(path))
+        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         told = getattr(error, "problem", None) or " ".join(str(error).split())
@@ -129,17 +131,23 @@ def _read_yaml(path: Path) -> Any:
         raise DataError(f"{path}{where} cannot be read as YAML: {told}") from error
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's plain types, and no key twice: the last one would count, without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
+def _refuse_repeats(root: yaml.Node | None) -> None:
+    """Of a key that is twice in a map the last would count, without a word."""
+    waiting, met = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in met:  # an alias: a few of them can stand for a billion nodes
+            continue
+        met.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        keys: set[str] = set()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
                 told = f"{key.value!r} is there twice in one map"
-                raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+                raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+            keys.add(str(key.value))
+            waiting.append(value)
 
 
 def _places(value: Any) -> list[str] | None:

@@ -26,6 +26,7 @@ from harmonic_jax.metrics.tables import (
     GroundTruthTable,
     box_sizes,
     image_places,
+    image_ranks,
     known_masks,
 )
 
@@ -190,7 +191,7 @@ def find_overlaps(
     by_id, place = np.argsort(truth.image_ids), image_places(truth, found)
     image = by_id[place]
     object_image = by_id[np.searchsorted(truth.image_ids, truth.image_id, sorter=by_id)]
-    by_score, by_class = _orders(_image_ranks(truth)[place], found)
+    by_score, by_class = _orders(image_ranks(truth)[place], found)
     group = image * num_classes + found.labels
     ranked, key = (by_class, group) if truth.federation is None else (by_score, image)
     ranked = ranked[_stable_argsort(place[ranked])]
@@ -305,17 +306,6 @@ def rank_in_runs(values: np.ndarray) -> np.ndarray:
     goes_on = np.zeros(len(values), bool)
     goes_on[1:] = values[1:] == values[:-1]
     return place - np.maximum.accumulate(np.where(goes_on, 0, place))
-
-
-def _image_ranks(truth: GroundTruthTable) -> np.ndarray:
-    """Of the sorted `image_ids` the place of each among the data set's own ids, as NumPy sorts."""
-    ranks = np.arange(len(truth.image_ids))
-    if truth.original_ids:
-        own = [truth.original_ids.get(key, key) for key in np.sort(truth.image_ids).tolist()]
-        if any(isinstance(key, str) for key in own):
-            own = list(map(str, own))
-        ranks[sorted(ranks, key=own.__getitem__)] = np.arange(len(ranks))
-    return ranks
 
 
 def _orders(image: np.ndarray, found: DetectionTable) -> tuple[np.ndarray, np.ndarray]:

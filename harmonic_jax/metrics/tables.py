@@ -255,6 +255,17 @@ def image_places(truth: GroundTruthTable, found: DetectionTable) -> np.ndarray:
     return place
 
 
+def image_ranks(truth: GroundTruthTable) -> np.ndarray:
+    """Of the sorted `image_ids` the place of each among the data set's own ids, as NumPy sorts."""
+    ranks = np.arange(len(truth.image_ids))
+    if truth.original_ids:
+        own = [truth.original_ids.get(key, key) for key in np.sort(truth.image_ids).tolist()]
+        if any(isinstance(key, str) for key in own):
+            own = list(map(str, own))
+        ranks[sorted(ranks, key=own.__getitem__)] = np.arange(len(ranks))
+    return ranks
+
+
 def check_labels(
     name: str, image_id: np.ndarray, labels: np.ndarray, num_classes: int | None
 ) -> None:
