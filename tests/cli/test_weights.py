@@ -267,3 +267,16 @@ def test_torchvision_reads_back_what_it_wrote(tmp_path, name: str) -> None:
     assert_same_bits(back, expected)
     second = getattr(detection, name)(weights=None, weights_backbone=None)
     second.load_state_dict({k: torch.from_numpy(v) for k, v in back.items()}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--to", "onnx", "--platforms", "cpu"), "--platforms goes with --to stablehlo"),
+        (("--to", "stablehlo", "--platforms"), "--platforms is 'empty'; it must be some of cpu"),
+    ],
+)
+def test_platforms_that_mean_nothing_are_refused(capsys, tmp_path, words, told: str) -> None:
+    assert main("export", "nowhere", "--out", tmp_path / "x", *words) in (1, 2)
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -356,3 +356,12 @@ def test_bfloat16_stays_close_and_gives_float32() -> None:
         assert b.dtype == jnp.float32
         error = np.abs(np.asarray(b) - np.asarray(a)).mean()
         assert 0 < error < 0.05 * np.asarray(a).std()
+
+
+def test_ground_truth_without_room_is_refused() -> None:
+    batch = tiny.make_batch((1,))
+    truth = jax.tree.map(lambda rows: rows[:, :0], batch.ground_truth)
+    with pytest.raises(ValueError, match="the ground truth has room for no object"):
+        detectors.loss_sums(
+            nnx.Module(), dataclasses.replace(batch, ground_truth=truth), c.LossConfig(), tiny.KEY
+        )
